@@ -1,0 +1,86 @@
+//! The key of everything that belongs to one interface of one pod.
+
+use std::fmt;
+use std::hash::Hasher;
+
+use serde::{Deserialize, Serialize};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+/// One interface of one container in one network: what the CNI specification calls an attachment. The three together
+/// are the key by which a lease, a host veth and a queued release are found.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attachment {
+    /// `name` of the network configuration.
+    pub network: String,
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`.
+    pub ifname: String,
+}
+
+/// 128 bits that stand for an [`Attachment`]. The same on every machine and in every version: names of links and of
+/// queued releases are made from it. Displayed as 32 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AttachmentHash([u8; 16]);
+
+impl Attachment {
+    /// The hash that its names are made from.
+    pub fn hash(&self) -> AttachmentHash {
+        let mut hasher = SipHasher13::new();
+        for field in [&self.network, &self.container_id, &self.ifname] {
+            hasher.write(field.as_bytes());
+            // No field can hold NUL, so no two attachments feed the same bytes.
+            hasher.write(&[0]);
+        }
+        AttachmentHash(hasher.finish128().as_bytes())
+    }
+}
+
+impl fmt::Display for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.network, self.container_id, self.ifname)
+    }
+}
+
+impl AttachmentHash {
+    /// The bytes.
+    pub const fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+impl fmt::Display for AttachmentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for AttachmentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(network: &str, container_id: &str, ifname: &str) -> Attachment {
+        Attachment { network: network.into(), container_id: container_id.into(), ifname: ifname.into() }
+    }
+
+    /// A node is upgraded with pods running: a hash that changed would orphan every veth.
+    #[test]
+    fn the_hash_never_changes() {
+        assert_eq!(
+            attachment("ferrule", "c0ffee", "eth0").hash().to_string(),
+            "5bd0a454f72ed50dc9b70df1270fb7d8"
+        );
+    }
+
+    #[test]
+    fn moving_a_character_across_a_field_border_is_another_attachment() {
+        assert_ne!(attachment("a", "bc", "eth0").hash(), attachment("ab", "c", "eth0").hash());
+    }
+}

@@ -1,0 +1,59 @@
+//! The difference between what there should be and what there is.
+
+use std::collections::BTreeMap;
+
+/// What has to change so that `observed` becomes `desired`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta<K, V> {
+    /// Missing or different: to be made or replaced, in the order of the keys.
+    pub put: Vec<(K, V)>,
+    /// There but not desired, with the value they have, in the order of the keys.
+    pub delete: Vec<(K, V)>,
+}
+
+impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
+    /// The difference. `observed` holds only objects that are ours to delete.
+    pub fn between(desired: &BTreeMap<K, V>, observed: &BTreeMap<K, V>) -> Self {
+        let put = desired.iter().filter(|(key, value)| observed.get(key) != Some(value));
+        let delete = observed.iter().filter(|(key, _)| !desired.contains_key(key));
+        let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
+        Self { put: put.map(owned).collect(), delete: delete.map(owned).collect() }
+    }
+
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.put.is_empty() && self.delete.is_empty()
+    }
+
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.put.len() + self.delete.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn apply(mut observed: BTreeMap<u8, u8>, delta: &Delta<u8, u8>) -> BTreeMap<u8, u8> {
+        for (key, _) in &delta.delete {
+            assert!(observed.remove(key).is_some(), "deletes only what is there");
+        }
+        observed.extend(delta.put.iter().copied());
+        observed
+    }
+
+    proptest! {
+        #[test]
+        fn applied_to_observed_it_gives_desired(desired: BTreeMap<u8, u8>, observed: BTreeMap<u8, u8>) {
+            let delta = Delta::between(&desired, &observed);
+            prop_assert_eq!(apply(observed, &delta), desired);
+        }
+
+        #[test]
+        fn nothing_changes_that_is_right_already(desired: BTreeMap<u8, u8>) {
+            prop_assert!(Delta::between(&desired, &desired).is_empty());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Values as the kernel keys them, and the arithmetic on them: what a link, an address, a route, a neighbour, an FDB
+//! entry and a nexthop object are, the [`Op`]s that change them, the [`Delta`] between two sets of them, and the
+//! [`Plan`] that undoes itself.
+//!
+//! Pure: no socket, no clock, no process. Talking to a kernel is `ferrule-netlink`'s; deciding what there should be is
+//! the programs'.
+
+mod attachment;
+mod delta;
+mod mac;
+mod names;
+mod op;
+mod plan;
+mod prefix;
+mod state;
+
+pub use attachment::{Attachment, AttachmentHash};
+pub use delta::Delta;
+pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+pub use mac::{Mac, ParseMacError};
+pub use names::{IfName, IfNameError, PROTOCOL, host_mac, host_veth_name, is_host_veth, pod_mac, vtep_mac};
+pub use op::{Change, LinkChange, Op};
+pub use plan::{Place, Plan};
+pub use prefix::{Family, family, host_prefix, network_address};
+pub use state::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,
+};

@@ -1,0 +1,142 @@
+//! Names and numbers by which Ferrule's objects are told from everybody else's.
+
+use std::fmt;
+
+use crate::{Attachment, Mac};
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::hash::Hasher;
+
+/// `rtm_protocol` of every route and `nh_protocol` of every nexthop object that Ferrule makes; `conf/` ships its name
+/// for `rt_protos.d`.
+pub const PROTOCOL: u8 = 70;
+
+/// What host veth names begin with; [`HOST_VETH_DIGITS`] hex digits follow.
+const HOST_VETH_PREFIX: &str = "fer";
+/// 3 + 12 fill the 15 bytes that the kernel has for a name.
+const HOST_VETH_DIGITS: usize = 12;
+
+/// A network interface name that the kernel accepts (`dev_valid_name`): 1 to 15 bytes, not `.` or `..`, without `/`,
+/// `:` and white space.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfName(String);
+
+/// Why a text is no interface name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{name}` is not an interface name: {reason}")]
+pub struct IfNameError {
+    name: String,
+    reason: &'static str,
+}
+
+impl IfName {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    /// Which rule it breaks.
+    pub fn new(name: impl Into<String>) -> Result<Self, IfNameError> {
+        let name = name.into();
+        let reason = match name.as_str() {
+            "" => "it is empty",
+            "." | ".." => "`.` and `..` are directories in /sys/class/net",
+            _ if name.len() > 15 => "it has more than 15 bytes",
+            _ if name.contains(['/', ':']) => "it contains `/` or `:`",
+            _ if name.contains(|c: char| c.is_whitespace() || c.is_control()) => "it contains white space",
+            _ => return Ok(Self(name)),
+        };
+        Err(IfNameError { name, reason })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// Name of the host's end of the veth pair that serves `attachment`: `fer` and 12 hex digits. DEL finds the link by it
+/// without asking anybody.
+pub fn host_veth_name(attachment: &Attachment) -> IfName {
+    let mut name = format!("{HOST_VETH_PREFIX}{}", attachment.hash());
+    name.truncate(HOST_VETH_PREFIX.len() + HOST_VETH_DIGITS);
+    IfName(name)
+}
+
+/// Whether a link of this name is the host's end of a pod's veth pair, made by the plugin.
+pub fn is_host_veth(name: &str) -> bool {
+    name.strip_prefix(HOST_VETH_PREFIX).is_some_and(|digits| {
+        digits.len() == HOST_VETH_DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+/// MAC of the host's end for `attachment`: the permanent neighbour in the pod is known before the link exists.
+pub fn host_mac(attachment: &Attachment) -> Mac {
+    let hash = attachment.hash().bytes();
+    Mac::local([hash[6], hash[7], hash[8], hash[9], hash[10], !hash[11]])
+}
+
+/// MAC of the pod's end for `attachment`, never that of the host's end.
+pub fn pod_mac(attachment: &Attachment) -> Mac {
+    let hash = attachment.hash().bytes();
+    Mac::local([hash[6], hash[7], hash[8], hash[9], hash[10], hash[11]])
+}
+
+/// MAC of the VXLAN device of the node `name`. Made from the name alone, so that it survives reboots and every other
+/// node knows it without being told.
+pub fn vtep_mac(name: &str) -> Mac {
+    let mut hasher = SipHasher13::new();
+    hasher.write(b"vtep\0");
+    hasher.write(name.as_bytes());
+    let [a, b, c, d, e, f, ..] = hasher.finish128().as_bytes();
+    Mac::local([a, b, c, d, e, f])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment() -> Attachment {
+        Attachment { network: "ferrule".into(), container_id: "c0ffee".into(), ifname: "eth0".into() }
+    }
+
+    #[test]
+    fn a_host_veth_is_recognised_by_its_name() {
+        assert!(is_host_veth(host_veth_name(&attachment()).as_str()));
+        for foreign in
+            ["ferrule.1", "ferrule0", "fer", "fer0123456789aX", "fer0123456789a", "eth0", "fer0123456789ABC"]
+        {
+            assert!(!is_host_veth(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_two_ends_have_different_macs() {
+        assert_ne!(host_mac(&attachment()), pod_mac(&attachment()));
+    }
+
+    #[test]
+    fn the_kernels_rules_for_names_hold() {
+        for good in ["eth0", "ferrule.1", "a", "123456789012345"] {
+            assert_eq!(IfName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", "1234567890123456", "a/b", "a:b", "a b", "a\n"] {
+            assert!(IfName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    /// Every node works this out for every other one: a change would break a cluster in the middle of an upgrade.
+    #[test]
+    fn a_vtep_mac_never_changes() {
+        assert_eq!(vtep_mac("node1").to_string(), "1e:ca:5c:48:e6:ef");
+    }
+}

@@ -1,0 +1,138 @@
+//! One change of the kernel's state, as a value: made by the pure rooms, carried out by `ferrule-netlink`.
+
+use crate::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Route,
+    RouteKey, VxlanSpec,
+};
+
+/// One change. `Put` makes the object or replaces what its key holds; `Delete` of what is not there is an error that
+/// the caller decides about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Make a VXLAN device, switched on.
+    AddVxlan(VxlanSpec),
+    /// Change a link.
+    SetLink(IfIndex, LinkChange),
+    /// Delete a link, and with a veth its peer.
+    DeleteLink(IfIndex),
+    /// Put an address on a link.
+    PutAddress(AddressKey, Address),
+    /// Take an address from a link.
+    DeleteAddress(AddressKey),
+    /// Make or replace a nexthop object.
+    PutNexthop(NexthopId, Nexthop),
+    /// Delete a nexthop object; the kernel deletes its routes with it.
+    DeleteNexthop(NexthopId),
+    /// Make or replace a route.
+    PutRoute(RouteKey, Route),
+    /// Delete a route of ours (the protocol is part of the request).
+    DeleteRoute(RouteKey),
+    /// Make or replace a neighbour.
+    PutNeighbour(NeighbourKey, Neighbour),
+    /// Delete a neighbour.
+    DeleteNeighbour(NeighbourKey),
+    /// Make or replace an FDB entry of a VXLAN device.
+    PutFdb(FdbKey, FdbEntry),
+    /// Delete an FDB entry.
+    DeleteFdb(FdbKey, FdbEntry),
+}
+
+/// What to change of a link; `None` leaves it as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// `IFF_UP`.
+    pub up: Option<bool>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// Ethernet address.
+    pub mac: Option<Mac>,
+}
+
+/// What an [`Op`] does to its object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Makes, replaces or alters it.
+    Put,
+    /// Removes it.
+    Delete,
+}
+
+impl Op {
+    /// Whether it makes or removes.
+    pub const fn change(&self) -> Change {
+        match self {
+            Self::AddVxlan(_)
+            | Self::SetLink(..)
+            | Self::PutAddress(..)
+            | Self::PutNexthop(..)
+            | Self::PutRoute(..)
+            | Self::PutNeighbour(..)
+            | Self::PutFdb(..) => Change::Put,
+            Self::DeleteLink(_)
+            | Self::DeleteAddress(_)
+            | Self::DeleteNexthop(_)
+            | Self::DeleteRoute(_)
+            | Self::DeleteNeighbour(_)
+            | Self::DeleteFdb(..) => Change::Delete,
+        }
+    }
+
+    /// What takes this change back when the object was not there before, if anything has to be done: a changed link
+    /// is undone by whoever made the link.
+    pub const fn inverse(&self) -> Option<Self> {
+        match self {
+            Self::PutAddress(key, _) => Some(Self::DeleteAddress(*key)),
+            Self::PutNexthop(id, _) => Some(Self::DeleteNexthop(*id)),
+            Self::PutRoute(key, _) => Some(Self::DeleteRoute(*key)),
+            Self::PutNeighbour(key, _) => Some(Self::DeleteNeighbour(*key)),
+            Self::PutFdb(key, entry) => Some(Self::DeleteFdb(*key, *entry)),
+            Self::AddVxlan(_)
+            | Self::SetLink(..)
+            | Self::DeleteLink(_)
+            | Self::DeleteAddress(_)
+            | Self::DeleteNexthop(_)
+            | Self::DeleteRoute(_)
+            | Self::DeleteNeighbour(_)
+            | Self::DeleteFdb(..) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Op {
+    /// As `ip(8)` and `bridge(8)` would be told.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::AddVxlan(spec) => write!(f, "link add {} type vxlan id {}", spec.name, spec.vxlan.vni),
+            Self::SetLink(link, change) => write!(f, "link set dev {link}{change}"),
+            Self::DeleteLink(link) => write!(f, "link del dev {link}"),
+            Self::PutAddress(key, _) => write!(f, "addr add {} dev {}", key.prefix, key.link),
+            Self::DeleteAddress(key) => write!(f, "addr del {} dev {}", key.prefix, key.link),
+            Self::PutNexthop(id, nh) => {
+                write!(f, "nexthop replace id {} via {} dev {}", id.0, nh.gateway, nh.link)
+            }
+            Self::DeleteNexthop(id) => write!(f, "nexthop del id {}", id.0),
+            Self::PutRoute(key, _) => write!(f, "route replace {} table {}", key.dst, key.table),
+            Self::DeleteRoute(key) => write!(f, "route del {} table {}", key.dst, key.table),
+            Self::PutNeighbour(key, _) => write!(f, "neigh replace {} dev {}", key.address, key.link),
+            Self::DeleteNeighbour(key) => write!(f, "neigh del {} dev {}", key.address, key.link),
+            Self::PutFdb(key, fdb) => write!(f, "fdb replace {} dev {} dst {}", key.mac, key.link, fdb.dst),
+            Self::DeleteFdb(key, fdb) => write!(f, "fdb del {} dev {} dst {}", key.mac, key.link, fdb.dst),
+        }
+    }
+}
+
+impl std::fmt::Display for LinkChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if let Some(mac) = self.mac {
+            write!(f, " address {mac}")?;
+        }
+        match self.up {
+            Some(true) => f.write_str(" up"),
+            Some(false) => f.write_str(" down"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Small things on prefixes that more than one room needs.
+
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// `AF_INET`.
+    V4,
+    /// `AF_INET6`.
+    V6,
+}
+
+impl Family {
+    /// Both, IPv4 first.
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of `address`.
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// The family of `prefix`.
+pub const fn family(prefix: &IpNetwork) -> Family {
+    match prefix {
+        IpNetwork::V4(_) => Family::V4,
+        IpNetwork::V6(_) => Family::V6,
+    }
+}
+
+/// `address` alone: /32 or /128.
+pub fn host_prefix(address: IpAddr) -> IpNetwork {
+    IpNetwork::from(address)
+}
+
+/// The first address of `prefix`, which no pod ever gets: the VTEP's.
+pub fn network_address(prefix: &IpNetwork) -> IpAddr {
+    prefix.network()
+}
+
+/// `prefix` with its host bits cleared, as the kernel stores a route's destination.
+pub(crate) fn canonical(prefix: IpNetwork) -> IpNetwork {
+    match prefix {
+        IpNetwork::V4(p) => Ipv4Network::new(p.network(), p.prefix()).map_or(prefix, IpNetwork::V4),
+        IpNetwork::V6(p) => Ipv6Network::new(p.network(), p.prefix()).map_or(prefix, IpNetwork::V6),
+    }
+}

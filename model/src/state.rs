@@ -1,0 +1,254 @@
+//! The kernel's objects as values: for each kind its key, by which the kernel tells one from another, and the rest.
+//!
+//! What the kernel fills in by itself (flags, timers, counters) is not here; two values are equal when a packet could
+//! not tell them apart.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::prefix::canonical;
+use crate::{Family, IfName, Mac, PROTOCOL, family};
+
+/// `ifi_index`: the number of a link in its network namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IfIndex(pub u32);
+
+impl std::fmt::Display for IfIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A link as the kernel reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in its namespace.
+    pub index: IfIndex,
+    /// Its name.
+    pub name: IfName,
+    /// Its Ethernet address, if it is an Ethernet device.
+    pub mac: Option<Mac>,
+    /// Largest packet in bytes, without the Ethernet header.
+    pub mtu: u32,
+    /// `IFF_UP`: switched on.
+    pub up: bool,
+    /// `IFF_LOWER_UP`: the other end is there and on.
+    pub carrier: bool,
+    /// `IFLA_IFALIAS`.
+    pub alias: Option<String>,
+    /// `IFLA_LINK`: for a veth the index of its peer (in the peer's namespace), for a VXLAN device its underlay.
+    pub peer: Option<IfIndex>,
+    /// What kind of link it is.
+    pub kind: LinkKind,
+}
+
+/// `IFLA_INFO_KIND`, with what matters of the kind's data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkKind {
+    /// The loopback device.
+    Loopback,
+    /// One end of a veth pair.
+    Veth,
+    /// A VXLAN device.
+    Vxlan(Vxlan),
+    /// Any other; empty for a hardware device.
+    Other(String),
+}
+
+/// What makes one VXLAN device differ from another; a change of it needs a new device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP port, sent to and listened on.
+    pub port: u16,
+    /// Source address of the outer packets.
+    pub local: Option<IpAddr>,
+    /// Link that carries the outer packets.
+    pub underlay: Option<IfIndex>,
+    /// Whether it learns where a MAC lives from the packets; ours never do.
+    pub learning: bool,
+}
+
+/// A VXLAN device to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VxlanSpec {
+    /// Name.
+    pub name: IfName,
+    /// Ethernet address, which the other nodes have in their FDB.
+    pub mac: Mac,
+    /// Bytes; the underlay's less the encapsulation.
+    pub mtu: u32,
+    /// The rest.
+    pub vxlan: Vxlan,
+}
+
+/// A veth pair to be made, with one end in a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VethSpec {
+    /// Name of the host's end.
+    pub host_name: IfName,
+    /// Ethernet address of the host's end.
+    pub host_mac: Mac,
+    /// `IFLA_IFALIAS` of the host's end: which pod it serves, for a person.
+    pub alias: Option<String>,
+    /// Name of the pod's end.
+    pub pod_name: IfName,
+    /// Ethernet address of the pod's end.
+    pub pod_mac: Mac,
+}
+
+/// What tells one address of a link from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddressKey {
+    /// The link it is on.
+    pub link: IfIndex,
+    /// Address and prefix length; the host bits count.
+    pub prefix: IpNetwork,
+}
+
+/// The rest of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Address {
+    /// Usable at once, without duplicate address detection (`IFA_F_NODAD`); IPv6 only.
+    pub nodad: bool,
+}
+
+/// What tells one route from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Destination, host bits zero.
+    pub dst: IpNetwork,
+    /// Routing table; 254 is `main`.
+    pub table: u32,
+    /// `RTA_PRIORITY`. The kernel's default for IPv6 is 1024, and 0 asks for it.
+    pub metric: u32,
+}
+
+/// `RT_TABLE_MAIN`.
+const TABLE_MAIN: u32 = 254;
+/// `IP6_RT_PRIO_USER`: what the kernel makes of an IPv6 route's metric 0.
+const METRIC_V6: u32 = 1024;
+
+impl RouteKey {
+    /// The route to `dst` in the main table with the default metric of its family.
+    pub fn main(dst: IpNetwork) -> Self {
+        let metric = match family(&dst) {
+            Family::V4 => 0,
+            Family::V6 => METRIC_V6,
+        };
+        Self { dst: canonical(dst), table: TABLE_MAIN, metric }
+    }
+}
+
+/// The rest of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// What happens to its packets.
+    pub kind: RouteKind,
+    /// Who made it: `rtm_protocol`.
+    pub protocol: u8,
+    /// `RTA_PREFSRC`: source address of packets that the node itself sends along it.
+    pub source: Option<IpAddr>,
+}
+
+/// What happens to packets that a route matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteKind {
+    /// They are sent on.
+    Unicast(Via),
+    /// They are refused with ICMP "host unreachable" (`RTN_UNREACHABLE`).
+    Unreachable,
+}
+
+/// Where a unicast route sends its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// To whatever the nexthop object says (`RTA_NH_ID`).
+    Nexthop(NexthopId),
+    /// To a next hop on a link.
+    Gateway {
+        /// The next hop.
+        address: IpAddr,
+        /// The link it is on.
+        link: IfIndex,
+        /// Take its being on the link for granted (`RTNH_F_ONLINK`).
+        onlink: bool,
+    },
+    /// Straight to the destination, on this link.
+    Link(IfIndex),
+}
+
+impl Route {
+    /// A unicast route of Ferrule's.
+    pub const fn ours(via: Via) -> Self {
+        Self { kind: RouteKind::Unicast(via), protocol: PROTOCOL, source: None }
+    }
+
+    /// An unreachable route of Ferrule's.
+    pub const fn unreachable() -> Self {
+        Self { kind: RouteKind::Unreachable, protocol: PROTOCOL, source: None }
+    }
+
+    /// The link its packets leave by, when the route itself says so.
+    pub const fn link(&self) -> Option<IfIndex> {
+        match self.kind {
+            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => Some(link),
+            RouteKind::Unicast(Via::Nexthop(_)) | RouteKind::Unreachable => None,
+        }
+    }
+}
+
+/// `NHA_ID`: the number of a nexthop object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NexthopId(pub u32);
+
+/// A nexthop object: a next hop that many routes share, so that the kernel compares them by a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nexthop {
+    /// The next hop.
+    pub gateway: IpAddr,
+    /// The link it is on.
+    pub link: IfIndex,
+    /// Take its being on the link for granted.
+    pub onlink: bool,
+    /// Who made it: `nh_protocol`.
+    pub protocol: u8,
+}
+
+/// What tells one neighbour from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NeighbourKey {
+    /// The link it is on.
+    pub link: IfIndex,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+/// An entry of the ARP or NDP table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its Ethernet address; `None` while the kernel is asking.
+    pub mac: Option<Mac>,
+    /// `NUD_PERMANENT`: never asked for, never forgotten. All of Ferrule's are.
+    pub permanent: bool,
+}
+
+/// What tells one FDB entry of a VXLAN device from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FdbKey {
+    /// The VXLAN device.
+    pub link: IfIndex,
+    /// Ethernet address behind the tunnel.
+    pub mac: Mac,
+}
+
+/// Where a VXLAN device sends frames for a MAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Underlay address of the node that has the MAC.
+    pub dst: IpAddr,
+    /// Not aged out.
+    pub permanent: bool,
+}
