@@ -1,0 +1,171 @@
+//! The errors a call can be answered with, each with its Varlink name and parameters.
+
+use crate::types::Family;
+use ferrule_model::Attachment;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// An error reply of the daemon. It serialises as Varlink has it: `{"error": NAME, "parameters": {..}}`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "error", content = "parameters")]
+pub enum CallError {
+    /// No address of this family is left.
+    #[error(
+        "no {family} address is left in pool {pool:?} ({in_use} in use, {resting} resting, {reserved} reserved): \
+         add a subnet to the pool or delete pods"
+    )]
+    #[serde(rename = "io.ferrule.Ipam.PoolExhausted")]
+    PoolExhausted {
+        /// Name of the pool.
+        pool: String,
+        /// Family that ran out.
+        family: Family,
+        /// Addresses in leases.
+        in_use: u64,
+        /// Released addresses that wait out the cooldown.
+        resting: u64,
+        /// Addresses that are never given (decimal).
+        reserved: String,
+    },
+    /// No such pool, or none at all yet.
+    #[error("{}: {reason}", match pool { Some(p) => format!("there is no pool {p:?}"), None => "there is no pool".to_owned() })]
+    #[serde(rename = "io.ferrule.Ipam.NoPool")]
+    NoPool {
+        /// The pool that was asked for; absent if none was named.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<String>,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The attachment has no lease.
+    #[error("{} of container {} in network {:?} has no lease", attachment.ifname, attachment.container_id, attachment.network)]
+    #[serde(rename = "io.ferrule.Ipam.LeaseNotFound")]
+    LeaseNotFound {
+        /// The attachment asked for.
+        attachment: Attachment,
+    },
+    /// The lease holds other addresses than the caller believes.
+    #[error(
+        "{} of container {} in network {:?} is leased {}, not {}",
+        attachment.ifname, attachment.container_id, attachment.network, join(leased), join(claimed)
+    )]
+    #[serde(rename = "io.ferrule.Ipam.LeaseMismatch")]
+    LeaseMismatch {
+        /// The attachment asked for.
+        attachment: Attachment,
+        /// What the lease holds.
+        leased: Vec<IpNetwork>,
+        /// What the caller said.
+        claimed: Vec<IpNetwork>,
+    },
+    /// The store could not be written: nothing changed.
+    #[error("ipamd cannot write its store, nothing was changed: {reason}")]
+    #[serde(rename = "io.ferrule.Ipam.StoreFailed")]
+    StoreFailed {
+        /// The store's own words.
+        reason: String,
+    },
+    /// An argument has a form that cannot be served.
+    #[error("argument {field}: {reason}")]
+    #[serde(rename = "io.ferrule.Ipam.InvalidArgument")]
+    InvalidArgument {
+        /// The argument.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The call waited in the daemon for longer than its caller does: nothing changed.
+    #[error("ipamd was too busy to answer before the caller's deadline, nothing was changed: try again")]
+    #[serde(rename = "io.ferrule.Ipam.DeadlineExceeded")]
+    DeadlineExceeded {},
+    /// The method's interface is not served here.
+    #[error("interface {interface} is not served here")]
+    #[serde(rename = "org.varlink.service.InterfaceNotFound")]
+    InterfaceNotFound {
+        /// The interface.
+        interface: String,
+    },
+    /// The interface has no such method.
+    #[error("there is no method {method}: the caller and ipamd are of different versions")]
+    #[serde(rename = "org.varlink.service.MethodNotFound")]
+    MethodNotFound {
+        /// The method.
+        method: String,
+    },
+    /// The method exists, but not here.
+    #[error("method {method} is not implemented")]
+    #[serde(rename = "org.varlink.service.MethodNotImplemented")]
+    MethodNotImplemented {
+        /// The method.
+        method: String,
+    },
+    /// The parameters do not fit the method.
+    #[error("parameters do not fit the method: {parameter}")]
+    #[serde(rename = "org.varlink.service.InvalidParameter")]
+    InvalidParameter {
+        /// The parameter, or what is wrong with it.
+        parameter: String,
+    },
+    /// The caller's user may not call.
+    #[error("permission denied: only root and the user ipamd runs as may call it")]
+    #[serde(rename = "org.varlink.service.PermissionDenied")]
+    PermissionDenied {},
+    /// The method answers in several messages and was called without `more`.
+    #[error("the method answers in several messages and must be called with \"more\"")]
+    #[serde(rename = "org.varlink.service.ExpectedMore")]
+    ExpectedMore {},
+    /// An error this version does not know, as it came.
+    #[error("{name} {}", Value::Object(parameters.clone()))]
+    #[serde(untagged)]
+    Other {
+        /// Full name of the error.
+        #[serde(rename = "error")]
+        name: String,
+        /// Its parameters.
+        #[serde(default)]
+        parameters: Map<String, Value>,
+    },
+}
+
+impl CallError {
+    /// The error's full Varlink name, such as `io.ferrule.Ipam.NoPool`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.parts().0 {
+            Value::String(name) => name,
+            other => other.to_string(),
+        }
+    }
+
+    /// The error's parameters as they go over the wire.
+    #[must_use]
+    pub fn parameters(&self) -> Value {
+        self.parts().1
+    }
+
+    /// Reads an error reply. What is known by name but has other parameters than expected is kept as `Other`.
+    #[must_use]
+    pub fn from_reply(name: String, parameters: Map<String, Value>) -> Self {
+        let reply = serde_json::json!({ "error": name, "parameters": parameters });
+        serde_json::from_value(reply).unwrap_or(Self::Other { name, parameters })
+    }
+
+    fn parts(&self) -> (Value, Value) {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(mut reply)) => (
+                reply.remove("error").unwrap_or_default(),
+                reply.remove("parameters").unwrap_or_else(|| Value::Object(Map::new())),
+            ),
+            // A map of strings always serialises; the type of to_value cannot say so.
+            Ok(_) | Err(_) => (Value::Null, Value::Object(Map::new())),
+        }
+    }
+}
+
+fn join(addresses: &[IpNetwork]) -> String {
+    if addresses.is_empty() {
+        return "nothing".to_owned();
+    }
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,119 @@
+//! Framing: JSON text ended by a NUL byte, with a cap on its size. Bytes in, messages out; no sockets here, so that
+//! the synchronous client and the daemon's async side share it.
+
+use serde::Serialize;
+
+/// Largest message either side sends or takes, in bytes without the NUL. The largest honest one (a list of
+/// a full node's attachments) stays well below.
+pub const MESSAGE_CAP: usize = 1 << 20;
+
+/// A message that cannot be framed.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// More bytes than [`MESSAGE_CAP`] without an end.
+    #[error("the message is larger than {MESSAGE_CAP} bytes")]
+    TooLarge,
+    /// The value cannot be written as JSON.
+    #[error("the message cannot be written as JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+/// A message as bytes, NUL included. JSON text never holds a NUL byte: inside strings it is escaped.
+///
+/// # Errors
+/// [`FrameError::TooLarge`] above the cap, so that a peer never has to drop the connection for it.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = serde_json::to_vec(message).map_err(FrameError::Json)?;
+    if bytes.len() > MESSAGE_CAP {
+        return Err(FrameError::TooLarge);
+    }
+    bytes.push(0);
+    Ok(bytes)
+}
+
+/// Cuts a stream of bytes into messages.
+#[derive(Debug, Default)]
+pub struct Frames {
+    buffer: Vec<u8>,
+    /// Bytes at the front known to hold no NUL, so that a message arriving in many pieces is scanned once.
+    scanned: usize,
+}
+
+impl Frames {
+    /// Takes what was read from the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message without its NUL, or `None` until more bytes come.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] once the message exceeds the cap, whether its end has come or not.
+    pub fn pop(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
+        let Some(found) = self.buffer[self.scanned..].iter().position(|&byte| byte == 0) else {
+            self.scanned = self.buffer.len();
+            return if self.scanned > MESSAGE_CAP { Err(FrameError::TooLarge) } else { Ok(None) };
+        };
+        let end = self.scanned + found;
+        if end > MESSAGE_CAP {
+            return Err(FrameError::TooLarge);
+        }
+        let rest = self.buffer.split_off(end + 1);
+        let mut message = std::mem::replace(&mut self.buffer, rest);
+        message.pop();
+        self.scanned = 0;
+        Ok(Some(message))
+    }
+
+    /// Whether part of a message has come and its end has not.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_come_out_however_the_stream_is_cut() {
+        let stream = b"{\"a\":1}\0{}\0\0{\"b\"";
+        for piece in 1..stream.len() {
+            let mut frames = Frames::default();
+            let mut out = Vec::new();
+            for bytes in stream.chunks(piece) {
+                frames.push(bytes);
+                while let Some(message) = frames.pop().unwrap() {
+                    out.push(message);
+                }
+            }
+            assert_eq!(out, [b"{\"a\":1}".to_vec(), b"{}".to_vec(), Vec::new()]);
+            assert!(frames.is_partial());
+        }
+    }
+
+    #[test]
+    fn the_cap_holds_with_and_without_an_end() {
+        let mut endless = Frames::default();
+        endless.push(&vec![b'x'; MESSAGE_CAP]);
+        assert!(matches!(endless.pop(), Ok(None)));
+        endless.push(b"x");
+        assert!(matches!(endless.pop(), Err(FrameError::TooLarge)));
+
+        let mut ended = Frames::default();
+        ended.push(&vec![b'x'; MESSAGE_CAP]);
+        ended.push(b"\0");
+        assert_eq!(ended.pop().unwrap().map(|m| m.len()), Some(MESSAGE_CAP));
+        ended.push(&vec![b'x'; MESSAGE_CAP + 1]);
+        ended.push(b"\0");
+        assert!(matches!(ended.pop(), Err(FrameError::TooLarge)));
+    }
+
+    #[test]
+    fn a_nul_inside_a_string_is_escaped_and_too_large_a_value_is_refused() {
+        let bytes = encode(&"a\0b").unwrap();
+        assert_eq!(bytes.iter().filter(|&&b| b == 0).count(), 1);
+        assert!(matches!(encode(&"x".repeat(MESSAGE_CAP)), Err(FrameError::TooLarge)));
+    }
+}

@@ -1,0 +1,39 @@
+//! The protocol between `ipamd` and its callers: the interface file, its messages as types, the framing, a small
+//! synchronous client, and the queue of releases for a daemon that is down.
+//!
+//! `io.ferrule.Ipam.varlink` is the one definition; the types here follow it and a test holds them to it.
+//! Serving the interface lives in `ipamd`, not here; there is no async runtime here because the plugin uses this crate.
+
+mod client;
+mod error;
+mod frame;
+mod message;
+mod queue;
+mod types;
+
+pub use client::{Client, ClientError};
+pub use error::CallError;
+pub use ferrule_model::Attachment;
+pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
+pub use message::{
+    Allocate, AllocateReply, Call, Check, CheckReply, Collect, CollectReply, GetInfo, GetInfoReply,
+    GetInterfaceDescription, GetInterfaceDescriptionReply, List, ListReply, METHODS, Method, Pools, PoolsReply, Release,
+    ReleaseReply, Reply, Request, Status, StatusReply,
+};
+pub use queue::{ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued};
+pub use types::{Family, Lease, Pod, PoolStatus};
+
+/// Name of the interface.
+pub const INTERFACE: &str = "io.ferrule.Ipam";
+
+/// The interface's definition, as introspection serves it.
+pub const DEFINITION: &str = include_str!("../io.ferrule.Ipam.varlink");
+
+/// Definition of the interface that every Varlink service has.
+pub const SERVICE_DEFINITION: &str = include_str!("../org.varlink.service.varlink");
+
+/// Name of the standard interface.
+pub const SERVICE_INTERFACE: &str = "org.varlink.service";
+
+/// Name of the daemon's socket in the runtime directory.
+pub const SOCKET_NAME: &str = "ipamd.sock";

@@ -1,0 +1,291 @@
+//! Calls and replies as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
+
+use crate::error::CallError;
+use crate::types::{Lease, Pod, PoolStatus};
+use ferrule_model::Attachment;
+use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// A method: its parameters are the type itself.
+pub trait Method: Serialize + DeserializeOwned {
+    /// Full name, such as `io.ferrule.Ipam.Allocate`.
+    const NAME: &'static str;
+    /// What a success answers.
+    type Reply: Serialize + DeserializeOwned;
+}
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident = $full:literal -> $reply:ident),+ $(,)?) => {
+        $(impl Method for $name {
+            const NAME: &'static str = $full;
+            type Reply = $reply;
+        })+
+
+        /// A call that came over a socket, read and checked against its method's parameters.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Call {
+            $($(#[$doc])* $name($name),)+
+        }
+
+        /// Full names of all methods.
+        pub const METHODS: &[&str] = &[$($full),+];
+
+        impl Call {
+            fn parse(method: &str, parameters: Value) -> Result<Self, CallError> {
+                match method {
+                    $($full => serde_json::from_value(parameters).map(Self::$name)
+                        .map_err(|error| CallError::InvalidParameter { parameter: error.to_string() }),)+
+                    _ => Err(unknown(method)),
+                }
+            }
+        }
+    };
+}
+
+methods! {
+    /// Give a lease.
+    Allocate = "io.ferrule.Ipam.Allocate" -> AllocateReply,
+    /// Take a lease back.
+    Release = "io.ferrule.Ipam.Release" -> ReleaseReply,
+    /// Compare a lease with what the caller believes.
+    Check = "io.ferrule.Ipam.Check" -> CheckReply,
+    /// Would the next `Allocate` succeed?
+    Status = "io.ferrule.Ipam.Status" -> StatusReply,
+    /// Release all leases of a network but those named.
+    Collect = "io.ferrule.Ipam.Collect" -> CollectReply,
+    /// All leases.
+    List = "io.ferrule.Ipam.List" -> ListReply,
+    /// All pools.
+    Pools = "io.ferrule.Ipam.Pools" -> PoolsReply,
+    /// Who serves here.
+    GetInfo = "org.varlink.service.GetInfo" -> GetInfoReply,
+    /// The definition of an interface.
+    GetInterfaceDescription = "org.varlink.service.GetInterfaceDescription" -> GetInterfaceDescriptionReply,
+}
+
+/// Give the attachment one address of each family of the pool; the same lease again if it has one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allocate {
+    /// Whom the lease is for.
+    pub attachment: Attachment,
+    /// Name of the pool; `None` = the node's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// The pod, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+    /// Path of the pod's network namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// How long the caller waits from now, in milliseconds: a call that waits longer in the daemon changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// Answer to [`Allocate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllocateReply {
+    /// The lease, which is in the store.
+    pub lease: Lease,
+    /// Whether the attachment had it before.
+    pub existing: bool,
+    /// MTU for the pod's interface; `None` = the kernel's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// Take the attachment's lease back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// Whose lease.
+    pub attachment: Attachment,
+}
+
+/// Answer to [`Release`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseReply {
+    /// What was released; empty if there was no lease.
+    pub released: Vec<IpNetwork>,
+}
+
+/// Compare the attachment's lease with what the caller believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// Whose lease.
+    pub attachment: Attachment,
+    /// The addresses it should hold, in any order.
+    pub addresses: Vec<IpNetwork>,
+}
+
+/// Answer to [`Check`]: the lease is as believed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckReply {}
+
+/// Would the next [`Allocate`] without a pool succeed?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {}
+
+/// Answer to [`Status`]: it would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {}
+
+/// Release the leases of a network whose attachment is not named; at most 200 a call.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Collect {
+    /// The network; leases of others are left alone.
+    pub network: String,
+    /// Attachments that still exist.
+    pub valid: Vec<Attachment>,
+}
+
+/// Answer to [`Collect`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReply {
+    /// What was released. Repeat the call until this is empty.
+    pub released: Vec<Lease>,
+}
+
+/// All leases, ordered by attachment; answers in several messages, see [`crate::Client::call_more`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct List {}
+
+/// One of the answers to [`List`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListReply {
+    /// The next leases.
+    pub leases: Vec<Lease>,
+}
+
+/// All pools, each family apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pools {}
+
+/// Answer to [`Pools`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolsReply {
+    /// The pools.
+    pub pools: Vec<PoolStatus>,
+}
+
+/// Who serves here, and which interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetInfo {}
+
+/// Answer to [`GetInfo`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetInfoReply {
+    /// Who made it.
+    pub vendor: String,
+    /// What it is.
+    pub product: String,
+    /// Its version.
+    pub version: String,
+    /// Where to read about it.
+    pub url: String,
+    /// Names of the interfaces.
+    pub interfaces: Vec<String>,
+}
+
+/// The definition of an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GetInterfaceDescription {
+    /// Its name.
+    pub interface: String,
+}
+
+/// Answer to [`GetInterfaceDescription`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetInterfaceDescriptionReply {
+    /// The text of the definition.
+    pub description: String,
+}
+
+/// A call with Varlink's flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The call.
+    pub call: Call,
+    /// The caller takes several replies.
+    pub more: bool,
+    /// The caller wants no reply.
+    pub oneway: bool,
+}
+
+/// The envelope of a call, both ways.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Envelope<P> {
+    pub(crate) method: String,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub(crate) parameters: Option<P>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) more: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) oneway: bool,
+}
+
+impl Request {
+    /// Reads one message of a caller.
+    ///
+    /// # Errors
+    /// `Ok(Err(_))` is an error to answer with: unknown interface or method, parameters that do not fit.
+    /// The outer error means that the message is no Varlink call at all and the connection is to be closed.
+    pub fn parse(message: &[u8]) -> Result<Result<Self, CallError>, serde_json::Error> {
+        let envelope: Envelope<Value> = serde_json::from_slice(message)?;
+        let parameters = envelope.parameters.unwrap_or_else(|| Value::Object(Map::new()));
+        Ok(Call::parse(&envelope.method, parameters).map(|call| Self {
+            call,
+            more: envelope.more,
+            oneway: envelope.oneway,
+        }))
+    }
+}
+
+/// A reply as it goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reply<P> {
+    /// The answer, or the error's parameters.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<P>,
+    /// Another reply to the same call follows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub continues: bool,
+    /// Name of the error, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl<P> Reply<P> {
+    /// A success; `continues` if another reply to the same call follows.
+    pub const fn success(parameters: P, continues: bool) -> Self {
+        Self { parameters: Some(parameters), continues, error: None }
+    }
+}
+
+impl Reply<Value> {
+    /// An error.
+    #[must_use]
+    pub fn failure(error: &CallError) -> Self {
+        Self { parameters: Some(error.parameters()), continues: false, error: Some(error.name()) }
+    }
+}
+
+/// The standard error for a method that is not ours: which half of its name is unknown?
+fn unknown(method: &str) -> CallError {
+    let interface = method.rsplit_once('.').map_or(method, |(interface, _)| interface);
+    if interface == crate::INTERFACE || interface == crate::SERVICE_INTERFACE {
+        CallError::MethodNotFound { method: method.to_owned() }
+    } else {
+        CallError::InterfaceNotFound { interface: interface.to_owned() }
+    }
+}

@@ -1,0 +1,94 @@
+//! The interface's types, apart from `Attachment`, which is a value of the model because kernel names derive from it.
+
+use ferrule_model::Attachment;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The pod behind an attachment: for people who read leases and logs, it decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Namespace of the pod in the cluster.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Unique identifier; empty when the runtime did not say.
+    #[serde(default)]
+    pub uid: String,
+}
+
+impl fmt::Display for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Addresses given to one attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Whom it is given to: the key.
+    pub attachment: Attachment,
+    /// Host prefixes (/32, /128), IPv4 first: one of each family the pool has.
+    pub addresses: Vec<IpNetwork>,
+    /// Name of the pool they come from.
+    pub pool: String,
+    /// The pod, if the caller named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+    /// Path of the pod's network namespace, if the caller gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// When it was given, in milliseconds of `CLOCK_BOOTTIME`.
+    pub given_at_boottime_ms: u64,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl Family {
+    /// The family of a prefix.
+    #[must_use]
+    pub const fn of(prefix: &IpNetwork) -> Self {
+        match prefix {
+            IpNetwork::V4(_) => Self::Ipv4,
+            IpNetwork::V6(_) => Self::Ipv6,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+/// Counts of one family of one pool: `size = in_use + resting + reserved + free`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Name of the pool.
+    pub name: String,
+    /// The family these counts are of.
+    pub family: Family,
+    /// Subnets of this family.
+    pub subnets: Vec<IpNetwork>,
+    /// Addresses in leases.
+    pub in_use: u64,
+    /// Released addresses that wait out the cooldown.
+    pub resting: u64,
+    /// Addresses that are never given (decimal).
+    pub reserved: String,
+    /// All addresses of the subnets (decimal; an IPv6 subnet exceeds every JSON integer).
+    pub size: String,
+    /// What can be given now without taking a resting address (decimal).
+    pub free: String,
+}
