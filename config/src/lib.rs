@@ -1,0 +1,35 @@
+//! Ferrule's configuration, from text to types.
+//!
+//! Three files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]) and
+//! `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads. Each is parsed and checked as a whole before
+//! anything uses it, and a fault names the file, the line, the key, the reason and the remedy.
+//!
+//! What does not live here: watching files, writing them, and the command line (crate `daemon`). The only effect in
+//! this crate is reading a file in the `load` functions; all else is a function of the text it is given.
+
+mod document;
+mod error;
+mod name;
+mod node_file;
+mod nodes;
+mod overlap;
+mod raw;
+mod settings;
+
+pub use error::{ConfigError, Fault};
+pub use name::{NodeNameError, check_node_name, node_name};
+pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
+pub use nodes::{NodeEntry, NodesFile};
+pub use settings::{Backend, Cluster, Config, FileSource, Ipam, Node, Pool, Routing, Source, Vxlan};
+
+/// Where `ferrule.toml` is looked for when no `--config` is given.
+pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";
+
+/// The runtime directory when no `--runtime-dir` is given.
+pub const DEFAULT_RUNTIME_DIR: &str = "/run/ferrule";
+
+/// The nodes file when `[routing.file] path` is not set.
+pub const DEFAULT_NODES: &str = "/etc/ferrule/nodes.toml";
+
+/// The name of the node file inside the runtime directory.
+pub const NODE_FILE: &str = "node.json";

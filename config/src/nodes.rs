@@ -1,0 +1,136 @@
+//! The nodes file of `source = "file"`: every node of the cluster, one table each.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use ferrule_model::Mac;
+use ipnetwork::IpNetwork;
+use toml::Spanned;
+
+use crate::document::{Checked, Document};
+use crate::error::ConfigError;
+use crate::name::check_node_name;
+use crate::raw::{RawEntry, RawNodes, Text};
+
+/// The nodes of the cluster, in the order of the file; names, addresses, pod CIDRs and MACs each occur once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodesFile {
+    /// The nodes.
+    pub nodes: Vec<NodeEntry>,
+}
+
+/// `[[node]]`: one node as the others need to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// The node's name; a node finds itself in the file by it.
+    pub name: String,
+    /// The IPv4 address by which the other nodes reach it. At least one of the two addresses is there.
+    pub address: Option<Ipv4Addr>,
+    /// The IPv6 address by which the other nodes reach it.
+    pub address6: Option<Ipv6Addr>,
+    /// The networks of its pods. May be empty: a node that is known and has none yet.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// The MAC of its VXLAN device; without it, derived from the name.
+    pub vtep_mac: Option<Mac>,
+}
+
+impl NodesFile {
+    /// Reads and parses the file.
+    ///
+    /// # Errors
+    /// As [`NodesFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a missing one).
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&crate::document::read(path)?, path)
+    }
+
+    /// The nodes out of the file's text; `file` is only a name for messages.
+    ///
+    /// # Errors
+    /// If the text is not TOML, has an unknown key or a value that cannot be, or if two nodes claim the same thing.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let document = Document::new(file, text);
+        let raw: RawNodes = document.toml()?;
+        let nodes = raw.node.iter().map(|entry| node(&document, entry)).collect::<Checked<Vec<_>>>()?;
+        once_each(&document, &raw.node, &nodes)?;
+        Ok(Self { nodes })
+    }
+}
+
+fn node(document: &Document<'_>, raw: &RawEntry) -> Checked<NodeEntry> {
+    let name = raw.name.get_ref();
+    if !check_node_name(name) {
+        let reason = format!("\"{name}\" cannot be a node's name");
+        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
+        return Err(document.fault(&raw.name, "node.name", reason, remedy));
+    }
+    if raw.address.is_none() && raw.address6.is_none() {
+        let reason = format!("the node \"{name}\" has no address");
+        return Err(document.fault(&raw.name, "node", reason, "add address = \"…\" or address6 = \"…\""));
+    }
+    Ok(NodeEntry {
+        name: name.clone(),
+        address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
+        address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
+        pod_cidrs: document.networks("node.pod_cidrs", &raw.pod_cidrs)?,
+        vtep_mac: raw.vtep_mac.as_ref().map(|text| vtep_mac(document, text)).transpose()?,
+    })
+}
+
+fn vtep_mac(document: &Document<'_>, text: &Text) -> Checked<Mac> {
+    let key = "node.vtep_mac";
+    let remedy =
+        "write six pairs of hexadecimal digits, as 02:11:22:33:44:55, or remove it to have one derived";
+    let mac: Mac = text.get_ref().parse().map_err(|_| {
+        document.fault(text, key, format!("\"{}\" is not a MAC address", text.get_ref()), remedy)
+    })?;
+    // What the kernel takes for a device (`is_valid_ether_addr`).
+    if mac.is_multicast() || mac.octets() == [0; 6] {
+        return Err(document.fault(text, key, format!("{mac} cannot be the address of one device"), remedy));
+    }
+    Ok(mac)
+}
+
+/// No two nodes claim the same name, address, MAC or pod address. O(n log n): the file may list thousands.
+fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> Checked<()> {
+    let mut names = Claims::new("node.name");
+    let mut addresses = Claims::new("node.address");
+    let mut macs = Claims::new("node.vtep_mac");
+    let mut places = Vec::new();
+    for (raw, node) in raw.iter().zip(nodes) {
+        names.claim(document, node.name.clone(), &raw.name)?;
+        for (address, text) in
+            [(node.address.map(IpAddr::V4), &raw.address), (node.address6.map(IpAddr::V6), &raw.address6)]
+        {
+            if let (Some(address), Some(text)) = (address, text) {
+                addresses.claim(document, address, text)?;
+            }
+        }
+        if let (Some(mac), Some(text)) = (node.vtep_mac, &raw.vtep_mac) {
+            macs.claim(document, mac, text)?;
+        }
+        places.extend(node.pod_cidrs.iter().copied().zip(raw.pod_cidrs.iter().map(Spanned::span)));
+    }
+    document.disjoint("node.pod_cidrs", places)
+}
+
+/// Who said a value first. Keeps places, not lines: the line is counted only for a fault.
+struct Claims<T> {
+    key: &'static str,
+    first: HashMap<T, std::ops::Range<usize>>,
+}
+
+impl<T: Eq + Hash> Claims<T> {
+    fn new(key: &'static str) -> Self {
+        Self { key, first: HashMap::new() }
+    }
+
+    fn claim(&mut self, document: &Document<'_>, value: T, text: &Text) -> Checked<()> {
+        let Some(earlier) = self.first.insert(value, text.span()) else {
+            return Ok(());
+        };
+        let reason = format!("\"{}\" is already given in line {}", text.get_ref(), document.line(&earlier));
+        Err(document.fault(text, self.key, reason, "every node has its own"))
+    }
+}

@@ -1,0 +1,102 @@
+//! `ferrule.toml` and the nodes file as they are spelled: every key that is accepted, and nothing about their meaning.
+//!
+//! A key stands here only if a program honours it. Values keep their place in the text (`Spanned`), so that
+//! `settings` and `nodes` can say which line is wrong.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A text and its place.
+pub(crate) type Text = Spanned<String>;
+
+/// The whole of `ferrule.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawConfig {
+    pub(crate) node: RawNode,
+    pub(crate) cluster: RawCluster,
+    pub(crate) ipam: RawIpam,
+    pub(crate) routing: RawRouting,
+}
+
+/// `[node]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawNode {
+    pub(crate) name: Option<Text>,
+    pub(crate) address: Option<Text>,
+    pub(crate) address6: Option<Text>,
+}
+
+/// `[cluster]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawCluster {
+    pub(crate) pod_cidrs: Vec<Text>,
+    pub(crate) non_masquerade_cidrs: Vec<Text>,
+}
+
+/// `[ipam]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawIpam {
+    pub(crate) cooldown_s: Option<Spanned<i64>>,
+    pub(crate) pool: Vec<RawPool>,
+}
+
+/// `[[ipam.pool]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawPool {
+    pub(crate) name: Text,
+    pub(crate) subnets: Spanned<Vec<Text>>,
+    #[serde(default)]
+    pub(crate) reserved: Vec<Text>,
+}
+
+/// `[routing]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawRouting {
+    pub(crate) backend: Option<Text>,
+    pub(crate) source: Option<Text>,
+    pub(crate) mtu: Option<Spanned<i64>>,
+    pub(crate) masquerade: Option<bool>,
+    pub(crate) file: RawFile,
+    pub(crate) vxlan: RawVxlan,
+}
+
+/// `[routing.file]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawFile {
+    pub(crate) path: Option<Text>,
+}
+
+/// `[routing.vxlan]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawVxlan {
+    pub(crate) device: Option<Text>,
+    pub(crate) vni: Option<Spanned<i64>>,
+    pub(crate) port: Option<Spanned<i64>>,
+}
+
+/// The whole of the nodes file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawNodes {
+    pub(crate) node: Vec<RawEntry>,
+}
+
+/// `[[node]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawEntry {
+    pub(crate) name: Text,
+    pub(crate) address: Option<Text>,
+    pub(crate) address6: Option<Text>,
+    #[serde(default)]
+    pub(crate) pod_cidrs: Vec<Text>,
+    pub(crate) vtep_mac: Option<Text>,
+}

@@ -1,0 +1,362 @@
+//! `ferrule.toml` as the programs use it: typed, complete with defaults, checked.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ferrule_model::{IfName, is_host_veth};
+use ipnetwork::IpNetwork;
+use toml::Spanned;
+
+use crate::document::{Checked, Document};
+use crate::error::ConfigError;
+use crate::name::check_node_name;
+use crate::node_file::{MTU_MAX, MTU_MIN};
+use crate::overlap::contains;
+use crate::raw::{RawCluster, RawConfig, RawIpam, RawNode, RawPool, RawRouting, RawVxlan, Text};
+use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
+
+/// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
+/// connections remember the pod that had it.
+const COOLDOWN_S: u32 = 30;
+
+/// A day: beyond that it is a mistake of units.
+const COOLDOWN_S_MAX: u32 = 86_400;
+
+/// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[cluster]`
+    pub cluster: Cluster,
+    /// `[ipam]`
+    pub ipam: Ipam,
+    /// `[routing]`
+    pub routing: Routing,
+}
+
+/// `[node]`: who this node is, where that is not to be found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The node's name; see [`crate::node_name`] for what holds without it.
+    pub name: Option<String>,
+    /// The IPv4 address by which the other nodes reach this one; without it, that of the default route.
+    pub address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address6: Option<Ipv6Addr>,
+}
+
+/// `[cluster]`: what the whole cluster has in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// The networks of all pods. Traffic to them keeps the pod's address. Without it, the pod CIDRs of the known nodes.
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// More networks towards which a pod keeps its own address.
+    pub non_masquerade_cidrs: Vec<IpNetwork>,
+}
+
+/// `[ipam]`: how addresses are given out on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ipam {
+    /// How long a released address rests before it is given out again.
+    pub cooldown: Duration,
+    /// `[[ipam.pool]]`. If there is one, `node.json`'s CIDRs are not used for addresses.
+    pub pools: Vec<Pool>,
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self { cooldown: Duration::from_secs(COOLDOWN_S.into()), pools: Vec::new() }
+    }
+}
+
+/// `[[ipam.pool]]`: networks that pods of this node get their addresses from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// What the plugin's configuration and the messages call it.
+    pub name: String,
+    /// The networks; at least one, none overlapping another of any pool.
+    pub subnets: Vec<IpNetwork>,
+    /// Addresses and networks inside the subnets that are never given out.
+    pub reserved: Vec<IpNetwork>,
+}
+
+/// `[routing]`: how packets get from node to node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// How packets travel.
+    pub backend: Backend,
+    /// Where the list of nodes comes from.
+    pub source: Source,
+    /// The MTU of the pods in bytes; without it, the underlay device's less the encapsulation.
+    pub mtu: Option<u32>,
+    /// Whether traffic that leaves the cluster takes the node's address.
+    pub masquerade: bool,
+    /// `[routing.file]`
+    pub file: FileSource,
+    /// `[routing.vxlan]`
+    pub vxlan: Vxlan,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            backend: Backend::default(),
+            source: Source::default(),
+            mtu: None,
+            masquerade: true,
+            file: FileSource::default(),
+            vxlan: Vxlan::default(),
+        }
+    }
+}
+
+/// How packets travel between nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// In UDP, over any network that joins the nodes.
+    #[default]
+    Vxlan,
+    /// As they are, by routes over the segment that all nodes share.
+    Native,
+}
+
+/// Where the list of nodes comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// A file on this node, watched.
+    #[default]
+    File,
+}
+
+/// `[routing.file]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSource {
+    /// The nodes file ([`crate::NodesFile`]); absolute.
+    pub path: PathBuf,
+}
+
+impl Default for FileSource {
+    fn default() -> Self {
+        Self { path: DEFAULT_NODES.into() }
+    }
+}
+
+/// `[routing.vxlan]`; the same on every node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The name of the device that `routed` makes.
+    pub device: IfName,
+    /// The VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// The UDP port.
+    pub port: u16,
+}
+
+impl Default for Vxlan {
+    fn default() -> Self {
+        // A constant that the tests construct: it cannot fail.
+        Self { device: IfName::new("ferrule.1").expect("a link can be called so"), vni: 1, port: 8472 }
+    }
+}
+
+impl Config {
+    /// Reads the configuration: the file of `--config`, else [`DEFAULT_CONFIG`], which need not exist.
+    ///
+    /// # Errors
+    /// If the file cannot be read (a missing one only if it was asked for), or has a fault.
+    pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = explicit.unwrap_or(Path::new(DEFAULT_CONFIG));
+        match crate::document::read(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(error) if explicit.is_none() && error.is_missing() => Ok(Self::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The configuration out of its text; `file` is only a name for messages.
+    ///
+    /// # Errors
+    /// If the text is not TOML, has a key that nothing honours, or a value that cannot be.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let document = Document::new(file, text);
+        let raw: RawConfig = document.toml()?;
+        Ok(Self {
+            node: node(&document, &raw.node)?,
+            cluster: cluster(&document, &raw.cluster)?,
+            ipam: ipam(&document, &raw.ipam)?,
+            routing: routing(&document, &raw.routing)?,
+        })
+    }
+}
+
+fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
+    if let Some(name) = raw.name.as_ref().filter(|name| !check_node_name(name.get_ref())) {
+        let reason = format!("\"{}\" cannot be a node's name", name.get_ref());
+        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
+        return Err(document.fault(name, "node.name", reason, remedy));
+    }
+    Ok(Node {
+        name: raw.name.as_ref().map(|name| name.get_ref().clone()),
+        address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
+        address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
+    })
+}
+
+fn cluster(document: &Document<'_>, raw: &RawCluster) -> Checked<Cluster> {
+    Ok(Cluster {
+        pod_cidrs: document.networks("cluster.pod_cidrs", &raw.pod_cidrs)?,
+        non_masquerade_cidrs: document.networks("cluster.non_masquerade_cidrs", &raw.non_masquerade_cidrs)?,
+    })
+}
+
+fn ipam(document: &Document<'_>, raw: &RawIpam) -> Checked<Ipam> {
+    let mut ipam = Ipam::default();
+    if let Some(seconds) = &raw.cooldown_s {
+        let remedy = "write the seconds that a released address rests, 0 for none";
+        let seconds = document.number("ipam.cooldown_s", seconds, 0..=COOLDOWN_S_MAX, remedy)?;
+        ipam.cooldown = Duration::from_secs(seconds.into());
+    }
+    let mut names = HashMap::new();
+    let mut places = Vec::new();
+    for raw in &raw.pool {
+        let name = raw.name.get_ref();
+        if let Some(line) = names.insert(name, document.line(&raw.name.span())) {
+            let reason = format!("\"{name}\" is already the name of the pool of line {line}");
+            return Err(document.fault(
+                &raw.name,
+                "ipam.pool.name",
+                reason,
+                "give each pool a name of its own",
+            ));
+        }
+        let pool = pool(document, raw)?;
+        let spans = raw.subnets.get_ref().iter().map(Spanned::span);
+        places.extend(pool.subnets.iter().copied().zip(spans));
+        ipam.pools.push(pool);
+    }
+    document.disjoint("ipam.pool.subnets", places)?;
+    Ok(ipam)
+}
+
+fn pool(document: &Document<'_>, raw: &RawPool) -> Checked<Pool> {
+    let name = raw.name.get_ref();
+    if !check_node_name(name) {
+        let reason = format!("\"{name}\" cannot be a pool's name");
+        let remedy = "use letters, digits, '-', '.' and '_', beginning with a letter or a digit";
+        return Err(document.fault(&raw.name, "ipam.pool.name", reason, remedy));
+    }
+    let subnets = document.networks("ipam.pool.subnets", raw.subnets.get_ref())?;
+    if subnets.is_empty() {
+        let reason = format!("the pool \"{name}\" has no subnet");
+        let remedy = "write at least one, as subnets = [\"10.244.1.0/24\"], or remove the pool";
+        return Err(document.fault(&raw.subnets, "ipam.pool.subnets", reason, remedy));
+    }
+    let mut reserved = Vec::with_capacity(raw.reserved.len());
+    for text in &raw.reserved {
+        let network = reserved_network(document, text)?;
+        if !subnets.iter().any(|subnet| contains(subnet, &network)) {
+            let reason = format!("{network} is in none of the pool's subnets");
+            let remedy = "remove it, or correct the subnets";
+            return Err(document.fault(text, "ipam.pool.reserved", reason, remedy));
+        }
+        reserved.push(network);
+    }
+    Ok(Pool { name: name.clone(), subnets, reserved })
+}
+
+/// An address or a network.
+fn reserved_network(document: &Document<'_>, text: &Text) -> Checked<IpNetwork> {
+    match text.get_ref().parse::<std::net::IpAddr>() {
+        Ok(address) => Ok(IpNetwork::from(address)),
+        Err(_) => document.network("ipam.pool.reserved", text),
+    }
+}
+
+fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
+    let defaults = Routing::default();
+    let mtu = raw.mtu.as_ref().map(|mtu| {
+        let remedy =
+            "remove it to have it found from the underlay device, or write the MTU of the pods in bytes";
+        document.number("routing.mtu", mtu, MTU_MIN..=MTU_MAX, remedy)
+    });
+    Ok(Routing {
+        backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
+        source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
+        mtu: mtu.transpose()?,
+        masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
+        file: match &raw.file.path {
+            Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
+            None => defaults.file,
+        },
+        vxlan: vxlan(document, &raw.vxlan)?,
+    })
+}
+
+fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
+    match text.get_ref().as_str() {
+        "vxlan" => Ok(Backend::Vxlan),
+        "native" => Ok(Backend::Native),
+        other => {
+            let reason = format!("this version has no backend \"{other}\"");
+            let remedy = "write backend = \"vxlan\" or backend = \"native\"";
+            Err(document.fault(text, "routing.backend", reason, remedy))
+        }
+    }
+}
+
+fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
+    match text.get_ref().as_str() {
+        "file" => Ok(Source::File),
+        other => {
+            let reason = format!("this version has no source \"{other}\"");
+            let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path";
+            Err(document.fault(text, "routing.source", reason, remedy))
+        }
+    }
+}
+
+fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
+    let path = PathBuf::from(text.get_ref());
+    if path.is_absolute() && path.file_name().is_some() && !text.get_ref().contains('\0') {
+        return Ok(path);
+    }
+    let reason = format!("\"{}\" is not the absolute path of a file", text.get_ref());
+    Err(document.fault(text, key, reason, format!("write the whole path, as {DEFAULT_NODES}")))
+}
+
+fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
+    let mut vxlan = Vxlan::default();
+    if let Some(text) = &raw.device {
+        vxlan.device = device(document, text)?;
+    }
+    if let Some(vni) = &raw.vni {
+        let remedy = "write the same number on every node, by default 1";
+        vxlan.vni = document.number("routing.vxlan.vni", vni, 1..=0x00ff_ffff, remedy)?;
+    }
+    if let Some(port) = &raw.port {
+        let remedy = "write the same UDP port on every node, by default 8472";
+        let number = document.number("routing.vxlan.port", port, 1..=u16::MAX.into(), remedy)?;
+        vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
+    }
+    Ok(vxlan)
+}
+
+/// A name that the kernel accepts for a link and that no pod's link can have.
+fn device(document: &Document<'_>, text: &Text) -> Checked<IfName> {
+    let key = "routing.vxlan.device";
+    let remedy = "use another name of at most 15 bytes, by default ferrule.1";
+    let name =
+        IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;
+    if is_host_veth(name.as_str()) {
+        return Err(document.fault(
+            text,
+            key,
+            format!("`{name}` is of the form that pods' links have"),
+            remedy,
+        ));
+    }
+    Ok(name)
+}

@@ -1,0 +1,231 @@
+//! What is refused, and the exact words: an operator acts on them.
+
+use std::path::Path;
+
+use ferrule_config::{Config, ConfigError, NodesFile};
+use proptest::prelude::*;
+
+fn config_fault(text: &str) -> String {
+    Config::parse(text, Path::new("ferrule.toml")).expect_err(text).to_string()
+}
+
+fn nodes_fault(text: &str) -> String {
+    NodesFile::parse(text, Path::new("nodes.toml")).expect_err(text).to_string()
+}
+
+#[test]
+fn unknown_keys_are_named_with_their_line() {
+    assert_eq!(
+        config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
+        "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
+         `masquerade`, `file`, `vxlan`; correct the spelling or remove the key"
+    );
+    assert!(
+        config_fault("\n[metrics]\nlisten = \"x\"\n")
+            .starts_with("ferrule.toml:2:2: metrics: unknown key `metrics`")
+    );
+    assert!(
+        nodes_fault("[[node]]\nname = \"a\"\naddr = \"10.0.0.1\"\n")
+            .starts_with("nodes.toml:3:1: node.addr: unknown key `addr`")
+    );
+}
+
+#[test]
+fn wrong_types_and_syntax_are_named_with_their_line() {
+    assert_eq!(
+        config_fault("[routing]\nmtu = \"1450\"\n"),
+        "ferrule.toml:2:7: routing.mtu: invalid type: string \"1450\", expected i64; write a value of the expected type"
+    );
+    assert!(config_fault("[ipam]\ncooldown_s = \n").starts_with("ferrule.toml:2:"));
+    assert!(config_fault("[[ipam.pool]]\nsubnets = []\n").contains("missing field `name`; add the key"));
+}
+
+#[test]
+fn what_this_version_cannot_do_is_refused_with_what_it_can() {
+    assert_eq!(
+        config_fault("[routing]\nsource = \"kubernetes\"\n"),
+        "ferrule.toml:2:10: routing.source: this version has no source \"kubernetes\"; \
+         write source = \"file\" and list the nodes in the file of [routing.file] path"
+    );
+    assert_eq!(
+        config_fault("[routing]\nbackend = \"auto\"\n"),
+        "ferrule.toml:2:11: routing.backend: this version has no backend \"auto\"; \
+         write backend = \"vxlan\" or backend = \"native\""
+    );
+}
+
+#[test]
+fn networks_must_be_networks() {
+    let fault = |value: &str| config_fault(&format!("[cluster]\npod_cidrs = [{value}]\n"));
+    assert_eq!(
+        fault("\"10.244.0.0/16\", \"10.245.1.0/16\""),
+        "ferrule.toml:2:31: cluster.pod_cidrs: \"10.245.1.0/16\" has bits set behind the prefix; write 10.245.0.0/16"
+    );
+    assert_eq!(
+        fault("\"10.244.0.0\""),
+        "ferrule.toml:2:14: cluster.pod_cidrs: \"10.244.0.0\" has no prefix length; \
+         write it as 10.244.0.0/16 or fd00:10::/56"
+    );
+    assert_eq!(
+        fault("\"10.244.0.0/16\",\n \"10.244.7.0/24\""),
+        "ferrule.toml:3:2: cluster.pod_cidrs: 10.244.7.0/24 overlaps 10.244.0.0/16 of line 2; \
+         give every network once and to one owner"
+    );
+    for odd in ["0.0.0.0/0", "224.0.0.0/4", "127.0.0.0/8", "ff00::/8", "::/0", "10.0.0.0/33", "x/8"] {
+        assert!(fault(&format!("\"{odd}\"")).starts_with("ferrule.toml:2:14: cluster.pod_cidrs: "), "{odd}");
+    }
+}
+
+#[test]
+fn addresses_must_be_of_their_family_and_reachable() {
+    assert_eq!(
+        config_fault("[node]\naddress = \"fd00::1\"\n"),
+        "ferrule.toml:2:11: node.address: \"fd00::1\" is not an IPv4 address; write it as 192.0.2.10"
+    );
+    assert_eq!(
+        config_fault("[node]\naddress6 = \"192.0.2.1\"\n"),
+        "ferrule.toml:2:12: node.address6: \"192.0.2.1\" is not an IPv6 address; write it as 2001:db8::10"
+    );
+    assert_eq!(
+        config_fault("[node]\naddress = \"127.0.0.1\"\n"),
+        "ferrule.toml:2:11: node.address: 127.0.0.1 is not an address by which other nodes can reach this one; \
+         write the node's address on the network between the nodes"
+    );
+    assert!(config_fault("[node]\naddress6 = \"fe80::1\"\n").contains("fe80::1 is not an address by which"));
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_with_the_range() {
+    assert_eq!(
+        config_fault("[routing]\nmtu = 1000\n"),
+        "ferrule.toml:2:7: routing.mtu: 1000 is not between 1280 and 65535; \
+         remove it to have it found from the underlay device, or write the MTU of the pods in bytes"
+    );
+    assert!(
+        config_fault("[ipam]\ncooldown_s = -1\n").contains("ipam.cooldown_s: -1 is not between 0 and 86400")
+    );
+    assert!(
+        config_fault("[routing.vxlan]\nvni = 16777216\n")
+            .contains("routing.vxlan.vni: 16777216 is not between")
+    );
+    assert!(
+        config_fault("[routing.vxlan]\nport = 0\n")
+            .contains("routing.vxlan.port: 0 is not between 1 and 65535")
+    );
+}
+
+#[test]
+fn names_of_links_pools_nodes_and_files_are_checked() {
+    let device = |name: &str| config_fault(&format!("[routing.vxlan]\ndevice = \"{name}\"\n"));
+    assert!(device("fer0123456789ab").contains("is of the form that pods' links have"));
+    assert!(device("a-name-that-is-too-long").contains("it has more than 15 bytes"));
+    assert!(config_fault("[node]\nname = \"no de\"\n").contains("\"no de\" cannot be a node's name"));
+    assert!(
+        config_fault("[routing.file]\npath = \"nodes.toml\"\n")
+            .contains("is not the absolute path of a file")
+    );
+    assert!(config_fault("[routing.file]\npath = \"/..\"\n").contains("is not the absolute path of a file"));
+}
+
+#[test]
+fn pools_must_be_distinct_and_have_room() {
+    let two = "[[ipam.pool]]\nname = \"a\"\nsubnets = [\"10.1.0.0/24\"]\n\
+               [[ipam.pool]]\nname = \"NAME\"\nsubnets = [\"SUBNET\"]\n";
+    assert_eq!(
+        config_fault(&two.replace("NAME", "a").replace("SUBNET", "10.2.0.0/24")),
+        "ferrule.toml:5:8: ipam.pool.name: \"a\" is already the name of the pool of line 2; \
+         give each pool a name of its own"
+    );
+    assert_eq!(
+        config_fault(&two.replace("NAME", "b").replace("SUBNET", "10.0.0.0/8")),
+        "ferrule.toml:6:12: ipam.pool.subnets: 10.0.0.0/8 overlaps 10.1.0.0/24 of line 3; \
+         give every network once and to one owner"
+    );
+    assert!(
+        config_fault("[[ipam.pool]]\nname = \"a\"\nsubnets = []\n").contains("the pool \"a\" has no subnet")
+    );
+    let reserved = "[[ipam.pool]]\nname = \"a\"\nsubnets = [\"10.1.0.0/24\"]\nreserved = [\"10.2.0.1\"]\n";
+    assert!(
+        config_fault(reserved).contains("ipam.pool.reserved: 10.2.0.1/32 is in none of the pool's subnets")
+    );
+}
+
+#[test]
+fn two_nodes_cannot_claim_the_same() {
+    let two = |more: &str| {
+        nodes_fault(&format!(
+            "[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n\
+             vtep_mac = \"02:00:00:00:00:01\"\n[[node]]\n{more}\n"
+        ))
+    };
+    assert_eq!(
+        two("name = \"a\"\naddress = \"192.0.2.2\""),
+        "nodes.toml:7:8: node.name: \"a\" is already given in line 2; every node has its own"
+    );
+    assert_eq!(
+        two("name = \"b\"\naddress = \"192.0.2.1\""),
+        "nodes.toml:8:11: node.address: \"192.0.2.1\" is already given in line 3; every node has its own"
+    );
+    assert_eq!(
+        two("name = \"b\"\naddress = \"192.0.2.2\"\npod_cidrs = [\"10.244.0.0/16\"]"),
+        "nodes.toml:9:14: node.pod_cidrs: 10.244.0.0/16 overlaps 10.244.1.0/24 of line 4; \
+         give every network once and to one owner"
+    );
+    assert!(
+        two("name = \"b\"\naddress = \"192.0.2.2\"\nvtep_mac = \"02:00:00:00:00:01\"")
+            .contains("already given in line 5")
+    );
+    assert!(
+        two("name = \"b\"\naddress = \"192.0.2.2\"\nvtep_mac = \"03:00:00:00:00:01\"")
+            .contains("of one device")
+    );
+    assert!(two("name = \"b\"").contains("the node \"b\" has no address"));
+}
+
+#[test]
+fn ten_thousand_nodes_are_checked_in_no_time_that_grows_with_their_square() {
+    let mut text = String::new();
+    for node in 0..10_000 {
+        let (high, low) = (node / 250, node % 250);
+        text += &format!(
+            "[[node]]\nname = \"n{node}\"\naddress = \"10.0.{high}.{low}\"\npod_cidrs = [\"10.{}.{low}.0/24\"]\n",
+            100 + high
+        );
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(NodesFile::parse(&text, Path::new("nodes.toml")).unwrap().nodes.len(), 10_000);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn only_the_default_file_may_be_missing() {
+    let missing = tempfile::tempdir().unwrap().path().join("ferrule.toml");
+    let error = Config::load(Some(&missing)).unwrap_err();
+    assert!(error.is_missing(), "{error}");
+    assert!(matches!(NodesFile::load(&missing), Err(ConfigError::Read { .. })));
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        let _ = Config::parse(&text, Path::new("f"));
+        let _ = NodesFile::parse(&text, Path::new("f"));
+    }
+
+    /// Text of the right shape with arbitrary values gets past the TOML reader, into the checks.
+    #[test]
+    fn no_value_panics(
+        key in prop::sample::select(vec![
+            "node.name", "node.address", "node.address6", "cluster.pod_cidrs", "ipam.cooldown_s", "routing.backend",
+            "routing.source", "routing.mtu", "routing.file.path", "routing.vxlan.device", "routing.vxlan.vni",
+        ]),
+        value in prop_oneof![
+            "\"[ -~&&[^\"\\\\]]{0,20}\"", "\"[0-9.:/a-f]{0,24}\"", "-?[1-9][0-9]{0,17}",
+            "\\[\"[0-9]{1,3}\\.[0-9]\\.[0-9]\\.0/[0-9]{1,2}\"(, \"[0-9]{1,3}\\.0\\.0\\.0/8\")?\\]",
+        ],
+    ) {
+        if let Err(error) = Config::parse(&format!("{key} = {value}\n"), Path::new("f")) {
+            prop_assert!(error.to_string().starts_with("f:1:"), "{}", error);
+        }
+    }
+}
