@@ -3,7 +3,9 @@
 use crate::error::CallError;
 use crate::frame::{FrameError, Frames, encode};
 use crate::message::{Envelope, Method, Reply};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
+};
 use nix::sys::time::TimeVal;
 use serde_json::{Map, Value};
 use std::io::{self, ErrorKind, Read, Write};

@@ -17,10 +17,12 @@ pub use ferrule_model::Attachment;
 pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
 pub use message::{
     Allocate, AllocateReply, Call, Check, CheckReply, Collect, CollectReply, GetInfo, GetInfoReply,
-    GetInterfaceDescription, GetInterfaceDescriptionReply, List, ListReply, METHODS, Method, Pools, PoolsReply, Release,
-    ReleaseReply, Reply, Request, Status, StatusReply,
+    GetInterfaceDescription, GetInterfaceDescriptionReply, List, ListReply, METHODS, Method, Pools,
+    PoolsReply, Release, ReleaseReply, Reply, Request, Status, StatusReply,
 };
-pub use queue::{ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued};
+pub use queue::{
+    ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued,
+};
 pub use types::{Family, Lease, Pod, PoolStatus};
 
 /// Name of the interface.

@@ -73,11 +73,12 @@ pub fn make_queue(runtime_dir: &Path) -> Result<PathBuf, QueueError> {
     }
 }
 
-/// The queued release of this attachment, if there is one.
+/// The queued release of this attachment, if there is one; one that was claimed and not finished counts.
 #[must_use]
 pub fn find_queued(runtime_dir: &Path, attachment: &Attachment) -> Option<QueuedRelease> {
     let path = path_of(runtime_dir, attachment);
-    path.exists().then_some(QueuedRelease { path })
+    let claimed = path.with_extension(CLAIMED);
+    [path, claimed].into_iter().find(|path| path.exists()).map(|path| QueuedRelease { path })
 }
 
 /// The queued releases, in no order; those a dead daemon had claimed among them.
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_find_queued_twice_is_found_once_claimed_and_removed() {
+    fn what_is_queued_twice_is_found_once_claimed_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         make_queue(dir.path()).unwrap();
         make_queue(dir.path()).unwrap();
@@ -212,6 +213,7 @@ mod tests {
         make_queue(dir.path()).unwrap();
         queue_release(dir.path(), &attachment("a")).unwrap();
         queued(dir.path()).unwrap()[0].claim().unwrap();
+        assert!(find_queued(dir.path(), &attachment("a")).is_some());
         assert_eq!(queued(dir.path()).unwrap()[0].claim().unwrap(), attachment("a"));
     }
 

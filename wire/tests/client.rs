@@ -1,4 +1,5 @@
 //! The client against a server that behaves and against several that do not: every wait ends by the deadline.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use ferrule_wire::{
     Allocate, Attachment, CallError, Client, ClientError, FrameError, List, MESSAGE_CAP, Release, Status,
@@ -53,8 +54,9 @@ fn a_call_and_its_answer() {
 
 #[test]
 fn an_answer_in_several_messages() {
-    let (mut client, _server, _dir) =
-        with_answer(b"{\"parameters\":{\"leases\":[]},\"continues\":true}\0{\"parameters\":{\"leases\":[]}}\0");
+    let (mut client, _server, _dir) = with_answer(
+        b"{\"parameters\":{\"leases\":[]},\"continues\":true}\0{\"parameters\":{\"leases\":[]}}\0",
+    );
     let mut answers = 0;
     client.call_more(&List {}, |_| answers += 1).unwrap();
     assert_eq!(answers, 2);

@@ -3,6 +3,7 @@
 //! From the definition a JSON value is made for every method's parameters and reply and for every error, once with all
 //! optional fields and once with none; the Rust type must read it and write exactly the same again. So a field that
 //! only one side has, has under another name, or has with another type or optionality, fails here.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use ferrule_wire::{
     CallError, DEFINITION, INTERFACE, METHODS, Method, Request, SERVICE_DEFINITION, SERVICE_INTERFACE,
@@ -164,10 +165,15 @@ fn service() -> Interface {
 }
 
 /// The type reads and writes exactly the fields of the definition, and insists on those that are not optional.
-fn agrees<T: serde::Serialize + serde::de::DeserializeOwned>(interface: &Interface, what: &str, fields: &Fields) {
+fn agrees<T: serde::Serialize + serde::de::DeserializeOwned>(
+    interface: &Interface,
+    what: &str,
+    fields: &Fields,
+) {
     for all in [true, false] {
         let object = interface.object(fields, all);
-        let read: T = serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{what}: {e} in {object}"));
+        let read: T =
+            serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{what}: {e} in {object}"));
         assert_eq!(serde_json::to_value(&read).unwrap(), object, "{what}");
     }
     for (name, _) in fields.iter().filter(|(_, kind)| !matches!(kind, Type::Optional(_))) {
