@@ -52,6 +52,11 @@ impl NodesFile {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let raw: RawNodes = document.toml()?;
+        if raw.node.is_empty() {
+            // A truncated file must not read as a cluster that has lost all its nodes.
+            let remedy = "add a [[node]] table for every node of the cluster, this one included";
+            return Err(document.fault_at(0..0, "node", "the file lists no node", remedy).into());
+        }
         let nodes = raw.node.iter().map(|entry| node(&document, entry)).collect::<Checked<Vec<_>>>()?;
         once_each(&document, &raw.node, &nodes)?;
         Ok(Self { nodes })

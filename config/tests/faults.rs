@@ -183,6 +183,15 @@ fn two_nodes_cannot_claim_the_same() {
 }
 
 #[test]
+fn an_empty_file_is_not_an_empty_cluster() {
+    assert_eq!(
+        nodes_fault(""),
+        "nodes.toml:1:1: node: the file lists no node; \
+         add a [[node]] table for every node of the cluster, this one included"
+    );
+}
+
+#[test]
 fn ten_thousand_nodes_are_checked_in_no_time_that_grows_with_their_square() {
     let mut text = String::new();
     for node in 0..10_000 {

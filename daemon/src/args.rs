@@ -1,0 +1,94 @@
+//! The arguments that every daemon takes, and what follows from them at once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ferrule_config::{Config, ConfigError, DEFAULT_RUNTIME_DIR, NodeNameError};
+
+/// Arguments of every daemon; put in with `#[command(flatten)]`.
+#[derive(Args, Clone, Debug)]
+pub struct CommonArgs {
+    /// The configuration [default: /etc/ferrule/ferrule.toml, which need not exist]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Where the daemons and the plugin meet: socket, leases, node.json
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUNTIME_DIR)]
+    pub runtime_dir: PathBuf,
+
+    /// What to log: a level (error, warn, info, debug, trace), or levels by module as in "info,routed=debug"
+    #[arg(long, value_name = "FILTER", env = "FERRULE_LOG", default_value = "info", value_parser = log_filter)]
+    pub log: String,
+}
+
+impl CommonArgs {
+    /// The configuration of `--config`, or of the default file, or all defaults if there is none.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_config(&self) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref())
+    }
+
+    /// This node's name: `[node] name`, else `NODE_NAME` of the environment, else the hostname.
+    ///
+    /// # Errors
+    /// As [`ferrule_config::node_name`].
+    pub fn node_name(config: &Config) -> Result<String, NodeNameError> {
+        let environment = std::env::var("NODE_NAME").ok();
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        ferrule_config::node_name(config.node.name.as_deref(), environment.as_deref(), hostname.as_deref())
+    }
+
+    /// A file of the runtime directory.
+    #[must_use]
+    pub fn runtime_file(&self, name: &str) -> PathBuf {
+        self.runtime_dir.join(name)
+    }
+}
+
+/// Refuses a filter that cannot be parsed while the command line is still being read.
+fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
+    tracing_subscriber::EnvFilter::builder().parse(text)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_installation() {
+        let cli = Cli::try_parse_from(["daemon"]).unwrap();
+        assert_eq!(cli.common.config, None);
+        assert_eq!(cli.common.runtime_file("ipamd.sock"), PathBuf::from("/run/ferrule/ipamd.sock"));
+        assert_eq!(cli.common.log, "info");
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_parsed_is_refused_by_name() {
+        let error = Cli::try_parse_from(["daemon", "--log", "routed=loud"]).unwrap_err().to_string();
+        assert!(error.contains("routed=loud") && error.contains("--log"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_that_was_asked_for_must_exist() {
+        let cli = Cli::try_parse_from(["daemon", "--config", "/nonexistent/ferrule.toml"]).unwrap();
+        assert!(cli.common.load_config().unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn the_configured_name_wins_over_what_the_machine_is_called() {
+        let mut config = Config::default();
+        assert!(CommonArgs::node_name(&config).is_ok());
+        config.node.name = Some("configured".to_owned());
+        assert_eq!(CommonArgs::node_name(&config).unwrap(), "configured");
+    }
+}

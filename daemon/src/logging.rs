@@ -1,0 +1,172 @@
+//! Logging to standard error, in the form that its reader wants: the journal, a terminal or a file.
+
+use std::fmt;
+use std::io::{IsTerminal, stderr};
+use std::os::unix::fs::MetadataExt;
+
+use thiserror::Error;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Why logging could not be started.
+#[derive(Debug, Error)]
+pub enum LoggingError {
+    /// The filter cannot be parsed.
+    #[error("the log filter \"{filter}\" cannot be parsed: {source}; write a level or levels by module")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The process logs already.
+    #[error("logging was started twice: {0}")]
+    Started(#[from] tracing::subscriber::SetGlobalDefaultError),
+}
+
+/// Starts logging to standard error, once a process.
+///
+/// On a terminal with time and colours; into the journal with neither (it keeps its own time) but with the priority in
+/// front of the line, so that `journalctl -p warning` works; elsewhere with the time and no colours.
+///
+/// # Errors
+/// If the filter cannot be parsed, or the process logs already.
+pub fn start_logging(filter: &str) -> Result<(), LoggingError> {
+    let journal = std::env::var("JOURNAL_STREAM").ok();
+    let file = std::fs::metadata("/proc/self/fd/2").ok().map(|stat| (stat.dev(), stat.ino()));
+    let style = Style::of(journal.as_deref(), file, stderr().is_terminal());
+    tracing::subscriber::set_global_default(subscriber(style, filter, stderr)?)?;
+    Ok(())
+}
+
+/// Who reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Journal,
+    Terminal,
+    File,
+}
+
+impl Style {
+    /// `journal` is `JOURNAL_STREAM`, which holds device and inode of the journal's stream; a process whose standard
+    /// error was redirected since inherits the variable all the same, hence the comparison with `file`
+    /// (systemd.exec(5)).
+    fn of(journal: Option<&str>, file: Option<(u64, u64)>, terminal: bool) -> Self {
+        let stream = journal
+            .and_then(|text| text.split_once(':'))
+            .and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+        match (stream, terminal) {
+            (Some(stream), _) if Some(stream) == file => Self::Journal,
+            (_, true) => Self::Terminal,
+            (_, false) => Self::File,
+        }
+    }
+}
+
+fn subscriber<W>(style: Style, filter: &str, writer: W) -> Result<impl Subscriber + Send + Sync, LoggingError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })?;
+    Ok(tracing_subscriber::fmt()
+        .with_ansi(style == Style::Terminal)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .event_format(Line { style })
+        .finish())
+}
+
+/// One event as one line.
+struct Line {
+    style: Style,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if self.style != Style::Journal {
+            return Format::<Full>::default().format_event(context, writer, event);
+        }
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        Format::<Full>::default().without_time().with_level(false).format_event(context, writer, event)
+    }
+}
+
+/// The level as syslog counts it (sd-daemon(3)).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What one warning looks like, and that a filtered event leaves nothing.
+    fn logged(style: Style) -> String {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let subscriber = subscriber(style, "info", move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("hidden");
+            tracing::warn!(node = "node-a", "no route");
+        });
+        String::from_utf8(kept.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn the_journal_gets_the_priority_and_neither_time_nor_colour() {
+        assert_eq!(logged(Style::Journal), "<4>ferrule_daemon::logging::tests: no route node=\"node-a\"\n");
+    }
+
+    #[test]
+    fn a_terminal_gets_colours_and_a_file_none() {
+        assert!(logged(Style::Terminal).contains("\u{1b}["));
+        let line = logged(Style::File);
+        assert!(!line.contains('\u{1b}') && line.contains(" WARN "), "{line}");
+        assert!(line.starts_with("20") && line.ends_with("no route node=\"node-a\"\n"), "{line}");
+    }
+
+    #[test]
+    fn the_journal_counts_only_while_standard_error_still_goes_there() {
+        assert_eq!(Style::of(Some("8:123"), Some((8, 123)), false), Style::Journal);
+        assert_eq!(Style::of(Some("8:123"), Some((8, 124)), false), Style::File);
+        assert_eq!(Style::of(Some("8:123"), Some((8, 124)), true), Style::Terminal);
+        assert_eq!(Style::of(Some("nonsense"), Some((8, 124)), false), Style::File);
+        assert_eq!(Style::of(None, None, false), Style::File);
+    }
+}

@@ -1,0 +1,117 @@
+//! A daemon as its service manager sees it: ready, alive, stopping, gone with exit code 0.
+//!
+//! The program starts itself again as the daemon, because the environment that counts is the one at the start.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test: what fails is to be seen"
+)]
+
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use ferrule_daemon::{Notifier, Shutdown};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Longer than a loaded machine needs, shorter than patience.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+const ROLE: &str = "SERVICE_MANAGER_TEST_ROLE";
+
+fn main() -> ExitCode {
+    if std::env::var_os(ROLE).is_some() {
+        return daemon();
+    }
+    told_of_start_life_and_end(Signal::SIGTERM, "SIGTERM");
+    told_of_start_life_and_end(Signal::SIGINT, "SIGINT");
+    runs_without_a_service_manager();
+    println!("service_manager: 3 checks passed");
+    ExitCode::SUCCESS
+}
+
+/// The smallest daemon.
+fn daemon() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut shutdown = Shutdown::catch().unwrap();
+        let mut watchdog = Notifier.watchdog();
+        Notifier.ready("serving\nMAINPID=1");
+        loop {
+            tokio::select! {
+                signal = shutdown.requested() => {
+                    Notifier.status(signal);
+                    Notifier.stopping();
+                    return ExitCode::SUCCESS;
+                }
+                () = watchdog.beat() => {}
+            }
+        }
+    })
+}
+
+fn told_of_start_life_and_end(signal: Signal, name: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut child = start(Command::new(itself()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "100000"));
+
+    assert_eq!(
+        message(&socket),
+        "READY=1\nSTATUS=serving MAINPID=1\n",
+        "a newline must not become an assignment"
+    );
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(message(&socket), "WATCHDOG=1\n");
+    }
+    // The first beat is sent at once, the others every 50 ms.
+    assert!(begun.elapsed() >= Duration::from_millis(140), "beats come too fast: {:?}", begun.elapsed());
+
+    stop(&child, signal);
+    let mut rest = Vec::new();
+    while rest.last().is_none_or(|last| last != "STOPPING=1\n") {
+        rest.push(message(&socket));
+    }
+    assert!(rest.contains(&format!("STATUS={name}\n")), "{rest:?}");
+    assert!(child.wait().unwrap().success());
+}
+
+fn runs_without_a_service_manager() {
+    let mut child = start(Command::new(itself()).env_remove("NOTIFY_SOCKET"));
+    // Nobody tells when it is ready, so what can be waited for is that it catches the signal.
+    let caught = |child: &Child| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (Signal::SIGTERM as u64 - 1)) != 0
+    };
+    let until = Instant::now() + DEADLINE;
+    while !caught(&child) {
+        assert!(Instant::now() < until, "SIGTERM is not caught");
+        std::thread::yield_now();
+    }
+    stop(&child, Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+}
+
+fn itself() -> std::path::PathBuf {
+    std::env::current_exe().unwrap()
+}
+
+fn start(command: &mut Command) -> Child {
+    command.env(ROLE, "daemon").spawn().unwrap()
+}
+
+fn stop(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+}
+
+fn message(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).expect("a message before the deadline");
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
