@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The only crate that talks to the kernel, and the only one with `unsafe`.
+//!
+//! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
+//! and one contract suite holds the two to the same behaviour. Beside it: network namespaces ([`netns`]), sysctls
+//! ([`sysctl`]), nftables ([`nft`]) and, with the feature `monitor`, the kernel's events (`monitor`).
+//!
+//! What there should be is decided elsewhere; nothing here has an opinion.
+
+mod decode;
+mod delete;
+mod encode;
+mod error;
+pub mod fake;
+mod kernel;
+mod lookup;
+#[cfg(feature = "monitor")]
+pub mod monitor;
+pub mod netns;
+pub mod nft;
+mod real;
+mod socket;
+pub mod sysctl;
+
+pub use error::{Error, Refusal};
+pub use kernel::Kernel;
+pub use lookup::Path;
+pub use real::Netlink;

@@ -1,0 +1,104 @@
+//! Deleting a link without waiting for what the kernel does behind it.
+//!
+//! RTM_DELLINK takes the device out of its namespace, with its name, addresses and routes, and a veth's other end with
+//! it, within about a millisecond, and says so with a notification. Then `netdev_run_todo` waits for RCU readers, 15
+//! to 30 ms, before the sender gets its thread back. So a child sends the request and waits, and the parent returns
+//! with the notification.
+#![expect(unsafe_code, reason = "fork(2)")]
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use ferrule_model::{IfIndex, IfName, Op};
+use netlink_packet_core::Parseable;
+use netlink_packet_route::link::LinkMessage;
+use nix::errno::Errno;
+use nix::libc;
+use nix::unistd::{ForkResult, fork};
+
+use crate::encode::{self, rtm};
+use crate::socket::{Message, Socket, is_acknowledgement, verdict};
+use crate::{Error, decode};
+
+/// `RTNLGRP_LINK`.
+const GROUP_LINK: u32 = 1;
+/// Longest wait for the end of a link, when notifications were lost.
+const DELETED: Duration = Duration::from_secs(5);
+/// Between two questions whether it is gone.
+const ASK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Deletes the link `index` of the socket's namespace; `false` if it was gone already. `name` is for errors.
+///
+/// The child it leaves behind is reaped by whoever reaps the caller's orphans; it holds none of the caller's standard
+/// streams, so that nobody who waits for their end waits for it.
+pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
+    let (request, sequence) = socket.prepare(&encode::op(&Op::DeleteLink(index)));
+    socket.subscribed(GROUP_LINK, |socket| {
+        send_from_child(socket.as_raw_fd(), &request)?;
+        announced(socket, index, sequence, name)
+    })
+}
+
+/// Waits for the notification of the end of the link, or for the kernel's answer to the request.
+fn announced(socket: &mut Socket, index: IfIndex, sequence: u32, name: &IfName) -> Result<bool, Error> {
+    loop {
+        let messages = match socket.receive() {
+            // Too many notifications at once: some were lost, perhaps ours.
+            Err(Error::Receive(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                return gone(socket, index, name);
+            }
+            messages => messages?,
+        };
+        for message in &messages {
+            if is_acknowledgement(message) && message.sequence == sequence {
+                return acknowledged(message, name);
+            }
+            if announces_the_end_of(message, index) {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// Asks for the link until there is none.
+fn gone(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
+    let deadline = Instant::now() + DELETED;
+    while Instant::now() < deadline {
+        let answers = socket.batch(&[encode::link_numbered(index)])?;
+        if matches!(&answers.results[..], [Err(refusal)] if refusal.errno == Errno::ENODEV) {
+            return Ok(true);
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+    Err(Error::Refused { request: format!("link del {name}"), refusal: Errno::EBUSY.into() })
+}
+
+fn acknowledged(message: &Message, name: &IfName) -> Result<bool, Error> {
+    match verdict(message)? {
+        Ok(()) => Ok(true),
+        Err(refusal) if refusal.errno == Errno::ENODEV => Ok(false),
+        Err(refusal) => Err(Error::Refused { request: format!("link del {name}"), refusal }),
+    }
+}
+
+fn announces_the_end_of(message: &Message, index: IfIndex) -> bool {
+    message.kind == rtm::DELLINK
+        && LinkMessage::parse(&message.payload)
+            .is_ok_and(|link| decode::link_message(&link).is_some_and(|link| link.index == index))
+}
+
+/// Sends `request` from a child that shares the socket.
+fn send_from_child(socket: RawFd, request: &[u8]) -> Result<(), Error> {
+    // SAFETY: the child calls nothing but async-signal-safe functions (signal-safety(7)) on memory that exists
+    // already, so that no lock which another thread of the parent held at the fork can stop it, and ends with _exit.
+    match unsafe { fork() }.map_err(Error::Fork)? {
+        ForkResult::Parent { .. } => Ok(()),
+        ForkResult::Child => unsafe {
+            for stream in 0..=2 {
+                libc::close(stream);
+            }
+            libc::send(socket, request.as_ptr().cast(), request.len(), 0);
+            libc::_exit(0)
+        },
+    }
+}

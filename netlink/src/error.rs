@@ -1,0 +1,75 @@
+//! What can go wrong between us and the kernel, with the kernel's own reason kept.
+
+use std::fmt;
+use std::io;
+
+use nix::errno::Errno;
+
+/// The kernel's "no" to one message: the error number and, since Linux 4.12, a sentence (extended ACK,
+/// `NLMSGERR_ATTR_MSG`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Error number.
+    pub errno: Errno,
+    /// The kernel's sentence, where it gave one.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reason {
+            Some(reason) => write!(f, "{reason} ({})", self.errno),
+            None => write!(f, "{}", self.errno),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self { errno, reason: None }
+    }
+}
+
+/// A request got no answer, or not the one it needs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket could not be opened or set up.
+    #[error("cannot open a netlink socket: {0}")]
+    Open(#[source] io::Error),
+    /// Sending failed.
+    #[error("cannot send to the kernel over netlink: {0}")]
+    Send(#[source] io::Error),
+    /// Receiving failed; a deadline that passed is `EAGAIN`.
+    #[error("no answer from the kernel over netlink: {0}")]
+    Receive(#[source] io::Error),
+    /// An answer could not be read.
+    #[error("cannot read the kernel's answer: {0}")]
+    Decode(String),
+    /// The table changed during every attempt to list it (`NLM_F_DUMP_INTR`).
+    #[error("the kernel's table changed during each of {0} attempts to list it")]
+    Interrupted(u32),
+    /// The kernel refused the request.
+    #[error("{request}: {refusal}")]
+    Refused {
+        /// What was asked, as `ip(8)` would be.
+        request: String,
+        /// Why not.
+        #[source]
+        refusal: Refusal,
+    },
+    /// A child process for a deletion could not be made.
+    #[error("cannot fork: {0}")]
+    Fork(#[source] Errno),
+}
+
+impl Error {
+    /// The kernel's error number, if it was the kernel that said no.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { refusal, .. } => Some(refusal.errno),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The seam between the programs and a kernel, real or fake.
+
+use std::collections::BTreeMap;
+
+use ferrule_model::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Op, Route, RouteKey, VethSpec,
+};
+
+use crate::{Error, Refusal};
+
+/// One network namespace of a kernel.
+///
+/// Errors mean that nobody knows what happened (a broken socket, a passed deadline); a [`Refusal`] means that the
+/// kernel said no to one thing and that nothing of it was done.
+pub trait Kernel {
+    /// How another network namespace is named when a link is to be born in it.
+    type Netns;
+
+    /// Carries out `ops` in their order, in as few messages to the kernel as it can; one result for each. A refused op
+    /// does not stop the ones behind it: there is no atomicity, and the caller decides what a refusal means.
+    ///
+    /// # Errors
+    /// The socket failed; then any number of the first ops may have been done.
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error>;
+
+    /// Makes a veth pair in one request, the host's end here and switched on, the pod's end born in `pod`, off. Gives
+    /// the host's end as it is then, with [`Link::peer`] the index of the pod's end.
+    ///
+    /// # Errors
+    /// `EEXIST` if one of the two names is taken, in its own namespace.
+    fn create_veth(&mut self, spec: &VethSpec, pod: &Self::Netns) -> Result<Link, Error>;
+
+    /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. `false` if
+    /// there was none of this name.
+    ///
+    /// # Errors
+    /// The kernel refused, or the socket failed.
+    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error>;
+
+    /// The link of this name, without listing all.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error>;
+
+    /// The route of the main table that a packet to `dst` would match, with its key, without listing all.
+    ///
+    /// # Errors
+    /// The socket failed. No route is `None`, and so is one that [`Route`] cannot express.
+    fn route_match(&mut self, dst: std::net::IpAddr) -> Result<Option<(RouteKey, Route)>, Error>;
+
+    /// One neighbour, without listing all.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error>;
+
+    /// All links.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn links(&mut self) -> Result<Vec<Link>, Error>;
+
+    /// The addresses of `link`, the kernel's own link-local ones included.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error>;
+
+    /// The routes of all tables with this `rtm_protocol`. Those that [`Route`] cannot express are left out.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error>;
+
+    /// The nexthop objects with a gateway, everybody's: their numbers are shared.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error>;
+
+    /// The permanent neighbours on `link`.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error>;
+
+    /// The unicast FDB entries of the VXLAN device `link`.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error>;
+}

@@ -1,0 +1,183 @@
+//! Network namespaces: naming one, entering it for a moment, and telling two apart.
+//!
+//! A pod's namespace is entered only to open a socket or a file: the socket stays in the namespace, the thread does
+//! not. `setns(2)` moves the calling thread alone, so every path goes through `/proc/thread-self`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns, unshare};
+
+/// The calling thread's network namespace.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// An open network namespace. It lives at least as long as this value, whatever happens to its path.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+/// Why a path cannot be used as a network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// It cannot be opened.
+    #[error("cannot open the network namespace {}: {source}", path.display())]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// Why not; `NotFound` when the namespace is gone.
+        #[source]
+        source: io::Error,
+    },
+    /// It is a file of another kind, or we may not enter it.
+    #[error("cannot enter the network namespace {}: {}", path.display(), why(*.errno))]
+    Enter {
+        /// The path.
+        path: PathBuf,
+        /// `setns(2)`'s error.
+        errno: Errno,
+    },
+    /// `unshare(2)` failed.
+    #[error("cannot make a network namespace: {}", why(*.0))]
+    Make(Errno),
+}
+
+fn why(errno: Errno) -> String {
+    match errno {
+        Errno::EINVAL => "it is not a network namespace".into(),
+        Errno::EPERM => format!("{errno}: CAP_SYS_ADMIN is needed; run as root or in a user namespace"),
+        _ => errno.to_string(),
+    }
+}
+
+impl Netns {
+    /// Opens the namespace that is bound at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    ///
+    /// # Errors
+    /// [`NetnsError::Open`]; that it is a namespace shows when it is entered.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, NetnsError> {
+        let path = path.as_ref().to_path_buf();
+        match File::open(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(source) => Err(NetnsError::Open { path, source }),
+        }
+    }
+
+    /// The calling thread's.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn current() -> Result<Self, NetnsError> {
+        Self::open(OWN)
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether both are the same namespace (same inode on the same nsfs, `namespaces(7)`).
+    pub fn is_same(&self, other: &Self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        match (self.file.metadata(), other.file.metadata()) {
+            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        }
+    }
+
+    /// Runs `inside` with the calling thread in this namespace.
+    ///
+    /// The process is aborted when the way back fails: a thread that stays in a pod's namespace would do the node's
+    /// work there.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn run<T>(&self, inside: impl FnOnce() -> T) -> Result<T, NetnsError> {
+        let home = Self::current()?;
+        self.enter()?;
+        let _way_back = WayBack(home);
+        Ok(inside())
+    }
+
+    fn enter(&self) -> Result<(), NetnsError> {
+        setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| NetnsError::Enter { path: self.path.clone(), errno })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Returns the thread to its own namespace, on a panic too.
+struct WayBack(Netns);
+
+impl Drop for WayBack {
+    fn drop(&mut self) {
+        if self.0.enter().is_err() {
+            std::process::abort();
+        }
+    }
+}
+
+/// Makes an empty network namespace; nothing but this value keeps it. Only the calling thread is moved, and back.
+///
+/// # Errors
+/// `EPERM` without CAP_SYS_ADMIN.
+pub fn make() -> Result<Netns, NetnsError> {
+    let home = Netns::current()?;
+    unshare(CloneFlags::CLONE_NEWNET).map_err(NetnsError::Make)?;
+    let _way_back = WayBack(home);
+    let made = Netns::current()?;
+    // `/proc/thread-self` means another namespace to every thread; the descriptor is what names it.
+    Ok(Netns { path: PathBuf::from("(unnamed)"), ..made })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links() -> Vec<String> {
+        std::fs::read_to_string("/proc/thread-self/net/dev")
+            .unwrap()
+            .lines()
+            .skip(2)
+            .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn a_made_namespace_is_another_one_and_the_thread_is_back() {
+        let home = Netns::current().unwrap();
+        let made = make().unwrap();
+        assert!(!made.is_same(&home));
+        assert!(Netns::current().unwrap().is_same(&home));
+        assert!(made.run(|| Netns::current().unwrap().is_same(&made)).unwrap());
+        assert!(made.run(links).unwrap().contains(&"lo".to_owned()));
+    }
+
+    #[test]
+    fn a_panic_inside_leaves_the_thread_at_home() {
+        let home = Netns::current().unwrap();
+        let made = make().unwrap();
+        let panicked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| made.run(|| panic!("inside"))));
+        assert!(panicked.is_err());
+        assert!(Netns::current().unwrap().is_same(&home));
+    }
+
+    #[test]
+    fn what_is_no_namespace_is_said_so() {
+        let dir = Netns::open("/proc/self/status").unwrap();
+        let error = dir.run(|| ()).unwrap_err().to_string();
+        assert!(error.contains("it is not a network namespace"), "{error}");
+        let error = Netns::open("/nonexistent").unwrap_err().to_string();
+        assert!(error.contains("/nonexistent"), "{error}");
+    }
+}

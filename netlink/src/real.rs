@@ -1,0 +1,174 @@
+//! [`Kernel`] on the real one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ferrule_model::{
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Op, Route, RouteKey, VethSpec,
+};
+use nix::errno::Errno;
+use std::os::fd::AsFd;
+
+use crate::decode::{self, Neigh};
+use crate::lookup::Path;
+use crate::netns::Netns;
+use crate::socket::{Answers, Message, Request, Socket};
+use crate::{Error, Kernel, Refusal, delete, encode};
+
+/// A network namespace of the running kernel, by route netlink.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+}
+
+impl Netlink {
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open()? })
+    }
+
+    /// The namespace `netns`; the calling thread is in it only while the socket is opened.
+    ///
+    /// # Errors
+    /// It cannot be entered, or the socket not be opened.
+    pub fn open_in(netns: &Netns) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open_in(netns)? })
+    }
+
+    /// How a packet to `dst` would leave; `None` if there is no route.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn path_to(&mut self, dst: IpAddr) -> Result<Option<Path>, Error> {
+        let answer = self.one(encode::route_to(dst, false), format!("route get {dst}"));
+        Ok(found(answer)?.and_then(|message| decode::path(&message.payload)))
+    }
+
+    /// One request and the message that answers it.
+    fn one(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
+        let Answers { mut results, mut messages } = self.socket.batch(&[request])?;
+        match results.pop() {
+            Some(Err(refusal)) => Err(Error::Refused { request: name, refusal }),
+            _ => Ok(messages.pop()),
+        }
+    }
+
+    fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
+        let messages = self.socket.dump(request)?;
+        Ok(messages.iter().filter_map(|message| decode(&message.payload)).collect())
+    }
+}
+
+/// "Not there" is an answer to a lookup, not a fault.
+fn found<T>(answer: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Err(error) => match error.errno() {
+            Some(Errno::ENODEV | Errno::ENOENT | Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ESRCH) => {
+                Ok(None)
+            }
+            _ => Err(error),
+        },
+        found => found,
+    }
+}
+
+impl Kernel for Netlink {
+    type Netns = Netns;
+
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let requests: Vec<_> = ops.iter().map(encode::op).collect();
+        Ok(self.socket.batch(&requests)?.results)
+    }
+
+    /// The creation and the question what came of it go out in one message: one round trip.
+    fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
+        let requests = [encode::veth(spec, pod.as_fd()), encode::link_named(&spec.host_name)];
+        let Answers { results, messages } = self.socket.batch(&requests)?;
+        for result in results {
+            result.map_err(|refusal| Error::Refused { request: created(spec), refusal })?;
+        }
+        let link = messages.iter().find_map(|message| decode::link(&message.payload));
+        link.ok_or_else(|| Error::Decode(format!("nothing about the link {} that was made", spec.host_name)))
+    }
+
+    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+        match self.link(name)? {
+            Some(link) => delete::link(&mut self.socket, link.index, name),
+            None => Ok(false),
+        }
+    }
+
+    fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        let answer = self.one(encode::link_named(name), format!("link show {name}"));
+        Ok(found(answer)?.and_then(|message| decode::link(&message.payload)))
+    }
+
+    fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
+        let answer = self.one(encode::route_to(dst, true), format!("route get fibmatch {dst}"));
+        Ok(found(answer)?.and_then(|message| decode::route(&message.payload)))
+    }
+
+    fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
+        let answer =
+            self.one(encode::one_neighbour(&key), format!("neigh get {} dev {}", key.address, key.link));
+        Ok(found(answer)?.and_then(|message| match decode::neigh(&message.payload)? {
+            Neigh::Neighbour(_, neighbour) => Some(neighbour),
+            Neigh::Fdb(..) => None,
+        }))
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        self.list(&encode::all_links(), decode::link)
+    }
+
+    fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {
+        let all = self.list(&encode::addresses_of(link), decode::address);
+        match all {
+            // A strict dump of a link that is gone.
+            Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(BTreeMap::new()),
+            all => Ok(all?.into_iter().filter(|(key, _)| key.link == link).collect()),
+        }
+    }
+
+    fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        let mut routes = BTreeMap::new();
+        for family in Family::BOTH {
+            let listed = self.list(&encode::routes_of(family, protocol), decode::route)?;
+            routes.extend(listed.into_iter().filter(|(_, route)| route.protocol == protocol));
+        }
+        Ok(routes)
+    }
+
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error> {
+        Ok(self.list(&encode::all_nexthops(), decode::nexthop)?.into_iter().collect())
+    }
+
+    fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {
+        let mut neighbours = BTreeMap::new();
+        for family in Family::BOTH {
+            let listed = self.list(&encode::neighbours_of(family, link), decode::neigh)?;
+            neighbours.extend(listed.into_iter().filter_map(|neigh| match neigh {
+                Neigh::Neighbour(key, value) if key.link == link && value.permanent => Some((key, value)),
+                _ => None,
+            }));
+        }
+        Ok(neighbours)
+    }
+
+    fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
+        let listed = self.list(&encode::fdb_of(link), decode::neigh)?;
+        let entries = listed.into_iter().filter_map(|neigh| match neigh {
+            Neigh::Fdb(key, value) if key.link == link => Some((key, value)),
+            _ => None,
+        });
+        Ok(entries.collect())
+    }
+}
+
+fn created(spec: &VethSpec) -> String {
+    format!("link add {} type veth peer name {}", spec.host_name, spec.pod_name)
+}

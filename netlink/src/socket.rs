@@ -1,0 +1,327 @@
+//! A route netlink socket that sends many requests in one message and gives each its answer.
+//!
+//! The kernel works through the requests of one `sendmsg` in their order, in the caller's context
+//! (`netlink_rcv_skb`), and answers a refused one with an error that carries its sequence number. So only the last one
+//! has to ask for an acknowledgement: when that is here, silence about the others means yes.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NlasIterator,
+};
+use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::netns::{Netns, NetnsError};
+use crate::{Error, Refusal};
+
+/// Longest wait for an answer. The kernel answers within the send, unless another holds its RTNL lock.
+const ANSWER_S: i64 = 10;
+/// Requests of one send. An answer to each must fit into the receive buffer (`net.core.rmem_default`, 212,992 bytes;
+/// an ACK takes 768 of them).
+const REQUESTS_A_SEND: usize = 200;
+/// Attempts to list a table that changes meanwhile.
+const DUMP_ATTEMPTS: u32 = 10;
+
+/// `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
+const NLMSG_NOOP: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+/// `NLMSGERR_ATTR_MSG`.
+const ATTR_MSG: u16 = 1;
+
+/// One message of a netlink family: its type and what follows the netlink header.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    /// `nlmsg_type`.
+    pub(crate) kind: u16,
+    /// `NLM_F_CREATE` and the like; what every request has is added when it is sent.
+    pub(crate) flags: u16,
+    /// The family's header and attributes.
+    pub(crate) payload: Vec<u8>,
+}
+
+/// A message from the kernel.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: u16,
+    flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// What a batch brought: for each request the kernel's yes or no, and the messages that are neither.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    pub(crate) results: Vec<Result<(), Refusal>>,
+    pub(crate) messages: Vec<Message>,
+}
+
+/// A route netlink socket. It belongs to the namespace it was opened in, wherever its thread goes.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    raw: Raw,
+    sequence: u32,
+}
+
+impl Socket {
+    /// Opens one in the calling thread's namespace.
+    pub(crate) fn open() -> Result<Self, Error> {
+        let open = || -> io::Result<Raw> {
+            let mut raw = Raw::new(NETLINK_ROUTE)?;
+            raw.bind_auto()?;
+            raw.connect(&SocketAddr::new(0, 0))?;
+            raw.set_ext_ack(true)?;
+            // An acknowledgement need not bring the request back.
+            raw.set_cap_ack(true)?;
+            // Before Linux 4.20 filters are not known; what they should have left out is left out here.
+            let _ = raw.set_netlink_get_strict_chk(true);
+            setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_S))?;
+            Ok(raw)
+        };
+        Ok(Self { raw: open().map_err(Error::Open)?, sequence: 0 })
+    }
+
+    /// Opens one in `netns`.
+    pub(crate) fn open_in(netns: &Netns) -> Result<Self, Error> {
+        let entered = netns.run(Self::open);
+        entered.map_err(|error| match error {
+            NetnsError::Enter { errno, .. } => Error::Open(errno.into()),
+            other => Error::Open(io::Error::other(other)),
+        })?
+    }
+
+    /// Runs `inside` with this socket in a multicast group (`RTNLGRP_*`), and forgets what came of it afterwards.
+    pub(crate) fn subscribed<T>(
+        &mut self,
+        group: u32,
+        inside: impl FnOnce(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.raw.add_membership(group).map_err(Error::Open)?;
+        let result = inside(self);
+        self.raw.drop_membership(group).map_err(Error::Open)?;
+        let mut buffer = Vec::with_capacity(4096);
+        while self.raw.recv(&mut buffer, libc::MSG_DONTWAIT).is_ok() {
+            buffer.clear();
+        }
+        result
+    }
+
+    /// Sends `requests` in as few messages as possible and waits for all the answers.
+    pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<Answers, Error> {
+        let mut answers = Answers { results: Vec::with_capacity(requests.len()), messages: Vec::new() };
+        for chunk in requests.chunks(REQUESTS_A_SEND) {
+            self.chunk(chunk, &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    fn chunk(&mut self, requests: &[Request], answers: &mut Answers) -> Result<(), Error> {
+        let first = self.sequence.wrapping_add(1);
+        let start = answers.results.len();
+        let Some((last, before)) = requests.split_last() else { return Ok(()) };
+        let mut buffer = Vec::new();
+        for request in before {
+            self.append(&mut buffer, request, NLM_F_REQUEST);
+        }
+        self.append(&mut buffer, last, NLM_F_REQUEST | NLM_F_ACK);
+        self.send(&buffer)?;
+        answers.results.resize(start + requests.len(), Ok(()));
+        loop {
+            for message in self.receive()? {
+                let place = message.sequence.wrapping_sub(first) as usize;
+                if place >= requests.len() {
+                    // An answer to an earlier request whose caller gave up.
+                    continue;
+                }
+                if message.kind != NLMSG_ERROR {
+                    answers.messages.push(message);
+                    continue;
+                }
+                answers.results[start + place] = verdict(&message)?;
+                if message.sequence == self.sequence {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Lists a table, again if it changed meanwhile.
+    pub(crate) fn dump(&mut self, request: &Request) -> Result<Vec<Message>, Error> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut buffer = Vec::new();
+            self.append(&mut buffer, request, NLM_F_REQUEST | NLM_F_DUMP);
+            self.send(&buffer)?;
+            if let Some(messages) = self.dumped()? {
+                return Ok(messages);
+            }
+        }
+        Err(Error::Interrupted(DUMP_ATTEMPTS))
+    }
+
+    /// The answer to a dump; `None` if it is not of one moment.
+    fn dumped(&mut self) -> Result<Option<Vec<Message>>, Error> {
+        let mut whole = true;
+        let mut messages = Vec::new();
+        loop {
+            for message in self.receive()? {
+                if message.sequence != self.sequence {
+                    continue;
+                }
+                whole &= message.flags & NLM_F_DUMP_INTR == 0;
+                match message.kind {
+                    NLMSG_DONE => {
+                        return match errno_of(&message)? {
+                            0 => Ok(whole.then_some(messages)),
+                            code => Err(refused_dump(code, &message)),
+                        };
+                    }
+                    NLMSG_ERROR => return Err(refused_dump(errno_of(&message)?, &message)),
+                    _ => messages.push(message),
+                }
+            }
+        }
+    }
+
+    fn append(&mut self, buffer: &mut Vec<u8>, request: &Request, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        append(buffer, request, request.flags | flags, self.sequence);
+    }
+
+    /// The bytes of one acknowledged request and its sequence number, to be sent by somebody else.
+    pub(crate) fn prepare(&mut self, request: &Request) -> (Vec<u8>, u32) {
+        let mut buffer = Vec::new();
+        self.append(&mut buffer, request, NLM_F_REQUEST | NLM_F_ACK);
+        (buffer, self.sequence)
+    }
+
+    pub(crate) fn send(&self, buffer: &[u8]) -> Result<(), Error> {
+        self.raw.send(buffer, 0).map(drop).map_err(Error::Send)
+    }
+
+    /// The messages of one datagram.
+    pub(crate) fn receive(&self) -> Result<Vec<Message>, Error> {
+        loop {
+            match self.raw.recv_from_full() {
+                Ok((datagram, _)) => return messages(&datagram),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Receive(error)),
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.raw.as_raw_fd()
+    }
+}
+
+fn append(buffer: &mut Vec<u8>, request: &Request, flags: u16, sequence: u32) {
+    let length = HEADER_LEN + request.payload.len();
+    buffer.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
+    buffer.extend_from_slice(&request.kind.to_ne_bytes());
+    buffer.extend_from_slice(&flags.to_ne_bytes());
+    buffer.extend_from_slice(&sequence.to_ne_bytes());
+    buffer.extend_from_slice(&0_u32.to_ne_bytes());
+    buffer.extend_from_slice(&request.payload);
+    buffer.resize(buffer.len().next_multiple_of(4), 0);
+}
+
+/// Cuts a datagram into its messages (`NLMSG_NEXT`).
+fn messages(mut datagram: &[u8]) -> Result<Vec<Message>, Error> {
+    let mut messages = Vec::new();
+    while !datagram.is_empty() {
+        let short = || Error::Decode(format!("a netlink message cut short after {} bytes", datagram.len()));
+        let field = |from: usize| -> Result<[u8; 4], Error> {
+            datagram.get(from..from + 4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)
+        };
+        let length = u32::from_ne_bytes(field(0)?) as usize;
+        let [k0, k1, f0, f1] = field(4)?;
+        let sequence = u32::from_ne_bytes(field(8)?);
+        let payload = datagram.get(HEADER_LEN..length).ok_or_else(short)?.to_vec();
+        let kind = u16::from_ne_bytes([k0, k1]);
+        if kind != NLMSG_NOOP {
+            messages.push(Message { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, payload });
+        }
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(messages)
+}
+
+/// The first field of `struct nlmsgerr`, and of the end of a dump: 0 or a negative error number.
+fn errno_of(message: &Message) -> Result<i32, Error> {
+    let code = message.payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+    code.ok_or_else(|| Error::Decode("an acknowledgement without an error number".into()))
+}
+
+/// What an acknowledgement says of its request.
+pub(crate) fn verdict(message: &Message) -> Result<Result<(), Refusal>, Error> {
+    Ok(match errno_of(message)? {
+        0 => Ok(()),
+        code => Err(Refusal { errno: Errno::from_raw(-code), reason: reason(message) }),
+    })
+}
+
+/// Whether this is an acknowledgement, good or bad.
+pub(crate) fn is_acknowledgement(message: &Message) -> bool {
+    message.kind == NLMSG_ERROR
+}
+
+fn refused_dump(code: i32, message: &Message) -> Error {
+    let refusal = Refusal { errno: Errno::from_raw(-code), reason: reason(message) };
+    Error::Refused { request: "list".into(), refusal }
+}
+
+/// The kernel's sentence: a TLV behind the error number and the (capped) copy of the request.
+fn reason(message: &Message) -> Option<String> {
+    if message.flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let request_len = if message.flags & NLM_F_CAPPED != 0 {
+        HEADER_LEN
+    } else {
+        u32::from_ne_bytes(message.payload.get(4..8)?.try_into().ok()?) as usize
+    };
+    let tlvs = message.payload.get(4 + request_len.next_multiple_of(4)..)?;
+    let tlv = NlasIterator::new(tlvs).filter_map(Result::ok).find(|tlv| tlv.kind() == ATTR_MSG)?;
+    let text = String::from_utf8_lossy(tlv.value());
+    Some(text.trim_end_matches('\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_cut_at_the_aligned_lengths() {
+        let mut datagram = Vec::new();
+        for (sequence, payload) in [(1, vec![1, 2, 3, 4, 5]), (2, vec![6])] {
+            append(&mut datagram, &Request { kind: 16, flags: 0, payload }, 0, sequence);
+        }
+        let cut = messages(&datagram).unwrap();
+        assert_eq!(cut.iter().map(|m| m.payload.len()).collect::<Vec<_>>(), [5, 1]);
+        assert_eq!(cut.iter().map(|m| m.sequence).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_no_panic() {
+        for length in [0_u32, 3, 15, 17, u32::MAX] {
+            let mut datagram = vec![0; HEADER_LEN];
+            datagram[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(messages(&datagram).is_err(), "{length}");
+        }
+        assert!(messages(&[1, 2, 3]).is_err());
+    }
+}
