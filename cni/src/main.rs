@@ -1,2 +1,18 @@
-//! Placeholder.
-fn main() {}
+//! The CNI plugin `ferrule`: hands the process's environment and standard input to the library and writes what it
+//! answers. Nothing else ever goes to standard output.
+
+use std::io::{Write, stderr, stdin, stdout};
+use std::process::ExitCode;
+
+use ferrule_cni::{Answer, RealNode, run};
+
+fn main() -> ExitCode {
+    let Answer { stdout: result, log, ok } = run(|name| std::env::var_os(name), stdin().lock(), &RealNode);
+    // One write each, so that lines of plugins running at the same time do not mix. A log that nobody reads is no
+    // reason to fail.
+    if let Some(line) = log {
+        let _ = stderr().write_all(line.as_bytes());
+    }
+    let written = stdout().write_all(&result).and_then(|()| stdout().flush());
+    if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

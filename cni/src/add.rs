@@ -1,0 +1,262 @@
+//! ADD: a veth pair into the pod's namespace and an address from `ipamd`, or nothing at all.
+//!
+//! The call to `ipamd` is on its way while the pair is made. Whatever fails, the pair goes, with all that hangs on it,
+//! and then the lease, unless the attachment had it before.
+
+use std::path::Path;
+
+use ferrule_model::{IfName, IpNetwork, Op, Place, VethSpec};
+use ferrule_netlink::Kernel;
+use nix::errno::Errno;
+
+use crate::error::{Error, Failure, refused};
+use crate::ipam::{self, Ipam};
+use crate::node::Node;
+use crate::pod::{self, Ends};
+use crate::request::{Add, Sandbox};
+use crate::spec::AddResult;
+
+/// Attaches the pod.
+///
+/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again.
+///
+/// # Errors
+/// What failed first, and what else failed while it was taken back.
+pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
+    let netns = sandbox(node, &request.sandbox)?;
+    let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
+    let mut attempt = Attempt {
+        node,
+        request,
+        spec: pod::veth(&request.attachment, &request.ifname, request.pod.as_ref()),
+        host: node.host().map_err(socket)?,
+        inside: node.inside(&netns).map_err(socket)?,
+        netns,
+        pair: Pair::NotMade,
+        lease: Lease::NotAsked,
+    };
+    let mut ipam = Ipam::wait(&request.config)?;
+    match attempt.attach(&mut ipam) {
+        Ok(result) => Ok(result),
+        Err(error) => Err(Failure { error, clean_up: attempt.take_back(&mut ipam) }),
+    }
+}
+
+/// The pod's namespace, which is not the node's.
+pub(crate) fn sandbox<N: Node>(node: &N, sandbox: &Sandbox) -> Result<N::Netns, Error> {
+    let netns = node.netns(Path::new(&sandbox.path)).map_err(Error::Netns)?;
+    if !sandbox.may_be_own && node.is_own(&netns).map_err(Error::Netns)? {
+        return Err(Error::OwnNetns(sandbox.path.clone()));
+    }
+    Ok(netns)
+}
+
+/// What has become of the veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pair {
+    /// This ADD made none; one that was there is left alone.
+    NotMade,
+    /// This ADD made it.
+    Made,
+    /// The kernel did not answer.
+    Unknown,
+}
+
+/// What has become of the lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    /// Nothing was sent.
+    NotAsked,
+    /// It was asked for; the answer is to come.
+    Asked,
+    /// This ADD got it.
+    New,
+    /// The attachment had it before.
+    Old,
+    /// The answer will not come.
+    Unknown,
+}
+
+struct Attempt<'a, N: Node> {
+    node: &'a N,
+    request: &'a Add,
+    spec: VethSpec,
+    host: N::Kernel,
+    inside: N::Kernel,
+    netns: N::Netns,
+    pair: Pair,
+    lease: Lease,
+}
+
+impl<N: Node> Attempt<'_, N> {
+    fn attach(&mut self, ipam: &mut Ipam<'_>) -> Result<AddResult, Error> {
+        let Add { config, attachment, pod, sandbox, .. } = self.request;
+        self.lease = Lease::Unknown;
+        ipam.allocate(attachment, pod.as_ref(), &sandbox.path)?;
+        self.lease = Lease::Asked;
+        let mut ends = self.pair()?;
+        let (addresses, mtu) = self.leased(ipam)?;
+        let mtu = config.mtu.or(mtu);
+        if self.pair == Pair::NotMade && self.lease == Lease::New {
+            // A link that outlived its lease may hold another's address by now.
+            self.delete()?;
+            ends = self.make_again()?;
+        }
+        let plan = pod::plan(&ends, &self.spec, &addresses, mtu);
+        for (place, ops) in plan.batches() {
+            self.apply(place, ops)?;
+        }
+        // By itself and last, because it is the one thing that does not go with the pair.
+        self.apply(Place::Pod, &[pod::loopback()])?;
+        Ok(pod::result(&ends, &self.spec, &addresses, mtu, &sandbox.path))
+    }
+
+    /// The answer of `ipamd`, remembered for the way back.
+    fn leased(&mut self, ipam: &mut Ipam<'_>) -> Result<(Vec<IpNetwork>, Option<u32>), Error> {
+        match ipam.allocated() {
+            Ok(reply) => {
+                self.lease = if reply.existing { Lease::Old } else { Lease::New };
+                ipam::usable(&reply.lease.addresses)?;
+                Ok((reply.lease.addresses, reply.mtu))
+            }
+            // An error of the daemon's own: it gave nothing.
+            Err(error @ Error::Ipam(ferrule_wire::ClientError::Call(_))) => {
+                self.lease = Lease::NotAsked;
+                Err(error)
+            }
+            Err(error) => {
+                self.lease = Lease::Unknown;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the veth pair, or finds the one that serves this attachment already.
+    fn pair(&mut self) -> Result<Ends, Error> {
+        match self.make()? {
+            Some(ends) => Ok(ends),
+            None => self.taken(),
+        }
+    }
+
+    /// Makes the pair; `None` if one of the two names is taken.
+    fn make(&mut self) -> Result<Option<Ends>, Error> {
+        let host = match self.host.create_veth(&self.spec, &self.netns) {
+            Ok(host) => host,
+            Err(error) if error.errno() == Some(Errno::EEXIST) => return Ok(None),
+            Err(source) => {
+                self.pair = if source.errno().is_some() { Pair::NotMade } else { Pair::Unknown };
+                return Err(Error::Kernel { doing: "make the veth pair", source });
+            }
+        };
+        self.pair = Pair::Made;
+        let pod =
+            self.inside.link(&self.spec.pod_name).map_err(looking("for the pod's end of the veth pair"))?;
+        match pod {
+            Some(pod) if pod::are_joined(&host, &pod) => Ok(Some(Ends { host, pod })),
+            _ => Err(Error::Vanished(self.spec.pod_name.clone())),
+        }
+    }
+
+    /// What the name of a link that is there already means.
+    fn taken(&mut self) -> Result<Ends, Error> {
+        let looked =
+            self.host.link(&self.spec.host_name).map_err(looking("for the host's end of the veth pair"))?;
+        let Some(host) = looked else { return Err(Error::IfNameTaken(self.spec.pod_name.clone())) };
+        if host.kind != ferrule_model::LinkKind::Veth {
+            return Err(Error::HostNameTaken(self.spec.host_name.clone()));
+        }
+        let looked =
+            self.inside.link(&self.spec.pod_name).map_err(looking("for the pod's end of the veth pair"))?;
+        match looked {
+            Some(pod) if pod::are_joined(&host, &pod) => Ok(Ends { host, pod }),
+            // Its pod is gone, or has renamed it: it serves nobody.
+            _ => {
+                self.delete()?;
+                self.make_again()
+            }
+        }
+    }
+
+    fn make_again(&mut self) -> Result<Ends, Error> {
+        self.make()?.ok_or_else(|| Error::IfNameTaken(self.spec.pod_name.clone()))
+    }
+
+    fn delete(&mut self) -> Result<(), Error> {
+        let deleted = self.host.delete_link(&self.spec.host_name);
+        deleted.map(drop).map_err(|source| Error::Kernel { doing: "delete the veth pair", source })
+    }
+
+    fn apply(&mut self, place: Place, ops: &[Op]) -> Result<(), Error> {
+        let refused = self.try_apply(place, ops)?;
+        // How the kernel says that IPv6 is switched off on the link: `inet6_addr_add`, `fib6_nh_init`.
+        let refused = if refused.iter().any(|(_, errno)| *errno == Errno::EACCES) {
+            self.enable_ipv6(place)?;
+            self.try_apply(place, ops)?
+        } else {
+            refused
+        };
+        if refused.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Refused { place, refused: refused.into_iter().map(|(text, _)| text).collect() })
+    }
+
+    /// Applies `ops` and gives those that were refused.
+    fn try_apply(&mut self, place: Place, ops: &[Op]) -> Result<Vec<(String, Errno)>, Error> {
+        let kernel = match place {
+            Place::Host => &mut self.host,
+            Place::Pod => &mut self.inside,
+        };
+        let results =
+            kernel.apply(ops).map_err(|source| Error::Kernel { doing: "set up the veth pair", source })?;
+        let answers = ops.iter().zip(results);
+        Ok(answers
+            .filter_map(|(op, result)| result.err().map(|why| (refused(op, &why), why.errno)))
+            .collect())
+    }
+
+    /// Container runtimes switch IPv6 off in namespaces that they do not expect to have any.
+    fn enable_ipv6(&self, place: Place) -> Result<(), Error> {
+        let (netns, link): (_, &IfName) = match place {
+            Place::Host => (None, &self.spec.host_name),
+            Place::Pod => (Some(&self.netns), &self.spec.pod_name),
+        };
+        let enabled = self.node.enable_ipv6(netns, link).map_err(Error::Netns)?;
+        enabled.map_err(|source| Error::Ipv6Disabled { place, link: link.clone(), source })
+    }
+
+    /// Leaves things as they were before, as far as that can be done; gives what went wrong.
+    fn take_back(&mut self, ipam: &mut Ipam<'_>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        if self.lease == Lease::Asked {
+            // The answer decides what is whose. An error here says that there is no lease to care for.
+            let _ = self.leased(ipam);
+        }
+        let delete = match self.pair {
+            Pair::NotMade => false,
+            Pair::Made => true,
+            // What a living attachment holds is not ours to delete; without a lease there was none.
+            Pair::Unknown => self.lease == Lease::New,
+        };
+        if delete && let Err(error) = self.delete() {
+            errors.push(error);
+            // An address that a link may still hold is not given back; DEL comes and does both.
+            return errors;
+        }
+        let release = match self.lease {
+            Lease::NotAsked | Lease::Asked | Lease::Old => false,
+            Lease::New => true,
+            // A pair that could be made had no living predecessor that needs the lease.
+            Lease::Unknown => self.pair == Pair::Made,
+        };
+        if release && let Err(error) = ipam::release(&self.request.config, &self.request.attachment) {
+            errors.push(error);
+        }
+        errors
+    }
+}
+
+fn looking(doing: &'static str) -> impl FnOnce(ferrule_netlink::Error) -> Error {
+    move |source| Error::Kernel { doing, source }
+}

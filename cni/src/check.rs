@@ -1,0 +1,206 @@
+//! CHECK: is everything that ADD made still there? What other plugins of the list added is not looked at, and what they
+//! changed is known from the result that the runtime hands over.
+
+use std::fmt::Debug;
+
+use ferrule_model::{
+    AddressKey, Attachment, Family, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
+    Via, family, host_mac, host_prefix, host_veth_name, pod_mac,
+};
+use ferrule_netlink::Kernel;
+
+use crate::add::sandbox;
+use crate::error::{Error, Failure};
+use crate::ipam;
+use crate::node::Node;
+use crate::pod::{Ends, anywhere, are_joined, gateway};
+use crate::request::Check;
+use crate::spec::Interface;
+
+/// Compares the attachment with the result of its ADD.
+///
+/// # Errors
+/// [`Error::Changed`] with every difference; other errors if one could not be looked for.
+pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
+    let netns = sandbox(node, &request.sandbox)?;
+    let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
+    let mut host = node.host().map_err(socket)?;
+    let mut inside = node.inside(&netns).map_err(socket)?;
+
+    let mut changes = Changes::default();
+    let expected = Expected::of(request, &mut changes);
+    if let Some(ends) = links(&mut host, &mut inside, request, &expected, &mut changes).map_err(looking)? {
+        pod_side(&mut inside, &ends, &expected, &mut changes).map_err(looking)?;
+        host_side(&mut host, &ends, &expected, &mut changes).map_err(looking)?;
+    }
+    match ipam::check(&request.config, &request.attachment, &expected.addresses) {
+        Ok(()) => {}
+        Err(Error::Ipam(error)) => changes.0.push(format!("lease: {error}")),
+        Err(error) => changes.0.push(format!("lease: {error}")),
+    }
+    if changes.0.is_empty() { Ok(()) } else { Err(Error::Changed(changes.0).into()) }
+}
+
+/// What the result of ADD promises of our link.
+struct Expected {
+    host_mac: Mac,
+    host_mtu: Option<u32>,
+    pod_mac: Mac,
+    pod_mtu: Option<u32>,
+    addresses: Vec<IpNetwork>,
+}
+
+impl Expected {
+    fn of(request: &Check, changes: &mut Changes) -> Self {
+        let Check { attachment, ifname, result, config, .. } = request;
+        let host_name = host_veth_name(attachment);
+        let find = |wanted: &dyn Fn(&Interface) -> bool| {
+            result.interfaces.iter().enumerate().find(|(_, interface)| wanted(interface))
+        };
+        let host = find(&|link| link.sandbox.is_none() && link.name == host_name.as_str());
+        let pod = find(&|link| link.sandbox.is_some() && link.name == ifname.as_str());
+        if pod.is_none() {
+            changes.say("prevResult", &format!("an interface {ifname} in the container"), "none");
+        }
+        let ours =
+            |ip: &&crate::spec::Ip| ip.interface.is_some() && ip.interface == pod.map(|(place, _)| place);
+        Self {
+            host_mac: host_mac(attachment),
+            host_mtu: host.and_then(|(_, link)| link.mtu).or(config.mtu),
+            pod_mac: pod.and_then(|(_, link)| link.mac).unwrap_or_else(|| pod_mac(attachment)),
+            pod_mtu: pod.and_then(|(_, link)| link.mtu).or(config.mtu),
+            addresses: result.ips.iter().filter(ours).map(|ip| ip.address).collect(),
+        }
+    }
+}
+
+/// The differences found so far, in words.
+#[derive(Default)]
+struct Changes(Vec<String>);
+
+impl Changes {
+    fn say(&mut self, what: &str, expected: &str, found: &str) {
+        self.0.push(format!("{what}: expected {expected}, found {found}"));
+    }
+
+    fn compare<T: PartialEq + Debug>(&mut self, what: &str, expected: &T, found: &T) {
+        if expected != found {
+            self.say(what, &format!("{expected:?}"), &format!("{found:?}"));
+        }
+    }
+
+    fn link(&mut self, link: &Link, mac: Mac, mtu: Option<u32>) {
+        let name = link.name.as_str();
+        if !link.up {
+            self.say(&format!("link {name}"), "up", "down");
+        }
+        if link.mac != Some(mac) {
+            let found = link.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+            self.say(&format!("MAC of {name}"), &mac.to_string(), &found);
+        }
+        if let Some(mtu) = mtu {
+            self.compare(&format!("MTU of {name}"), &mtu, &link.mtu);
+        }
+    }
+
+    fn neighbour(&mut self, what: &str, mac: Option<Mac>, found: Option<Neighbour>) {
+        if found != Some(Neighbour { mac, permanent: true }) {
+            let text = match found {
+                None => "none".to_owned(),
+                Some(Neighbour { mac, permanent }) => format!(
+                    "{}{}",
+                    mac.map_or_else(|| "no MAC".to_owned(), |mac| mac.to_string()),
+                    if permanent { "" } else { ", not permanent" }
+                ),
+            };
+            let mac = mac.map_or_else(|| "any MAC".to_owned(), |mac| mac.to_string());
+            self.say(what, &format!("{mac}, permanent"), &text);
+        }
+    }
+}
+
+fn looking(source: ferrule_netlink::Error) -> Error {
+    Error::Kernel { doing: "look at the attachment", source }
+}
+
+/// The two links; nothing to look at further if they are not a pair.
+fn links<K: Kernel>(
+    host: &mut K,
+    inside: &mut K,
+    request: &Check,
+    expected: &Expected,
+    changes: &mut Changes,
+) -> Result<Option<Ends>, ferrule_netlink::Error> {
+    let Attachment { ifname, .. } = &request.attachment;
+    let host_name = host_veth_name(&request.attachment);
+    let (host_link, pod_link) = (host.link(&host_name)?, inside.link(&request.ifname)?);
+    match &host_link {
+        Some(link) => changes.link(link, expected.host_mac, expected.host_mtu),
+        None => changes.say(&format!("link {host_name}"), "a veth on the host", "none"),
+    }
+    match &pod_link {
+        Some(link) => changes.link(link, expected.pod_mac, expected.pod_mtu),
+        None => changes.say(&format!("link {ifname}"), "a veth in the container", "none"),
+    }
+    let (Some(host), Some(pod)) = (host_link, pod_link) else { return Ok(None) };
+    if are_joined(&host, &pod) {
+        return Ok(Some(Ends { host, pod }));
+    }
+    changes.say(&format!("peer of {ifname}"), host_name.as_str(), "another link");
+    Ok(None)
+}
+
+/// Addresses, the gateway's neighbour and the default route of each family.
+fn pod_side<K: Kernel>(
+    kernel: &mut K,
+    ends: &Ends,
+    expected: &Expected,
+    changes: &mut Changes,
+) -> Result<(), ferrule_netlink::Error> {
+    let link = ends.pod.index;
+    // Lists of one pod's namespace, with what is ours in it: a handful. The node's are never listed here.
+    let addresses = kernel.addresses(link)?;
+    let routes = kernel.routes(PROTOCOL)?;
+    for address in &expected.addresses {
+        let family = family(address);
+        if !addresses.contains_key(&AddressKey { link, prefix: *address }) {
+            changes.say(&format!("address {address}"), &format!("on {}", ends.pod.name), "none");
+        }
+        let gateway = gateway(family);
+        let neighbour = kernel.neighbour(NeighbourKey { link, address: gateway })?;
+        changes.neighbour(&format!("neighbour {gateway} in the container"), ends.host.mac, neighbour);
+        let via = Via::Gateway { address: gateway, link, onlink: family == Family::V4 };
+        let found = routes.get(&RouteKey::main(anywhere(family)));
+        if found != Some(&Route::ours(via)) {
+            let expected = format!("via {gateway} dev {}", ends.pod.name);
+            changes.say(&format!("default route ({family}) in the container"), &expected, &in_words(found));
+        }
+    }
+    Ok(())
+}
+
+/// The route and the neighbour of each address.
+fn host_side<K: Kernel>(
+    kernel: &mut K,
+    ends: &Ends,
+    expected: &Expected,
+    changes: &mut Changes,
+) -> Result<(), ferrule_netlink::Error> {
+    let link = ends.host.index;
+    for address in &expected.addresses {
+        let ip = address.ip();
+        let neighbour = kernel.neighbour(NeighbourKey { link, address: ip })?;
+        changes.neighbour(&format!("neighbour {ip} on the host"), ends.pod.mac, neighbour);
+        let found = kernel.route_match(ip)?.filter(|(key, _)| *key == RouteKey::main(host_prefix(ip)));
+        if found.map(|(_, route)| route) != Some(Route::ours(Via::Link(link))) {
+            let expected = format!("dev {}", ends.host.name);
+            let found = found.map(|(_, route)| route);
+            changes.say(&format!("route {address} on the host"), &expected, &in_words(found.as_ref()));
+        }
+    }
+    Ok(())
+}
+
+fn in_words(route: Option<&Route>) -> String {
+    route.map_or_else(|| "none of ours".to_owned(), |route| format!("another ({:?})", route.kind))
+}

@@ -1,0 +1,298 @@
+//! The network configuration on standard input, from JSON to checked types.
+//!
+//! Runtimes and libraries add fields of their own, so unknown ones are left alone, unless they look like one
+//! of ours misspelt.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::error::Error;
+use crate::spec::{AddResult, Version};
+
+/// Where `ipamd` lives unless the configuration says otherwise.
+const RUNTIME_DIR: &str = "/run/ferrule";
+/// The fields that are ours alone; `ipam` is everybody's.
+const OURS: [&str; 3] = ["runtimeDir", "mode", "mtu"];
+/// IPv6 needs this much on every link (RFC 8200, section 5).
+const MTU_MIN: u64 = 1280;
+/// `ETH_MAX_MTU`, the most a veth takes.
+const MTU_MAX: u64 = 65535;
+/// The type under which `ipamd` is named in `ipam`.
+const IPAM_TYPE: &str = "ferrule-ipam";
+
+/// The configuration of the network, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The version to answer in.
+    pub version: Version,
+    /// Name of the network.
+    pub name: String,
+    /// Where `ipamd`'s socket and the queue of releases are.
+    pub runtime_dir: PathBuf,
+    /// MTU of the pod's interface in bytes; `None` = what `ipamd` says.
+    pub mtu: Option<u32>,
+    /// Name of the pool to take addresses from; `None` = the node's first.
+    pub pool: Option<String>,
+}
+
+impl Config {
+    /// Path of `ipamd`'s socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime_dir.join(ferrule_wire::SOCKET_NAME)
+    }
+}
+
+/// A network configuration that is JSON and whose version is spoken.
+#[derive(Debug)]
+pub(crate) struct Document {
+    fields: Map<String, Value>,
+    pub(crate) version: Version,
+}
+
+impl Document {
+    /// Reads the text.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Error> {
+        let fields = match serde_json::from_slice(text).map_err(Error::Json)? {
+            Value::Object(fields) => fields,
+            other => return Err(wrong("(all)", format!("expected an object, found {}", kind(&other)))),
+        };
+        let version = match fields.get("cniVersion") {
+            // Section 1 of the specification's older texts: what does not say is 0.1.0.
+            None => return Err(Error::UnsupportedVersion { found: "0.1.0 (cniVersion is missing)".into() }),
+            Some(Value::String(text)) => Version::parse(text)
+                .ok_or_else(|| Error::UnsupportedVersion { found: clipped(text).into() })?,
+            Some(other) => return Err(mistyped("cniVersion", "a text like \"1.1.0\"", other)),
+        };
+        Ok(Self { fields, version })
+    }
+
+    /// Checks every field that all verbs look at.
+    pub(crate) fn config(&self) -> Result<Config, Error> {
+        self.refuse_misspelt()?;
+        let name = self.text("name")?.ok_or_else(|| wrong("name", "it is missing: name the network"))?;
+        if !is_identifier(name) {
+            return Err(wrong(
+                "name",
+                format!(
+                    "{:?} is not a network's name: letters, digits, `_`, `.`, `-`, beginning with a letter \
+                         or a digit",
+                    clipped(name)
+                ),
+            ));
+        }
+        Ok(Config {
+            version: self.version,
+            name: name.to_owned(),
+            runtime_dir: self.runtime_dir()?,
+            mtu: self.mode().and_then(|()| self.mtu())?,
+            pool: self.pool()?,
+        })
+    }
+
+    fn text(&self, field: &'static str) -> Result<Option<&str>, Error> {
+        match self.fields.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(mistyped(field, "a text", other)),
+        }
+    }
+
+    fn runtime_dir(&self) -> Result<PathBuf, Error> {
+        let path = PathBuf::from(self.text("runtimeDir")?.unwrap_or(RUNTIME_DIR));
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(wrong(
+                "runtimeDir",
+                format!("{path:?} is not an absolute path: write one like {RUNTIME_DIR:?}"),
+            ))
+        }
+    }
+
+    fn mode(&self) -> Result<(), Error> {
+        match self.text("mode")? {
+            None | Some("routed") => Ok(()),
+            Some(other) => Err(wrong(
+                "mode",
+                format!(
+                    "{:?} is not supported: \"routed\" is the only mode (leave the field out)",
+                    clipped(other)
+                ),
+            )),
+        }
+    }
+
+    fn mtu(&self) -> Result<Option<u32>, Error> {
+        match self.fields.get("mtu") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Number(number)) => match number.as_u64() {
+                // As in the reference plugins: 0 is "not set".
+                Some(0) => Ok(None),
+                Some(mtu @ MTU_MIN..=MTU_MAX) => Ok(u32::try_from(mtu).ok()),
+                _ => Err(wrong("mtu", format!("{number} is not between {MTU_MIN} and {MTU_MAX}"))),
+            },
+            Some(other) => Err(mistyped("mtu", "a number of bytes", other)),
+        }
+    }
+
+    fn pool(&self) -> Result<Option<String>, Error> {
+        let ipam = match self.fields.get("ipam") {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Object(ipam)) if ipam.is_empty() => return Ok(None),
+            Some(Value::Object(ipam)) => ipam,
+            Some(other) => return Err(mistyped("ipam", "an object", other)),
+        };
+        match ipam.get("type") {
+            Some(Value::String(kind)) if kind == IPAM_TYPE => {}
+            other => {
+                let found = other.map_or_else(|| "nothing".into(), Value::to_string);
+                return Err(wrong(
+                    "ipam.type",
+                    format!(
+                        "{} is not supported: leave `ipam` out, or write \"{IPAM_TYPE}\"",
+                        clipped(&found)
+                    ),
+                ));
+            }
+        }
+        // Nobody but us adds fields here.
+        if let Some(unknown) = ipam.keys().find(|key| !matches!(key.as_str(), "type" | "pool")) {
+            return Err(wrong(
+                &format!("ipam.{}", clipped(unknown)),
+                "there is no such field: `type` and `pool` are",
+            ));
+        }
+        match ipam.get("pool") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(pool)) if !pool.is_empty() => Ok(Some(pool.clone())),
+            Some(other) => Err(mistyped("ipam.pool", "the name of a pool", other)),
+        }
+    }
+
+    /// The result of ADD that CHECK is given.
+    pub(crate) fn prev_result(&self) -> Result<AddResult, Error> {
+        match self.fields.get("prevResult") {
+            None | Some(Value::Null) => Err(wrong(
+                "prevResult",
+                "CHECK needs the result of ADD: the container runtime has to give it",
+            )),
+            Some(result) => AddResult::deserialize(result)
+                .map_err(|error| wrong("prevResult", format!("it is not a result of ADD: {error}"))),
+        }
+    }
+
+    /// What the result of ADD, or the pod, would silently lack.
+    pub(crate) fn refuse_unsupported(&self) -> Result<(), Error> {
+        if self.fields.get("prevResult").is_some_and(|result| !result.is_null()) {
+            return Err(wrong(
+                "prevResult",
+                "another plugin ran before: ferrule makes the interface and has to be the first of the list",
+            ));
+        }
+        if let Some(value @ Value::Bool(true)) = self.fields.get("ipMasq") {
+            let remedy =
+                "masquerading is routed's (`[routing] masquerade` in ferrule.toml), remove the field";
+            return Err(Error::UnsupportedField { field: "ipMasq", value: value.to_string(), remedy });
+        }
+        match self.fields.get("dns") {
+            Some(Value::Object(dns)) if !dns.is_empty() => {
+                let value = clipped(&Value::Object(dns.clone()).to_string()).to_owned();
+                let remedy = "the container runtime sets up name service, remove the field";
+                Err(Error::UnsupportedField { field: "dns", value, remedy })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_misspelt(&self) -> Result<(), Error> {
+        for key in self.fields.keys() {
+            if let Some(ours) = OURS.into_iter().find(|ours| ours != key && looks_like(key, ours)) {
+                return Err(wrong(clipped(key), format!("there is no such field: is {ours:?} meant?")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The grammar of container identifiers and network names: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`.
+pub(crate) fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+/// The first part of a text that somebody else wrote, for a message.
+pub(crate) fn clipped(text: &str) -> &str {
+    const MAX: usize = 100;
+    text.char_indices().nth(MAX).map_or(text, |(end, _)| &text[..end])
+}
+
+/// Whether `key` is `ours` in another case or with separators, or one letter away from it.
+fn looks_like(key: &str, ours: &str) -> bool {
+    if key.len() > 2 * ours.len() {
+        return false;
+    }
+    let plain = |text: &str| -> Vec<char> {
+        text.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let (a, b) = (plain(key), plain(ours));
+    let same_start = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a[same_start..], &b[same_start..]);
+    let same_end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    a.len().max(b.len()) - same_end <= 1
+}
+
+fn wrong(field: &str, reason: impl Into<String>) -> Error {
+    Error::Config { field: field.to_owned(), reason: reason.into() }
+}
+
+fn mistyped(field: &str, expected: &str, found: &Value) -> Error {
+    wrong(field, format!("expected {expected}, found {}", kind(found)))
+}
+
+const fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_field_of_ours_is_told_from_somebody_elses() {
+        for (key, ours) in [
+            ("runtimedir", "runtimeDir"),
+            ("runtime_dir", "runtimeDir"),
+            ("runtime-dir", "runtimeDir"),
+            ("runtimeDirs", "runtimeDir"),
+            ("MTU", "mtu"),
+            ("mod", "mode"),
+            ("Mode", "mode"),
+        ] {
+            assert!(looks_like(key, ours), "{key}");
+        }
+        for key in
+            ["runtimeConfig", "name", "type", "dns", "args", "cniVersion", "bridge", "metadata", "", "ü"]
+        {
+            assert!(!OURS.into_iter().any(|ours| looks_like(key, ours)), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_grammar_of_identifiers_is_the_specifications() {
+        for good in ["a", "0", "A.b_c-d", "c0ffee"] {
+            assert!(is_identifier(good), "{good}");
+        }
+        for bad in ["", ".a", "_a", "-a", "a b", "a/b", "ä", "a\n"] {
+            assert!(!is_identifier(bad), "{bad:?}");
+        }
+    }
+}

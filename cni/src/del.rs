@@ -1,0 +1,23 @@
+//! DEL: the link first, its addresses afterwards, so that an address is never free while a link holds it.
+//!
+//! It succeeds when nothing is left to do, whatever was there, and needs neither the pod's namespace nor a running `ipamd`.
+
+use ferrule_model::host_veth_name;
+use ferrule_netlink::Kernel;
+
+use crate::error::{Error, Failure};
+use crate::ipam;
+use crate::node::Node;
+use crate::request::Del;
+
+/// Detaches the pod.
+///
+/// # Errors
+/// The link cannot be deleted: then the lease stays too, and the runtime tries again. Or the release can neither be done
+/// nor queued.
+pub fn del<N: Node>(node: &N, request: &Del) -> Result<(), Failure> {
+    let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
+    host.delete_link(&host_veth_name(&request.attachment))
+        .map_err(|source| Error::Kernel { doing: "delete the veth pair", source })?;
+    Ok(ipam::release(&request.config, &request.attachment)?)
+}

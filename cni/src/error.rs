@@ -1,0 +1,308 @@
+//! Everything a verb can fail with, its code in the specification, and how it is written down.
+//!
+//! The messages are read by people in the events of a pod: each names what was found and what to do.
+
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+
+use ferrule_model::{IfName, Place};
+use ferrule_netlink::Refusal;
+use ferrule_netlink::netns::NetnsError;
+use ferrule_netlink::sysctl::SysctlError;
+use ferrule_wire::{CallError, ClientError, QueueError};
+use serde::Serialize;
+
+use crate::spec::{Verb, Version};
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `CNI_COMMAND` is none of the plugin's.
+    #[error("CNI_COMMAND={0:?} is not a command of this plugin: ADD, DEL, CHECK, STATUS and VERSION are")]
+    UnknownCommand(String),
+    /// Variables that the verb needs are not there, or empty.
+    #[error("{} needs {} in the environment: the container runtime has to set it", verb.as_str(), names.join(", "))]
+    MissingVariables {
+        /// The verb.
+        verb: Verb,
+        /// All that are missing.
+        names: Vec<&'static str>,
+    },
+    /// A variable holds what it must not.
+    #[error("{name} in the environment: {reason}")]
+    Variable {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The configuration could not be read.
+    #[error("cannot read the network configuration from standard input: {0}")]
+    Stdin(#[source] io::Error),
+    /// The configuration is longer than any honest one.
+    #[error("the network configuration on standard input is longer than {0} bytes")]
+    TooLong(u64),
+    /// The configuration is not JSON; serde's message has line and column.
+    #[error("the network configuration on standard input is not JSON: {0}")]
+    Json(#[source] serde_json::Error),
+    /// The configuration asks for a version that is not spoken.
+    #[error("cniVersion {found} is not supported: write one of {}", versions())]
+    UnsupportedVersion {
+        /// What it asks for.
+        found: String,
+    },
+    /// The verb is younger than the version asked for.
+    #[error("{} came with version {} and cniVersion is {}: raise cniVersion in the network configuration",
+        verb.as_str(), verb.since().as_str(), found.as_str())]
+    VerbTooNew {
+        /// The verb.
+        verb: Verb,
+        /// The version asked for.
+        found: Version,
+    },
+    /// A field of the configuration is wrong.
+    #[error("network configuration, field {field:?}: {reason}")]
+    Config {
+        /// The field.
+        field: String,
+        /// What is wrong with it, and what to write.
+        reason: String,
+    },
+    /// A field of the specification that the plugin does not serve.
+    #[error("network configuration: {field} = {value} is not supported: {remedy}")]
+    UnsupportedField {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+
+    /// The container's namespace cannot be used.
+    #[error("CNI_NETNS: {0}")]
+    Netns(#[source] NetnsError),
+    /// The container's namespace is the plugin's own.
+    #[error(
+        "CNI_NETNS={0} is the node's own network namespace: a pod on the host's network needs no plugin \
+         (set CNI_NETNS_OVERRIDE=1 if this is meant)"
+    )]
+    OwnNetns(String),
+
+    /// `ipamd` is not there, or does not answer.
+    #[error("ipamd cannot be reached at {}: is it running? (`systemctl start ipamd`)", socket.display())]
+    IpamUnreachable {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
+    /// `ipamd` answered with an error.
+    #[error("ipamd gives no address: {0}")]
+    Ipam(#[source] ClientError),
+    /// `ipamd` gave what cannot be used.
+    #[error("ipamd gave a lease that cannot be used: {0}")]
+    Lease(String),
+    /// The lease is neither released nor queued for release.
+    #[error("the addresses cannot be given back: {0}")]
+    Queue(#[source] QueueError),
+
+    /// Talking to the kernel failed, or it refused.
+    #[error("cannot {doing}: {source}")]
+    Kernel {
+        /// What was being done.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: ferrule_netlink::Error,
+    },
+    /// The kernel refused parts of a batch.
+    #[error("{}: {}", place_name(*place), refused.join("; "))]
+    Refused {
+        /// Where.
+        place: Place,
+        /// Each refused operation with the kernel's reason.
+        refused: Vec<String>,
+    },
+    /// IPv6 is switched off on an interface that gets an IPv6 address, and cannot be switched on.
+    #[error("{}: IPv6 is disabled on {link}: {source}", place_name(*place))]
+    Ipv6Disabled {
+        /// Where.
+        place: Place,
+        /// The link.
+        link: IfName,
+        /// Why it stays so.
+        #[source]
+        source: SysctlError,
+    },
+    /// The pod has another link of the name asked for.
+    #[error(
+        "the container has an interface {0} already, which is not this network's: remove it, or ask for another \
+         name (CNI_IFNAME)"
+    )]
+    IfNameTaken(IfName),
+    /// The pair was made and its end is not where it belongs.
+    #[error("the pod's interface {0} vanished while it was set up: is the pod being deleted?")]
+    Vanished(IfName),
+    /// The host's link of our name is no veth.
+    #[error("the host's link {0} has the name of the pod's veth, but is none: remove or rename it")]
+    HostNameTaken(IfName),
+
+    /// CHECK found the attachment changed.
+    #[error("not as ADD left it: {}", .0.join("; "))]
+    Changed(Vec<String>),
+    /// STATUS: ADD could not be served now.
+    #[error("no pod can be attached now: {reason}")]
+    NotAvailable {
+        /// Why.
+        reason: String,
+        /// What lies behind it.
+        #[source]
+        source: Option<ClientError>,
+    },
+}
+
+fn versions() -> String {
+    Version::ALL.map(Version::as_str).join(", ")
+}
+
+const fn place_name(place: Place) -> &'static str {
+    match place {
+        Place::Host => "in the node's network namespace",
+        Place::Pod => "in the container's network namespace",
+    }
+}
+
+/// Codes of section 5, "Error"; from 100 on they are the plugin's own.
+mod code {
+    pub(super) const INCOMPATIBLE_VERSION: u32 = 1;
+    pub(super) const UNSUPPORTED_FIELD: u32 = 2;
+    pub(super) const ENVIRONMENT: u32 = 4;
+    pub(super) const IO: u32 = 5;
+    pub(super) const DECODE: u32 = 6;
+    pub(super) const CONFIG: u32 = 7;
+    /// Of the reference library, not of the text.
+    pub(super) const NETNS: u32 = 8;
+    pub(super) const TRY_AGAIN: u32 = 11;
+    pub(super) const NOT_AVAILABLE: u32 = 50;
+    pub(super) const KERNEL: u32 = 100;
+    pub(super) const NAME_TAKEN: u32 = 101;
+    pub(super) const IPAM: u32 = 102;
+    pub(super) const CHANGED: u32 = 103;
+}
+
+impl Error {
+    /// The code the runtime gets.
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::UnsupportedVersion { .. } | Self::VerbTooNew { .. } => code::INCOMPATIBLE_VERSION,
+            Self::UnsupportedField { .. } => code::UNSUPPORTED_FIELD,
+            Self::UnknownCommand(_) | Self::MissingVariables { .. } | Self::Variable { .. } => {
+                code::ENVIRONMENT
+            }
+            Self::Stdin(_) | Self::Queue(_) => code::IO,
+            Self::TooLong(_) | Self::Json(_) => code::DECODE,
+            Self::Config { .. } => code::CONFIG,
+            Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,
+            Self::IpamUnreachable { .. } => code::TRY_AGAIN,
+            Self::Ipam(error) if passes(error) => code::TRY_AGAIN,
+            Self::Ipam(_) | Self::Lease(_) => code::IPAM,
+            Self::Kernel { .. } | Self::Refused { .. } | Self::Ipv6Disabled { .. } | Self::Vanished(_) => {
+                code::KERNEL
+            }
+            Self::IfNameTaken(_) | Self::HostNameTaken(_) => code::NAME_TAKEN,
+            Self::Changed(_) => code::CHANGED,
+            Self::NotAvailable { .. } => code::NOT_AVAILABLE,
+        }
+    }
+
+    /// What lies behind the message, as far as it does not say it already.
+    fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let mut said = self.to_string();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                said.push_str(&text);
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        causes
+    }
+}
+
+/// Whether the same ADD may succeed a little later without anybody's doing.
+const fn passes(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Call(
+            CallError::PoolExhausted { .. }
+                | CallError::NoPool { .. }
+                | CallError::StoreFailed { .. }
+                | CallError::DeadlineExceeded {}
+        )
+    )
+}
+
+/// One refused operation in words.
+pub(crate) fn refused(op: &ferrule_model::Op, refusal: &Refusal) -> String {
+    format!("{op}: {refusal}")
+}
+
+/// Why a verb failed, and what else went wrong while it cleaned up.
+#[derive(Debug)]
+pub struct Failure {
+    /// The first error.
+    pub error: Error,
+    /// Errors of the clean-up: something was left behind.
+    pub clean_up: Vec<Error>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, clean_up: Vec::new() }
+    }
+}
+
+/// The error object of the specification.
+#[derive(Debug, Serialize)]
+pub struct ErrorObject {
+    #[serde(rename = "cniVersion")]
+    cni_version: &'static str,
+    code: u32,
+    msg: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    details: String,
+}
+
+impl Failure {
+    /// The object for standard output, in the caller's version.
+    pub fn object(&self, version: Version) -> ErrorObject {
+        let mut details = self.error.causes();
+        for error in &self.clean_up {
+            details.push(format!("and then: {error}"));
+            details.extend(error.causes());
+        }
+        ErrorObject {
+            cni_version: version.as_str(),
+            code: self.error.code(),
+            msg: self.error.to_string(),
+            details: details.join("; "),
+        }
+    }
+}
+
+impl std::fmt::Display for ErrorObject {
+    /// The line for the log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (code {}", self.msg, self.code)?;
+        if !self.details.is_empty() {
+            write!(f, "; {}", self.details)?;
+        }
+        f.write_str(")")
+    }
+}

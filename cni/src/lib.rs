@@ -1,0 +1,111 @@
+//! The CNI plugin `ferrule`: one process for each verb, from environment and standard input to one JSON text.
+//!
+//! [`request`] turns what the runtime says into a typed request and finds every fault in it; then one file does the
+//! verb: [`add`], [`del`], [`check`], [`status`]. [`pod`] decides, without effects, what a pod needs of the kernel;
+//! [`spec`] is the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
+//! come from is `ipamd`'s affair, other nodes are `routed`'s.
+
+pub mod add;
+pub mod check;
+pub mod config;
+pub mod del;
+pub mod error;
+mod ipam;
+pub mod node;
+pub mod pod;
+pub mod request;
+pub mod spec;
+pub mod status;
+
+use std::ffi::OsString;
+use std::io::Read;
+
+use serde::Serialize;
+
+pub use node::{Node, RealNode};
+
+use error::Failure;
+use request::{Request, Unreadable};
+use spec::{AddResult, Verb, Version};
+
+/// What the process leaves behind.
+#[derive(Debug)]
+pub struct Answer {
+    /// For standard output: a result, an error object, or nothing.
+    pub stdout: Vec<u8>,
+    /// For standard error: one line on failure.
+    pub log: Option<String>,
+    /// The exit code is 0.
+    pub ok: bool,
+}
+
+/// Answer to VERSION (section 5, "Version Success").
+#[derive(Serialize)]
+struct Versions {
+    #[serde(rename = "cniVersion")]
+    version: &'static str,
+    #[serde(rename = "supportedVersions")]
+    supported: [&'static str; Version::ALL.len()],
+}
+
+/// Does what the environment and standard input ask for.
+pub fn run<N: Node>(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Read, node: &N) -> Answer {
+    let request = match Request::read(variable, stdin) {
+        Ok(request) => request,
+        Err(Unreadable { version, error }) => return failed("", version, &error.into()),
+    };
+    let (what, version, outcome) = match &request {
+        Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
+        Request::Version => {
+            let supported = Version::ALL.map(Version::as_str);
+            return succeeded(Some(&Versions { version: Version::NEWEST.as_str(), supported }));
+        }
+        Request::Add(add) => {
+            let version = add.config.version;
+            let result = add::add(node, add).map(|result| Some(result.in_version(version)));
+            (format!("{} {}: ", Verb::Add.as_str(), add.attachment), version, result)
+        }
+        Request::Del(del) => {
+            let what = format!("{} {}: ", Verb::Del.as_str(), del.attachment);
+            (what, del.config.version, del::del(node, del).map(|()| None))
+        }
+        Request::Check(check) => {
+            let what = format!("{} {}: ", Verb::Check.as_str(), check.attachment);
+            (what, check.config.version, check::check(node, check).map(|()| None))
+        }
+        Request::Status(config) => {
+            let what = format!("{} {}: ", Verb::Status.as_str(), config.name);
+            (what, config.version, status::status(config).map(|()| None))
+        }
+    };
+    match outcome {
+        Ok(result) => succeeded::<AddResult>(result.as_ref()),
+        Err(failure) => failed(&what, version, &failure),
+    }
+}
+
+fn succeeded<T: Serialize>(result: Option<&T>) -> Answer {
+    Answer { stdout: result.map_or_else(Vec::new, json), log: None, ok: true }
+}
+
+fn failed(what: &str, version: Version, failure: &Failure) -> Answer {
+    let object = failure.object(version);
+    Answer { log: Some(format!("ferrule: {what}{object}\n")), stdout: json(&object), ok: false }
+}
+
+/// One line of JSON. Texts, numbers and lists always have a form in it.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut text = serde_json::to_vec(value).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+fn about() -> String {
+    format!(
+        "ferrule {}: CNI plugin that attaches pods to Ferrule's pod network.\n\
+         A container runtime runs it (CNI_COMMAND in the environment, the network configuration on standard input).\n\
+         CNI versions supported: {}\n",
+        env!("CARGO_PKG_VERSION"),
+        Version::ALL.map(Version::as_str).join(", ")
+    )
+}

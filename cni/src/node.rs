@@ -1,0 +1,88 @@
+//! What the verbs need of the node: its kernel, the pods' namespaces, a sysctl. A trait, so that the tests can put
+//! a fake in its place.
+
+use std::path::Path;
+
+use ferrule_model::IfName;
+use ferrule_netlink::netns::{Netns, NetnsError};
+use ferrule_netlink::sysctl::{self, SysctlError};
+use ferrule_netlink::{Error, Kernel, Netlink};
+
+/// A node.
+pub trait Node {
+    /// A network namespace.
+    type Netns;
+    /// The kernel as one namespace sees it.
+    type Kernel: Kernel<Netns = Self::Netns>;
+
+    /// The namespace at `path`.
+    ///
+    /// # Errors
+    /// It is not there, or no namespace.
+    fn netns(&self, path: &Path) -> Result<Self::Netns, NetnsError>;
+
+    /// Whether `netns` is the namespace the plugin runs in.
+    ///
+    /// # Errors
+    /// Our own cannot be told.
+    fn is_own(&self, netns: &Self::Netns) -> Result<bool, NetnsError>;
+
+    /// The kernel in our own namespace.
+    ///
+    /// # Errors
+    /// No socket.
+    fn host(&self) -> Result<Self::Kernel, Error>;
+
+    /// The kernel in `netns`.
+    ///
+    /// # Errors
+    /// No socket.
+    fn inside(&self, netns: &Self::Netns) -> Result<Self::Kernel, Error>;
+
+    /// Switches IPv6 on for one link, in `netns` or in our own namespace.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the sysctl not be written.
+    fn enable_ipv6(
+        &self,
+        netns: Option<&Self::Netns>,
+        link: &IfName,
+    ) -> Result<Result<(), SysctlError>, NetnsError>;
+}
+
+/// The node the plugin runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct RealNode;
+
+impl Node for RealNode {
+    type Netns = Netns;
+    type Kernel = Netlink;
+
+    fn netns(&self, path: &Path) -> Result<Netns, NetnsError> {
+        Netns::open(path)
+    }
+
+    fn is_own(&self, netns: &Netns) -> Result<bool, NetnsError> {
+        Ok(Netns::current()?.is_same(netns))
+    }
+
+    fn host(&self) -> Result<Netlink, Error> {
+        Netlink::open()
+    }
+
+    fn inside(&self, netns: &Netns) -> Result<Netlink, Error> {
+        Netlink::open_in(netns)
+    }
+
+    fn enable_ipv6(
+        &self,
+        netns: Option<&Netns>,
+        link: &IfName,
+    ) -> Result<Result<(), SysctlError>, NetnsError> {
+        let set = || sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0").map(drop);
+        match netns {
+            Some(netns) => netns.run(set),
+            None => Ok(set()),
+        }
+    }
+}

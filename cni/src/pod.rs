@@ -1,0 +1,159 @@
+//! What one pod needs of the kernel, worked out from its lease: the veth pair, the plan for both namespaces, and
+//! the result that says so. Pure.
+//!
+//! Mode `routed`: the pod has its addresses alone (/32, /128) and sends everything to a gateway that does not exist,
+//! 169.254.1.1 or fe80::1. A permanent neighbour gives that gateway the MAC of the host's end of the veth pair, so no
+//! ARP or NDP ever runs; the host, which gets every packet this way, routes it. Back it goes by a host route and
+//! another permanent neighbour.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ferrule_model::{
+    Address, AddressKey, Attachment, Family, IfIndex, IfName, IpNetwork, Link, LinkChange, Mac, Neighbour,
+    NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family, host_mac, host_prefix, host_veth_name,
+    pod_mac,
+};
+use ferrule_wire::Pod;
+
+use crate::spec::{self, AddResult, Version};
+
+/// The loopback device of every network namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: IfIndex = IfIndex(1);
+/// `IFALIASZ` less the NUL.
+const ALIAS_MAX: usize = 255;
+
+/// The two ends of a veth pair, each as its namespace sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ends {
+    /// The node's.
+    pub host: Link,
+    /// The pod's.
+    pub pod: Link,
+}
+
+/// The next hop of a pod's default route: link-local, so that it can be nobody's, and the same in every pod.
+pub const fn gateway(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
+    }
+}
+
+/// Everything.
+pub fn anywhere(family: Family) -> IpNetwork {
+    match family {
+        Family::V4 => IpNetwork::V4(ferrule_model::Ipv4Network::from(Ipv4Addr::UNSPECIFIED)),
+        Family::V6 => IpNetwork::V6(ferrule_model::Ipv6Network::from(Ipv6Addr::UNSPECIFIED)),
+    }
+}
+
+/// The veth pair of `attachment`. Names and MACs derive from it, so that DEL and the neighbours need no lookup.
+pub fn veth(attachment: &Attachment, ifname: &IfName, pod: Option<&Pod>) -> VethSpec {
+    VethSpec {
+        host_name: host_veth_name(attachment),
+        host_mac: host_mac(attachment),
+        alias: Some(alias(attachment, pod)),
+        pod_name: ifname.clone(),
+        pod_mac: pod_mac(attachment),
+    }
+}
+
+fn alias(attachment: &Attachment, pod: Option<&Pod>) -> String {
+    let mut alias = match pod {
+        Some(pod) => pod.to_string(),
+        None => attachment.to_string(),
+    };
+    // It is for people, who read the beginning.
+    alias.truncate(alias.floor_char_boundary(ALIAS_MAX));
+    alias
+}
+
+/// Whether the two links are each other's other end. Numbers are unique in a namespace only, so both have to agree.
+pub fn are_joined(host: &Link, pod: &Link) -> bool {
+    host.peer == Some(pod.index) && pod.peer == Some(host.index)
+}
+
+/// What is to be done once the pair exists, so that the pod is reached at `addresses`.
+pub fn plan(ends: &Ends, spec: &VethSpec, addresses: &[IpNetwork], mtu: Option<u32>) -> Plan {
+    let (host, pod) = (ends.host.index, ends.pod.index);
+    let mut plan = Plan::default();
+    plan.pod.extend(link(&ends.pod, spec.pod_mac, mtu));
+    plan.host.extend(link(&ends.host, spec.host_mac, mtu));
+    for address in addresses {
+        let (family, ip) = (family(address), address.ip());
+        plan.pod.extend(pod_ops(pod, family, ip, spec.host_mac));
+        plan.host.extend(host_ops(host, ip, spec.pod_mac));
+    }
+    plan
+}
+
+/// The pod's loopback device, on. Last of all, because nothing takes it back.
+pub fn loopback() -> Op {
+    Op::SetLink(LOOPBACK, LinkChange { up: Some(true), ..LinkChange::default() })
+}
+
+/// What `link` lacks of being up, with this MAC and MTU.
+fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
+    let change = LinkChange {
+        up: (!link.up).then_some(true),
+        mtu: mtu.filter(|mtu| *mtu != link.mtu),
+        mac: (link.mac != Some(mac)).then_some(mac),
+    };
+    (change != LinkChange::default()).then(|| Op::SetLink(link.index, change))
+}
+
+fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> [Op; 3] {
+    let via = Via::Gateway { address: gateway(family), link, onlink: family == Family::V4 };
+    [
+        Op::PutAddress(AddressKey { link, prefix: host_prefix(ip) }, Address { nodad: family == Family::V6 }),
+        Op::PutNeighbour(NeighbourKey { link, address: gateway(family) }, permanent(host_mac)),
+        Op::PutRoute(RouteKey::main(anywhere(family)), Route::ours(via)),
+    ]
+}
+
+fn host_ops(link: IfIndex, ip: IpAddr, pod_mac: Mac) -> [Op; 2] {
+    [
+        Op::PutNeighbour(NeighbourKey { link, address: ip }, permanent(pod_mac)),
+        Op::PutRoute(RouteKey::main(host_prefix(ip)), Route::ours(Via::Link(link))),
+    ]
+}
+
+const fn permanent(mac: Mac) -> Neighbour {
+    Neighbour { mac: Some(mac), permanent: true }
+}
+
+/// The result of ADD in the newest version's shape.
+pub fn result(
+    ends: &Ends,
+    spec: &VethSpec,
+    addresses: &[IpNetwork],
+    mtu: Option<u32>,
+    sandbox: &str,
+) -> AddResult {
+    let interface = |link: &Link, mac, sandbox: Option<&str>| spec::Interface {
+        name: link.name.to_string(),
+        mac: Some(mac),
+        mtu: Some(mtu.unwrap_or(link.mtu)),
+        sandbox: sandbox.map(str::to_owned),
+    };
+    let ip = |address: &IpNetwork| spec::Ip {
+        version: None,
+        interface: Some(1),
+        address: host_prefix(address.ip()),
+        gateway: Some(gateway(family(address))),
+    };
+    let route = |address: &IpNetwork| spec::Route {
+        dst: anywhere(family(address)),
+        gw: Some(gateway(family(address))),
+    };
+    AddResult {
+        version: Version::NEWEST.as_str().to_owned(),
+        interfaces: vec![
+            interface(&ends.host, spec.host_mac, None),
+            interface(&ends.pod, spec.pod_mac, Some(sandbox)),
+        ],
+        ips: addresses.iter().map(ip).collect(),
+        routes: addresses.iter().map(route).collect(),
+        dns: spec::Dns {},
+    }
+}
