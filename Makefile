@@ -1,0 +1,117 @@
+# Ferrule: how it is built, tested and installed. `make` alone lists the targets.
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+CNIBINDIR  ?= /opt/cni/bin
+CNICONFDIR ?= /etc/cni/net.d
+DESTDIR    ?=
+
+CARGO  ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+
+DAEMONS := ipamd routed
+PLUGIN  := $(TARGET)/$(HOST)/plugin/ferrule
+
+BINDIR    := $(DESTDIR)$(PREFIX)/bin
+LIBDIR    := $(DESTDIR)$(PREFIX)/lib
+DOCDIR    := $(DESTDIR)$(PREFIX)/share/doc/ferrule
+ETCDIR    := $(DESTDIR)$(SYSCONFDIR)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Lists the targets
+	@echo 'make TARGET [PREFIX=$(PREFIX)] [DESTDIR=]'
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do \
+	    printf '  %-10s %s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: ## Checks that all tools are there; installs Debian packages when it is root
+	@tests/setup
+
+.PHONY: build
+build: daemons plugin ## Builds the daemons and the plugin in release
+
+.PHONY: daemons
+daemons:
+	$(CARGO) build --locked --release $(addprefix --package ,$(DAEMONS))
+
+# One file for a host with any C library or none: linked statically, and at a fixed place, which saves the start-up the
+# relocations. Naming the target keeps these flags from build scripts and procedural macros.
+.PHONY: plugin
+plugin:
+	RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' \
+	    $(CARGO) build --locked --profile plugin --target $(HOST) --package ferrule-cni
+
+.PHONY: test
+test: setup style ## All checks: style, unit and integration tests, and the three-node network
+	$(CARGO) test --locked --workspace
+	./test-netns.sh
+
+.PHONY: run
+run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
+	./test-netns.sh
+
+.PHONY: style
+style:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: lint
+lint: style deny ## Format, clippy without warnings, and what the dependencies may be
+
+.PHONY: deny
+deny: ## Licences, bans and sources of the dependencies (deny.toml)
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+	    { echo 'make deny: cargo-deny is missing; type: cargo install --locked cargo-deny' >&2; exit 1; }
+	$(CARGO) deny --workspace --locked check bans licenses sources
+
+.PHONY: fmt
+fmt: ## Formats the sources
+	$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## Removes what was built
+	$(CARGO) clean
+
+# What is replaced while it may be running or read is replaced by rename.
+define replace
+install -D -m $(1) $(2) $(3).new && mv -f $(3).new $(3)
+endef
+
+# Configuration that may have been edited is left as it is.
+define keep
+test -e $(2) || install -D -m 0644 $(1) $(2)
+endef
+
+.PHONY: install
+install: ## Installs what `make build` made; the network's configuration list comes last
+	@test -x $(TARGET)/release/routed -a -x $(TARGET)/release/ipamd -a -x $(PLUGIN) || \
+	    { echo 'make install: nothing to install yet; type `make build` first, as an ordinary user' >&2; exit 1; }
+	$(call replace,0755,$(TARGET)/release/ipamd,$(BINDIR)/ipamd)
+	$(call replace,0755,$(TARGET)/release/routed,$(BINDIR)/routed)
+	$(call replace,0755,$(PLUGIN),$(DESTDIR)$(CNIBINDIR)/ferrule)
+	$(call keep,conf/ferrule.toml,$(ETCDIR)/ferrule/ferrule.toml)
+	install -D -m 0644 conf/nodes.toml $(DOCDIR)/nodes.toml
+	install -D -m 0644 conf/sysusers.d/ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
+	install -D -m 0644 conf/iproute2/ferrule.conf $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf
+	install -D -m 0644 conf/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf
+	install -D -m 0644 conf/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.network
+	install -D -m 0644 conf/systemd/network/00-ferrule.link $(LIBDIR)/systemd/network/00-ferrule.link
+	install -d $(LIBDIR)/systemd/system
+	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/ipamd.service >$(LIBDIR)/systemd/system/ipamd.service
+	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/routed.service >$(LIBDIR)/systemd/system/routed.service
+	$(call replace,0644,conf/10-ferrule.conflist,$(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist)
+	@test -n '$(DESTDIR)' || printf '%s\n' 'Next (docs/operations.md): write $(SYSCONFDIR)/ferrule/nodes.toml, then type' \
+	    '  systemd-sysusers && systemctl daemon-reload && systemctl enable --now ipamd routed'
+
+.PHONY: uninstall
+uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrule
+	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(DESTDIR)$(CNIBINDIR)/ferrule
+	rm -f $(BINDIR)/ipamd $(BINDIR)/routed
+	rm -f $(LIBDIR)/systemd/system/ipamd.service $(LIBDIR)/systemd/system/routed.service
+	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
+	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
+	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml
