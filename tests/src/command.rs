@@ -35,8 +35,14 @@ fn feed_here(line: &str, input: &str) -> Result<String> {
     command.args(words).env("LC_ALL", "C");
     let output = output(&mut command, input.as_bytes()).context(|| format!("running `{line}`"))?;
     if !output.status.success() {
-        let written = [output.stderr, output.stdout].map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).join(" ");
-        return Err(LabError::Command { command: line.to_owned(), status: output.status.to_string(), output: written });
+        let written = [output.stderr, output.stdout]
+            .map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned())
+            .join(" ");
+        return Err(LabError::Command {
+            command: line.to_owned(),
+            status: output.status.to_string(),
+            output: written,
+        });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -58,7 +64,7 @@ pub fn json_here(line: &str) -> Result<Value> {
         // `ip -j` prints nothing at all for some empty dumps.
         return Ok(Value::Array(Vec::new()));
     }
-    serde_json::from_str(&text).map_err(|error| LabError::parse(format!("output of `{line}`"), error))
+    serde_json::from_str(&text).map_err(|error| LabError::parse(format!("output of `{line}`"), &error))
 }
 
 /// Runs a command that prints JSON in a space.
@@ -67,14 +73,20 @@ pub fn json(space: &Space, line: &str) -> Result<Value> {
 }
 
 /// Asks `check` until it says yes (`Ok(Ok(value))`), and says what it said last (`Ok(Err(saw))`) when the time is over.
-pub fn wait_for<T>(expected: &str, within: Duration, mut check: impl FnMut() -> Result<std::result::Result<T, String>>) -> Result<(T, Duration)> {
+pub fn wait_for<T>(
+    expected: &str,
+    within: Duration,
+    mut check: impl FnMut() -> Result<std::result::Result<T, String>>,
+) -> Result<(T, Duration)> {
     let start = Instant::now();
     loop {
         // The time is read before the check: a check that starts in time may finish late, and counts.
         let waited = start.elapsed();
         match check()? {
             Ok(value) => return Ok((value, waited)),
-            Err(saw) if waited >= within => return Err(LabError::Late { expected: expected.to_owned(), within, saw }),
+            Err(saw) if waited >= within => {
+                return Err(LabError::Late { expected: expected.to_owned(), within, saw });
+            }
             Err(_) => std::thread::sleep(Duration::from_millis(3)), // the pace of asking, not a guess at how long it takes
         }
     }

@@ -75,7 +75,8 @@ impl Server {
         let sockets = space.enter(|| Family::BOTH.map(|family| listen(at.of(family))))?;
         let [v4, v6] = sockets;
         let sockets = [v4, v6].into_iter().collect::<io::Result<Vec<_>>>();
-        let sockets = sockets.context(|| format!("echo server in {} at {} and {}", space.name(), at.v4, at.v6))?;
+        let sockets =
+            sockets.context(|| format!("echo server in {} at {} and {}", space.name(), at.v4, at.v6))?;
         let (stop, stopped) = UnixStream::pair().context(|| "echo server's stop")?;
         let ledger = Arc::clone(ledger);
         let thread = thread::spawn(move || serve(&sockets, &stopped, &ledger));

@@ -1,7 +1,7 @@
 //! What can go wrong in the lab, in the words a person reads. Not the promises of the programs under test: a broken promise
 //! is [`LabError::Promise`], with what was expected and what was seen.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 /// The lab's one error type.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ impl LabError {
     }
 
     /// Something that could not be parsed.
-    pub fn parse(what: impl Into<String>, reason: impl ToString) -> LabError {
+    pub fn parse(what: impl Into<String>, reason: &(impl fmt::Display + ?Sized)) -> LabError {
         LabError::Parse { what: what.into(), reason: reason.to_string() }
     }
 }

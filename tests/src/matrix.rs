@@ -67,7 +67,9 @@ pub fn run(sources: &[Endpoint], destinations: &[Endpoint], ledger: &Ledger) -> 
     };
     thread::scope(|scope| {
         let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
     Ok(cells.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
@@ -104,9 +106,11 @@ fn talk(from: &Endpoint, to: &Endpoint, family: Family, ledger: &Ledger) -> Vec<
         let at = to.at.of(family);
         let saw = match echo::exchange(transport, at, number) {
             Err(error) => Some(error.to_string()),
-            Ok(exchange) if exchange.received != exchange.sent => {
-                Some(format!("{} bytes back that are not the {} sent", exchange.received.len(), exchange.sent.len()))
-            }
+            Ok(exchange) if exchange.received != exchange.sent => Some(format!(
+                "{} bytes back that are not the {} sent",
+                exchange.received.len(),
+                exchange.sent.len()
+            )),
             Ok(exchange) => match ledger.take(number) {
                 None => Some("an echo, but the server did not see the payload".to_owned()),
                 Some(seen) => {

@@ -38,9 +38,11 @@ pub fn finish(child: Child) -> Result<std::result::Result<(), String>> {
     if output.status.success() {
         return Ok(Ok(()));
     }
-    let written = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    let written =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     // The first line repeats the arguments; the rest says what happened.
-    let said: Vec<&str> = written.lines().skip(1).filter(|line| !line.is_empty() && !line.starts_with("---")).collect();
+    let said: Vec<&str> =
+        written.lines().skip(1).filter(|line| !line.is_empty() && !line.starts_with("---")).collect();
     Ok(Err(if said.is_empty() { written.trim().to_owned() } else { said.join("; ") }))
 }
 
@@ -69,12 +71,17 @@ impl Run {
             let mut child = from.adopt_thread().and_then(|()| spawn_run(to));
             let lines = child.as_mut().ok().and_then(|child| child.stdout.take()).map(BufReader::new);
             let _ = hand_over.send(child);
-            for sequence in lines.into_iter().flat_map(BufRead::lines).map_while(|line| line.ok()).filter_map(|line| sequence(&line)) {
+            for sequence in lines
+                .into_iter()
+                .flat_map(BufRead::lines)
+                .map_while(|line| line.ok())
+                .filter_map(|line| sequence(&line))
+            {
                 note.lock().unwrap_or_else(PoisonError::into_inner).push(sequence);
             }
             end.store(true, Ordering::Release);
         });
-        let child = started.recv().map_err(|error| LabError::parse("ping's thread", error))??;
+        let child = started.recv().map_err(|error| LabError::parse("ping's thread", &error))??;
         let run = Run { child, to, replies, ended, reader };
         run.more(10)?;
         Ok(run)
@@ -105,11 +112,18 @@ impl Run {
         replies.sort_unstable();
         replies.dedup();
         let last = replies.last().copied().unwrap_or_default();
-        let missing: Vec<String> = (1..=last).filter(|number| replies.binary_search(number).is_err()).map(|n| n.to_string()).collect();
+        let missing: Vec<String> = (1..=last)
+            .filter(|number| replies.binary_search(number).is_err())
+            .map(|n| n.to_string())
+            .collect();
         if missing.is_empty() {
             return Ok(replies.len());
         }
-        let saw = format!("{} of {last} lost (one every {RUN_INTERVAL_MS} ms): {}", missing.len(), missing.join(" "));
+        let saw = format!(
+            "{} of {last} lost (one every {RUN_INTERVAL_MS} ms): {}",
+            missing.len(),
+            missing.join(" ")
+        );
         Err(LabError::promise(format!("a reply from {} to every echo", self.to), saw))
     }
 }
@@ -119,7 +133,12 @@ fn spawn_run(to: IpAddr) -> Result<Child> {
     let mut command = Command::new("setpriv");
     // The run ends with the lab even if the lab is killed.
     command.args(["--pdeathsig", "KILL", "ping", "-n", "-i", &interval, &to.to_string()]).env("LC_ALL", "C");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context(|| "starting ping")
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context(|| "starting ping")
 }
 
 /// The number of the echo a line of ping's output is the reply to.

@@ -38,12 +38,19 @@ impl Space {
     /// Makes a node: a network and a mount namespace, with a `/run` of its own (an empty tmpfs holding `/run/netns`).
     pub fn node(name: &str) -> Result<Space> {
         on_thread(|| {
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context(|| "making a node's namespaces")?;
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+                .context(|| "making a node's namespaces")?;
             // Nothing mounted in the node may reach the namespace it was copied from.
             mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
                 .context(|| "making the node's mounts private")?;
-            mount(Some("run"), "/run", Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))
-                .context(|| "mounting the node's own /run")?;
+            mount(
+                Some("run"),
+                "/run",
+                Some("tmpfs"),
+                MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+                Some("mode=0755"),
+            )
+            .context(|| "mounting the node's own /run")?;
             fs::create_dir("/run/netns").context(|| "/run/netns in the node")?;
             Ok(Space { name: name.to_owned(), net: current("net")?, mnt: Some(current("mnt")?) })
         })
@@ -82,9 +89,11 @@ impl Space {
         if let Some(mnt) = &self.mnt {
             // A thread shares its root and working directory with the others, and the kernel moves no such thread.
             unshare(CloneFlags::CLONE_FS).context(|| "leaving the shared working directory")?;
-            setns(mnt, CloneFlags::CLONE_NEWNS).context(|| format!("entering the mounts of {}", self.name))?;
+            setns(mnt, CloneFlags::CLONE_NEWNS)
+                .context(|| format!("entering the mounts of {}", self.name))?;
         }
-        setns(&self.net, CloneFlags::CLONE_NEWNET).context(|| format!("entering the network of {}", self.name))
+        setns(&self.net, CloneFlags::CLONE_NEWNET)
+            .context(|| format!("entering the network of {}", self.name))
     }
 
     /// The name given to it.

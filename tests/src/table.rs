@@ -15,7 +15,9 @@ pub fn render(rows: &[&str], columns: &[&str], cells: &[Vec<Cell>]) -> String {
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
-        .map(|(index, name)| marks.iter().map(|row| width(&row[index])).chain([width(name)]).max().unwrap_or_default())
+        .map(|(index, name)| {
+            marks.iter().map(|row| width(&row[index])).chain([width(name)]).max().unwrap_or_default()
+        })
         .collect();
     let mut text = format!("{:label$} ", "from \\ to");
     for (name, width) in columns.iter().zip(&widths) {
@@ -43,7 +45,11 @@ fn width(text: &str) -> usize {
 }
 
 /// What did not hold, in reading order: source, destination, failure.
-pub fn failures<'a>(rows: &'a [&'a str], columns: &'a [&'a str], cells: &'a [Vec<Cell>]) -> Vec<(&'a str, &'a str, &'a Failure)> {
+pub fn failures<'a>(
+    rows: &'a [&'a str],
+    columns: &'a [&'a str],
+    cells: &'a [Vec<Cell>],
+) -> Vec<(&'a str, &'a str, &'a Failure)> {
     let mut all = Vec::new();
     for (from, row) in rows.iter().zip(cells) {
         for (to, cell) in columns.iter().zip(row) {

@@ -121,7 +121,8 @@ fn attach(space: &Space, pair: Pair, gateway: Pair) -> Result<()> {
 fn set_sysctls(space: &Space, names: &[&str], value: &str) -> Result<()> {
     space.enter(|| {
         names.iter().try_for_each(|name| {
-            fs::write(format!("/proc/sys/{name}"), value).context(|| format!("setting {name} in {}", space.name()))
+            fs::write(format!("/proc/sys/{name}"), value)
+                .context(|| format!("setting {name} in {}", space.name()))
         })
     })?
 }

@@ -1,6 +1,8 @@
 //! The lab's own instruments, on a network made by hand with static routes: they find what works, and they find what does not.
 //! Needs root or user namespaces, `ip`, `nft` and `ping`; fails without.
 
+#![allow(clippy::unwrap_used)] // a helper of a test may fail as the test may
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
@@ -26,7 +28,10 @@ struct HandMade {
 }
 
 fn pod_address(node: usize) -> Pair {
-    Pair { v4: Ipv4Addr::new(10, 244, node as u8, 1), v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16, 0, 0, 0, 1) }
+    Pair {
+        v4: Ipv4Addr::new(10, 244, node as u8, 1),
+        v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, node as u16, 0, 0, 0, 1),
+    }
 }
 
 fn make_pod(machine: &Machine) -> Endpoint {
@@ -39,7 +44,8 @@ fn make_pod(machine: &Machine) -> Endpoint {
         v6 = at.v6
     );
     let net = space.net_path();
-    run(&machine.space, &format!("ip link add pod type veth peer name eth0 netns {}", net.display())).unwrap();
+    run(&machine.space, &format!("ip link add pod type veth peer name eth0 netns {}", net.display()))
+        .unwrap();
     feed(&machine.space, "sh", "echo 0 >/proc/sys/net/ipv6/conf/pod/accept_dad").unwrap();
     let host = format!(
         "link set pod up\naddr add 169.254.1.1/32 dev pod\naddr add fe80::1/64 dev pod nodad\nroute add {v4} dev pod\nroute add {v6} dev pod\n",
@@ -76,8 +82,16 @@ fn hand_made() -> HandMade {
         endpoints.push(make_pod(machine));
     }
     let outside = topology.outside.clone();
-    endpoints.push(Endpoint { name: "outside".into(), space: outside, at: addressing::outside(), kind: Kind::Outside });
-    let servers = endpoints.iter().map(|endpoint| Server::start(&endpoint.space, endpoint.at, &ledger).unwrap()).collect();
+    endpoints.push(Endpoint {
+        name: "outside".into(),
+        space: outside,
+        at: addressing::outside(),
+        kind: Kind::Outside,
+    });
+    let servers = endpoints
+        .iter()
+        .map(|endpoint| Server::start(&endpoint.space, endpoint.at, &ledger).unwrap())
+        .collect();
     HandMade { topology, endpoints, ledger, _servers: servers }
 }
 
@@ -93,7 +107,12 @@ fn a_sound_network_passes_and_each_fault_shows_in_its_own_check() {
     let lab = hand_made();
     let names: Vec<&str> = lab.endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
     let cells = matrix::run(&lab.endpoints[..2], &lab.endpoints, &lab.ledger).unwrap();
-    assert_eq!(table::failures(&names[..2], &names, &cells), [], "{}", table::render(&names[..2], &names, &cells));
+    assert_eq!(
+        table::failures(&names[..2], &names, &cells),
+        [],
+        "{}",
+        table::render(&names[..2], &names, &cells)
+    );
     assert_eq!(table::checked(&cells), 4);
 
     let node1 = &lab.topology.machines[0];
@@ -149,7 +168,8 @@ fn a_node_has_a_run_of_its_own_and_a_pod_ends_when_it_is_unpinned() {
     one.space.unpin(&path).unwrap();
     assert_eq!(run(&one.space, "ls /run/netns").unwrap(), "");
     // One and three share a segment, two is behind the router, and everyone reaches outside.
-    for (to, ttl) in [(three.underlay, "ttl=64"), (two.underlay, "ttl=63"), (addressing::outside(), "ttl=63")] {
+    for (to, ttl) in [(three.underlay, "ttl=64"), (two.underlay, "ttl=63"), (addressing::outside(), "ttl=63")]
+    {
         for family in Family::BOTH {
             let out = run(&one.space, &format!("ping -n -c 1 -W 2 {}", to.of(family))).unwrap();
             assert!(out.contains(ttl), "{out}");

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Ferrule on several nodes on this machine, in namespaces of its own, proved with packets.
+#
+# Usage: ./test-netns.sh [--nodes N] [--pods P] [--backend vxlan|native|all] [--keep] [--no-build]
+#
+#   --nodes N      number of nodes, 2 to 200 (default 3)
+#   --pods P       pods on each node, 1 to 26 (default 2)
+#   --backend B    how the nodes carry pod packets to each other (default all: one after the other)
+#                    native   plain routes; all nodes on one segment
+#                    vxlan    tunnels; two segments with a router between them
+#   --keep         leave the network up at the end and open a shell in node 1; everything goes when you leave it
+#   --no-build     run what was built last
+#   --help         this text
+#
+# It installs what is missing (as root; else it names the one command to type), builds Ferrule, makes the nodes, starts
+# ipamd and routed on each as their systemd units would, attaches the pods by executing the plugin as a container runtime
+# does, and then shows that
+#   - every pod reaches every pod, its own and the other nodes, and a host outside, by IPv4 and IPv6 (the table),
+#   - addresses, routes, tunnels and daemons that are taken away come back as promised,
+#   - nothing is left when the pods, and at last Ferrule, are gone.
+# It runs as root or as an ordinary user (then inside a user namespace), and changes nothing outside its own namespaces.
+#
+# Exit status: 0 if all of it held; 1 if not, with what was expected, what was seen, and where the logs are.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# Daemons' tools live where an ordinary user's PATH does not look.
+export PATH=$PATH:/usr/sbin:/sbin
+
+usage() {
+    sed -n '2,/^set -/s/^# \{0,1\}//p' "$0"
+}
+
+die() {
+    echo "test-netns.sh: $*" >&2
+    exit 1
+}
+
+# What the machine's own network and directories look like, as far as this user may look.
+machine_state() {
+    local family
+    ip -j link show
+    for family in -4 -6; do
+        # What a route's neighbour was last seen to do, and for how long it lasts, changes by itself.
+        ip "$family" route show table all | sed -E 's/ expires [0-9]+sec//; s/ (linkdown|dead)//g'
+        ip "$family" rule show
+    done
+    nft list ruleset 2>/dev/null | sed -E 's/packets [0-9]+ bytes [0-9]+//' || true
+    grep -H . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding 2>/dev/null || true
+    ls -lA /run/netns /run/ferrule /etc/cni /etc/ferrule /opt/cni /usr/local/bin 2>/dev/null || true
+}
+
+build() {
+    make --no-print-directory build
+    cargo build --locked --release --package ferrule-tests --bin netns-lab
+}
+
+main() {
+    local nodes=3 pods=2 backend=all keep=() must_build=1
+    while (($#)); do
+        case $1 in
+        --nodes | --pods | --backend)
+            (($# > 1)) || die "$1 needs a value; see --help"
+            local -n option=${1#--}
+            # shellcheck disable=SC2034 # a name for the variable the option is called after
+            option=$2
+            shift 2
+            ;;
+        --keep) keep=(--keep) && shift ;;
+        --no-build) must_build=0 && shift ;;
+        --help | -h) usage && exit 0 ;;
+        *) die "$1 is no option; see --help" ;;
+        esac
+    done
+
+    tests/setup
+    if ((must_build)); then
+        build
+    fi
+    # The same places as in the Makefile.
+    local target=${CARGO_TARGET_DIR:-target}
+    local plugin
+    plugin=$target/$(rustc -vV | sed -n 's/^host: //p')/plugin/ferrule
+
+    local logs before status=0
+    logs=$(mktemp -d "${TMPDIR:-/tmp}/ferrule-lab.XXXXXXXX")
+    # Daemons that run as a user of their own read their configuration there.
+    chmod 0755 "$logs"
+    before=$(machine_state)
+    local namespaces=(unshare --net --mount --propagation private)
+    (($(id -u))) && namespaces=(unshare --user --map-root-user --net --mount --propagation private)
+    "${namespaces[@]}" -- "$target/release/netns-lab" --nodes "$nodes" --pods "$pods" --backend "$backend" \
+        --bin-dir "$target/release" --plugin "$plugin" --conf-dir conf --log-dir "$logs" "${keep[@]}" || status=$?
+
+    if ! diff <(echo "$before") <(machine_state) >"$logs/machine.diff"; then
+        echo "✘ the machine's own network or directories changed during the run ($logs/machine.diff):" >&2
+        cat "$logs/machine.diff" >&2
+        status=1
+    fi
+    ((status)) || rm -rf "$logs"
+    exit "$((status ? 1 : 0))"
+}
+
+main "$@"

@@ -1,0 +1,237 @@
+//! Life with pods that come and go and nodes that leave: cooldown, the nodes file, `ipamd` away, and the end of everything. What is
+//! broken by hand and repaired lives in `repair`.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    addressing::pod_cidrs,
+    cluster::{COOLDOWN, Cluster, READY_WITHIN},
+    command::wait_for,
+    error::{LabError, Result},
+    ipam::Ipam,
+    leftovers::Snapshot,
+    pod::Sandbox,
+    proof::{assert_reach, pod_name},
+    report::{Report, time},
+    runtime::Verb,
+};
+
+/// How long the daemons may take to follow the nodes file: it is watched, so that this is a matter of events.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(2);
+/// How long a call of the plugin may take when `ipamd` is away before a runtime would think it hangs.
+const GIVE_UP_WITHIN: Duration = Duration::from_secs(10);
+/// The network the lab's own leases are under.
+const FILL: &str = "lab-fill";
+
+/// All of it, on a cluster with its pods attached.
+pub fn live(cluster: &mut Cluster, pods_per_node: usize, report: &mut Report) {
+    let last_pod = pod_name(1, pods_per_node - 1);
+    report.prove("a deleted pod's address rests", || cooldown(cluster, &last_pod));
+    let last_node = cluster.nodes.len();
+    report.prove(&format!("node{last_node} leaves the nodes file and comes back"), || {
+        node_leaves(cluster, last_node)
+    });
+    crate::repair::all(cluster, report);
+    report.prove("ADD while ipamd is down", || add_without_ipamd(cluster));
+    report.prove("DEL while ipamd is down", || del_without_ipamd(cluster, &last_pod));
+}
+
+/// The address of a deleted pod is not given while it rests, though everything else of the pool is, and is given afterwards.
+fn cooldown(cluster: &mut Cluster, name: &str) -> Result<String> {
+    let pod = cluster.take_pod(name)?;
+    let node = cluster.node(pod.node).machine.space.clone();
+    let (number, old) = (pod.node, pod.at);
+    let deleted = Instant::now();
+    pod.detach(&node, &cluster.runtime)?;
+
+    let mut ipam = Ipam::connect(&node)?;
+    let mut given = 0;
+    while ipam.counts4()?.free > 0 {
+        let lease = ipam.allocate(FILL, &format!("{given}"))?;
+        if lease.addresses.contains(&old.v4.to_string()) || lease.addresses.contains(&old.v6.to_string()) {
+            let saw = format!("{:?} given {} after DEL", lease.addresses, time(deleted.elapsed()));
+            return Err(LabError::promise(
+                format!("{} and {} to rest for {COOLDOWN:?}", old.v4, old.v6),
+                saw,
+            ));
+        }
+        given += 1;
+    }
+    if given == 0 || deleted.elapsed() >= COOLDOWN {
+        let saw = format!("{given} addresses given in {}", time(deleted.elapsed()));
+        return Err(LabError::promise(format!("the rest of the pool given within {COOLDOWN:?}"), saw));
+    }
+
+    let no_rest = || {
+        let counts = ipam.counts4()?;
+        Ok(if counts.resting == 0 && counts.free == 1 { Ok(()) } else { Err(format!("{counts:?}")) })
+    };
+    wait_for("one address free and none resting", COOLDOWN + Duration::from_secs(2), no_rest)?;
+    let rested = deleted.elapsed();
+    if rested < COOLDOWN {
+        return Err(LabError::promise(format!("a rest of {COOLDOWN:?}"), time(rested)));
+    }
+    let again = cluster.attach(number, name)?.at.v4;
+    if again != old.v4 {
+        return Err(LabError::promise(format!("{}, the only free address", old.v4), again.to_string()));
+    }
+    ipam.collect_all(FILL)?;
+    Ok(format!(
+        "{} not among the {given} others given at once, and given again after {}",
+        old.v4,
+        time(rested)
+    ))
+}
+
+/// A node's routes, neighbours, FDB entries and nexthops go with its entry and come back with it.
+fn node_leaves(cluster: &Cluster, leaver: usize) -> Result<String> {
+    let before = cluster.snapshots()?;
+    let marks = marks(cluster, leaver, &before[0])?;
+    let others = || cluster.nodes.iter().filter(|node| node.machine.number != leaver);
+
+    cluster.write_nodes_file(Some(leaver))?;
+    let start = Instant::now();
+    for node in others() {
+        let gone = || {
+            let now = Snapshot::take(&node.machine.space)?;
+            let left: Vec<&str> =
+                marks.iter().map(String::as_str).filter(|mark| now.mentions(mark) > 0).collect();
+            Ok(if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?} on {}", node.machine.space.name()))
+            })
+        };
+        wait_for(&format!("nothing of node{leaver} left on the others"), FOLLOW_WITHIN, gone)?;
+    }
+    let gone = start.elapsed();
+
+    cluster.write_nodes_file(None)?;
+    let start = Instant::now();
+    for (node, before) in cluster.nodes.iter().zip(&before) {
+        before.wait_same(&node.machine.space, &format!("all of node{leaver} back"), FOLLOW_WITHIN)?;
+    }
+    let back = start.elapsed();
+    first_to_last(cluster)?;
+    Ok(format!("{} gone in {}, back in {}, and reached again", marks.join(", "), time(gone), time(back)))
+}
+
+/// What a node is known by in the others' networks; each must occur before it leaves, or its absence would prove nothing.
+fn marks(cluster: &Cluster, node: usize, seen: &Snapshot) -> Result<Vec<String>> {
+    let [cidr4, cidr6] = pod_cidrs(node);
+    let underlay = cluster.node(node).machine.underlay;
+    let mut marks = vec![cidr4.clone(), cidr6, underlay.v4.to_string()];
+    // The VXLAN device's neighbours name the node's MAC, which its FDB entry is for.
+    let vtep = cidr4.split('/').next().unwrap_or_default().to_owned();
+    let neighbour = seen.lines("neighbours").iter().find(|line| line.contains(&format!("dst {vtep} ")));
+    let mac = neighbour.and_then(|line| line.split("lladdr ").nth(1)?.split(' ').next());
+    marks.extend(mac.map(str::to_owned));
+    match marks.iter().find(|mark| seen.mentions(mark) == 0) {
+        None => Ok(marks),
+        Some(absent) => Err(LabError::promise(
+            format!("{absent} in node1's network while node{node} is in the file"),
+            "it is not",
+        )),
+    }
+}
+
+/// The first pod and the last one, which are on the first and the last node, reach each other.
+pub fn first_to_last(cluster: &Cluster) -> Result<()> {
+    let endpoints = cluster.endpoints()?;
+    let first = &endpoints[cluster.nodes.len()];
+    let last = &endpoints[endpoints.len() - 2];
+    assert_reach(first, last)
+}
+
+/// ADD fails soon, with the code for "try again later" and words, and leaves nothing.
+fn add_without_ipamd(cluster: &mut Cluster) -> Result<String> {
+    let install = cluster.install.clone();
+    let node = &mut cluster.nodes[0];
+    let space = node.machine.space.clone();
+    let before = Snapshot::take(&space)?;
+    let stopped = node.ipamd.take().map(|service| service.stop()).transpose();
+    stopped?;
+    let sandbox = Sandbox::create(&space, "pod1x")?;
+    let runtime = &cluster.runtime;
+    let reply = runtime.call(&space, Verb::Add, Some(&sandbox.container), None)?;
+    let (code, message) = (reply.output["code"].as_u64(), reply.output["msg"].as_str().unwrap_or_default());
+    if reply.success || code != Some(11) || message.is_empty() || reply.took > GIVE_UP_WITHIN {
+        let saw = format!("{} {} after {}", reply.output, reply.log.trim(), time(reply.took));
+        return Err(LabError::promise(format!("error code 11 and a message within {GIVE_UP_WITHIN:?}"), saw));
+    }
+    let seen = format!("code 11, {message:?}, after {}", time(reply.took));
+    // A runtime cleans up after an ADD that failed.
+    runtime
+        .call(&space, Verb::Del, Some(&sandbox.container), None)?
+        .expect_success("DEL after a failed ADD")?;
+    sandbox.remove(&space)?;
+    before.assert_same(&space, "nothing left by the failed ADD")?;
+    let node = &mut cluster.nodes[0];
+    let service = node.service(&install, "ipamd")?;
+    service.wait_ready(1, READY_WITHIN)?;
+    node.ipamd = Some(service);
+    Ok(seen)
+}
+
+/// DEL succeeds without `ipamd`; the address is free as soon as `ipamd` is back.
+fn del_without_ipamd(cluster: &mut Cluster, name: &str) -> Result<String> {
+    let pod = cluster.take_pod(name)?;
+    let (number, id, address) = (pod.node, pod.container.id.clone(), pod.at.v4);
+    let install = cluster.install.clone();
+    let node = &mut cluster.nodes[number - 1];
+    let space = node.machine.space.clone();
+    let held = Ipam::connect(&space)?.leases()?;
+    if !held.iter().any(|lease| lease.container_id == id) {
+        return Err(LabError::promise(format!("a lease of {name}"), format!("{held:?}")));
+    }
+    node.ipamd.take().map(|service| service.stop()).transpose()?;
+    let reply = pod.detach(&space, &cluster.runtime)?;
+    let service = node.service(&install, "ipamd")?;
+    service.wait_ready(1, READY_WITHIN)?;
+    node.ipamd = Some(service);
+    let held = Ipam::connect(&space)?.leases()?;
+    if held.iter().any(|lease| lease.container_id == id || lease.addresses.contains(&address.to_string())) {
+        return Err(LabError::promise(format!("{address} free once ipamd is back"), format!("{held:?}")));
+    }
+    cluster.attach(number, name)?;
+    Ok(format!("success after {}, and {address} is free once ipamd is back", time(reply.took)))
+}
+
+/// Deletes every pod, and then Ferrule itself; nothing may be left of either.
+pub fn end(cluster: &mut Cluster, without_pods: &[Snapshot], report: &mut Report) {
+    report.prove("every pod deleted: links, routes, rules, neighbours, FDB, nexthops, nftables", || {
+        let mut slowest = Duration::ZERO;
+        let count = cluster.pods.len();
+        for pod in std::mem::take(&mut cluster.pods) {
+            let space = &cluster.node(pod.node).machine.space;
+            slowest = slowest.max(pod.detach(space, &cluster.runtime)?.took);
+        }
+        for (node, before) in cluster.nodes.iter().zip(without_pods) {
+            before.assert_same(&node.machine.space, "the network as it was before the pods")?;
+        }
+        Ok(format!("{count} pods, nothing left; one DEL took at most {}", time(slowest)))
+    });
+    report.prove("every pod deleted: leases and queued releases", || {
+        for node in &cluster.nodes {
+            let space = &node.machine.space;
+            let leases = Ipam::connect(space)?.leases()?;
+            let queued = crate::command::run(space, "ls -A /run/ferrule/releases")?;
+            let pinned = crate::command::run(space, "ls -A /run/netns")?;
+            if !leases.is_empty() || !queued.is_empty() || !pinned.is_empty() {
+                return Err(LabError::promise(
+                    "no leases, no queue, no namespaces",
+                    format!("{leases:?} {queued} {pinned}"),
+                ));
+            }
+        }
+        Ok("none".to_owned())
+    });
+    report.prove("the daemons stop, and routed cleanup leaves what was there before Ferrule", || {
+        let install = cluster.install.clone();
+        for node in &mut cluster.nodes {
+            node.uninstall(&install)?;
+            node.bare.assert_same(&node.machine.space, "the network as it was before Ferrule")?;
+        }
+        Ok(format!("{} nodes as they were", cluster.nodes.len()))
+    });
+}

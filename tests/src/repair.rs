@@ -1,0 +1,92 @@
+//! What is broken comes back: things deleted by hand on a node, and both daemons killed, while packets flow.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    addressing::{Backend, pod_cidrs},
+    cluster::{Cluster, READY_WITHIN},
+    command::run,
+    error::{LabError, Result},
+    leftovers::Snapshot,
+    life::first_to_last,
+    ping,
+    report::{Report, time},
+};
+
+/// Within this time a thing deleted by someone else must be back.
+const BACK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Every repair in turn.
+pub fn all(cluster: &Cluster, report: &mut Report) {
+    report.prove("deleted by hand and back within a second", || by_hand(cluster));
+    report
+        .prove("both daemons killed with -9 on every node while pings run across", || kill_daemons(cluster));
+}
+
+/// Deletes one thing after another on node 1, all of them on the way to node 2.
+fn by_hand(cluster: &Cluster) -> Result<String> {
+    let node = &cluster.nodes[0].machine.space;
+    let before = Snapshot::take(node)?;
+    let mut seen = Vec::new();
+    for (what, command) in deletions(cluster, &before)? {
+        run(node, &command)?;
+        let took = before.wait_same(node, &format!("the {what} back (`{command}`)"), BACK_WITHIN)?;
+        first_to_last(cluster)?;
+        seen.push(format!("{what} {}", time(took)));
+    }
+    Ok(seen.join(", "))
+}
+
+/// What is deleted, and how. Each command fails if there is nothing to delete.
+fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, String)>> {
+    let last = cluster.nodes.len();
+    let [cidr4, cidr6] = pod_cidrs(last);
+    let mut all = vec![
+        ("IPv4 route", format!("ip route del {cidr4}")),
+        ("IPv6 route", format!("ip -6 route del {cidr6}")),
+        ("nexthops", "ip nexthop flush protocol 70".to_owned()),
+    ];
+    if cluster.topology.backend == Backend::Native {
+        return Ok(all);
+    }
+    for (what, cidr) in [("ARP entry", cidr4), ("IPv6 neighbour", cidr6)] {
+        let vtep = cidr.split('/').next().unwrap_or_default();
+        all.push((what, format!("ip neigh del {vtep} dev {}", crate::cluster::VXLAN_DEVICE)));
+    }
+    let underlay = cluster.node(last).machine.underlay.v4.to_string();
+    let entry = before.lines("FDB").iter().find(|line| line.contains(&format!("dst {underlay}")));
+    let mac = entry.and_then(|line| line.strip_prefix("mac ")?.split(' ').next());
+    let mac = mac.ok_or_else(|| {
+        LabError::promise(format!("an FDB entry towards {underlay}"), format!("{:?}", before.lines("FDB")))
+    })?;
+    all.push((
+        "FDB entry",
+        format!("bridge fdb del {mac} dev {} dst {underlay} self", crate::cluster::VXLAN_DEVICE),
+    ));
+    all.push(("VXLAN device", format!("ip link del {}", crate::cluster::VXLAN_DEVICE)));
+    Ok(all)
+}
+
+/// Kills both daemons everywhere; their units start them again; the pods do not notice, and nothing changes.
+fn kill_daemons(cluster: &Cluster) -> Result<String> {
+    let (Some(first), Some(last)) = (cluster.pods.first(), cluster.pods.last()) else {
+        return Err(LabError::promise("pods", "none"));
+    };
+    let before = cluster.snapshots()?;
+    let runs = [
+        ping::Run::start(&first.space, last.at.v4.into())?,
+        ping::Run::start(&last.space, first.at.v6.into())?,
+    ];
+    let start = Instant::now();
+    let services = || cluster.nodes.iter().flat_map(|node| node.routed.iter().chain(&node.ipamd));
+    let counts: Vec<u64> = services().map(|service| service.ready_count()).collect();
+    services().try_for_each(|service| service.crash())?;
+    services().zip(&counts).try_for_each(|(service, count)| service.wait_ready(count + 1, READY_WITHIN))?;
+    let ready = start.elapsed();
+    let replies: Vec<usize> = runs.into_iter().map(ping::Run::stop).collect::<Result<_>>()?;
+    for (node, before) in cluster.nodes.iter().zip(&before) {
+        before.assert_same(&node.machine.space, "the same network after the restart")?;
+    }
+    let count: usize = replies.iter().sum();
+    Ok(format!("{} daemons ready again after {}, none of {count} echoes lost", counts.len(), time(ready)))
+}
