@@ -214,6 +214,8 @@ pub(crate) fn neigh_message(message: &NeighbourMessage) -> Option<Neigh> {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => dst = Some(IpAddr::from(*v4)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => dst = Some(IpAddr::from(*v6)),
+            // In an FDB entry the family of the message is the bridge's; the length tells the address's.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(octets)) => dst = address_of(octets),
             NeighbourAttribute::LinkLayerAddress(octets) => lladdr = mac(octets),
             _ => {}
         }

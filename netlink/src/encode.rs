@@ -98,10 +98,20 @@ pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
-    if let Some(alias) = &spec.alias {
-        message.attributes.push(LinkAttribute::IfAlias(alias.clone()));
-    }
     request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
+}
+
+/// `IFALIASZ`, less the NUL.
+const ALIAS_MAX: usize = 255;
+
+/// Sets `IFLA_IFALIAS`, which the kernel passes over in a request that makes a link (`rtnl_create_link`). A longer one
+/// than the kernel has room for is cut.
+pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
+    let mut message = LinkMessage::default();
+    let alias = &alias[..alias.floor_char_boundary(ALIAS_MAX)];
+    message.attributes =
+        vec![LinkAttribute::IfName(link.to_string()), LinkAttribute::IfAlias(alias.to_owned())];
+    request(rtm::NEWLINK, 0, &message)
 }
 
 /// The link of this name.

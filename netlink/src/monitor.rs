@@ -1,1 +1,272 @@
-//! placeholder
+//! The kernel's events: what anybody changes of links, addresses, routes, neighbours and FDB entries.
+//!
+//! Events say what to look at again, never what to believe: some may be lost, and then there is [`Event::Overrun`].
+//! Nexthop objects have no events here: one that is deleted takes its routes with it, and those have.
+
+use std::io;
+use std::pin::Pin;
+
+use ferrule_model::{
+    Address, AddressKey, Change, FdbEntry, FdbKey, Link, Neighbour, NeighbourKey, Route, RouteKey,
+};
+use futures_util::{Stream, StreamExt};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::MulticastGroup;
+use rtnetlink::sys::{AsyncSocket, SocketAddr};
+
+use crate::decode::{self, Neigh};
+
+/// Bytes for events that wait to be read: a node's departure at 5,000 nodes is some thousand of them.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
+
+/// Something changed, by whomever: the listener's own changes come too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link; `Put` also when it went up or down.
+    Link(Change, Link),
+    /// An address of a link.
+    Address(Change, AddressKey, Address),
+    /// A route.
+    Route(Change, RouteKey, Route),
+    /// An entry of the ARP or NDP table.
+    Neighbour(Change, NeighbourKey, Neighbour),
+    /// An FDB entry.
+    Fdb(Change, FdbKey, FdbEntry),
+    /// Events were lost (`ENOBUFS`): everything has to be looked at.
+    Overrun,
+}
+
+/// The events of the namespace it was opened in.
+pub struct Monitor {
+    messages: Pin<Box<Messages>>,
+}
+
+/// What rtnetlink hands out.
+type Messages = dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send;
+
+impl std::fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Monitor").finish_non_exhaustive()
+    }
+}
+
+impl Monitor {
+    /// Subscribes in the calling thread's namespace; every change from here on is told. Must be called within a tokio
+    /// runtime, on which the reading goes on.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn open() -> io::Result<Self> {
+        Self::open_with(RECEIVE_BUFFER)
+    }
+
+    fn open_with(receive_buffer: usize) -> io::Result<Self> {
+        let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
+        connection.socket_mut().socket_mut().set_rx_buf_sz(receive_buffer)?;
+        tokio::spawn(connection);
+        Ok(Self { messages: Box::pin(messages) })
+    }
+
+    /// The next event that a value can express; `None` when the socket is broken.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            let (message, _) = self.messages.next().await?;
+            if let Some(event) = event(&message.payload) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+fn event(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
+    use Change::{Delete, Put};
+    let message = match payload {
+        NetlinkPayload::InnerMessage(message) => message,
+        NetlinkPayload::Overrun(_) => return Some(Event::Overrun),
+        _ => return None,
+    };
+    match message {
+        RouteNetlinkMessage::NewLink(link) => decode::link_message(link).map(|link| Event::Link(Put, link)),
+        RouteNetlinkMessage::DelLink(link) => {
+            decode::link_message(link).map(|link| Event::Link(Delete, link))
+        }
+        RouteNetlinkMessage::NewAddress(address) => {
+            decode::address_message(address).map(|(key, value)| Event::Address(Put, key, value))
+        }
+        RouteNetlinkMessage::DelAddress(address) => {
+            decode::address_message(address).map(|(key, value)| Event::Address(Delete, key, value))
+        }
+        RouteNetlinkMessage::NewRoute(route) => {
+            decode::route_message(route).map(|(key, value)| Event::Route(Put, key, value))
+        }
+        RouteNetlinkMessage::DelRoute(route) => {
+            decode::route_message(route).map(|(key, value)| Event::Route(Delete, key, value))
+        }
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            decode::neigh_message(message).map(|neigh| told(Put, &neigh))
+        }
+        RouteNetlinkMessage::DelNeighbour(message) => {
+            decode::neigh_message(message).map(|neigh| told(Delete, &neigh))
+        }
+        _ => None,
+    }
+}
+
+fn told(change: Change, neigh: &Neigh) -> Event {
+    match neigh {
+        Neigh::Neighbour(key, value) => Event::Neighbour(change, *key, *value),
+        Neigh::Fdb(key, value) => Event::Fdb(change, *key, *value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ferrule_model::{FdbEntry, IfName, LinkChange, LinkKind, Mac, Op, VethSpec, Via, Vxlan, VxlanSpec};
+
+    use super::*;
+    use crate::{Kernel, Netlink, netns};
+
+    async fn until(monitor: &mut Monitor, mut wanted: impl FnMut(&Event) -> bool) -> Event {
+        let search = async {
+            loop {
+                let event = monitor.next().await.unwrap();
+                if wanted(&event) {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), search).await.expect("the event comes within 5 s")
+    }
+
+    /// Everything happens on one thread, in a namespace that it moves to for good.
+    fn in_a_namespace(test: impl Future<Output = ()>) {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    fn kernel_with_a_link() -> (Netlink, Link) {
+        let mut kernel = Netlink::open().unwrap();
+        let spec = VethSpec {
+            host_name: IfName::new("u0").unwrap(),
+            host_mac: Mac::local([1; 6]),
+            alias: None,
+            pod_name: IfName::new("u1").unwrap(),
+            pod_mac: Mac::local([2; 6]),
+        };
+        let link = kernel.create_veth(&spec, &netns::Netns::current().unwrap()).unwrap();
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        kernel.apply(&[Op::SetLink(link.peer.unwrap(), up)]).unwrap();
+        (kernel, link)
+    }
+
+    #[test]
+    fn every_kind_of_change_is_told() {
+        in_a_namespace(async {
+            let mut monitor = Monitor::open().unwrap();
+            let (mut kernel, link) = kernel_with_a_link();
+            until(&mut monitor, |event| matches!(event, Event::Link(Change::Put, l) if l.name == link.name))
+                .await;
+
+            let spec = VxlanSpec {
+                name: IfName::new("ferrule.1").unwrap(),
+                mac: Mac::local([3; 6]),
+                mtu: 1450,
+                vxlan: Vxlan { vni: 1, port: 8472, local: None, underlay: None, learning: false },
+            };
+            kernel.apply(&[Op::AddVxlan(spec.clone())]).unwrap();
+            let told = until(
+                &mut monitor,
+                |event| matches!(event, Event::Link(Change::Put, l) if l.name == spec.name && matches!(l.kind, LinkKind::Vxlan(_))),
+            );
+            let Event::Link(_, device) = told.await else { unreachable!() };
+
+            let dst = RouteKey::main("10.1.0.0/24".parse().unwrap());
+            let neighbour = NeighbourKey { link: device.index, address: "10.1.0.0".parse().unwrap() };
+            let fdb = FdbKey { link: device.index, mac: Mac::local([4; 6]) };
+            let entry = FdbEntry { dst: "192.0.2.2".parse().unwrap(), permanent: true };
+            let address = AddressKey { link: device.index, prefix: "10.0.0.0/32".parse().unwrap() };
+            kernel
+                .apply(&[
+                    Op::PutAddress(address, Address::default()),
+                    Op::PutRoute(dst, Route::ours(Via::Link(device.index))),
+                    Op::PutNeighbour(neighbour, Neighbour { mac: Some(fdb.mac), permanent: true }),
+                    Op::PutFdb(fdb, entry),
+                    Op::DeleteFdb(fdb, entry),
+                    Op::DeleteNeighbour(neighbour),
+                    Op::DeleteRoute(dst),
+                    Op::DeleteLink(device.index),
+                ])
+                .unwrap();
+            let mut missing: Vec<(&str, Box<dyn Fn(&Event) -> bool>)> = vec![
+                (
+                    "address put",
+                    Box::new(move |e| matches!(e, Event::Address(Change::Put, k, _) if *k == address)),
+                ),
+                ("route put", Box::new(move |e| matches!(e, Event::Route(Change::Put, k, _) if *k == dst))),
+                (
+                    "neighbour put",
+                    Box::new(
+                        move |e| matches!(e, Event::Neighbour(Change::Put, k, v) if *k == neighbour && v.permanent),
+                    ),
+                ),
+                // The kernel tells a deleted neighbour as one that failed, and then as deleted.
+                (
+                    "neighbour deleted",
+                    Box::new(
+                        move |e| matches!(e, Event::Neighbour(_, k, v) if *k == neighbour && !v.permanent),
+                    ),
+                ),
+                (
+                    "fdb put",
+                    Box::new(move |e| matches!(e, Event::Fdb(Change::Put, k, v) if *k == fdb && *v == entry)),
+                ),
+                (
+                    "fdb deleted",
+                    Box::new(move |e| matches!(e, Event::Fdb(Change::Delete, k, _) if *k == fdb)),
+                ),
+                (
+                    "route deleted",
+                    Box::new(move |e| matches!(e, Event::Route(Change::Delete, k, _) if *k == dst)),
+                ),
+                (
+                    "link deleted",
+                    Box::new(move |e| matches!(e, Event::Link(Change::Delete, l) if l.name == spec.name)),
+                ),
+            ];
+            while !missing.is_empty() {
+                let next = tokio::time::timeout(Duration::from_secs(5), monitor.next()).await;
+                let names: Vec<_> = missing.iter().map(|(name, _)| name).collect();
+                let event = next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap();
+                missing.retain(|(_, is)| !is(&event));
+            }
+        });
+    }
+
+    /// More events than the buffer holds, while nobody reads.
+    #[test]
+    fn lost_events_are_told_as_an_overrun() {
+        in_a_namespace(async {
+            let mut monitor = Monitor::open_with(4096).unwrap();
+            let (mut kernel, link) = kernel_with_a_link();
+            let routes = (0..2_000_u16).map(|n| {
+                let [a, b] = n.to_be_bytes();
+                let dst = ferrule_model::host_prefix([10, 1, a, b].into());
+                Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(link.index)))
+            });
+            kernel.apply(&routes.collect::<Vec<_>>()).unwrap();
+            until(&mut monitor, |event| *event == Event::Overrun).await;
+        });
+    }
+}

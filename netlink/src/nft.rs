@@ -71,7 +71,7 @@ mod tests {
             .unwrap()
             .run(|| {
                 assert_eq!(list_table("inet", "ferrule").unwrap(), None);
-                apply("table inet ferrule { chain c { } }").unwrap();
+                apply("table inet ferrule {\n chain c {\n }\n}\n").unwrap();
                 assert!(list_table("inet", "ferrule").unwrap().unwrap().contains("chain c"));
             })
             .unwrap();

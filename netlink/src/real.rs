@@ -84,9 +84,11 @@ impl Kernel for Netlink {
         Ok(self.socket.batch(&requests)?.results)
     }
 
-    /// The creation and the question what came of it go out in one message: one round trip.
+    /// The creation, the alias and the question what came of it go out in one message: one round trip.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
-        let requests = [encode::veth(spec, pod.as_fd()), encode::link_named(&spec.host_name)];
+        let mut requests = vec![encode::veth(spec, pod.as_fd())];
+        requests.extend(spec.alias.as_ref().map(|alias| encode::alias(&spec.host_name, alias)));
+        requests.push(encode::link_named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
         for result in results {
             result.map_err(|refusal| Error::Refused { request: created(spec), refusal })?;

@@ -1,0 +1,411 @@
+//! What every [`Kernel`] promises, shown on the fake one and on the real one by the same tests.
+//!
+//! Each test makes namespaces of its own; CAP_NET_ADMIN and CAP_SYS_ADMIN over them are needed, which
+//! `tests/in-namespace` provides.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use ferrule_model::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link, LinkChange, LinkKind, Mac,
+    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey, VethSpec, Via, Vxlan,
+    VxlanSpec,
+};
+use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
+use ferrule_netlink::netns::{self, Netns};
+use ferrule_netlink::{Kernel, Netlink};
+use nix::errno::Errno;
+
+/// A place with namespaces.
+trait Machine {
+    type Netns;
+    type Kernel: Kernel<Netns = Self::Netns>;
+    fn new() -> Self;
+    fn netns(&self) -> Self::Netns;
+    fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
+}
+
+struct Real;
+
+impl Machine for Real {
+    type Netns = Netns;
+    type Kernel = Netlink;
+    fn new() -> Self {
+        Self
+    }
+    fn netns(&self) -> Netns {
+        netns::make().expect("CAP_SYS_ADMIN: run through tests/in-namespace")
+    }
+    fn kernel(&self, netns: &Netns) -> Netlink {
+        Netlink::open_in(netns).unwrap()
+    }
+}
+
+impl Machine for FakeWorld {
+    type Netns = FakeNetns;
+    type Kernel = FakeKernel;
+    fn new() -> Self {
+        Self::new()
+    }
+    fn netns(&self) -> FakeNetns {
+        self.netns()
+    }
+    fn kernel(&self, netns: &FakeNetns) -> FakeKernel {
+        self.kernel(netns)
+    }
+}
+
+/// Two namespaces joined by a veth pair: `fer0` in the host's, `eth0` in the pod's.
+struct Pair<M: Machine> {
+    host: M::Kernel,
+    pod: M::Kernel,
+    pod_netns: M::Netns,
+    link: Link,
+}
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn prefix(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn spec() -> VethSpec {
+    VethSpec {
+        host_name: name("fer0"),
+        host_mac: Mac::local([2, 0, 0, 0, 0, 1]),
+        alias: Some("default/web".into()),
+        pod_name: name("eth0"),
+        pod_mac: Mac::local([2, 0, 0, 0, 0, 2]),
+    }
+}
+
+impl<M: Machine> Pair<M> {
+    /// Both ends up, and the host's loopback.
+    fn new() -> Self {
+        let machine = M::new();
+        let (host_netns, pod_netns) = (machine.netns(), machine.netns());
+        let (mut host, mut pod) = (machine.kernel(&host_netns), machine.kernel(&pod_netns));
+        // A namespace that never had an address has no `local` table, by which next hops are judged.
+        ok(&mut host, &[up(IfIndex(1))]);
+        let link = host.create_veth(&spec(), &pod_netns).unwrap();
+        ok(&mut pod, &[up(link.peer.unwrap())]);
+        Self { host, pod, pod_netns, link }
+    }
+}
+
+fn up(link: IfIndex) -> Op {
+    Op::SetLink(link, LinkChange { up: Some(true), ..LinkChange::default() })
+}
+
+fn down(link: IfIndex) -> Op {
+    Op::SetLink(link, LinkChange { up: Some(false), ..LinkChange::default() })
+}
+
+fn ok(kernel: &mut impl Kernel, ops: &[Op]) {
+    for (op, result) in ops.iter().zip(kernel.apply(ops).unwrap()) {
+        assert_eq!(result, Ok(()), "{op}");
+    }
+}
+
+fn errno(kernel: &mut impl Kernel, op: Op) -> Errno {
+    kernel.apply(&[op]).unwrap().remove(0).unwrap_err().errno
+}
+
+fn vxlan_spec(underlay: IfIndex) -> VxlanSpec {
+    VxlanSpec {
+        name: name("ferrule.1"),
+        mac: Mac::local([2, 0, 0, 0, 1, 1]),
+        mtu: 1450,
+        vxlan: Vxlan {
+            vni: 1,
+            port: 8472,
+            local: Some("192.0.2.1".parse().unwrap()),
+            underlay: Some(underlay),
+            learning: false,
+        },
+    }
+}
+
+fn nexthop(gateway: &str, link: IfIndex) -> Nexthop {
+    Nexthop { gateway: gateway.parse().unwrap(), link, onlink: true, protocol: PROTOCOL }
+}
+
+fn a_veth_pair_is_born_in_two_namespaces<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let Link { name: host_name, mac, up, alias, kind, .. } = pair.link.clone();
+    assert_eq!((host_name, mac, up, kind), (name("fer0"), Some(spec().host_mac), true, LinkKind::Veth));
+    assert_eq!(alias.as_deref(), Some("default/web"));
+    let pod_end = pair.pod.link(&name("eth0")).unwrap().unwrap();
+    assert_eq!(Some(pod_end.index), pair.link.peer);
+    assert_eq!(pod_end.mac, Some(spec().pod_mac));
+    assert_eq!(pair.host.link(&name("eth0")).unwrap(), None);
+}
+
+fn a_long_alias_is_cut<M: Machine>() {
+    let machine = M::new();
+    let (host_netns, pod_netns) = (machine.netns(), machine.netns());
+    let long = VethSpec { alias: Some("ä".repeat(200)), ..spec() };
+    let link = machine.kernel(&host_netns).create_veth(&long, &pod_netns).unwrap();
+    assert!(long.alias.unwrap().starts_with(&link.alias.unwrap()));
+}
+
+fn a_taken_name_at_either_end_is_refused_and_nothing_made<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let error = pair.host.create_veth(&spec(), &pair.pod_netns).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EEXIST), "{error}");
+    let other = VethSpec { host_name: name("fer1"), ..spec() };
+    let error = pair.host.create_veth(&other, &pair.pod_netns).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EEXIST), "{error}");
+    assert_eq!(pair.host.link(&name("fer1")).unwrap(), None);
+}
+
+fn a_deleted_link_is_gone_at_both_ends_with_all_that_is_on_it<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let dst = prefix("10.0.0.5/32");
+    ok(&mut pair.host, &[Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(pair.link.index)))]);
+    assert!(pair.host.delete_link(&name("fer0")).unwrap());
+    assert_eq!(pair.host.link(&name("fer0")).unwrap(), None);
+    assert_eq!(pair.pod.link(&name("eth0")).unwrap(), None);
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
+    assert!(!pair.host.delete_link(&name("fer0")).unwrap(), "twice is no error");
+}
+
+fn the_name_of_a_deleted_link_is_free_at_once<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    for _ in 0..5 {
+        assert!(pair.host.delete_link(&name("fer0")).unwrap());
+        pair.host.create_veth(&spec(), &pair.pod_netns).unwrap();
+    }
+}
+
+fn a_link_is_changed<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let mac = Mac::local([2, 0, 0, 0, 0, 9]);
+    let change = LinkChange { up: None, mtu: Some(1400), mac: Some(mac) };
+    ok(&mut pair.host, &[Op::SetLink(pair.link.index, change)]);
+    let link = pair.host.link(&name("fer0")).unwrap().unwrap();
+    assert_eq!((link.mtu, link.mac, link.up), (1400, Some(mac), true));
+    assert_eq!(errno(&mut pair.host, up(IfIndex(4_000))), Errno::ENODEV);
+}
+
+fn addresses_come_and_go<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let link = pair.link.peer.unwrap();
+    let v4 = AddressKey { link, prefix: prefix("10.0.0.5/32") };
+    let v6 = AddressKey { link, prefix: prefix("fd00::5/128") };
+    let nodad = Address { nodad: true };
+    ok(&mut pair.pod, &[Op::PutAddress(v4, Address::default()), Op::PutAddress(v6, nodad)]);
+    let listed = pair.pod.addresses(link).unwrap();
+    assert_eq!(listed.get(&v4), Some(&Address::default()));
+    assert_eq!(listed.get(&v6), Some(&nodad));
+    ok(&mut pair.pod, &[Op::PutAddress(v4, Address::default()), Op::DeleteAddress(v4)]);
+    assert_eq!(pair.pod.addresses(link).unwrap().get(&v4), None);
+    assert_eq!(errno(&mut pair.pod, Op::DeleteAddress(v4)), Errno::EADDRNOTAVAIL);
+    assert_eq!(pair.pod.addresses(IfIndex(4_000)).unwrap().len(), 0);
+}
+
+fn a_route_of_every_kind_is_read_back_as_it_was_put<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let link = pair.link.index;
+    let gateway = |text: &str| Via::Gateway { address: text.parse().unwrap(), link, onlink: true };
+    ok(
+        &mut pair.host,
+        &[
+            Op::PutNexthop(NexthopId(7), nexthop("192.0.2.9", link)),
+            Op::PutNexthop(NexthopId(8), nexthop("fd00::9", link)),
+        ],
+    );
+    for (dst, route) in [
+        ("10.1.0.0/24", Route::ours(Via::Nexthop(NexthopId(7)))),
+        ("10.2.0.0/24", Route::ours(gateway("192.0.2.9"))),
+        ("10.3.0.1/32", Route::ours(Via::Link(link))),
+        ("10.4.0.0/24", Route::unreachable()),
+        ("0.0.0.0/0", Route::ours(gateway("192.0.2.9"))),
+        ("fd00:1::/64", Route::ours(Via::Nexthop(NexthopId(8)))),
+        ("fd00:3::1/128", Route::ours(Via::Link(link))),
+        ("fd00:4::/64", Route::unreachable()),
+        ("::/0", Route::ours(gateway("fe80::1"))),
+    ] {
+        let key = RouteKey::main(prefix(dst));
+        ok(&mut pair.host, &[Op::PutRoute(key, route), Op::PutRoute(key, route)]);
+        let seen = pair.host.routes(PROTOCOL).unwrap().get(&key).copied();
+        let expected = match (route.kind, dst.contains(':')) {
+            // IPv6 does not tell whether a next hop's being on the link was taken for granted.
+            (ferrule_model::RouteKind::Unicast(Via::Gateway { address, link, .. }), true) => {
+                let onlink = seen.is_some_and(|seen| {
+                    matches!(seen.kind, ferrule_model::RouteKind::Unicast(Via::Gateway { onlink: true, .. }))
+                });
+                Route::ours(Via::Gateway { address, link, onlink })
+            }
+            _ => route,
+        };
+        assert_eq!(seen, Some(expected), "{dst}");
+        ok(&mut pair.host, &[Op::DeleteRoute(key)]);
+        assert_eq!(pair.host.routes(PROTOCOL).unwrap().get(&key), None, "{dst}");
+        assert_eq!(errno(&mut pair.host, Op::DeleteRoute(key)), Errno::ESRCH, "{dst}");
+    }
+}
+
+fn a_route_is_replaced_in_place<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let key = RouteKey::main(prefix("10.1.0.0/24"));
+    let link = pair.link.index;
+    for id in [7, 8] {
+        let gateway = format!("192.0.2.{id}");
+        ok(
+            &mut pair.host,
+            &[
+                Op::PutNexthop(NexthopId(id), nexthop(&gateway, link)),
+                Op::PutRoute(key, Route::ours(Via::Nexthop(NexthopId(id)))),
+            ],
+        );
+    }
+    let routes = pair.host.routes(PROTOCOL).unwrap();
+    assert_eq!(routes.into_iter().collect::<Vec<_>>(), [(key, Route::ours(Via::Nexthop(NexthopId(8))))]);
+}
+
+fn the_longest_prefix_matches<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let link = pair.link.index;
+    let (wide, narrow) = (RouteKey::main(prefix("10.0.0.0/8")), RouteKey::main(prefix("10.0.0.5/32")));
+    ok(
+        &mut pair.host,
+        &[
+            Op::PutRoute(wide, Route::ours(Via::Link(link))),
+            Op::PutRoute(narrow, Route::ours(Via::Link(link))),
+        ],
+    );
+    let matched = |pair: &mut Pair<M>, dst: &str| pair.host.route_match(dst.parse().unwrap()).unwrap();
+    assert_eq!(matched(&mut pair, "10.0.0.5"), Some((narrow, Route::ours(Via::Link(link)))));
+    assert_eq!(matched(&mut pair, "10.0.0.6"), Some((wide, Route::ours(Via::Link(link)))));
+    assert_eq!(matched(&mut pair, "192.0.2.1"), None);
+    assert_eq!(matched(&mut pair, "fd00::1"), None);
+}
+
+fn a_nexthop_object_takes_its_routes_with_it<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let id = NexthopId(7);
+    let key = RouteKey::main(prefix("10.1.0.0/24"));
+    let first = nexthop("192.0.2.9", pair.link.index);
+    ok(&mut pair.host, &[Op::PutNexthop(id, first), Op::PutRoute(key, Route::ours(Via::Nexthop(id)))]);
+    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&first));
+    let second = nexthop("192.0.2.10", pair.link.index);
+    ok(&mut pair.host, &[Op::PutNexthop(id, second)]);
+    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&second));
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 1, "replacing keeps the routes");
+    ok(&mut pair.host, &[Op::DeleteNexthop(id)]);
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
+    assert_eq!(errno(&mut pair.host, Op::DeleteNexthop(id)), Errno::ENOENT);
+    assert_eq!(errno(&mut pair.host, Op::PutRoute(key, Route::ours(Via::Nexthop(id)))), Errno::EINVAL);
+}
+
+fn a_link_that_goes_down_loses_routes_and_nexthops<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let link = pair.link.index;
+    let id = NexthopId(7);
+    ok(
+        &mut pair.host,
+        &[
+            Op::PutNexthop(id, nexthop("192.0.2.9", link)),
+            Op::PutRoute(RouteKey::main(prefix("10.1.0.0/24")), Route::ours(Via::Nexthop(id))),
+            Op::PutRoute(RouteKey::main(prefix("10.2.0.0/24")), Route::ours(Via::Link(link))),
+            down(link),
+        ],
+    );
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
+    assert_eq!(pair.host.nexthops().unwrap().len(), 0);
+    assert_eq!(errno(&mut pair.host, Op::PutNexthop(id, nexthop("192.0.2.9", link))), Errno::ENETDOWN);
+}
+
+fn neighbours_come_and_go<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    for address in ["10.0.0.5", "fd00::5"] {
+        let key = NeighbourKey { link: pair.link.index, address: address.parse().unwrap() };
+        let neighbour = |last| Neighbour { mac: Some(Mac::local([2, 0, 0, 0, 0, last])), permanent: true };
+        for last in [7, 8] {
+            ok(&mut pair.host, &[Op::PutNeighbour(key, neighbour(last))]);
+            assert_eq!(pair.host.neighbour(key).unwrap(), Some(neighbour(last)));
+            assert_eq!(pair.host.neighbours(key.link).unwrap().get(&key), Some(&neighbour(last)));
+        }
+        ok(&mut pair.host, &[Op::DeleteNeighbour(key)]);
+        assert_eq!(pair.host.neighbour(key).unwrap(), None);
+        assert_eq!(errno(&mut pair.host, Op::DeleteNeighbour(key)), Errno::ENOENT);
+    }
+}
+
+fn a_vxlan_device_has_what_was_asked_for_and_an_fdb<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let spec = vxlan_spec(pair.link.index);
+    ok(&mut pair.host, &[Op::AddVxlan(spec.clone())]);
+    let device = pair.host.link(&spec.name).unwrap().unwrap();
+    assert_eq!((device.mac, device.mtu, device.up), (Some(spec.mac), spec.mtu, true));
+    assert_eq!(device.kind, LinkKind::Vxlan(spec.vxlan.clone()));
+    assert_eq!(errno(&mut pair.host, Op::AddVxlan(spec)), Errno::EEXIST);
+
+    let key = FdbKey { link: device.index, mac: Mac::local([2, 0, 0, 0, 1, 2]) };
+    let entry = |dst: &str| FdbEntry { dst: dst.parse().unwrap(), permanent: true };
+    for dst in ["192.0.2.2", "192.0.2.3"] {
+        ok(&mut pair.host, &[Op::PutFdb(key, entry(dst))]);
+        assert_eq!(pair.host.fdb(device.index).unwrap().into_iter().collect::<Vec<_>>(), [(key, entry(dst))]);
+    }
+    ok(&mut pair.host, &[Op::DeleteFdb(key, entry("192.0.2.3"))]);
+    assert_eq!(pair.host.fdb(device.index).unwrap().len(), 0);
+    assert_eq!(errno(&mut pair.host, Op::DeleteFdb(key, entry("192.0.2.3"))), Errno::ENOENT);
+    ok(&mut pair.host, &[Op::DeleteLink(device.index)]);
+    assert!(pair.host.links().unwrap().iter().all(|link| link.index != device.index));
+}
+
+fn a_refused_op_does_not_stop_the_others<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let route = |n: u8, link| {
+        let dst = IpNetwork::new([10, 0, n, 0].into(), 24).unwrap();
+        Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(link)))
+    };
+    // More than one send, with a refusal at the ends of both.
+    let bad = [0, 17, 199, 200, 249];
+    let ops: Vec<_> =
+        (0..250).map(|n| route(n, if bad.contains(&n) { IfIndex(4_000) } else { pair.link.index })).collect();
+    let results = pair.host.apply(&ops).unwrap();
+    let refused: Vec<_> = (0..250).filter(|n| results[usize::from(*n)].is_err()).collect();
+    assert_eq!(refused, bad);
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), ops.len() - bad.len());
+    assert_eq!(pair.host.apply(&[]).unwrap(), []);
+}
+
+fn routes_of_other_protocols_are_not_listed_and_not_deleted<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let key = RouteKey::main(prefix("10.9.0.0/24"));
+    let foreign = Route { protocol: 4, ..Route::ours(Via::Link(pair.link.index)) };
+    ok(&mut pair.host, &[Op::PutRoute(key, foreign)]);
+    assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
+    assert_eq!(pair.host.routes(4).unwrap().get(&key), Some(&foreign));
+    assert_eq!(errno(&mut pair.host, Op::DeleteRoute(key)), Errno::ESRCH);
+    assert_eq!(pair.host.routes(4).unwrap().len(), 1);
+}
+
+/// Each promise, once on the fake kernel and once on the real one.
+macro_rules! contract {
+    ($($promise:ident),* $(,)?) => {
+        mod fake { $(#[test] fn $promise() { super::$promise::<super::FakeWorld>(); })* }
+        mod real { $(#[test] fn $promise() { super::$promise::<super::Real>(); })* }
+    };
+}
+
+contract!(
+    a_veth_pair_is_born_in_two_namespaces,
+    a_long_alias_is_cut,
+    a_taken_name_at_either_end_is_refused_and_nothing_made,
+    a_deleted_link_is_gone_at_both_ends_with_all_that_is_on_it,
+    the_name_of_a_deleted_link_is_free_at_once,
+    a_link_is_changed,
+    addresses_come_and_go,
+    a_route_of_every_kind_is_read_back_as_it_was_put,
+    a_route_is_replaced_in_place,
+    the_longest_prefix_matches,
+    a_nexthop_object_takes_its_routes_with_it,
+    a_link_that_goes_down_loses_routes_and_nexthops,
+    neighbours_come_and_go,
+    a_vxlan_device_has_what_was_asked_for_and_an_fdb,
+    a_refused_op_does_not_stop_the_others,
+    routes_of_other_protocols_are_not_listed_and_not_deleted,
+);
