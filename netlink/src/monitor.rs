@@ -171,6 +171,49 @@ mod tests {
         (kernel, link)
     }
 
+    /// What is waited for, and how it is recognised.
+    type Expected = (&'static str, Box<dyn Fn(&Event) -> bool>);
+
+    fn expected(
+        address: AddressKey,
+        dst: RouteKey,
+        neighbour: NeighbourKey,
+        fdb: FdbKey,
+        entry: FdbEntry,
+    ) -> Vec<Expected> {
+        vec![
+            (
+                "address put",
+                Box::new(move |e| matches!(e, Event::Address(Change::Put, k, _) if *k == address)),
+            ),
+            ("route put", Box::new(move |e| matches!(e, Event::Route(Change::Put, k, _) if *k == dst))),
+            (
+                "neighbour put",
+                Box::new(
+                    move |e| matches!(e, Event::Neighbour(Change::Put, k, v) if *k == neighbour && v.permanent),
+                ),
+            ),
+            // The kernel tells a deleted neighbour as one that failed, and then as deleted.
+            (
+                "neighbour deleted",
+                Box::new(move |e| matches!(e, Event::Neighbour(_, k, v) if *k == neighbour && !v.permanent)),
+            ),
+            (
+                "fdb put",
+                Box::new(move |e| matches!(e, Event::Fdb(Change::Put, k, v) if *k == fdb && *v == entry)),
+            ),
+            ("fdb deleted", Box::new(move |e| matches!(e, Event::Fdb(Change::Delete, k, _) if *k == fdb))),
+            (
+                "route deleted",
+                Box::new(move |e| matches!(e, Event::Route(Change::Delete, k, _) if *k == dst)),
+            ),
+            (
+                "link deleted",
+                Box::new(move |e| matches!(e, Event::Link(Change::Delete, l) if l.index == fdb.link)),
+            ),
+        ]
+    }
+
     #[test]
     fn every_kind_of_change_is_told() {
         in_a_namespace(async {
@@ -209,42 +252,7 @@ mod tests {
                     Op::DeleteLink(device.index),
                 ])
                 .unwrap();
-            let mut missing: Vec<(&str, Box<dyn Fn(&Event) -> bool>)> = vec![
-                (
-                    "address put",
-                    Box::new(move |e| matches!(e, Event::Address(Change::Put, k, _) if *k == address)),
-                ),
-                ("route put", Box::new(move |e| matches!(e, Event::Route(Change::Put, k, _) if *k == dst))),
-                (
-                    "neighbour put",
-                    Box::new(
-                        move |e| matches!(e, Event::Neighbour(Change::Put, k, v) if *k == neighbour && v.permanent),
-                    ),
-                ),
-                // The kernel tells a deleted neighbour as one that failed, and then as deleted.
-                (
-                    "neighbour deleted",
-                    Box::new(
-                        move |e| matches!(e, Event::Neighbour(_, k, v) if *k == neighbour && !v.permanent),
-                    ),
-                ),
-                (
-                    "fdb put",
-                    Box::new(move |e| matches!(e, Event::Fdb(Change::Put, k, v) if *k == fdb && *v == entry)),
-                ),
-                (
-                    "fdb deleted",
-                    Box::new(move |e| matches!(e, Event::Fdb(Change::Delete, k, _) if *k == fdb)),
-                ),
-                (
-                    "route deleted",
-                    Box::new(move |e| matches!(e, Event::Route(Change::Delete, k, _) if *k == dst)),
-                ),
-                (
-                    "link deleted",
-                    Box::new(move |e| matches!(e, Event::Link(Change::Delete, l) if l.name == spec.name)),
-                ),
-            ];
+            let mut missing = expected(address, dst, neighbour, fdb, entry);
             while !missing.is_empty() {
                 let next = tokio::time::timeout(Duration::from_secs(5), monitor.next()).await;
                 let names: Vec<_> = missing.iter().map(|(name, _)| name).collect();
