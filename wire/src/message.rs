@@ -135,7 +135,7 @@ pub struct Status {}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {}
 
-/// Release the leases of a network whose attachment is not named; at most 200 a call.
+/// Release the leases of a network whose attachment is not named; at most 64 a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collect {

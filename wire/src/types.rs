@@ -91,4 +91,6 @@ pub struct PoolStatus {
     pub size: String,
     /// What can be given now without taking a resting address (decimal).
     pub free: String,
+    /// Addresses in leases of this pool that are no longer the pool's to give.
+    pub draining: u64,
 }

@@ -1,0 +1,24 @@
+//! `ipamd`: the addresses of one node's pods.
+//!
+//! A call walks through it so: `server` reads it from the socket and hands it to the `writer`, one thread that owns
+//! everything that changes; it asks the pure `service` (which asks the pure `pool`) for answer and changes, gathers what
+//! else is waiting, commits all changes to the `store` as one, and only then lets the answers go. `recover` turns
+//! what the store holds into a service at start.
+
+mod check;
+pub mod clock;
+pub mod pool;
+pub mod recover;
+pub mod server;
+pub mod service;
+pub mod socket;
+pub mod store;
+pub mod writer;
+
+mod connection;
+mod daemon;
+mod pools;
+mod reasons;
+
+pub use daemon::{RunError, run};
+pub use reasons::chain;

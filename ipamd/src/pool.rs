@@ -1,0 +1,337 @@
+//! The allocator: which address of a pool is given next, and how many are left.
+//!
+//! Pure: no clock, no I/O, no attachments. What an address is given for lives in `service`.
+//!
+//! A walk through one address of a /24: the cursor comes to 10.244.1.5, nobody ever had it, it is given. Released, it
+//! goes to the end of the line of released addresses and rests for the cooldown. The cursor goes on through
+//! addresses that nobody had; only when there are none left does the head of the line come back, which by then
+//! is the one released longest ago.
+//!
+//! Memory follows what was given, never the size of the subnet: a /64 costs what its leases cost.
+
+use ferrule_wire::Family;
+use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// From this many released addresses on, the one released longest ago is preferred to a fresh one, so that the line
+/// does not grow for ever in a subnet that the cursor never gets through. A /16 never comes to it.
+const LINE_CAP: usize = 1 << 16;
+
+/// A pool as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSpec {
+    /// Its name.
+    pub name: String,
+    /// Its subnets, none overlapping another, in the order in which they are used.
+    pub subnets: Vec<IpNetwork>,
+    /// Addresses and networks that are never given: gateways, other machines.
+    pub reserved: Vec<IpNetwork>,
+}
+
+/// An address taken from a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The address.
+    pub address: IpAddr,
+    /// Whether somebody had it before, so that the record of its release is to go.
+    pub was_released: bool,
+}
+
+/// Counts of one family of a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// The family.
+    pub family: Family,
+    /// Its subnets.
+    pub subnets: Vec<IpNetwork>,
+    /// Given and not released.
+    pub in_use: u64,
+    /// Released, within the cooldown.
+    pub resting: u64,
+    /// Never given.
+    pub reserved: u128,
+    /// All addresses of the subnets.
+    pub size: u128,
+    /// What can be given without taking a resting address.
+    pub free: u128,
+}
+
+/// A pool: one [`Space`] for each family it has, IPv4 first.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    name: String,
+    spaces: Vec<Space>,
+}
+
+impl Pool {
+    /// A pool of which nothing is given yet. Released addresses rest for `cooldown`.
+    #[must_use]
+    pub fn new(spec: &PoolSpec, cooldown: Duration) -> Self {
+        let spaces = [Family::Ipv4, Family::Ipv6]
+            .into_iter()
+            .map(|family| Space::new(family, spec, cooldown))
+            .filter(|space| !space.subnets.is_empty())
+            .collect();
+        Self { name: spec.name.clone(), spaces }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Gives one address of each family, all or none.
+    ///
+    /// # Errors
+    /// The counts of the first family that has none left.
+    pub fn allocate(&mut self, now: Duration) -> Result<Vec<Taken>, Counts> {
+        let next = self.next(now)?;
+        Ok(self.spaces.iter_mut().zip(next).map(|(space, number)| space.take(number)).collect())
+    }
+
+    /// Whether [`allocate`](Self::allocate) would succeed now.
+    ///
+    /// # Errors
+    /// As that one's.
+    pub fn probe(&mut self, now: Duration) -> Result<(), Counts> {
+        self.next(now).map(drop)
+    }
+
+    fn next(&mut self, now: Duration) -> Result<Vec<u128>, Counts> {
+        self.spaces.iter_mut().map(|space| space.next(now).ok_or_else(|| space.counts(now))).collect()
+    }
+
+    /// Takes an address back. `false` if this pool did not give it or it is not the pool's any more.
+    pub fn release(&mut self, address: IpAddr, now: Duration) -> bool {
+        self.space(address).is_some_and(|space| space.release(number_of(address), now))
+    }
+
+    /// Marks an address as given, as the store says. `false` if the pool may not give it, or it is marked already.
+    pub fn restore_given(&mut self, address: IpAddr) -> bool {
+        self.space(address).is_some_and(|space| space.restore_given(number_of(address)))
+    }
+
+    /// Puts an address in the line of released ones, as the store says. `false` if the pool may not give it, or it
+    /// is marked already.
+    pub fn restore_released(&mut self, address: IpAddr, released_at: Duration) -> bool {
+        self.space(address).is_some_and(|space| space.restore_released(number_of(address), released_at))
+    }
+
+    /// Whether this pool holds the address as given.
+    #[must_use]
+    pub fn has_given(&self, address: IpAddr) -> bool {
+        self.spaces.iter().any(|s| s.family == family_of(address) && s.given.contains(&number_of(address)))
+    }
+
+    /// Released addresses with the time of their release, longest ago first within a family.
+    pub fn released(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
+        self.spaces.iter().flat_map(|s| s.line.iter().map(|&(at, number)| (s.address_of(number), at)))
+    }
+
+    /// The counts of each family.
+    pub fn counts(&self, now: Duration) -> impl Iterator<Item = Counts> {
+        self.spaces.iter().map(move |space| space.counts(now))
+    }
+
+    fn space(&mut self, address: IpAddr) -> Option<&mut Space> {
+        let family = family_of(address);
+        self.spaces.iter_mut().find(|space| space.family == family)
+    }
+}
+
+/// One family of a pool. Addresses are numbers here.
+#[derive(Debug, Clone)]
+struct Space {
+    family: Family,
+    subnets: Vec<IpNetwork>,
+    cooldown: Duration,
+    /// What may be given, first and last of each stretch, in the order of use.
+    stretches: Vec<(u128, u128)>,
+    /// The same, last by first, to find the stretch of an address.
+    index: BTreeMap<u128, u128>,
+    /// Stretch and offset in it: nothing before was never given.
+    cursor: (usize, u128),
+    given: HashSet<u128>,
+    /// The line: released addresses by the time of their release.
+    line: BTreeSet<(Duration, u128)>,
+    released_at: HashMap<u128, Duration>,
+    line_cap: usize,
+}
+
+impl Space {
+    fn new(family: Family, spec: &PoolSpec, cooldown: Duration) -> Self {
+        let ours = |networks: &[IpNetwork]| -> Vec<IpNetwork> {
+            networks.iter().filter(|network| Family::of(network) == family).copied().collect()
+        };
+        let subnets = ours(&spec.subnets);
+        let mut reserved: Vec<_> = ours(&spec.reserved).iter().map(bounds).collect();
+        reserved.sort_unstable();
+        let stretches: Vec<_> = subnets.iter().flat_map(|s| without(hosts(s), &reserved)).collect();
+        Self {
+            family,
+            subnets,
+            cooldown,
+            index: stretches.iter().copied().collect(),
+            stretches,
+            cursor: (0, 0),
+            given: HashSet::new(),
+            line: BTreeSet::new(),
+            released_at: HashMap::new(),
+            line_cap: LINE_CAP,
+        }
+    }
+
+    /// The address to give next. It stays the next until something changes.
+    fn next(&mut self, now: Duration) -> Option<u128> {
+        let oldest = self.line.first().copied();
+        if self.line.len() >= self.line_cap
+            && let Some((at, number)) = oldest
+            && at + self.cooldown <= now
+        {
+            return Some(number);
+        }
+        // The head of the line is the one that rested longest: if it still rests, all the others do.
+        self.fresh().or(oldest.map(|(_, number)| number))
+    }
+
+    /// The next address that nobody had. Amortised constant time: the cursor passes each address once.
+    fn fresh(&mut self) -> Option<u128> {
+        while let Some(&(first, last)) = self.stretches.get(self.cursor.0) {
+            if self.cursor.1 > last - first {
+                self.cursor = (self.cursor.0 + 1, 0);
+                continue;
+            }
+            let number = first + self.cursor.1;
+            if !self.is_known(number) {
+                return Some(number);
+            }
+            self.cursor.1 += 1;
+        }
+        None
+    }
+
+    fn take(&mut self, number: u128) -> Taken {
+        let released_at = self.released_at.remove(&number);
+        if let Some(at) = released_at {
+            self.line.remove(&(at, number));
+        }
+        self.given.insert(number);
+        Taken { address: self.address_of(number), was_released: released_at.is_some() }
+    }
+
+    fn release(&mut self, number: u128, now: Duration) -> bool {
+        self.given.remove(&number) && self.restore_released(number, now)
+    }
+
+    fn restore_given(&mut self, number: u128) -> bool {
+        self.may_give(number) && !self.is_known(number) && self.given.insert(number)
+    }
+
+    fn restore_released(&mut self, number: u128, at: Duration) -> bool {
+        if !self.may_give(number) || self.is_known(number) {
+            return false;
+        }
+        self.released_at.insert(number, at);
+        self.line.insert((at, number))
+    }
+
+    fn is_known(&self, number: u128) -> bool {
+        self.given.contains(&number) || self.released_at.contains_key(&number)
+    }
+
+    fn may_give(&self, number: u128) -> bool {
+        self.index.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
+    }
+
+    fn counts(&self, now: Duration) -> Counts {
+        // Rested: released_at + cooldown <= now. Without the subtraction's floor, all would count in the first seconds.
+        let resting = match now.checked_sub(self.cooldown) {
+            Some(since) => self.line.iter().rev().take_while(|(at, _)| *at > since).count(),
+            None => self.line.len(),
+        };
+        let (in_use, resting) = (self.given.len() as u64, resting as u64);
+        let size = self.subnets.iter().map(bounds).map(length).fold(0, u128::saturating_add);
+        let givable = self.stretches.iter().copied().map(length).fold(0, u128::saturating_add);
+        Counts {
+            family: self.family,
+            subnets: self.subnets.clone(),
+            in_use,
+            resting,
+            reserved: size - givable,
+            size,
+            free: givable.saturating_sub(u128::from(in_use) + u128::from(resting)),
+        }
+    }
+
+    fn address_of(&self, number: u128) -> IpAddr {
+        match self.family {
+            // Numbers of an IPv4 space come from IPv4 addresses, so the cut loses nothing.
+            #[expect(clippy::cast_possible_truncation, reason = "an IPv4 number has 32 bits")]
+            Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
+            Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
+        }
+    }
+}
+
+const fn family_of(address: IpAddr) -> Family {
+    match address {
+        IpAddr::V4(_) => Family::Ipv4,
+        IpAddr::V6(_) => Family::Ipv6,
+    }
+}
+
+fn number_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_bits().into(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// First and last address of a network.
+fn bounds(network: &IpNetwork) -> (u128, u128) {
+    (number_of(network.network()), number_of(network.broadcast()))
+}
+
+/// First and last address that a host may have: not the network address (in IPv6 the routers' anycast address,
+/// RFC 4291 section 2.6.1), nor the IPv4 broadcast address. Networks of one or two addresses have neither (RFC 3021, RFC 6164).
+fn hosts(network: &IpNetwork) -> (u128, u128) {
+    let (first, last) = bounds(network);
+    match network {
+        _ if last - first < 2 => (first, last),
+        IpNetwork::V4(_) => (first + 1, last - 1),
+        IpNetwork::V6(_) => (first + 1, last),
+    }
+}
+
+fn length((first, last): (u128, u128)) -> u128 {
+    (last - first).saturating_add(1)
+}
+
+/// What is left of a stretch without the reserved ones, which are sorted.
+fn without((first, last): (u128, u128), reserved: &[(u128, u128)]) -> Vec<(u128, u128)> {
+    let mut left = Vec::new();
+    let mut from = first;
+    for &(low, high) in reserved {
+        if high < from {
+            continue;
+        }
+        if low > last {
+            break;
+        }
+        if low > from {
+            left.push((from, low - 1));
+        }
+        if high >= last {
+            return left;
+        }
+        from = high + 1;
+    }
+    left.push((from, last));
+    left
+}
+
+#[cfg(test)]
+mod tests;

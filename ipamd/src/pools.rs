@@ -1,0 +1,77 @@
+//! Which pools there are: those of the configuration, else the node's CIDRs out of `node.json`. Pure.
+
+use crate::pool::PoolSpec;
+use crate::service::Settings;
+use ferrule_config::{Config, NodeFile};
+
+/// Name of the pool of `node.json`.
+pub(crate) const NODE_POOL: &str = "node";
+
+/// The settings that follow from configuration and `node.json`. `node` is the last good state of the file, `fault` what
+/// was wrong when it was last read.
+pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&str>) -> Settings {
+    let configured = config.ipam.pools.iter().map(|pool| PoolSpec {
+        name: pool.name.clone(),
+        subnets: pool.subnets.clone(),
+        reserved: pool.reserved.clone(),
+    });
+    let mut pools: Vec<PoolSpec> = configured.collect();
+    let cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
+    if pools.is_empty() && !cidrs.is_empty() {
+        pools.push(PoolSpec { name: NODE_POOL.to_owned(), subnets: cidrs, reserved: Vec::new() });
+    }
+    let why_no_pool = match (node, fault) {
+        (None, None) => "routed has not written node.json yet; start routed, or set [[ipam.pool]]".to_owned(),
+        (None, Some(fault)) => format!("node.json cannot be used: {fault}"),
+        (Some(node), _) => format!("routed knows no pod CIDR of the node {:?} yet", node.node),
+    };
+    Settings {
+        pools,
+        cooldown: config.ipam.cooldown,
+        // routed has put the configured MTU into node.json, and knows what the underlay can carry.
+        mtu: node.map(|node| node.mtu).or(config.routing.mtu),
+        why_no_pool,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(text: &str) -> Config {
+        Config::parse(text, Path::new("ferrule.toml")).unwrap()
+    }
+
+    fn node(cidrs: &[&str]) -> NodeFile {
+        let pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        NodeFile { node: "a".into(), pod_cidrs, cluster_cidrs: Vec::new(), mtu: 1450 }
+    }
+
+    #[test]
+    fn the_node_s_cidrs_are_the_pool_unless_the_configuration_has_one() {
+        let node = node(&["10.244.1.0/24", "fd00:1::/64"]);
+        let settings_of_node = settings(&Config::default(), Some(&node), None);
+        assert_eq!(settings_of_node.pools[0].name, NODE_POOL);
+        assert_eq!(settings_of_node.pools[0].subnets, node.pod_cidrs);
+        assert_eq!(settings_of_node.mtu, Some(1450));
+
+        let own = "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\"]\nreserved = [\"10.9.0.1\"]\n";
+        let own = settings(&config(own), Some(&node), None);
+        let names: Vec<_> = own.pools.iter().map(|pool| pool.name.as_str()).collect();
+        assert_eq!(names, ["own"]);
+        assert_eq!(own.pools[0].reserved, ["10.9.0.1/32".parse().unwrap()]);
+        assert_eq!(own.mtu, Some(1450));
+    }
+
+    #[test]
+    fn without_a_pool_the_reason_is_said() {
+        let reason = |node: Option<&NodeFile>, fault| settings(&Config::default(), node, fault).why_no_pool;
+        assert!(reason(None, None).starts_with("routed has not written node.json yet"));
+        assert!(reason(None, Some("line 3")).contains("line 3"));
+        let empty = node(&[]);
+        assert!(settings(&Config::default(), Some(&empty), None).pools.is_empty());
+        assert!(reason(Some(&empty), None).contains("no pod CIDR"));
+        assert_eq!(settings(&config("[routing]\nmtu = 1400\n"), None, None).mtu, Some(1400));
+    }
+}

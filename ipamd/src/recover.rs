@@ -1,0 +1,152 @@
+//! What the store holds, turned into a service. Pure.
+
+use crate::service::{Change, Service, Settings};
+use crate::store::{Batch, Contents};
+use ferrule_wire::Attachment;
+use ipnetwork::IpNetwork;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The store contradicts itself: an address belongs to two.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the store is damaged: {address} is leased to {first} and to {second}; keep the store and ask the running pods"
+)]
+pub struct Doubled {
+    address: IpNetwork,
+    first: String,
+    second: String,
+}
+
+/// A service that goes on where the store's last commit left it, and what the store is to be told of it.
+///
+/// Times of another boot mean nothing now: the addresses released then rest anew from now on. Leases stay,
+/// whatever boot they are of: an address that may be in use is never given.
+///
+/// # Errors
+/// An address has two leases: nothing may be given out.
+pub fn recover(
+    mut contents: Contents,
+    settings: Settings,
+    boot_id: &str,
+    now: Duration,
+) -> Result<(Service, Batch), Doubled> {
+    once_each(&contents)?;
+    let mut batch = Batch::default();
+    if contents.boot_id.as_deref() != Some(boot_id) {
+        batch.boot_id = Some(boot_id.to_owned());
+        for (address, at) in &mut contents.holdings.released {
+            *at = now;
+            batch.changes.push(Change::Released { address: *address, at: now });
+        }
+    }
+    let mut service = Service::new(settings, contents.holdings);
+    batch.changes.extend(service.forget_rested(now));
+    Ok((service, batch))
+}
+
+fn once_each(contents: &Contents) -> Result<(), Doubled> {
+    let mut holders: HashMap<IpNetwork, &Attachment> = HashMap::new();
+    for lease in &contents.holdings.leases {
+        for &address in &lease.addresses {
+            if let Some(first) = holders.insert(address, &lease.attachment) {
+                let (first, second) = (first.to_string(), lease.attachment.to_string());
+                return Err(Doubled { address, first, second });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pool::PoolSpec;
+    use crate::service::{Answer, Holdings, Request};
+    use ferrule_wire::{Allocate, Lease};
+
+    fn settings() -> Settings {
+        let subnets = vec!["10.0.0.0/31".parse().unwrap()];
+        let pools = vec![PoolSpec { name: "node".into(), subnets, reserved: Vec::new() }];
+        let cooldown = Duration::from_secs(30);
+        Settings { pools, cooldown, mtu: None, why_no_pool: String::new() }
+    }
+
+    fn attachment(container_id: &str) -> Attachment {
+        Attachment { network: "pods".into(), container_id: container_id.into(), ifname: "eth0".into() }
+    }
+
+    fn lease(container_id: &str, address: &str) -> Lease {
+        Lease {
+            attachment: attachment(container_id),
+            addresses: vec![address.parse().unwrap()],
+            pool: "node".into(),
+            pod: None,
+            netns: None,
+            given_at_boottime_ms: 7,
+        }
+    }
+
+    fn contents(boot_id: Option<&str>, leases: Vec<Lease>, released: &[(&str, u64)]) -> Contents {
+        let released =
+            released.iter().map(|(ip, at)| (ip.parse().unwrap(), Duration::from_secs(*at))).collect();
+        Contents { boot_id: boot_id.map(str::to_owned), holdings: Holdings { leases, released } }
+    }
+
+    fn next(service: &mut Service, now: u64) -> String {
+        let call = Allocate {
+            attachment: attachment("next"),
+            pool: None,
+            pod: None,
+            netns: None,
+            deadline_ms: None,
+        };
+        match service.handle(Request::Allocate(call), Duration::from_secs(now), &mut Vec::new()) {
+            Ok(Answer::Allocate(reply)) => reply.lease.addresses[0].to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_empty_store_learns_the_boot() {
+        let (service, batch) =
+            recover(Contents::default(), settings(), "boot", Duration::from_secs(1)).unwrap();
+        assert!(service.is_empty());
+        assert_eq!(batch, Batch { changes: Vec::new(), boot_id: Some("boot".into()) });
+    }
+
+    #[test]
+    fn in_the_same_boot_leases_and_times_stay_and_nothing_is_written() {
+        let contents = contents(Some("boot"), vec![lease("a", "10.0.0.0/32")], &[("10.0.0.1", 5)]);
+        let (mut service, batch) = recover(contents, settings(), "boot", Duration::from_secs(9)).unwrap();
+        assert!(batch.is_empty());
+        assert_eq!(service.len(), 1);
+        assert_eq!(next(&mut service, 9), "10.0.0.1/32");
+    }
+
+    #[test]
+    fn in_another_boot_leases_stay_and_addresses_rest_anew() {
+        let contents = contents(Some("old"), vec![lease("a", "10.0.0.0/32")], &[("10.0.0.1", 90_000)]);
+        let now = Duration::from_secs(3);
+        let (service, batch) = recover(contents, settings(), "new", now).unwrap();
+        assert_eq!(service.len(), 1);
+        assert_eq!(batch.boot_id.as_deref(), Some("new"));
+        assert_eq!(batch.changes, [Change::Released { address: "10.0.0.1".parse().unwrap(), at: now }]);
+    }
+
+    #[test]
+    fn what_no_pool_gives_any_more_is_forgotten_once_rested() {
+        let contents = contents(Some("boot"), Vec::new(), &[("10.9.0.1", 5), ("10.9.0.2", 50)]);
+        let (_, batch) = recover(contents, settings(), "boot", Duration::from_secs(60)).unwrap();
+        assert_eq!(batch.changes, [Change::Forgotten("10.9.0.1".parse().unwrap())]);
+    }
+
+    #[test]
+    fn an_address_with_two_leases_stops_everything() {
+        let leases = vec![lease("a", "10.0.0.0/32"), lease("b", "10.0.0.0/32")];
+        let error =
+            recover(contents(None, leases, &[]), settings(), "boot", Duration::ZERO).map(drop).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("10.0.0.0/32") && text.contains("pods/a/eth0"), "{text}");
+    }
+}

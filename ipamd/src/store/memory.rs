@@ -1,0 +1,99 @@
+//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps records as the
+//! one on disk does, so that their encoding is on the path.
+
+use super::{Batch, Contents, Store, StoreError, record};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What shall go wrong. Clones share it, so that a test can change it while the store is in use.
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Plan>>);
+
+#[derive(Debug, Default)]
+struct Plan {
+    commits: usize,
+    loads: usize,
+    after_write: bool,
+    done: usize,
+}
+
+impl Faults {
+    /// The next `count` commits fail and write nothing.
+    pub fn fail_commits(&self, count: usize) {
+        self.with(|plan| (plan.commits, plan.after_write) = (count, false));
+    }
+
+    /// The next `count` commits write their batch and then report a failure, as a failed fsync can.
+    pub fn fail_commits_after_writing(&self, count: usize) {
+        self.with(|plan| (plan.commits, plan.after_write) = (count, true));
+    }
+
+    /// The next `count` loads fail.
+    pub fn fail_loads(&self, count: usize) {
+        self.with(|plan| plan.loads = count);
+    }
+
+    /// Commits that were asked for so far.
+    #[must_use]
+    pub fn commits(&self) -> usize {
+        self.with(|plan| plan.done)
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Plan) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The store.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    records: BTreeMap<String, Vec<u8>>,
+    faults: Faults,
+}
+
+impl MemoryStore {
+    /// An empty one with these faults.
+    #[must_use]
+    pub fn new(faults: Faults) -> Self {
+        Self { records: BTreeMap::new(), faults }
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(&mut self) -> Result<Contents, StoreError> {
+        let fails = self.faults.with(|plan| take_one(&mut plan.loads));
+        if fails {
+            return Err(StoreError::Read(Box::new(io::Error::other("injected"))));
+        }
+        let mut contents = Contents::default();
+        for (key, value) in &self.records {
+            record::read(&mut contents, key.as_bytes(), value)?;
+        }
+        Ok(contents)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let (fails, writes) = self.faults.with(|plan| {
+            let fails = take_one(&mut plan.commits);
+            plan.done += 1;
+            (fails, !fails || plan.after_write)
+        });
+        if writes {
+            for (key, value) in record::writes(batch).map_err(|error| StoreError::Write(Box::new(error)))? {
+                match value {
+                    Some(value) => drop(self.records.insert(key, value)),
+                    None => drop(self.records.remove(&key)),
+                }
+            }
+        }
+        if fails { Err(StoreError::Write(Box::new(io::Error::other("injected")))) } else { Ok(()) }
+    }
+}
+
+/// Whether one of a number of faults is left; it is used up.
+fn take_one(left: &mut usize) -> bool {
+    let any = *left > 0;
+    *left = left.saturating_sub(1);
+    any
+}

@@ -1,0 +1,96 @@
+//! Where leases survive the daemon: what a store must do, and what it holds.
+//!
+//! `disk` does it with sled, `memory` for tests that make the store fail.
+
+mod disk;
+mod memory;
+mod record;
+
+pub use disk::SledStore;
+pub use memory::{Faults, MemoryStore};
+
+use crate::service::{Change, Holdings};
+use std::error::Error;
+use std::path::PathBuf;
+
+/// A store of leases. One thread uses it.
+pub trait Store: Send {
+    /// All that is in it: what the last acknowledged [`commit`](Self::commit) left. After a failed commit this tells
+    /// whether the batch is in, and makes the store usable again if it can be.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or something in it cannot be read: then nothing may be given out.
+    fn load(&mut self) -> Result<Contents, StoreError>;
+
+    /// Writes a batch, in order and as one. Returns when it would survive the loss of power.
+    ///
+    /// # Errors
+    /// The batch is in the store whole or not at all; [`load`](Self::load) tells which.
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
+}
+
+/// What is written as one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The changes, in order.
+    pub changes: Vec<Change>,
+    /// The boot that the times in the store belong to, if that is to be written.
+    pub boot_id: Option<String>,
+}
+
+impl Batch {
+    /// Nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.boot_id.is_none()
+    }
+}
+
+/// What is in a store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// The boot that the times belong to; `None` in a new store.
+    pub boot_id: Option<String>,
+    /// Leases and released addresses.
+    pub holdings: Holdings,
+}
+
+/// The store cannot do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be opened.
+    #[error("the store {} cannot be opened", path.display())]
+    Open {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// It cannot be read.
+    #[error("the store cannot be read")]
+    Read(#[source] Box<dyn Error + Send + Sync>),
+    /// It cannot be written.
+    #[error("the store cannot be written")]
+    Write(#[source] Box<dyn Error + Send + Sync>),
+    /// A record is of a later version of this program.
+    #[error(
+        "the record {key:?} has version {version}, which this ipamd does not know: install the later one again"
+    )]
+    Version {
+        /// The record's key.
+        key: String,
+        /// Its version.
+        version: u64,
+    },
+    /// A record cannot be understood.
+    #[error(
+        "the record {key:?} is damaged ({reason}): keep the store and ask its leases of the running pods"
+    )]
+    Damaged {
+        /// The record's key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,348 @@
+//! The one thread that owns what changes: service and store. It gathers the calls that are waiting, performs them in
+//! memory, commits all their changes as one, and only then lets the answers go (group commit).
+//!
+//! If the commit fails, nobody is told of a success: the service is built anew from what the store really holds, and
+//! every call of the batch is answered `StoreFailed`.
+//!
+//! Queued releases go through here too. A release that is queued for an attachment is performed before an `Allocate`
+//! for the same attachment: it was meant for the lease before, and must never end the one to come.
+
+use crate::clock::Clock;
+use crate::reasons::chain;
+use crate::recover::{Doubled, recover};
+use crate::service::{Answer, Change, Request, Service, Settings};
+use crate::store::{Batch, Store, StoreError};
+use ferrule_wire::{CallError, ClaimError, QueueError, QueuedRelease};
+use std::io;
+use std::path::PathBuf;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
+const BATCH_CAP: usize = 256;
+
+/// Calls that wait for the writer before their connections have to.
+const BACKLOG: usize = 1024;
+
+/// The writer cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store contradicts itself.
+    #[error(transparent)]
+    Doubled(#[from] Doubled),
+    /// The queue of releases cannot be read.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// There is no thread to be had.
+    #[error("cannot start the writer's thread")]
+    Thread(#[source] io::Error),
+}
+
+/// What the writer is asked to do.
+#[derive(Debug)]
+enum Job {
+    Call(Call),
+    Configure(Settings),
+    DrainQueue,
+}
+
+#[derive(Debug)]
+struct Call {
+    request: Request,
+    /// When the caller has gone, on the boot clock.
+    expires_at: Option<Duration>,
+    answer: oneshot::Sender<Result<Answer, CallError>>,
+}
+
+/// The way to the writer. The writer ends when the last of these is gone.
+#[derive(Clone)]
+pub struct Handle {
+    jobs: mpsc::Sender<Job>,
+    clock: Clock,
+}
+
+impl Handle {
+    /// Has a request performed, and waits until its changes are durable. A request that the writer does not come to
+    /// within `patience` changes nothing.
+    ///
+    /// # Errors
+    /// As the interface file says.
+    pub async fn ask(&self, request: Request, patience: Option<Duration>) -> Result<Answer, CallError> {
+        let expires_at = patience.map(|patience| (self.clock)().saturating_add(patience));
+        let (answer, answered) = oneshot::channel();
+        let stopped = || CallError::StoreFailed { reason: "ipamd is stopping".to_owned() };
+        let job = Job::Call(Call { request, expires_at, answer });
+        self.jobs.send(job).await.map_err(|_| stopped())?;
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Changes the settings.
+    pub async fn configure(&self, settings: Settings) {
+        self.tell(Job::Configure(settings)).await;
+    }
+
+    /// Has the queued releases performed.
+    pub async fn drain_queue(&self) {
+        self.tell(Job::DrainQueue).await;
+    }
+
+    /// Waits until the writer is gone, which while a handle exists means that it died.
+    pub async fn gone(&self) {
+        self.jobs.closed().await;
+    }
+
+    async fn tell(&self, job: Job) {
+        // A writer that is gone ends the daemon, see `gone`.
+        let _ = self.jobs.send(job).await;
+    }
+}
+
+/// Service and store, and what is needed to build the one from the other.
+pub struct Writer {
+    store: Box<dyn Store>,
+    /// `None` after a failure, until the store can be read again.
+    service: Option<Service>,
+    settings: Settings,
+    runtime_dir: PathBuf,
+    boot_id: String,
+    clock: Clock,
+    /// The last commit failed: `Status` tries the store before it says that all is well.
+    doubtful: bool,
+}
+
+/// One batch in the making.
+#[derive(Default)]
+struct Round {
+    batch: Batch,
+    calls: Vec<Pending>,
+    claimed: Vec<QueuedRelease>,
+}
+
+/// A call that was performed and waits for the commit.
+struct Pending {
+    answer: oneshot::Sender<Result<Answer, CallError>>,
+    result: Result<Answer, CallError>,
+}
+
+impl Writer {
+    /// Reads the store and performs the queued releases. The queue's directory in `runtime_dir` is made if needed.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn open(
+        store: Box<dyn Store>,
+        settings: Settings,
+        runtime_dir: PathBuf,
+        boot_id: String,
+        clock: Clock,
+    ) -> Result<Self, StartError> {
+        ferrule_wire::make_queue(&runtime_dir)?;
+        let mut writer =
+            Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful: false };
+        writer.service = Some(writer.read_store()?);
+        let mut round = Round::default();
+        writer.claim_queue(&mut round)?;
+        writer.store.commit(&round.batch)?;
+        finish(round);
+        Ok(writer)
+    }
+
+    /// Number of leases.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.service.as_ref().map_or(0, Service::len)
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    pub fn start(self) -> Result<(Handle, JoinHandle<()>), StartError> {
+        let (jobs, waiting) = mpsc::channel(BACKLOG);
+        let handle = Handle { jobs, clock: self.clock.clone() };
+        let named = thread::Builder::new().name("writer".to_owned());
+        let thread = named.spawn(move || self.run(waiting)).map_err(StartError::Thread)?;
+        Ok((handle, thread))
+    }
+
+    fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
+        let mut jobs = Vec::with_capacity(BATCH_CAP);
+        while waiting.blocking_recv_many(&mut jobs, BATCH_CAP) > 0 {
+            self.round(jobs.drain(..));
+        }
+    }
+
+    /// Performs jobs, commits, answers.
+    fn round(&mut self, jobs: impl Iterator<Item = Job>) {
+        let mut round = Round::default();
+        let now = (self.clock)();
+        for job in jobs {
+            match job {
+                Job::Call(call) => self.perform(call, now, &mut round),
+                Job::Configure(settings) => self.configure(settings, now, &mut round),
+                Job::DrainQueue => {
+                    if let Err(error) = self.claim_queue(&mut round) {
+                        tracing::error!(error = chain(&error), "the queued releases cannot be read");
+                    }
+                }
+            }
+        }
+        if round.batch.is_empty() {
+            return finish(round);
+        }
+        match self.store.commit(&round.batch) {
+            Ok(()) => {
+                self.doubtful = false;
+                finish(round);
+            }
+            Err(error) => self.undo(round, &error),
+        }
+    }
+
+    fn perform(&mut self, call: Call, now: Duration, round: &mut Round) {
+        let Call { request, expires_at, answer } = call;
+        let result = self.result(request, expires_at, now, round);
+        round.calls.push(Pending { answer, result });
+    }
+
+    fn result(
+        &mut self,
+        request: Request,
+        expires_at: Option<Duration>,
+        now: Duration,
+        round: &mut Round,
+    ) -> Result<Answer, CallError> {
+        if expires_at.is_some_and(|at| at <= now) {
+            return Err(CallError::DeadlineExceeded {});
+        }
+        if self.service.is_none() {
+            let service = self.read_store().map_err(|error| store_failed(&error))?;
+            self.service = Some(service);
+        }
+        if let Request::Allocate(call) = &request
+            && let Some(queued) = ferrule_wire::find_queued(&self.runtime_dir, &call.attachment)
+        {
+            self.claim(queued, now, round);
+        }
+        if self.doubtful && matches!(request, Request::Status) {
+            // Something to write, so that the answer tells whether the store can be written again.
+            round.batch.boot_id = Some(self.boot_id.clone());
+        }
+        match &mut self.service {
+            Some(service) => service.handle(request, now, &mut round.batch.changes),
+            None => Err(CallError::StoreFailed { reason: "it was not read".to_owned() }),
+        }
+    }
+
+    fn configure(&mut self, settings: Settings, now: Duration, round: &mut Round) {
+        self.settings = settings.clone();
+        if let Some(service) = &mut self.service {
+            service.reconfigure(settings);
+            round.batch.changes.extend(service.forget_rested(now));
+        }
+    }
+
+    /// Takes all queued releases into the round.
+    fn claim_queue(&mut self, round: &mut Round) -> Result<(), QueueError> {
+        let now = (self.clock)();
+        for queued in ferrule_wire::queued(&self.runtime_dir)? {
+            self.claim(queued, now, round);
+        }
+        Ok(())
+    }
+
+    /// Takes one queued release into the round.
+    fn claim(&mut self, mut queued: QueuedRelease, now: Duration, round: &mut Round) {
+        let Some(service) = &mut self.service else { return };
+        match queued.claim() {
+            Ok(attachment) => {
+                let released = service.handle(Request::Release(attachment), now, &mut round.batch.changes);
+                debug_assert!(released.is_ok(), "a release always succeeds in memory");
+                round.claimed.push(queued);
+            }
+            Err(error @ ClaimError::Broken { .. }) => {
+                tracing::warn!(error = chain(&error), "a queued release is broken");
+            }
+            Err(error @ ClaimError::Queue(_)) => {
+                tracing::error!(error = chain(&error), "a queued release cannot be read");
+            }
+        }
+    }
+
+    /// The commit failed: back to what the store holds. Claimed releases stay in the queue.
+    fn undo(&mut self, round: Round, error: &StoreError) {
+        tracing::error!(
+            error = chain(error),
+            calls = round.calls.len(),
+            "the store failed, nothing was changed"
+        );
+        self.doubtful = true;
+        self.service = match self.read_store() {
+            Ok(service) => Some(service),
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "the store cannot be read again, trying at the next call"
+                );
+                None
+            }
+        };
+        for pending in round.calls {
+            let _ = pending.answer.send(Err(store_failed(error)));
+        }
+    }
+
+    /// A service of what the store holds.
+    fn read_store(&mut self) -> Result<Service, StartError> {
+        let contents = self.store.load()?;
+        let (service, batch) = recover(contents, self.settings.clone(), &self.boot_id, (self.clock)())?;
+        if !batch.is_empty() {
+            self.store.commit(&batch)?;
+        }
+        Ok(service)
+    }
+}
+
+/// The batch is durable: says so, to the log, to the queue and to the callers.
+fn finish(round: Round) {
+    for change in &round.batch.changes {
+        log(change);
+    }
+    // Before the answers: whoever has one may allocate again, and a release still in the queue would end that lease.
+    for queued in round.claimed {
+        if let Err(error) = queued.done() {
+            tracing::error!(error = chain(&error), "a performed release stays in the queue");
+        }
+    }
+    for pending in round.calls {
+        // A caller that is gone has its lease, and gives it back or asks for it again.
+        let _ = pending.answer.send(pending.result);
+    }
+}
+
+fn log(change: &Change) {
+    let (lease, what) = match change {
+        Change::Given(lease) => (lease, "lease given"),
+        Change::Ended(lease) => (lease, "lease released"),
+        Change::Released { .. } | Change::Forgotten(_) => return,
+    };
+    let addresses =
+        lease.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",");
+    tracing::info!(
+        addresses,
+        pod = lease.pod.as_ref().map(tracing::field::display),
+        network = lease.attachment.network,
+        container_id = lease.attachment.container_id,
+        ifname = lease.attachment.ifname,
+        pool = lease.pool,
+        "{what}"
+    );
+}
+
+fn store_failed(error: &dyn std::error::Error) -> CallError {
+    CallError::StoreFailed { reason: chain(error) }
+}
