@@ -28,7 +28,7 @@ pub trait Kernel {
     /// the host's end as it is then, with [`Link::peer`] the index of the pod's end.
     ///
     /// # Errors
-    /// `EEXIST` if one of the two names is taken, in its own namespace.
+    /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Self::Netns) -> Result<Link, Error>;
 
     /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. `false` if

@@ -90,11 +90,23 @@ impl Kernel for Netlink {
         requests.extend(spec.alias.as_ref().map(|alias| encode::alias(&spec.host_name, alias)));
         requests.push(encode::link_named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
-        for result in results {
-            result.map_err(|refusal| Error::Refused { request: created(spec), refusal })?;
-        }
-        let link = messages.iter().find_map(|message| decode::link(&message.payload));
-        link.ok_or_else(|| Error::Decode(format!("nothing about the link {} that was made", spec.host_name)))
+        let mut refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
+        let error = match refusals.next() {
+            Some((n, refusal)) => {
+                let error = Error::Refused { request: created(spec), refusal };
+                if n == 0 {
+                    return Err(error);
+                }
+                error
+            }
+            None => match messages.iter().find_map(|message| decode::link(&message.payload)) {
+                Some(link) => return Ok(link),
+                None => Error::Decode(format!("nothing about the link {} that was made", spec.host_name)),
+            },
+        };
+        // It was made, but not as asked.
+        self.delete_link(&spec.host_name)?;
+        Err(error)
     }
 
     fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
