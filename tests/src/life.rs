@@ -11,7 +11,7 @@ use crate::{
     ipam::Ipam,
     leftovers::Snapshot,
     pod::Sandbox,
-    proof::{assert_reach, pod_name},
+    proof::{first_to_last, pod_name},
     report::{Report, time},
     runtime::Verb,
 };
@@ -133,14 +133,6 @@ fn marks(cluster: &Cluster, node: usize, seen: &Snapshot) -> Result<Vec<String>>
             "it is not",
         )),
     }
-}
-
-/// The first pod and the last one, which are on the first and the last node, reach each other.
-pub fn first_to_last(cluster: &Cluster) -> Result<()> {
-    let endpoints = cluster.endpoints()?;
-    let first = &endpoints[cluster.nodes.len()];
-    let last = &endpoints[endpoints.len() - 2];
-    assert_reach(first, last)
 }
 
 /// ADD fails soon, with the code for "try again later" and words, and leaves nothing.

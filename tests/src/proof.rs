@@ -8,7 +8,6 @@ use serde_json::Value;
 use crate::{
     cluster::{Cluster, serve},
     echo::Ledger,
-    endpoint::Endpoint,
     error::{LabError, Result},
     matrix::{self, CHECKS},
     ping,
@@ -126,12 +125,16 @@ pub fn mtu_is_exact(cluster: &Cluster) -> Result<String> {
     Ok(format!("{} bytes pass, {} do not", first.mtu, first.mtu + 1))
 }
 
-/// A quick look whether two endpoints reach each other, by both families.
-pub fn assert_reach(from: &Endpoint, to: &Endpoint) -> Result<()> {
-    for at in [to.at.v4.into(), to.at.v6.into()] {
-        let outcome = from.space.enter(|| ping::start(at, None).and_then(ping::finish))??;
-        outcome
-            .map_err(|said| LabError::promise(format!("{} to reach {} at {at}", from.name, to.name), said))?;
+/// The first pod and the last one, which are on the first and the last node, reach each other by both families.
+pub fn first_to_last(cluster: &Cluster) -> Result<()> {
+    let (Some(first), Some(last)) = (cluster.pods.first(), cluster.pods.last()) else {
+        return Err(LabError::promise("pods", "none"));
+    };
+    for at in [last.at.v4.into(), last.at.v6.into()] {
+        let outcome = first.space.enter(|| ping::start(at, None).and_then(ping::finish))??;
+        outcome.map_err(|said| {
+            LabError::promise(format!("{} to reach {} at {at}", first.name, last.name), said)
+        })?;
     }
     Ok(())
 }

@@ -8,8 +8,8 @@ use crate::{
     command::run,
     error::{LabError, Result},
     leftovers::Snapshot,
-    life::first_to_last,
     ping,
+    proof::first_to_last,
     report::{Report, time},
 };
 
