@@ -7,6 +7,7 @@ use std::path::Path;
 
 use ferrule_model::{IfName, IpNetwork, Op, Place, VethSpec};
 use ferrule_netlink::Kernel;
+use ferrule_wire::ClientError;
 use nix::errno::Errno;
 
 use crate::error::{Error, Failure, refused};
@@ -33,7 +34,7 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
         inside: node.inside(&netns).map_err(socket)?,
         netns,
         pair: Pair::NotMade,
-        lease: Lease::NotAsked,
+        lease: Lease::None,
     };
     let mut ipam = Ipam::wait(&request.config)?;
     match attempt.attach(&mut ipam) {
@@ -65,8 +66,8 @@ enum Pair {
 /// What has become of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lease {
-    /// Nothing was sent.
-    NotAsked,
+    /// There is none of this ADD's.
+    None,
     /// It was asked for; the answer is to come.
     Asked,
     /// This ADD got it.
@@ -119,13 +120,11 @@ impl<N: Node> Attempt<'_, N> {
                 ipam::usable(&reply.lease.addresses)?;
                 Ok((reply.lease.addresses, reply.mtu))
             }
-            // An error of the daemon's own: it gave nothing.
-            Err(error @ Error::Ipam(ferrule_wire::ClientError::Call(_))) => {
-                self.lease = Lease::NotAsked;
-                Err(error)
-            }
             Err(error) => {
-                self.lease = Lease::Unknown;
+                // An error of the daemon's own means that it gave nothing.
+                let answered =
+                    matches!(&error, Error::Ipam(error) if matches!(**error, ClientError::Call(_)));
+                self.lease = if answered { Lease::None } else { Lease::Unknown };
                 Err(error)
             }
         }
@@ -245,7 +244,7 @@ impl<N: Node> Attempt<'_, N> {
             return errors;
         }
         let release = match self.lease {
-            Lease::NotAsked | Lease::Asked | Lease::Old => false,
+            Lease::None | Lease::Asked | Lease::Old => false,
             Lease::New => true,
             // A pair that could be made had no living predecessor that needs the lease.
             Lease::Unknown => self.pair == Pair::Made,

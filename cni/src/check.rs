@@ -4,8 +4,8 @@
 use std::fmt::Debug;
 
 use ferrule_model::{
-    AddressKey, Attachment, Family, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
-    Via, family, host_mac, host_prefix, host_veth_name, pod_mac,
+    AddressKey, Attachment, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey, Via,
+    family, host_mac, host_prefix, host_veth_name, pod_mac,
 };
 use ferrule_netlink::Kernel;
 
@@ -13,7 +13,7 @@ use crate::add::sandbox;
 use crate::error::{Error, Failure};
 use crate::ipam;
 use crate::node::Node;
-use crate::pod::{Ends, anywhere, are_joined, gateway};
+use crate::pod::{Ends, are_joined, default_route, gateway};
 use crate::request::Check;
 use crate::spec::Interface;
 
@@ -57,8 +57,8 @@ impl Expected {
         let find = |wanted: &dyn Fn(&Interface) -> bool| {
             result.interfaces.iter().enumerate().find(|(_, interface)| wanted(interface))
         };
-        let host = find(&|link| link.sandbox.is_none() && link.name == host_name.as_str());
-        let pod = find(&|link| link.sandbox.is_some() && link.name == ifname.as_str());
+        let host = find(&|link| link.sandbox.is_empty() && link.name == host_name.as_str());
+        let pod = find(&|link| !link.sandbox.is_empty() && link.name == ifname.as_str());
         if pod.is_none() {
             changes.say("prevResult", &format!("an interface {ifname} in the container"), "none");
         }
@@ -169,9 +169,9 @@ fn pod_side<K: Kernel>(
         let gateway = gateway(family);
         let neighbour = kernel.neighbour(NeighbourKey { link, address: gateway })?;
         changes.neighbour(&format!("neighbour {gateway} in the container"), ends.host.mac, neighbour);
-        let via = Via::Gateway { address: gateway, link, onlink: family == Family::V4 };
-        let found = routes.get(&RouteKey::main(anywhere(family)));
-        if found != Some(&Route::ours(via)) {
+        let (key, route) = default_route(link, family);
+        let found = routes.get(&key);
+        if found != Some(&route) {
             let expected = format!("via {gateway} dev {}", ends.pod.name);
             changes.say(&format!("default route ({family}) in the container"), &expected, &in_words(found));
         }

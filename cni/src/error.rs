@@ -97,11 +97,11 @@ pub enum Error {
         socket: PathBuf,
         /// Why.
         #[source]
-        source: ClientError,
+        source: Box<ClientError>,
     },
     /// `ipamd` answered with an error.
     #[error("ipamd gives no address: {0}")]
-    Ipam(#[source] ClientError),
+    Ipam(#[source] Box<ClientError>),
     /// `ipamd` gave what cannot be used.
     #[error("ipamd gave a lease that cannot be used: {0}")]
     Lease(String),
@@ -160,7 +160,7 @@ pub enum Error {
         reason: String,
         /// What lies behind it.
         #[source]
-        source: Option<ClientError>,
+        source: Option<Box<ClientError>>,
     },
 }
 

@@ -91,9 +91,8 @@ pub(crate) fn check(config: &Config, attachment: &Attachment, addresses: &[IpNet
 /// Whether the next ADD would get an address.
 pub(crate) fn status(config: &Config) -> Result<(), Error> {
     let not_available = |error: ClientError| match told(config, error) {
-        Error::Ipam(ClientError::Call(error)) => {
-            Error::NotAvailable { reason: error.to_string(), source: None }
-        }
+        // The daemon's own words, without "gives no address": none was asked for.
+        Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
         Error::IpamUnreachable { socket, source } => Error::NotAvailable {
             reason: format!("ipamd cannot be reached at {}: is it running?", socket.display()),
             source: Some(source),
@@ -140,8 +139,8 @@ pub(crate) fn usable(addresses: &[IpNetwork]) -> Result<(), Error> {
 
 fn told(config: &Config, error: ClientError) -> Error {
     if error.is_unreachable() {
-        Error::IpamUnreachable { socket: config.socket(), source: error }
+        Error::IpamUnreachable { socket: config.socket(), source: Box::new(error) }
     } else {
-        Error::Ipam(error)
+        Error::Ipam(Box::new(error))
     }
 }

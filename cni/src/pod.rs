@@ -9,9 +9,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_model::{
-    Address, AddressKey, Attachment, Family, IfIndex, IfName, IpNetwork, Link, LinkChange, Mac, Neighbour,
-    NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family, host_mac, host_prefix, host_veth_name,
-    pod_mac,
+    Address, AddressKey, Attachment, Family, IfIndex, IfName, IpNetwork, Ipv4Network, Ipv6Network, Link,
+    LinkChange, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family, host_mac,
+    host_prefix, host_veth_name, pod_mac,
 };
 use ferrule_wire::Pod;
 
@@ -39,12 +39,25 @@ pub const fn gateway(family: Family) -> IpAddr {
     }
 }
 
-/// Everything.
-pub fn anywhere(family: Family) -> IpNetwork {
+/// Everything: the destination of a default route.
+pub const fn anywhere(family: Family) -> IpNetwork {
     match family {
-        Family::V4 => IpNetwork::V4(ferrule_model::Ipv4Network::from(Ipv4Addr::UNSPECIFIED)),
-        Family::V6 => IpNetwork::V6(ferrule_model::Ipv6Network::from(Ipv6Addr::UNSPECIFIED)),
+        Family::V4 => IpNetwork::V4(ANYWHERE_V4),
+        Family::V6 => IpNetwork::V6(ANYWHERE_V6),
     }
+}
+
+const ANYWHERE_V4: Ipv4Network =
+    Ipv4Network::new_checked(Ipv4Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
+const ANYWHERE_V6: Ipv6Network =
+    Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
+
+/// The default route of the pod's interface `link`. Its metric has the link's number in it, so that a second network in
+/// the same pod, ours or another's, neither replaces it nor is replaced: the first interface wins.
+pub fn default_route(link: IfIndex, family: Family) -> (RouteKey, Route) {
+    let key = RouteKey::main(anywhere(family));
+    let via = Via::Gateway { address: gateway(family), link, onlink: family == Family::V4 };
+    (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(via))
 }
 
 /// The veth pair of `attachment`. Names and MACs derive from it, so that DEL and the neighbours need no lookup.
@@ -64,7 +77,9 @@ fn alias(attachment: &Attachment, pod: Option<&Pod>) -> String {
         None => attachment.to_string(),
     };
     // It is for people, who read the beginning.
-    alias.truncate(alias.floor_char_boundary(ALIAS_MAX));
+    while alias.len() > ALIAS_MAX {
+        alias.pop();
+    }
     alias
 }
 
@@ -99,15 +114,15 @@ fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
         mtu: mtu.filter(|mtu| *mtu != link.mtu),
         mac: (link.mac != Some(mac)).then_some(mac),
     };
-    (change != LinkChange::default()).then(|| Op::SetLink(link.index, change))
+    (change != LinkChange::default()).then_some(Op::SetLink(link.index, change))
 }
 
 fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> [Op; 3] {
-    let via = Via::Gateway { address: gateway(family), link, onlink: family == Family::V4 };
+    let (default, via) = default_route(link, family);
     [
         Op::PutAddress(AddressKey { link, prefix: host_prefix(ip) }, Address { nodad: family == Family::V6 }),
         Op::PutNeighbour(NeighbourKey { link, address: gateway(family) }, permanent(host_mac)),
-        Op::PutRoute(RouteKey::main(anywhere(family)), Route::ours(via)),
+        Op::PutRoute(default, via),
     ]
 }
 
@@ -130,11 +145,11 @@ pub fn result(
     mtu: Option<u32>,
     sandbox: &str,
 ) -> AddResult {
-    let interface = |link: &Link, mac, sandbox: Option<&str>| spec::Interface {
+    let interface = |link: &Link, mac, sandbox: &str| spec::Interface {
         name: link.name.to_string(),
         mac: Some(mac),
         mtu: Some(mtu.unwrap_or(link.mtu)),
-        sandbox: sandbox.map(str::to_owned),
+        sandbox: sandbox.to_owned(),
     };
     let ip = |address: &IpNetwork| spec::Ip {
         version: None,
@@ -149,8 +164,8 @@ pub fn result(
     AddResult {
         version: Version::NEWEST.as_str().to_owned(),
         interfaces: vec![
-            interface(&ends.host, spec.host_mac, None),
-            interface(&ends.pod, spec.pod_mac, Some(sandbox)),
+            interface(&ends.host, spec.host_mac, ""),
+            interface(&ends.pod, spec.pod_mac, sandbox),
         ],
         ips: addresses.iter().map(ip).collect(),
         routes: addresses.iter().map(route).collect(),

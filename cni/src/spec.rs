@@ -126,9 +126,9 @@ pub struct Interface {
     /// Bytes; since 1.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Path of the container's namespace; absent for a link on the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sandbox: Option<String>,
+    /// Path of the container's namespace; empty for a link on the host.
+    #[serde(default)]
+    pub sandbox: String,
 }
 
 /// An address.

@@ -1,0 +1,235 @@
+//! ADD and DEL: what they make, what they leave behind, and that a failure anywhere leaves nothing.
+
+mod support;
+
+use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
+use ferrule_netlink::Kernel;
+use serde_json::json;
+
+use support::faulty::Fault;
+use support::machine::Machine;
+use support::{Bench, attachment, failure, result};
+
+/// What a dual-stack ADD asks of the kernel: create, look, a batch in the pod (link, three for each family), one on the
+/// host (link, two for each family), and the loopback device.
+const REQUESTS: u64 = 2 + (1 + 3 * 2) + (1 + 2 * 2) + 1;
+
+/// A veth pair in the way.
+fn obstacle(host: &IfName, pod: &str) -> VethSpec {
+    let other = ferrule_model::Attachment { container_id: "other".into(), ..attachment() };
+    VethSpec {
+        host_name: host.clone(),
+        host_mac: host_mac(&other),
+        alias: None,
+        pod_name: IfName::new(pod).unwrap(),
+        pod_mac: pod_mac(&other),
+    }
+}
+
+fn put_obstacle<M: Machine>(bench: &Bench<'_, M>, host: &IfName, pod_name: &str, pod: &str) {
+    let netns = bench.machine.netns(bench.machine.path(pod).as_ref()).unwrap();
+    bench.machine.host().create_veth(&obstacle(host, pod_name), &netns).unwrap();
+}
+
+on_both_kernels! {
+    fn add_then_check_then_del_leaves_what_was_there_before(bench) {
+        let before = bench.world();
+        let added = bench.add();
+        assert_eq!(added["interfaces"][1]["mtu"], 1450);
+        assert_eq!(result(&bench.check(&added)), json!(null));
+        assert_eq!(result(&bench.verb("DEL")), json!(null));
+        let lo_is_up = bench.machine.inside("pod").link(&IfName::new("lo").unwrap()).unwrap().unwrap().up;
+        assert!(lo_is_up, "the pod's loopback device works");
+        assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);
+        assert_eq!(bench.ipamd.leases().len(), 0);
+        assert_eq!(bench.world().host_state(), before.host_state());
+        assert_eq!(bench.queued(), []);
+    }
+
+    fn whichever_request_is_refused_everything_is_as_before(bench) {
+        let before = bench.world();
+        let mut n = 0;
+        while let Some(answer) = bench.add_with_fault(n, Fault::Refused) {
+            let (code, text) = failure(&answer);
+            assert_eq!(code, 100, "request {n}: {text}");
+            assert_eq!(bench.world(), before, "request {n}: {text}");
+            assert_eq!(bench.queued(), [], "request {n}");
+            n += 1;
+        }
+        assert_eq!(n, REQUESTS);
+    }
+
+    fn whichever_answer_is_lost_everything_is_as_before(bench) {
+        let before = bench.world();
+        let mut n = 0;
+        while let Some(answer) = bench.add_with_fault(n, Fault::Lost) {
+            let (_, text) = failure(&answer);
+            if n == REQUESTS - 1 {
+                // The loopback device is on, and nothing takes that back.
+                assert_eq!(bench.world().host_state(), before.host_state(), "request {n}: {text}");
+            } else {
+                assert_eq!(bench.world(), before, "request {n}: {text}");
+            }
+            assert_eq!(bench.queued(), [], "request {n}");
+            n += 1;
+        }
+        assert_eq!(n, REQUESTS);
+    }
+
+    fn a_fault_while_a_living_attachment_is_added_again_takes_nothing_from_it(bench) {
+        let added = bench.add();
+        let before = bench.world();
+        for fault in [Fault::Refused, Fault::Lost] {
+            let mut n = 0;
+            while let Some(answer) = bench.add_with_fault(n, fault) {
+                failure(&answer);
+                assert_eq!(bench.world(), before, "request {n}, {fault:?}");
+                n += 1;
+            }
+            assert!(n > 10, "{n} requests");
+        }
+        assert_eq!(result(&bench.check(&added)), json!(null));
+    }
+
+    fn added_again_a_living_attachment_is_the_same(bench) {
+        let first = bench.add();
+        let before = bench.world();
+        assert_eq!(bench.add(), first);
+        assert_eq!(bench.world(), before);
+        result(&bench.verb("DEL"));
+        assert_eq!(bench.ipamd.leases().len(), 0);
+    }
+
+    fn added_again_what_somebody_deleted_is_there_again(bench) {
+        let first = bench.add();
+        let routes = bench.machine.host().routes(ferrule_model::PROTOCOL).unwrap();
+        let ops: Vec<_> = routes.keys().map(|key| ferrule_model::Op::DeleteRoute(*key)).collect();
+        assert_eq!(ops.len(), 2);
+        bench.machine.host().apply(&ops).unwrap();
+        failure(&bench.check(&first));
+        assert_eq!(bench.add(), first);
+        result(&bench.check(&first));
+    }
+
+    fn a_living_link_whose_lease_was_lost_is_made_anew(bench) {
+        let first = bench.add();
+        bench.ipamd.state().leases.clear();
+        let second = bench.add();
+        assert_ne!(first["ips"], second["ips"]);
+        result(&bench.check(&second));
+        let index = bench.machine.inside("pod").link(&IfName::new("eth0").unwrap()).unwrap().unwrap().index;
+        let addresses = bench.machine.inside("pod").addresses(index).unwrap();
+        let old: ferrule_model::IpNetwork = first["ips"][0]["address"].as_str().unwrap().parse().unwrap();
+        assert!(addresses.keys().all(|key| key.prefix != old), "{old} may be another pod's by now");
+    }
+
+    fn a_stale_host_veth_is_replaced(bench) {
+        bench.machine.add_pod("old");
+        put_obstacle(&bench, &host_veth_name(&attachment()), "eth0", "old");
+        let added = bench.add();
+        result(&bench.check(&added));
+        assert_eq!(bench.machine.inside("old").link(&IfName::new("eth0").unwrap()).unwrap(), None);
+    }
+
+    fn a_taken_interface_name_is_an_error_and_the_lease_is_given_back(bench) {
+        put_obstacle(&bench, &IfName::new("other0").unwrap(), "eth0", "pod");
+        let before = bench.world();
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 101);
+        assert!(text.contains("interface eth0 already"), "{text}");
+        assert_eq!(bench.world(), before);
+    }
+
+    fn a_host_veth_and_a_taken_interface_name_of_another_are_told_apart(bench) {
+        bench.machine.add_pod("old");
+        put_obstacle(&bench, &host_veth_name(&attachment()), "eth0", "old");
+        put_obstacle(&bench, &IfName::new("other0").unwrap(), "eth0", "pod");
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 101, "{text}");
+        assert_eq!(bench.ipamd.leases().len(), 0);
+    }
+
+    fn ipv4_alone_needs_nothing_of_ipv6(bench) {
+        bench.ipamd.state().v4_only = true;
+        let added = bench.add();
+        assert_eq!(added["ips"].as_array().unwrap().len(), 1);
+        assert_eq!(added["routes"], json!([{ "dst": "0.0.0.0/0", "gw": "169.254.1.1" }]));
+        result(&bench.check(&added));
+    }
+
+    fn the_mtu_is_the_configurations_then_ipamds_then_the_kernels(bench) {
+        bench.config = json!({ "mtu": 1400 });
+        assert_eq!(bench.add()["interfaces"][0]["mtu"], 1400);
+        result(&bench.verb("DEL"));
+        bench.config = json!({});
+        bench.ipamd.state().mtu = None;
+        let added = bench.add();
+        assert_eq!(added["interfaces"][0]["mtu"], 1500);
+        assert_eq!(added["interfaces"][1]["mtu"], 1500);
+    }
+
+    fn two_interfaces_of_one_container_are_two_attachments(bench) {
+        let first = bench.add();
+        let second = result(&bench.verb_with("ADD", &[("CNI_IFNAME", "net1")], &json!({})));
+        assert_ne!(first["ips"], second["ips"]);
+        assert_eq!(bench.ipamd.leases().len(), 2);
+        result(&bench.verb_with("DEL", &[("CNI_IFNAME", "net1")], &json!({})));
+        result(&bench.check(&first));
+    }
+
+    fn a_namespace_that_is_not_there_is_an_error_before_anything_is_asked_for(bench) {
+        let (code, _) = failure(&bench.verb_with("ADD", &[("CNI_NETNS", "/nonexistent")], &json!({})));
+        assert_eq!(code, 8);
+        assert_eq!(bench.ipamd.state().calls.len(), 0);
+    }
+
+    fn our_own_namespace_is_refused_unless_it_is_meant(bench) {
+        let own = bench.machine.path("host");
+        let (code, text) = failure(&bench.verb_with("ADD", &[("CNI_NETNS", &own)], &json!({})));
+        assert_eq!(code, 8);
+        assert!(text.contains("CNI_NETNS_OVERRIDE"), "{text}");
+        assert_eq!(bench.ipamd.state().calls.len(), 0);
+        let overridden = [("CNI_NETNS", own.as_str()), ("CNI_NETNS_OVERRIDE", "TRUE")];
+        // The host's end has the host's route, the other end the same address: of use to tests alone.
+        result(&bench.verb_with("ADD", &overridden, &json!({})));
+    }
+
+    fn an_answer_lost_by_ipamd_leaves_no_link_and_the_release_is_done(bench) {
+        let before = bench.world();
+        bench.ipamd.state().die = true;
+        let (code, _) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 11);
+        assert_eq!(bench.world(), before);
+    }
+
+    fn an_exhausted_pool_is_told_with_the_reason_and_leaves_no_link(bench) {
+        let before = bench.world();
+        bench.ipamd.state().refuse = Some(ferrule_wire::CallError::PoolExhausted {
+            pool: "default".into(), family: ferrule_wire::Family::Ipv6, in_use: 1, resting: 0, reserved: "3".into(),
+        });
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 11);
+        assert!(text.contains("no IPv6 address is left in pool \"default\""), "{text}");
+        assert_eq!(bench.world(), before);
+    }
+
+    fn a_lease_that_a_failed_add_found_stays(bench) {
+        bench.add();
+        bench.machine.host().delete_link(&host_veth_name(&attachment())).unwrap();
+        let leases = bench.ipamd.leases();
+        assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
+        assert_eq!(bench.ipamd.leases(), leases);
+        assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);
+    }
+
+    fn the_lease_knows_its_pod_and_the_link_says_it(bench) {
+        let arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;K8S_POD_UID=u-1";
+        result(&bench.verb_with("ADD", &[("CNI_ARGS", arguments)], &json!({ "ipam": { "type": "ferrule-ipam", "pool": "blue" } })));
+        let lease = bench.ipamd.leases().remove(&attachment()).unwrap();
+        assert_eq!(lease.pod.unwrap().to_string(), "shop/web-0");
+        assert_eq!(lease.pool, "blue");
+        assert_eq!(lease.netns, Some(bench.machine.path("pod")));
+        let link = bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap();
+        assert_eq!(link.alias.as_deref(), Some("shop/web-0"));
+    }
+}

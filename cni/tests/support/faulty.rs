@@ -1,0 +1,177 @@
+//! A kernel that fails at a chosen request.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::rc::Rc;
+
+use ferrule_cni::Node;
+use ferrule_model::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Op, Route, RouteKey, VethSpec,
+};
+use ferrule_netlink::netns::NetnsError;
+use ferrule_netlink::sysctl::SysctlError;
+use ferrule_netlink::{Error, Kernel, Refusal};
+use nix::errno::Errno;
+
+use super::machine::Machine;
+
+/// How a request fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The kernel says no and does nothing.
+    Refused,
+    /// The kernel does it and the answer is lost.
+    Lost,
+}
+
+/// The fault to come, shared by all the kernels of a node: one op of a batch is one request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults(Rc<RefCell<Option<(u64, Fault)>>>);
+
+impl Faults {
+    /// Lets `n` requests pass and fails the next.
+    pub(crate) fn set(&self, n: u64, fault: Fault) {
+        *self.0.borrow_mut() = Some((n, fault));
+    }
+
+    /// Takes back a fault that did not happen; whether there was one.
+    pub(crate) fn take(&self) -> bool {
+        self.0.borrow_mut().take().is_some()
+    }
+
+    fn next(&self) -> Option<Fault> {
+        let mut pending = self.0.borrow_mut();
+        match &mut *pending {
+            Some((0, fault)) => {
+                let fault = *fault;
+                *pending = None;
+                Some(fault)
+            }
+            Some((n, _)) => {
+                *n -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
+    fn request<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        match self.next() {
+            None => run(),
+            Some(Fault::Refused) => {
+                Err(Error::Refused { request: "(injected)".into(), refusal: Errno::ENOMEM.into() })
+            }
+            Some(Fault::Lost) => {
+                let _ = run();
+                Err(lost())
+            }
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::Receive(io::Error::from(io::ErrorKind::WouldBlock))
+}
+
+pub(crate) struct FaultyNode<'a, M> {
+    pub(crate) machine: &'a M,
+    pub(crate) faults: Faults,
+}
+
+impl<M: Machine> Node for FaultyNode<'_, M> {
+    type Netns = M::Netns;
+    type Kernel = FaultyKernel<M::Kernel>;
+
+    fn netns(&self, path: &Path) -> Result<M::Netns, NetnsError> {
+        self.machine.netns(path)
+    }
+
+    fn is_own(&self, netns: &M::Netns) -> Result<bool, NetnsError> {
+        Ok(self.machine.is_own(netns))
+    }
+
+    fn host(&self) -> Result<Self::Kernel, Error> {
+        Ok(FaultyKernel { kernel: self.machine.host(), faults: self.faults.clone() })
+    }
+
+    fn inside(&self, netns: &M::Netns) -> Result<Self::Kernel, Error> {
+        Ok(FaultyKernel { kernel: self.machine.kernel(netns), faults: self.faults.clone() })
+    }
+
+    fn enable_ipv6(
+        &self,
+        netns: Option<&M::Netns>,
+        link: &IfName,
+    ) -> Result<Result<(), SysctlError>, NetnsError> {
+        self.machine.enable_ipv6(netns, link)
+    }
+}
+
+pub(crate) struct FaultyKernel<K> {
+    kernel: K,
+    faults: Faults,
+}
+
+impl<K: Kernel> Kernel for FaultyKernel<K> {
+    type Netns = K::Netns;
+
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let faults: Vec<_> = ops.iter().map(|_| self.faults.next()).collect();
+        let Some(place) = faults.iter().position(Option::is_some) else { return self.kernel.apply(ops) };
+        if faults[place] == Some(Fault::Lost) {
+            return self.kernel.apply(ops).and_then(|_| Err(lost()));
+        }
+        let mut results = self.kernel.apply(&ops[..place])?;
+        results.push(Err(Errno::ENOMEM.into()));
+        results.extend(self.kernel.apply(&ops[place + 1..])?);
+        Ok(results)
+    }
+
+    fn create_veth(&mut self, spec: &VethSpec, pod: &K::Netns) -> Result<Link, Error> {
+        self.faults.request(|| self.kernel.create_veth(spec, pod))
+    }
+
+    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+        self.faults.request(|| self.kernel.delete_link(name))
+    }
+
+    fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        self.faults.request(|| self.kernel.link(name))
+    }
+
+    fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
+        self.faults.request(|| self.kernel.route_match(dst))
+    }
+
+    fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
+        self.faults.request(|| self.kernel.neighbour(key))
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        self.faults.request(|| self.kernel.links())
+    }
+
+    fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {
+        self.faults.request(|| self.kernel.addresses(link))
+    }
+
+    fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        self.faults.request(|| self.kernel.routes(protocol))
+    }
+
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error> {
+        self.faults.request(|| self.kernel.nexthops())
+    }
+
+    fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {
+        self.faults.request(|| self.kernel.neighbours(link))
+    }
+
+    fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
+        self.faults.request(|| self.kernel.fdb(link))
+    }
+}
