@@ -81,9 +81,13 @@ fn check(from: &Endpoint, to: &Endpoint, ledger: &Ledger) -> Result<Vec<Failure>
     let mut pings = Vec::new();
     for family in Family::BOTH {
         let at = to.at.of(family);
-        pings.push((format!("ping{}", family.digit()), format!("a reply from {at}"), ping::start(at, None)?));
+        pings.push((
+            format!("ping{}", family.digit()),
+            format!("a reply from {at}"),
+            ping::start(at, None, ping::PATIENCE)?,
+        ));
         let expected = format!("a reply from {at} to {} bytes with don't-fragment", full.unwrap_or_default());
-        pings.push((format!("full{}", family.digit()), expected, ping::start(at, full)?));
+        pings.push((format!("full{}", family.digit()), expected, ping::start(at, full, ping::PATIENCE)?));
     }
     for family in Family::BOTH {
         failures.extend(talk(from, to, family, ledger));

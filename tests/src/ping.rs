@@ -19,11 +19,14 @@ use crate::{
     space::Space,
 };
 
-/// Starts one echo from the calling thread's namespace. `full` is the size in bytes of the whole packet, sent with
-/// don't-fragment; without it the packet is ping's usual 64 bytes.
-pub fn start(to: IpAddr, full: Option<u32>) -> Result<Child> {
+/// How long an echo that should come back is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts one echo from the calling thread's namespace, and waits for its reply for so long. `full` is the size in bytes of the
+/// whole packet, sent with don't-fragment; without it the packet is ping's usual 84 (104 over IPv6).
+pub fn start(to: IpAddr, full: Option<u32>, patience: Duration) -> Result<Child> {
     let mut command = Command::new("ping");
-    command.args(["-n", "-c", "1", "-W", "2"]).env("LC_ALL", "C");
+    command.args(["-n", "-c", "1", "-W", &patience.as_secs_f64().to_string()]).env("LC_ALL", "C");
     if let Some(size) = full {
         let overhead = if to.is_ipv4() { 28 } else { 48 }; // IP header and ICMP header
         command.args(["-M", "do", "-s", &size.saturating_sub(overhead).to_string()]);

@@ -1,7 +1,7 @@
 //! The first half of the proof: the pods come up by the plugin's every verb, and everyone reaches everyone. What happens to a
 //! network in its life is `life`'s part.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
@@ -18,6 +18,9 @@ use crate::{
 
 /// The versions the plugin must speak.
 const VERSIONS: [&str; 3] = ["0.4.0", "1.0.0", "1.1.0"];
+
+/// How soon the sender's own kernel refuses a packet that is too long: it never gets on the wire.
+const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 
 /// A pod's name: the node's number and a letter.
 pub fn pod_name(node: usize, index: usize) -> String {
@@ -113,7 +116,9 @@ pub fn mtu_is_exact(cluster: &Cluster) -> Result<String> {
         return Err(LabError::promise("pods", "none"));
     };
     for at in [last.at.v4.into(), last.at.v6.into()] {
-        let outcome = first.space.enter(|| ping::start(at, Some(first.mtu + 1)).and_then(ping::finish))??;
+        let outcome = first
+            .space
+            .enter(|| ping::start(at, Some(first.mtu + 1), REFUSED_WITHIN).and_then(ping::finish))??;
         match outcome {
             Err(said) if said.contains("too long") || said.contains("too big") => {}
             Err(said) => return Err(LabError::promise("\"message too long\"", said)),
@@ -131,7 +136,8 @@ pub fn first_to_last(cluster: &Cluster) -> Result<()> {
         return Err(LabError::promise("pods", "none"));
     };
     for at in [last.at.v4.into(), last.at.v6.into()] {
-        let outcome = first.space.enter(|| ping::start(at, None).and_then(ping::finish))??;
+        let outcome =
+            first.space.enter(|| ping::start(at, None, ping::PATIENCE).and_then(ping::finish))??;
         outcome.map_err(|said| {
             LabError::promise(format!("{} to reach {} at {at}", first.name, last.name), said)
         })?;

@@ -94,7 +94,8 @@ impl Default for Report {
 /// A duration as a person says it.
 pub fn time(duration: Duration) -> String {
     match duration.as_millis() {
-        millis @ 0..1000 => format!("{millis} ms"),
+        0..10 => format!("{:.1} ms", duration.as_secs_f64() * 1000.0),
+        millis @ 10..1000 => format!("{millis} ms"),
         _ => format!("{:.1} s", duration.as_secs_f64()),
     }
 }
