@@ -42,7 +42,7 @@ pub struct Config {
 pub struct Node {
     /// The node's name; see [`crate::node_name`] for what holds without it.
     pub name: Option<String>,
-    /// The IPv4 address by which the other nodes reach this one; without it, that of the default route.
+    /// This node's own IPv4 address towards the other nodes; without it, that which the list of nodes gives it.
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
