@@ -1,2 +1,27 @@
-//! Placeholder.
-fn main() {}
+//! The routing daemon's program: arguments, log, and off.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use ferrule_daemon::start_logging;
+use routed::cli::{Cli, Command};
+use routed::run;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_logging(&cli.common.log) {
+        eprintln!("routed: {error}");
+        return ExitCode::FAILURE;
+    }
+    let result = match cli.command {
+        None => run::daemon(&cli.common),
+        Some(Command::Cleanup) => run::cleanup(&cli.common),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Which objects the kernel has refused, and when each may be tried again: pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ferrule_model::{AddressKey, FdbKey, IfIndex, NeighbourKey, Op, RouteKey};
+
+use crate::reconcile::Objects;
+
+/// The first wait after a refusal.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest: that of the full comparison, which looks at everything anyway.
+const LONGEST: Duration = crate::worker::FULL_DIFF;
+
+/// What tells one object from another over several passes. A nexthop object is known by what it says, because its
+/// number may be another the next time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// A link.
+    Link(IfIndex),
+    /// The device, before it has a number.
+    Device,
+    /// An address.
+    Address(AddressKey),
+    /// An FDB entry.
+    Fdb(FdbKey),
+    /// A neighbour.
+    Neighbour(NeighbourKey),
+    /// A nexthop object.
+    Nexthop(IfIndex, IpAddr),
+    /// A nexthop object that nothing is known of.
+    StrangeNexthop(u32),
+    /// A route.
+    Route(RouteKey),
+}
+
+/// The refused objects.
+#[derive(Debug, Default)]
+pub struct Backoff(BTreeMap<Key, Retry>);
+
+#[derive(Debug)]
+struct Retry {
+    wait: Duration,
+    due: Instant,
+}
+
+impl Key {
+    /// The object that `op` changes.
+    pub fn of(op: &Op, observed: &Objects) -> Self {
+        match op {
+            Op::AddVxlan(_) => Self::Device,
+            Op::SetLink(link, _) | Op::DeleteLink(link) => Self::Link(*link),
+            Op::PutAddress(key, _) | Op::DeleteAddress(key) => Self::Address(*key),
+            Op::PutFdb(key, _) | Op::DeleteFdb(key, _) => Self::Fdb(*key),
+            Op::PutNeighbour(key, _) | Op::DeleteNeighbour(key) => Self::Neighbour(*key),
+            Op::PutNexthop(_, nexthop) => Self::Nexthop(nexthop.link, nexthop.gateway),
+            Op::DeleteNexthop(id) => match observed.nexthops.get(id) {
+                Some(nexthop) => Self::Nexthop(nexthop.link, nexthop.gateway),
+                None => Self::StrangeNexthop(id.0),
+            },
+            Op::PutRoute(key, _) | Op::DeleteRoute(key) => Self::Route(*key),
+        }
+    }
+}
+
+impl Backoff {
+    /// Whether the object may be tried at `now`.
+    pub fn allows(&self, key: &Key, now: Instant) -> bool {
+        self.0.get(key).is_none_or(|retry| retry.due <= now)
+    }
+
+    /// The kernel refused it: twice as long as the last time.
+    pub fn refused(&mut self, key: Key, now: Instant) {
+        let wait = self.0.get(&key).map_or(FIRST, |retry| (retry.wait * 2).min(LONGEST));
+        self.0.insert(key, Retry { wait, due: now + wait });
+    }
+
+    /// The kernel took it.
+    pub fn accepted(&mut self, key: &Key) {
+        self.0.remove(key);
+    }
+
+    /// Something has changed that may make the kernel think again: everything may be tried at once.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// When the next refused object may be tried.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.0.values().map(|retry| retry.due).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_doubles_the_wait_up_to_the_longest() {
+        let (mut backoff, start) = (Backoff::default(), Instant::now());
+        let mut waits = Vec::new();
+        let mut now = start;
+        for _ in 0..7 {
+            backoff.refused(Key::Device, now);
+            assert!(!backoff.allows(&Key::Device, now));
+            let due = backoff.next_due().unwrap();
+            assert!(backoff.allows(&Key::Device, due));
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+    }
+
+    #[test]
+    fn another_object_does_not_wait_and_an_accepted_one_starts_afresh() {
+        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        backoff.refused(Key::Device, now);
+        assert!(backoff.allows(&Key::Link(IfIndex(1)), now));
+        backoff.accepted(&Key::Device);
+        assert!(backoff.allows(&Key::Device, now));
+        assert_eq!(backoff.next_due(), None);
+    }
+}

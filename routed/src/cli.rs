@@ -1,0 +1,53 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use ferrule_daemon::CommonArgs;
+
+/// What stands below the options in `--help`.
+const MORE: &str = "\
+How it works:
+  routed reads the list of nodes (the file of [routing.file] path, /etc/ferrule/nodes.toml by default) and keeps in
+  this node's kernel what it takes to reach their pods: routes to their pod CIDRs, over the shared segment
+  (backend = \"native\") or through the VXLAN device ferrule.1 (backend = \"vxlan\", the default). It masquerades what
+  leaves the cluster, and writes node.json for ipamd. What others remove of it comes back within a second.
+  It runs in the foreground and logs to standard error. When it stops, everything stays as it is: pods go on talking.
+
+Examples:
+  routed                                       with /etc/ferrule/ferrule.toml, as the unit runs it
+  routed --config my.toml --log routed=debug   with another configuration, saying more
+  routed cleanup                               removes all that is routed's from this node
+  ip route show proto 70                       what it has put into the routing table";
+
+/// The routing daemon of Ferrule: other nodes' pods, reachable from this one
+#[derive(Debug, Parser)]
+#[command(name = "routed", version, about, after_help = MORE)]
+pub struct Cli {
+    /// What every daemon takes.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of running.
+#[derive(Debug, Clone, Copy, Subcommand, PartialEq, Eq)]
+pub enum Command {
+    /// Remove all that is routed's from this node (not the pods' links and their routes), say what, and exit
+    Cleanup,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["routed", "--runtime-dir", "/tmp/r", "cleanup"]).unwrap();
+        assert_eq!(cli.command, Some(Command::Cleanup));
+        assert_eq!(Cli::try_parse_from(["routed"]).unwrap().command, None);
+    }
+}

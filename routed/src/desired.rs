@@ -1,0 +1,274 @@
+//! What there should be in the kernel, worked out from the configuration, the nodes and the underlay: pure.
+//!
+//! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
+//! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::nexthops`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+
+use ferrule_config::{Backend, MTU_MIN, Routing};
+use ferrule_model::{
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
+    PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+};
+
+use crate::nodes::{Cluster, Node};
+
+/// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
+const OVERHEAD_V4: u32 = 50;
+/// The same with an IPv6 header (40).
+const OVERHEAD_V6: u32 = 70;
+
+/// The link that carries packets between the nodes in one family, as it is now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uplink {
+    /// The link that holds this node's address.
+    pub link: IfIndex,
+    /// That address.
+    pub address: IpAddr,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Switched on and connected: it takes routes.
+    pub usable: bool,
+}
+
+/// The uplinks, one a family at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Underlay {
+    /// For IPv4.
+    pub v4: Option<Uplink>,
+    /// For IPv6.
+    pub v6: Option<Uplink>,
+}
+
+impl Underlay {
+    /// The uplink of `family`.
+    pub fn of(&self, family: Family) -> Option<Uplink> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// The one that carries the tunnel: IPv4 where there is one.
+    pub fn tunnel(&self) -> Option<Uplink> {
+        self.v4.or(self.v6)
+    }
+
+    /// All there are.
+    pub fn all(&self) -> impl Iterator<Item = Uplink> {
+        [self.v4, self.v6].into_iter().flatten()
+    }
+}
+
+/// Where a wanted route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// Nowhere: the destination is refused.
+    Unreachable,
+    /// To the nexthop of this gateway and link.
+    Hop(HopKey),
+}
+
+/// A nexthop object without its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HopKey {
+    /// The link.
+    pub link: IfIndex,
+    /// The next hop.
+    pub gateway: IpAddr,
+}
+
+/// Everything that should be there beside the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Addresses of the VXLAN device.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// FDB entries of the VXLAN device.
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Neighbours on the VXLAN device.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Nexthop objects.
+    pub nexthops: BTreeMap<HopKey, Nexthop>,
+    /// Routes.
+    pub routes: BTreeMap<RouteKey, Target>,
+    /// What is left out, and why.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Pods of another node that cannot be reached with what is known.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Skipped {
+    /// The node.
+    pub node: String,
+    /// Its pods' networks that get no route.
+    pub cidrs: Vec<IpNetwork>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why pods of another node get no route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The other node has no address of the family that is needed.
+    NoAddress(Family),
+    /// This node has none.
+    NoOwnAddress(Family),
+    /// This node's link is off or disconnected.
+    UplinkDown(Family),
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cidrs = self.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let key = |family: Family| if family == Family::V4 { "address" } else { "address6" };
+        write!(f, "no route to {cidrs} of node {}: ", self.node)?;
+        match self.why {
+            Why::NoAddress(family) => {
+                write!(f, "the node has no {family} address; give it `{}` in the nodes file", key(family))
+            }
+            Why::NoOwnAddress(family) => {
+                write!(f, "this node has no {family} address; give it `{}` in the nodes file", key(family))
+            }
+            Why::UplinkDown(family) => {
+                write!(
+                    f,
+                    "the link with this node's {family} address is down; it follows when the link is up"
+                )
+            }
+        }
+    }
+}
+
+/// The VXLAN device that should be there, or `None` if the backend needs none.
+pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
+    let uplink = underlay.tunnel().filter(|_| routing.backend == Backend::Vxlan)?;
+    Some(VxlanSpec {
+        name: routing.vxlan.device.clone(),
+        mac: own.vtep_mac,
+        mtu: pod_mtu(routing, underlay)?,
+        vxlan: Vxlan {
+            vni: routing.vxlan.vni,
+            port: routing.vxlan.port,
+            local: Some(uplink.address),
+            underlay: Some(uplink.link),
+            learning: false,
+        },
+    })
+}
+
+/// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
+/// underlay.
+pub fn pod_mtu(routing: &Routing, underlay: &Underlay) -> Option<u32> {
+    let found = match routing.backend {
+        Backend::Native => underlay.all().map(|uplink| uplink.mtu).min()?,
+        Backend::Vxlan => {
+            let uplink = underlay.tunnel()?;
+            let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+            uplink.mtu.saturating_sub(overhead)
+        }
+    };
+    Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
+}
+
+/// The networks of all pods: the configured ones, or those of all known nodes.
+pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwork> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    let nodes = std::iter::once(&cluster.own).chain(cluster.others.values());
+    let mut cidrs: Vec<_> = nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect();
+    cidrs.sort_unstable();
+    cidrs
+}
+
+/// Everything beside the device. `device` is its number if the backend has one and it is there.
+pub fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
+    let mut wanted = Wanted::default();
+    // A packet to an address that no pod has must not leave by the default route and come back.
+    for cidr in &cluster.own.pod_cidrs {
+        wanted.routes.insert(RouteKey::main(*cidr), Target::Unreachable);
+    }
+    match (backend, device) {
+        (Backend::Native, _) => native(&mut wanted, cluster, underlay),
+        (Backend::Vxlan, Some(link)) => vxlan(&mut wanted, cluster, underlay, link),
+        (Backend::Vxlan, None) => {}
+    }
+    wanted
+}
+
+fn native(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay) {
+    for (node, family) in families(cluster) {
+        let uplink = underlay.of(family);
+        let why = match (node.address(family), uplink) {
+            (_, None) => Why::NoOwnAddress(family),
+            (_, Some(uplink)) if !uplink.usable => Why::UplinkDown(family),
+            (None, Some(_)) => Why::NoAddress(family),
+            (Some(gateway), Some(uplink)) => {
+                // Not onlink: the kernel then refuses a node that is not on the segment, and says so.
+                wanted.reach(node, family, HopKey { link: uplink.link, gateway }, false);
+                continue;
+            }
+        };
+        wanted.skip(node, family, why);
+    }
+}
+
+fn vxlan(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay, link: IfIndex) {
+    let Some(tunnel) = underlay.tunnel().map(|uplink| Family::of(uplink.address)) else {
+        return;
+    };
+    for vtep in Family::BOTH.into_iter().filter_map(|family| cluster.own.vtep(family)) {
+        wanted
+            .addresses
+            .insert(AddressKey { link, prefix: host_prefix(vtep) }, Address { nodad: vtep.is_ipv6() });
+    }
+    for (node, family) in families(cluster) {
+        let (Some(dst), Some(vtep)) = (node.address(tunnel), node.vtep(family)) else {
+            wanted.skip(node, family, Why::NoAddress(tunnel));
+            continue;
+        };
+        let gateway = tunnel_gateway(vtep, node.vtep_mac);
+        let mac = node.vtep_mac;
+        wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+        let neighbour = Neighbour { mac: Some(mac), permanent: true };
+        wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
+        wanted.reach(node, family, HopKey { link, gateway }, true);
+    }
+}
+
+/// The next hop of a tunnel. In IPv4 the other device's address. In IPv6 its link-local one, the EUI-64 of its MAC
+/// (RFC 4291, appendix A): the kernel refuses a global one as soon as any other route covers it
+/// (`ip6_route_check_nh_onlink`), such as the route of another backend that is to be replaced.
+fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
+    match vtep {
+        IpAddr::V4(_) => vtep,
+        IpAddr::V6(_) => {
+            let [a, b, c, d, e, f] = mac.octets();
+            let interface = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
+            Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(interface)).into()
+        }
+    }
+}
+
+/// Every other node with each family that its pods have.
+fn families(cluster: &Cluster) -> impl Iterator<Item = (&Node, Family)> {
+    let each = |node| Family::BOTH.into_iter().map(move |family| (node, family));
+    cluster.others.values().flat_map(each).filter(|(node, family)| node.vtep(*family).is_some())
+}
+
+impl Wanted {
+    fn reach(&mut self, node: &Node, family: Family, hop: HopKey, onlink: bool) {
+        let HopKey { link, gateway } = hop;
+        self.nexthops.insert(hop, Nexthop { gateway, link, onlink, protocol: PROTOCOL });
+        for cidr in node.pod_cidrs_of(family) {
+            self.routes.insert(RouteKey::main(cidr), Target::Hop(hop));
+        }
+    }
+
+    fn skip(&mut self, node: &Node, of: Family, why: Why) {
+        let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| family(cidr) == of).collect();
+        self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
+    }
+}

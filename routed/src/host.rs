@@ -1,0 +1,185 @@
+//! What a pass keeps right beside routes: sysctls, the masquerade table, and `node.json` for `ipamd`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_daemon::write_atomically;
+use ferrule_model::IpNetwork;
+use ferrule_netlink::nft::{self, NftError};
+
+use crate::nodes::Cluster;
+use crate::{desired, masquerade, sysctl};
+
+/// Keeps the host's side right.
+#[derive(Debug)]
+pub struct Host {
+    config: Config,
+    node_file: PathBuf,
+    /// The last `node.json` that was written or found.
+    written: Option<NodeFile>,
+    /// The last masquerade text, and how this version of nft prints it.
+    table: Option<(String, String)>,
+    /// Complaints that were made and still hold.
+    complaints: BTreeSet<String>,
+}
+
+impl Host {
+    /// `runtime_dir` is where `node.json` goes.
+    pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
+        let node_file = runtime_dir.join(NODE_FILE);
+        Self { config, node_file, written: None, table: None, complaints: BTreeSet::new() }
+    }
+
+    /// Sets the sysctls, before there are routes.
+    pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
+        let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
+        if !changed.is_empty() {
+            tracing::info!("sysctl {}", changed.join(" "));
+        }
+        self.complain("sysctl", failed);
+    }
+
+    /// The masquerade table: there and right, or gone if it is switched off.
+    pub fn masquerade(&mut self, cluster: &Cluster) {
+        let failed = if self.config.routing.masquerade {
+            self.keep_table(cluster)
+        } else {
+            remove_table().map(|removed| {
+                if removed {
+                    tracing::info!("the nftables table inet {} is removed", masquerade::TABLE);
+                }
+            })
+        };
+        self.complain(
+            "nft",
+            failed.err().map(|error| format!("masquerading: {error}")).into_iter().collect(),
+        );
+    }
+
+    fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
+        let mut unchanged = self.cluster_cidrs(cluster);
+        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
+        let wanted = masquerade::table(&cluster.own.pod_cidrs, &unchanged);
+        let listed = list()?;
+        if let Some(listed) = &listed {
+            let known =
+                self.table.as_ref().is_some_and(|(text, printed)| *text == wanted && printed == listed);
+            if known || masquerade::same(listed, &wanted) {
+                self.table = Some((wanted, listed.clone()));
+                return Ok(());
+            }
+        }
+        nft::apply(&masquerade::replacement(&wanted))?;
+        let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
+        match (ours_before, listed) {
+            (true, None) => {
+                tracing::warn!("the nftables table inet ferrule was deleted by someone else; put back")
+            }
+            (true, Some(_)) => {
+                tracing::warn!("the nftables table inet ferrule was changed by someone else; put right");
+            }
+            (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
+        }
+        self.table = list()?.map(|printed| (wanted, printed));
+        Ok(())
+    }
+
+    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
+    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
+        let file = NodeFile {
+            node: cluster.own.name.clone(),
+            pod_cidrs: cluster.own.pod_cidrs.clone(),
+            cluster_cidrs: self.cluster_cidrs(cluster),
+            mtu,
+        };
+        let known = self.written.take().filter(|_| self.node_file.exists());
+        let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
+        if known.as_ref() == Some(&file) {
+            self.written = Some(file);
+            return true;
+        }
+        let written = self.write(&file);
+        let failed = written.as_ref().err().map(|error| {
+            let path = self.node_file.display();
+            format!(
+                "cannot write {path}: {error}; ipamd waits for it: let routed write to the runtime directory"
+            )
+        });
+        self.complain("node.json", failed.into_iter().collect());
+        if written.is_ok() {
+            tracing::info!("{} is written: MTU {mtu}", self.node_file.display());
+            self.written = Some(file);
+        }
+        written.is_ok()
+    }
+
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        if let Some(directory) = self.node_file.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        write_atomically(&self.node_file, file.to_json().as_bytes())
+    }
+
+    fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
+        desired::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster)
+    }
+
+    /// Logs what is new among the complaints about one subject.
+    fn complain(&mut self, subject: &str, now: Vec<String>) {
+        let now: BTreeSet<_> = now.into_iter().map(|text| format!("{subject}: {text}")).collect();
+        for text in now.difference(&self.complaints) {
+            tracing::error!("{text}");
+        }
+        self.complaints.retain(|text| !text.starts_with(&format!("{subject}: ")));
+        self.complaints.extend(now);
+    }
+
+    /// Removes the table and `node.json`: what was removed, for a person.
+    ///
+    /// # Errors
+    /// nft refused, or the file cannot be removed.
+    pub fn clean(&self) -> Result<Vec<String>, CleanError> {
+        let mut removed = Vec::new();
+        if remove_table()? {
+            removed.push(format!("nftables table inet {}", masquerade::TABLE));
+        }
+        match std::fs::remove_file(&self.node_file) {
+            Ok(()) => removed.push(self.node_file.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(CleanError::File { path: self.node_file.clone(), source }),
+        }
+        Ok(removed)
+    }
+}
+
+/// What cannot be cleaned up.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanError {
+    /// The masquerade table.
+    #[error(transparent)]
+    Table(#[from] NftError),
+    /// `node.json`.
+    #[error("cannot remove {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn list() -> Result<Option<String>, NftError> {
+    nft::list_table("inet", masquerade::TABLE)
+}
+
+/// `true` if there was one.
+fn remove_table() -> Result<bool, NftError> {
+    if list()?.is_none() {
+        return Ok(false);
+    }
+    nft::apply(&masquerade::removal())?;
+    Ok(true)
+}

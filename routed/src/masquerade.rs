@@ -1,0 +1,96 @@
+//! The nftables table that gives traffic from this node's pods to the world the node's address: its text is made purely,
+//! and held against what the kernel has.
+//!
+//! Traffic inside the cluster keeps the pod's address; so does what never leaves the link (link-local) and what no
+//! single host answers (multicast). Traffic to the node itself never comes to this hook.
+
+use std::fmt::Write;
+
+use ferrule_model::{Family, IpNetwork, family};
+
+/// Name of the table, in the family `inet`.
+pub const TABLE: &str = "ferrule";
+
+/// Link-local and multicast (RFC 3927, RFC 5771).
+const NEVER_V4: [&str; 2] = ["169.254.0.0/16", "224.0.0.0/4"];
+/// The same (RFC 4291).
+const NEVER_V6: [&str; 2] = ["fe80::/10", "ff00::/8"];
+
+/// The table's text as `nft list` prints it, from this node's pod CIDRs and the networks that see pods' own addresses.
+pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
+    let mut text = format!("table inet {TABLE} {{\n");
+    for (of, never) in [(Family::V4, NEVER_V4), (Family::V6, NEVER_V6)] {
+        let constants = never.iter().filter_map(|text| text.parse().ok());
+        let all = unchanged.iter().copied().chain(constants);
+        set(&mut text, "own_pods", of, own_pods.iter().copied());
+        set(&mut text, "keep_source", of, all);
+    }
+    text.push_str("\tchain postrouting {\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n");
+    for of in Family::BOTH {
+        let (protocol, number) = names(of);
+        let _ = writeln!(
+            text,
+            "\t\t{protocol} saddr @own_pods{number} {protocol} daddr != @keep_source{number} masquerade fully-random"
+        );
+    }
+    text.push_str("\t}\n}\n");
+    text
+}
+
+/// The transaction that puts `table` in the place of whatever table of its name there is.
+pub fn replacement(table: &str) -> String {
+    format!("{}{table}", removal())
+}
+
+/// The transaction that removes the table, if there is one: a deletion alone would fail where there is none.
+pub fn removal() -> String {
+    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
+}
+
+/// Whether two texts say the same: how nft breaks its lines is its own affair.
+pub fn same(a: &str, b: &str) -> bool {
+    let words = |text: &str| {
+        let spaced = text.replace(',', " , ").replace(';', " ");
+        spaced.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    words(a) == words(b)
+}
+
+fn names(of: Family) -> (&'static str, char) {
+    match of {
+        Family::V4 => ("ip", '4'),
+        Family::V6 => ("ip6", '6'),
+    }
+}
+
+fn set(text: &mut String, name: &str, of: Family, networks: impl Iterator<Item = IpNetwork>) {
+    let (protocol, number) = (if of == Family::V4 { "ipv4_addr" } else { "ipv6_addr" }, names(of).1);
+    let elements = disjoint(networks.filter(|network| family(network) == of).collect());
+    let _ = writeln!(text, "\tset {name}{number} {{\n\t\ttype {protocol}\n\t\tflags interval");
+    if !elements.is_empty() {
+        let elements: Vec<_> = elements.iter().map(element).collect();
+        let _ = writeln!(text, "\t\telements = {{ {} }}", elements.join(", "));
+    }
+    text.push_str("\t}\n\n");
+}
+
+/// As nft prints it: a single address without its length.
+fn element(network: &IpNetwork) -> String {
+    let whole = match network {
+        IpNetwork::V4(_) => 32,
+        IpNetwork::V6(_) => 128,
+    };
+    if network.prefix() == whole { network.ip().to_string() } else { network.to_string() }
+}
+
+/// In order, without those inside others: an interval set refuses what overlaps.
+fn disjoint(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    networks.sort_unstable_by_key(|network| (network.network(), network.prefix()));
+    let mut kept: Vec<IpNetwork> = Vec::new();
+    for network in networks {
+        if kept.last().is_none_or(|last| !last.contains(network.network())) {
+            kept.push(network);
+        }
+    }
+    kept
+}

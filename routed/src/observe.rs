@@ -1,0 +1,85 @@
+//! Reading the kernel: the links, the underlay, and everything that is ours.
+
+use std::collections::BTreeMap;
+
+use ferrule_model::{Family, IfIndex, IfName, Link, Nexthop, NexthopId, PROTOCOL, is_host_veth};
+use ferrule_netlink::{Error, Kernel};
+
+use crate::desired::{Underlay, Uplink};
+use crate::nodes::Node;
+use crate::owner;
+use crate::reconcile::Objects;
+
+/// All links by their numbers.
+pub type Links = BTreeMap<IfIndex, Link>;
+
+/// What is in the kernel now.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    /// All links.
+    pub links: Links,
+    /// All nexthop objects, other programs' included: their numbers are taken.
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    /// What is ours.
+    pub ours: Objects,
+}
+
+/// All links.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
+    Ok(kernel.links()?.into_iter().map(|link| (link.index, link)).collect())
+}
+
+/// The links that hold the addresses of `own`. Pods' links and `device` are not looked at.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub fn underlay<K: Kernel>(
+    kernel: &mut K,
+    own: &Node,
+    device: &IfName,
+    links: &Links,
+) -> Result<Underlay, Error> {
+    let mut underlay = Underlay::default();
+    let candidates = links.values().filter(|link| link.name != *device && !is_host_veth(link.name.as_str()));
+    for link in candidates {
+        for key in kernel.addresses(link.index)?.into_keys() {
+            let address = key.prefix.ip();
+            if own.address(Family::of(address)) != Some(address) {
+                continue;
+            }
+            let uplink = Uplink { link: link.index, address, mtu: link.mtu, usable: link.up && link.carrier };
+            match Family::of(address) {
+                Family::V4 => underlay.v4 = Some(uplink),
+                Family::V6 => underlay.v6 = Some(uplink),
+            }
+        }
+    }
+    Ok(underlay)
+}
+
+/// Everything that is ours, with `device` as our VXLAN device.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub fn ours<K: Kernel>(kernel: &mut K, device: Option<IfIndex>) -> Result<Seen, Error> {
+    let routes = kernel.routes(PROTOCOL)?;
+    // After the routes, see `owner::routes`.
+    let links = links(kernel)?;
+    let nexthops = kernel.nexthops()?;
+    let mut ours = Objects {
+        routes: owner::routes(routes, &links),
+        nexthops: owner::nexthops(&nexthops),
+        ..Objects::default()
+    };
+    if let Some(device) = device {
+        ours.addresses = kernel.addresses(device)?;
+        ours.addresses.retain(|key, _| owner::is_our_address(key));
+        ours.neighbours = kernel.neighbours(device)?;
+        ours.neighbours.retain(|_, neighbour| neighbour.permanent);
+        ours.fdb = kernel.fdb(device)?;
+    }
+    Ok(Seen { links, nexthops, ours })
+}

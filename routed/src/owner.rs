@@ -1,0 +1,217 @@
+//! What is ours: pure. Told by protocol number, name, kind and VNI, never by guessing; all else is left alone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use ferrule_config::Vxlan;
+use ferrule_model::{
+    AddressKey, IfIndex, IfName, Link, LinkChange, LinkKind, Mac, Nexthop, NexthopId, PROTOCOL, Route,
+    RouteKey, VxlanSpec, is_host_veth,
+};
+
+/// Of the routes with our protocol number those that `routed` answers for: the ones out of pods' links are the
+/// plugin's. A route whose link is not among `links` is left alone, so `links` must have been listed after `routes`:
+/// then a pod that has just come is among them.
+pub fn routes(
+    routes: BTreeMap<RouteKey, Route>,
+    links: &BTreeMap<IfIndex, Link>,
+) -> BTreeMap<RouteKey, Route> {
+    let ours = routes.into_iter().filter(|(_, route)| is_ours(route, |index| links.get(&index)));
+    ours.collect()
+}
+
+/// Whether `routed` answers for a route.
+pub fn is_ours<'a>(route: &Route, link: impl Fn(IfIndex) -> Option<&'a Link>) -> bool {
+    let pods = |index| link(index).is_none_or(|link| is_host_veth(link.name.as_str()));
+    route.protocol == PROTOCOL && !route.link().is_some_and(pods)
+}
+
+/// Of all nexthop objects those with our protocol number.
+pub fn nexthops(all: &BTreeMap<NexthopId, Nexthop>) -> BTreeMap<NexthopId, Nexthop> {
+    all.iter()
+        .filter(|(_, nexthop)| nexthop.protocol == PROTOCOL)
+        .map(|(id, nexthop)| (*id, *nexthop))
+        .collect()
+}
+
+/// Whether an address of our device is ours rather than the kernel's own link-local one.
+pub fn is_our_address(key: &AddressKey) -> bool {
+    match key.prefix.ip() {
+        std::net::IpAddr::V4(_) => true,
+        std::net::IpAddr::V6(address) => !address.is_unicast_link_local(),
+    }
+}
+
+/// What is to be done about the VXLAN device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceStep {
+    /// None is wanted and none is there.
+    Nothing,
+    /// It is as it should be.
+    Keep(IfIndex),
+    /// It is ours, and can be put right as it stands.
+    Change(IfIndex, LinkChange),
+    /// There is none.
+    Create,
+    /// It is ours, and so different that it must be made anew.
+    Recreate(IfIndex),
+    /// It is ours and no longer wanted.
+    Remove(IfIndex),
+}
+
+/// A link that is not ours has our device's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the link {name} is not Ferrule's ({kind}) and is left alone; remove it with `ip link del {name}`, or choose another \
+     name in [routing.vxlan] device"
+)]
+pub struct ForeignDevice {
+    name: IfName,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Kind(LinkKind);
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            LinkKind::Loopback => f.write_str("it is the loopback device"),
+            LinkKind::Veth => f.write_str("it is a veth"),
+            LinkKind::Vxlan(vxlan) => write!(f, "its VNI is {}", vxlan.vni),
+            LinkKind::Other(kind) if kind.is_empty() => f.write_str("it is no VXLAN device"),
+            LinkKind::Other(kind) => write!(f, "it is a {kind} device"),
+        }
+    }
+}
+
+/// Whether a link with our device's name is ours: a VXLAN device with our VNI, or one with the MAC that only this
+/// node's device has (the VNI in the configuration was changed).
+fn is_our_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
+    match &link.kind {
+        LinkKind::Vxlan(vxlan) => vxlan.vni == settings.vni || link.mac == Some(mac),
+        LinkKind::Loopback | LinkKind::Veth | LinkKind::Other(_) => false,
+    }
+}
+
+/// What is to be done about the device, given the link that has its name.
+///
+/// # Errors
+/// The link is wanted as our device and is not ours.
+pub fn device_step(
+    wanted: Option<&VxlanSpec>,
+    found: Option<&Link>,
+    settings: &Vxlan,
+    mac: Mac,
+) -> Result<DeviceStep, ForeignDevice> {
+    let found_ours = found.filter(|link| is_our_device(link, settings, mac));
+    match (wanted, found_ours, found) {
+        (None, None, _) => Ok(DeviceStep::Nothing),
+        (None, Some(link), _) => Ok(DeviceStep::Remove(link.index)),
+        (Some(_), None, None) => Ok(DeviceStep::Create),
+        (Some(spec), None, Some(link)) => {
+            Err(ForeignDevice { name: spec.name.clone(), kind: Kind(link.kind.clone()) })
+        }
+        (Some(spec), Some(link), _) if link.kind != LinkKind::Vxlan(spec.vxlan.clone()) => {
+            Ok(DeviceStep::Recreate(link.index))
+        }
+        (Some(spec), Some(link), _) => {
+            let change = LinkChange {
+                up: (!link.up).then_some(true),
+                mtu: (link.mtu != spec.mtu).then_some(spec.mtu),
+                mac: (link.mac != Some(spec.mac)).then_some(spec.mac),
+            };
+            if change == LinkChange::default() {
+                Ok(DeviceStep::Keep(link.index))
+            } else {
+                Ok(DeviceStep::Change(link.index, change))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{Via, vtep_mac};
+
+    fn link(index: u32, name: &str, kind: LinkKind) -> Link {
+        Link {
+            index: IfIndex(index),
+            name: IfName::new(name).unwrap(),
+            mac: Some(vtep_mac("a")),
+            mtu: 1450,
+            up: true,
+            carrier: true,
+            alias: None,
+            peer: None,
+            kind,
+        }
+    }
+
+    fn vxlan(vni: u32) -> ferrule_model::Vxlan {
+        ferrule_model::Vxlan { vni, port: 8472, local: None, underlay: None, learning: false }
+    }
+
+    fn spec() -> VxlanSpec {
+        VxlanSpec { name: IfName::new("ferrule.1").unwrap(), mac: vtep_mac("a"), mtu: 1450, vxlan: vxlan(1) }
+    }
+
+    fn step(wanted: Option<&VxlanSpec>, found: Option<&Link>) -> Result<DeviceStep, ForeignDevice> {
+        device_step(wanted, found, &Vxlan::default(), vtep_mac("a"))
+    }
+
+    #[test]
+    fn routes_out_of_pods_links_and_unknown_ones_are_not_ours() {
+        let links =
+            [link(2, "eth0", LinkKind::Other(String::new())), link(3, "fer0123456789ab", LinkKind::Veth)];
+        let links: BTreeMap<_, _> = links.into_iter().map(|link| (link.index, link)).collect();
+        let key = |third: u8| RouteKey::main(format!("10.244.{third}.0/24").parse().unwrap());
+        let via = |index| Route::ours(Via::Link(IfIndex(index)));
+        let all = BTreeMap::from([
+            (key(0), Route::unreachable()),
+            (key(1), Route::ours(Via::Nexthop(NexthopId(9)))),
+            (key(2), via(2)),
+            (key(3), via(3)),
+            (key(4), via(4)),
+            (key(5), Route { protocol: 4, ..Route::unreachable() }),
+        ]);
+        assert_eq!(routes(all, &links).into_keys().collect::<Vec<_>>(), [key(0), key(1), key(2)]);
+    }
+
+    #[test]
+    fn the_device_is_made_kept_changed_recreated_or_removed() {
+        let right = link(5, "ferrule.1", LinkKind::Vxlan(vxlan(1)));
+        let index = right.index;
+        assert_eq!(step(Some(&spec()), None), Ok(DeviceStep::Create));
+        assert_eq!(step(Some(&spec()), Some(&right)), Ok(DeviceStep::Keep(index)));
+        let off = Link { up: false, mtu: 1400, ..right.clone() };
+        let change = LinkChange { up: Some(true), mtu: Some(1450), mac: None };
+        assert_eq!(step(Some(&spec()), Some(&off)), Ok(DeviceStep::Change(index, change)));
+        let other_port =
+            Link { kind: LinkKind::Vxlan(ferrule_model::Vxlan { port: 4789, ..vxlan(1) }), ..right.clone() };
+        assert_eq!(step(Some(&spec()), Some(&other_port)), Ok(DeviceStep::Recreate(index)));
+        assert_eq!(step(None, Some(&right)), Ok(DeviceStep::Remove(index)));
+        assert_eq!(step(None, None), Ok(DeviceStep::Nothing));
+    }
+
+    #[test]
+    fn our_mac_tells_our_device_after_the_vni_was_changed() {
+        let old_vni = link(5, "ferrule.1", LinkKind::Vxlan(vxlan(7)));
+        assert_eq!(step(Some(&spec()), Some(&old_vni)), Ok(DeviceStep::Recreate(IfIndex(5))));
+    }
+
+    #[test]
+    fn a_foreign_link_with_our_name_is_left_alone_and_named() {
+        let bridge = link(5, "ferrule.1", LinkKind::Other("bridge".into()));
+        let error = step(Some(&spec()), Some(&bridge)).unwrap_err().to_string();
+        assert!(
+            error.contains("it is a bridge device") && error.contains("ip link del ferrule.1"),
+            "{error}"
+        );
+        assert_eq!(step(None, Some(&bridge)), Ok(DeviceStep::Nothing));
+        let theirs = Link { mac: None, ..link(5, "ferrule.1", LinkKind::Vxlan(vxlan(7))) };
+        assert!(step(Some(&spec()), Some(&theirs)).unwrap_err().to_string().contains("its VNI is 7"));
+        assert_eq!(step(None, Some(&theirs)), Ok(DeviceStep::Nothing));
+    }
+}

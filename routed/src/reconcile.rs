@@ -1,0 +1,255 @@
+//! From what is there to what should be, in a safe order: sans I/O.
+//!
+//! A [`Pass`] hands out batches of [`Op`]s and is told what the kernel said to each. Additions come before deletions.
+//! A thing is made only when what it needs is there, and removed only when nothing that is there needs it: a
+//! destination that is in the old state and in the new one keeps a route all the way, whatever the kernel refuses.
+//! "Observed" moves only on the kernel's yes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use ferrule_model::{
+    Address, AddressKey, Delta, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route,
+    RouteKey, RouteKind, Via,
+};
+use ferrule_netlink::Refusal;
+
+use crate::backoff::{Backoff, Key};
+
+/// The objects of every kind beside the device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Addresses of the VXLAN device.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// FDB entries of the VXLAN device.
+    pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// Neighbours on the VXLAN device.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Nexthop objects.
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    /// Routes.
+    pub routes: BTreeMap<RouteKey, Route>,
+}
+
+/// The batches of a pass, in their order.
+const STAGES: [Stage; 10] = [
+    Stage::PutAddresses,
+    Stage::PutFdb,
+    Stage::PutNeighbours,
+    Stage::PutNexthops,
+    Stage::PutRoutes,
+    Stage::DeleteRoutes,
+    Stage::DeleteNexthops,
+    Stage::DeleteNeighbours,
+    Stage::DeleteFdb,
+    Stage::DeleteAddresses,
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    PutAddresses,
+    PutFdb,
+    PutNeighbours,
+    PutNexthops,
+    PutRoutes,
+    DeleteRoutes,
+    DeleteNexthops,
+    DeleteNeighbours,
+    DeleteFdb,
+    DeleteAddresses,
+}
+
+/// One walk from observed to desired.
+#[derive(Debug)]
+pub struct Pass<'a> {
+    desired: &'a Objects,
+    observed: Objects,
+    backoff: &'a mut Backoff,
+    now: Instant,
+    stage: usize,
+}
+
+impl Objects {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.addresses.len()
+            + self.fdb.len()
+            + self.neighbours.len()
+            + self.nexthops.len()
+            + self.routes.len()
+    }
+
+    /// There is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What is missing or too much here, compared with `desired`.
+    pub fn distance(&self, desired: &Self) -> usize {
+        Delta::between(&desired.addresses, &self.addresses).len()
+            + Delta::between(&desired.fdb, &self.fdb).len()
+            + Delta::between(&desired.neighbours, &self.neighbours).len()
+            + Delta::between(&desired.nexthops, &self.nexthops).len()
+            + Delta::between(&desired.routes, &self.routes).len()
+    }
+
+    /// Moves by what the kernel has done.
+    fn did(&mut self, op: &Op) {
+        match op {
+            Op::PutAddress(key, value) => drop(self.addresses.insert(*key, *value)),
+            Op::DeleteAddress(key) => drop(self.addresses.remove(key)),
+            Op::PutFdb(key, value) => drop(self.fdb.insert(*key, *value)),
+            Op::DeleteFdb(key, _) => drop(self.fdb.remove(key)),
+            Op::PutNeighbour(key, value) => drop(self.neighbours.insert(*key, *value)),
+            Op::DeleteNeighbour(key) => drop(self.neighbours.remove(key)),
+            Op::PutNexthop(id, value) => drop(self.nexthops.insert(*id, *value)),
+            Op::DeleteNexthop(id) => drop(self.nexthops.remove(id)),
+            Op::PutRoute(key, value) => drop(self.routes.insert(*key, *value)),
+            Op::DeleteRoute(key) => drop(self.routes.remove(key)),
+            // Links are no objects of a pass.
+            Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => {}
+        }
+    }
+}
+
+fn hop_of(route: &Route) -> Option<NexthopId> {
+    match route.kind {
+        RouteKind::Unicast(Via::Nexthop(id)) => Some(id),
+        RouteKind::Unicast(Via::Gateway { .. } | Via::Link(_)) | RouteKind::Unreachable => None,
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// A walk from `observed` to `desired`, at `now`. Keys that were refused are left alone until `backoff` lets them.
+    pub fn new(desired: &'a Objects, observed: Objects, backoff: &'a mut Backoff, now: Instant) -> Self {
+        Self { desired, observed, backoff, now, stage: 0 }
+    }
+
+    /// The next batch, never empty; `None` at the end of the walk. [`Pass::answered`] must follow each.
+    pub fn next_batch(&mut self) -> Option<Vec<Op>> {
+        while let Some(stage) = STAGES.get(self.stage) {
+            self.stage += 1;
+            let mut ops = self.stage_ops(*stage);
+            ops.retain(|op| self.backoff.allows(&Key::of(op, &self.observed), self.now));
+            if !ops.is_empty() {
+                return Some(ops);
+            }
+        }
+        None
+    }
+
+    /// What the kernel said to each op of the last batch. Gives back those it carried out, and those it refused.
+    pub fn answered(
+        &mut self,
+        ops: Vec<Op>,
+        answers: Vec<Result<(), Refusal>>,
+    ) -> (Vec<Op>, Vec<(Op, Refusal)>) {
+        let (mut done, mut refused) = (Vec::new(), Vec::new());
+        for (op, answer) in ops.into_iter().zip(answers) {
+            let key = Key::of(&op, &self.observed);
+            match answer {
+                Err(refusal) if !is_gone(&op, &refusal) => {
+                    self.backoff.refused(key, self.now);
+                    refused.push((op, refusal));
+                }
+                Ok(()) | Err(_) => {
+                    self.backoff.accepted(&key);
+                    self.observed.did(&op);
+                    done.push(op);
+                }
+            }
+        }
+        (done, refused)
+    }
+
+    /// What is there now, as far as the kernel said.
+    pub fn finish(self) -> Objects {
+        self.observed
+    }
+
+    fn stage_ops(&self, stage: Stage) -> Vec<Op> {
+        let (want, have) = (self.desired, &self.observed);
+        match stage {
+            Stage::PutAddresses => {
+                let put = Delta::between(&want.addresses, &have.addresses).put;
+                put.into_iter().map(|(key, value)| Op::PutAddress(key, value)).collect()
+            }
+            Stage::PutFdb => {
+                let put = Delta::between(&want.fdb, &have.fdb).put;
+                put.into_iter().map(|(key, value)| Op::PutFdb(key, value)).collect()
+            }
+            Stage::PutNeighbours => {
+                let put = Delta::between(&want.neighbours, &have.neighbours).put.into_iter();
+                let ready = put.filter(|(key, value)| self.has_fdb_for(key, value));
+                ready.map(|(key, value)| Op::PutNeighbour(key, value)).collect()
+            }
+            Stage::PutNexthops => {
+                let put = Delta::between(&want.nexthops, &have.nexthops).put.into_iter();
+                let ready = put.filter(|(_, value)| self.has_neighbour_for(value));
+                ready.map(|(id, value)| Op::PutNexthop(id, value)).collect()
+            }
+            Stage::PutRoutes => {
+                let put = Delta::between(&want.routes, &have.routes).put.into_iter();
+                let ready = put.filter(|(_, route)| self.has_nexthop_for(route));
+                ready.map(|(key, route)| Op::PutRoute(key, route)).collect()
+            }
+            Stage::DeleteRoutes => {
+                let delete = Delta::between(&want.routes, &have.routes).delete;
+                delete.into_iter().map(|(key, _)| Op::DeleteRoute(key)).collect()
+            }
+            Stage::DeleteNexthops => self.unused_nexthops(),
+            Stage::DeleteNeighbours => self.unused_neighbours(),
+            Stage::DeleteFdb => self.unused_fdb(),
+            Stage::DeleteAddresses => {
+                let delete = Delta::between(&want.addresses, &have.addresses).delete;
+                delete.into_iter().map(|(key, _)| Op::DeleteAddress(key)).collect()
+            }
+        }
+    }
+
+    /// Where an FDB entry for its MAC is wanted, it is there, as wanted.
+    fn has_fdb_for(&self, key: &NeighbourKey, value: &Neighbour) -> bool {
+        let Some(mac) = value.mac else { return true };
+        let fdb = FdbKey { link: key.link, mac };
+        self.desired.fdb.get(&fdb).is_none_or(|entry| self.observed.fdb.get(&fdb) == Some(entry))
+    }
+
+    fn has_neighbour_for(&self, nexthop: &Nexthop) -> bool {
+        let key = NeighbourKey { link: nexthop.link, address: nexthop.gateway };
+        let wanted = self.desired.neighbours.get(&key);
+        wanted.is_none_or(|neighbour| self.observed.neighbours.get(&key) == Some(neighbour))
+    }
+
+    fn has_nexthop_for(&self, route: &Route) -> bool {
+        hop_of(route).is_none_or(|id| self.observed.nexthops.get(&id) == self.desired.nexthops.get(&id))
+    }
+
+    /// The kernel deletes a nexthop's routes with it, so it goes only when no route is left that uses it.
+    fn unused_nexthops(&self) -> Vec<Op> {
+        let used: BTreeSet<_> = self.observed.routes.values().filter_map(hop_of).collect();
+        let delete = Delta::between(&self.desired.nexthops, &self.observed.nexthops).delete.into_iter();
+        delete.filter(|(id, _)| !used.contains(id)).map(|(id, _)| Op::DeleteNexthop(id)).collect()
+    }
+
+    fn unused_neighbours(&self) -> Vec<Op> {
+        let needs = |nh: &Nexthop| NeighbourKey { link: nh.link, address: nh.gateway };
+        let used: BTreeSet<_> = self.observed.nexthops.values().map(needs).collect();
+        let delete = Delta::between(&self.desired.neighbours, &self.observed.neighbours).delete.into_iter();
+        delete.filter(|(key, _)| !used.contains(key)).map(|(key, _)| Op::DeleteNeighbour(key)).collect()
+    }
+
+    fn unused_fdb(&self) -> Vec<Op> {
+        let needs =
+            |(key, value): (&NeighbourKey, &Neighbour)| Some(FdbKey { link: key.link, mac: value.mac? });
+        let used: BTreeSet<_> = self.observed.neighbours.iter().filter_map(needs).collect();
+        let delete = Delta::between(&self.desired.fdb, &self.observed.fdb).delete.into_iter();
+        delete.filter(|(key, _)| !used.contains(key)).map(|(key, entry)| Op::DeleteFdb(key, entry)).collect()
+    }
+}
+
+/// The kernel says that what is to be deleted is not there: what was asked for holds.
+fn is_gone(op: &Op, refusal: &Refusal) -> bool {
+    use nix::errno::Errno;
+    op.change() == ferrule_model::Change::Delete
+        && matches!(refusal.errno, Errno::ESRCH | Errno::ENOENT | Errno::EADDRNOTAVAIL | Errno::ENODEV)
+}

@@ -1,0 +1,224 @@
+//! What a pass did, in words that a person reads in the log: pure.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use ferrule_model::{Change, IfIndex, LinkChange, Op};
+use ferrule_netlink::Refusal;
+use nix::errno::Errno;
+
+use crate::desired::Skipped;
+use crate::observe::Links;
+use crate::reconcile::Objects;
+
+/// How many changes of each kind were made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    links: [usize; 2],
+    addresses: [usize; 2],
+    fdb: [usize; 2],
+    neighbours: [usize; 2],
+    nexthops: [usize; 2],
+    routes: [usize; 2],
+}
+
+/// The outcome of one pass.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How many changes were made.
+    pub tally: Tally,
+    /// What someone else had removed or changed, and was put back.
+    pub repaired: Vec<String>,
+    /// What the kernel refused, why, and what a person can do.
+    pub refused: BTreeSet<String>,
+    /// What is left out.
+    pub skipped: BTreeSet<Skipped>,
+    /// How many objects are there as they should be.
+    pub objects: usize,
+    /// How many are still to be made, changed or removed.
+    pub pending: usize,
+    /// The MTU of the pods in bytes.
+    pub mtu: u32,
+    /// This node's addresses and the links that hold them.
+    pub underlay: String,
+}
+
+impl Tally {
+    /// Counts a change.
+    pub fn count(&mut self, op: &Op) {
+        let counter = match op {
+            Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => &mut self.links,
+            Op::PutAddress(..) | Op::DeleteAddress(_) => &mut self.addresses,
+            Op::PutFdb(..) | Op::DeleteFdb(..) => &mut self.fdb,
+            Op::PutNeighbour(..) | Op::DeleteNeighbour(_) => &mut self.neighbours,
+            Op::PutNexthop(..) | Op::DeleteNexthop(_) => &mut self.nexthops,
+            Op::PutRoute(..) | Op::DeleteRoute(_) => &mut self.routes,
+        };
+        counter[usize::from(op.change() == Change::Delete)] += 1;
+    }
+
+    /// All changes.
+    pub fn total(&self) -> usize {
+        self.kinds().iter().map(|(_, [put, deleted])| put + deleted).sum()
+    }
+
+    fn kinds(&self) -> [(&'static str, [usize; 2]); 6] {
+        [
+            ("links", self.links),
+            ("addresses", self.addresses),
+            ("FDB entries", self.fdb),
+            ("neighbours", self.neighbours),
+            ("nexthops", self.nexthops),
+            ("routes", self.routes),
+        ]
+    }
+}
+
+impl fmt::Display for Tally {
+    /// As in `routes +3 -1, nexthops +3`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (kind, [put, deleted]) in self.kinds().into_iter().rev().filter(|(_, counts)| *counts != [0, 0]) {
+            write!(f, "{}{kind}", if first { "" } else { ", " })?;
+            first = false;
+            if put > 0 {
+                write!(f, " +{put}")?;
+            }
+            if deleted > 0 {
+                write!(f, " -{deleted}")?;
+            }
+        }
+        if first { f.write_str("nothing") } else { Ok(()) }
+    }
+}
+
+/// What `op` changes, named for a person.
+pub fn object(op: &Op, observed: &Objects, links: &Links) -> String {
+    let link = |index: &IfIndex| match links.get(index) {
+        Some(link) => link.name.to_string(),
+        None => format!("link {index}"),
+    };
+    match op {
+        Op::AddVxlan(spec) => format!("link {}", spec.name),
+        Op::SetLink(index, _) | Op::DeleteLink(index) => format!("link {}", link(index)),
+        Op::PutAddress(key, _) | Op::DeleteAddress(key) => {
+            format!("address {} on {}", key.prefix, link(&key.link))
+        }
+        Op::PutFdb(key, entry) | Op::DeleteFdb(key, entry) => {
+            format!("FDB entry {} dst {} on {}", key.mac, entry.dst, link(&key.link))
+        }
+        Op::PutNeighbour(key, _) | Op::DeleteNeighbour(key) => {
+            format!("neighbour {} on {}", key.address, link(&key.link))
+        }
+        Op::PutNexthop(id, nexthop) => {
+            format!("nexthop {} via {} on {}", id.0, nexthop.gateway, link(&nexthop.link))
+        }
+        Op::DeleteNexthop(id) => match observed.nexthops.get(id) {
+            Some(nexthop) => format!("nexthop {} via {}", id.0, nexthop.gateway),
+            None => format!("nexthop {}", id.0),
+        },
+        Op::PutRoute(key, _) | Op::DeleteRoute(key) => format!("route {}", key.dst),
+    }
+}
+
+/// The sentence about a repair, if `op` put back what `before` had and `found` had not.
+pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Option<String> {
+    fn told<V: PartialEq>(wanted: &V, before: Option<&V>, found: Option<&V>) -> Option<&'static str> {
+        if before != Some(wanted) {
+            return None;
+        }
+        Some(if found.is_some() { "changed" } else { "deleted" })
+    }
+    let verb = match op {
+        Op::PutAddress(key, value) => told(value, before.addresses.get(key), found.addresses.get(key)),
+        Op::PutFdb(key, value) => told(value, before.fdb.get(key), found.fdb.get(key)),
+        Op::PutNeighbour(key, value) => told(value, before.neighbours.get(key), found.neighbours.get(key)),
+        Op::PutNexthop(id, value) => told(value, before.nexthops.get(id), found.nexthops.get(id)),
+        Op::PutRoute(key, value) => told(value, before.routes.get(key), found.routes.get(key)),
+        _ => None,
+    }?;
+    Some(format!("{} was {verb} by someone else; put back", object(op, found, links)))
+}
+
+/// The sentence about what was changed on the device by someone else.
+pub fn device_repair(name: &str, change: &LinkChange) -> String {
+    let mut what = Vec::new();
+    if change.up.is_some() {
+        what.push("switched off");
+    }
+    if change.mtu.is_some() {
+        what.push("given another MTU");
+    }
+    if change.mac.is_some() {
+        what.push("given another MAC");
+    }
+    format!("link {name} was {} by someone else; put right", what.join(" and "))
+}
+
+/// The sentence about a refusal: the object, the kernel's reason, and what a person can do.
+pub fn refusal(op: &Op, refusal: &Refusal, observed: &Objects, links: &Links) -> String {
+    let verb = if op.change() == Change::Delete { "remove" } else { "set" };
+    let remedy = remedy(op, refusal);
+    format!("cannot {verb} {}: {refusal}; {remedy}", object(op, observed, links))
+}
+
+fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
+    match (op, refusal.errno) {
+        (_, Errno::EPERM | Errno::EACCES) => "routed needs CAP_NET_ADMIN in this network namespace",
+        (Op::PutRoute(..), Errno::EEXIST) => {
+            "it is left alone; remove it if the pods are to be reached through Ferrule"
+        }
+        (Op::PutNexthop(..), Errno::EINVAL | Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
+            "backend = \"native\" needs all nodes on one segment: give the right address in the nodes file, or use \
+             backend = \"vxlan\""
+        }
+        (Op::AddVxlan(_), Errno::EOPNOTSUPP) => "load the kernel module vxlan, or use backend = \"native\"",
+        (Op::AddVxlan(_), Errno::EEXIST) => {
+            "another VXLAN device has this VNI and port: remove it, or choose others in [routing.vxlan] on every node"
+        }
+        (_, Errno::ENETDOWN | Errno::ENODEV) => "it is tried again when the link is back",
+        _ => "it is tried again, ever more rarely; the other objects are not held up",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{Route, RouteKey};
+
+    #[test]
+    fn a_tally_reads_as_what_was_done() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.to_string(), "nothing");
+        let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
+        tally.count(&Op::PutRoute(key, Route::unreachable()));
+        tally.count(&Op::DeleteRoute(key));
+        tally.count(&Op::DeleteLink(IfIndex(2)));
+        assert_eq!(tally.to_string(), "routes +1 -1, links -1");
+        assert_eq!(tally.total(), 3);
+    }
+
+    #[test]
+    fn what_we_made_and_is_not_there_is_a_repair_and_what_is_new_is_none() {
+        let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
+        let op = Op::PutRoute(key, Route::unreachable());
+        let (empty, links) = (Objects::default(), Links::new());
+        let mut before = Objects::default();
+        assert_eq!(repair(&op, &before, &empty, &links), None);
+        before.routes.insert(key, Route::unreachable());
+        let sentence = repair(&op, &before, &empty, &links).unwrap();
+        assert_eq!(sentence, "route 10.244.2.0/24 was deleted by someone else; put back");
+        let mut found = Objects::default();
+        found.routes.insert(key, Route { protocol: 4, ..Route::unreachable() });
+        assert!(repair(&op, &before, &found, &links).unwrap().contains("was changed"));
+    }
+
+    #[test]
+    fn a_refusal_names_object_reason_and_remedy() {
+        let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
+        let refused = Refusal { errno: Errno::EPERM, reason: None };
+        let text = refusal(&Op::DeleteRoute(key), &refused, &Objects::default(), &Links::new());
+        assert!(text.starts_with("cannot remove route 10.244.2.0/24: EPERM"), "{text}");
+        assert!(text.ends_with("needs CAP_NET_ADMIN in this network namespace"), "{text}");
+    }
+}

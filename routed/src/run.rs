@@ -1,0 +1,250 @@
+//! The daemon: connects source, kernel events, worker and service manager, and nothing more.
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
+
+use ferrule_config::{Config, ConfigError, NodeNameError};
+use ferrule_daemon::{CommonArgs, Notifier, Shutdown, WatchError};
+use ferrule_model::vtep_mac;
+use ferrule_netlink::Netlink;
+use ferrule_netlink::monitor::Monitor;
+use tokio::sync::watch;
+
+use crate::apply::{Applier, PassError};
+use crate::host::{CleanError, Host};
+use crate::nodes::{Cluster, NodeChange, Nodes, OwnNode};
+use crate::source::{FileSource, NodeEvent, Source};
+use crate::wake::Wakes;
+use crate::worker::{Message, Status, Worker};
+
+/// A pass that takes longer than this hangs: the watchdog is not fed any more.
+const LONGEST_PASS: Duration = Duration::from_secs(60);
+
+/// Why the daemon, or the cleanup, cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration is refused.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node has no name.
+    #[error(transparent)]
+    Name(#[from] NodeNameError),
+    /// The nodes file cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The kernel cannot be talked to.
+    #[error(transparent)]
+    Netlink(#[from] ferrule_netlink::Error),
+    /// The kernel's events cannot be had.
+    #[error("cannot subscribe to the kernel's events: {0}")]
+    Events(#[source] io::Error),
+    /// The operating system refused something else.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that works on the kernel has ended.
+    #[error("the thread that works on the kernel has ended; this is a fault of routed's")]
+    WorkerEnded,
+    /// The kernel's state could not be cleaned up.
+    #[error(transparent)]
+    Clean(#[from] PassError),
+    /// The rest could not be cleaned up.
+    #[error(transparent)]
+    CleanHost(#[from] CleanError),
+    /// The kernel refused to remove something.
+    #[error("{0} objects could not be removed")]
+    Left(usize),
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Runs the daemon until it is asked to stop. What is in the kernel then stays.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
+    let config = args.load_config()?;
+    let name = CommonArgs::node_name(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(system("start the runtime"))?.block_on(serve(config, name, &args.runtime_dir))
+}
+
+async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
+    let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
+    let mut source = FileSource::new(&config.routing.file.path)?;
+    // Before anything is read from the kernel: what changes in between is told.
+    let mut monitor = Monitor::open().map_err(RunError::Events)?;
+    let wakes = Wakes::open().map_err(RunError::Events)?;
+    let (inbox, mut status) = start_worker(&config, runtime_dir)?;
+    start_forwarding(wakes, inbox.clone())?;
+    let notifier = Notifier;
+    let mut watchdog = notifier.watchdog();
+    let mut table = Table { nodes: Nodes::new(&name), config, name, said_override: false };
+    tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.name);
+    let mut ready = false;
+    loop {
+        let message = tokio::select! {
+            signal = shutdown.requested() => {
+                tracing::info!("stopping on {signal}; everything stays as it is in the kernel");
+                notifier.stopping();
+                return Ok(());
+            }
+            NodeEvent::Snapshot(nodes) = source.next() => match table.take(nodes) {
+                Some(cluster) => Message::Cluster(Box::new(cluster)),
+                None => continue,
+            },
+            event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
+            changed = status.changed() => {
+                changed.map_err(|_| RunError::WorkerEnded)?;
+                ready = report(notifier, ready, &status.borrow_and_update());
+                continue;
+            }
+            () = watchdog.beat(), if turns(&status.borrow()) => continue,
+        };
+        inbox.send(message).map_err(|_| RunError::WorkerEnded)?;
+    }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the socket was closed")
+}
+
+fn start_worker(
+    config: &Config,
+    runtime_dir: &Path,
+) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
+    let (inbox, messages) = mpsc::channel();
+    let (status, statuses) = watch::channel(Status::default());
+    let applier = Applier::new(Netlink::open()?, config.routing.clone());
+    let worker = Worker::new(applier, Host::new(config.clone(), runtime_dir), messages, status);
+    // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
+    let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
+    thread.map(drop).map_err(system("start a thread"))?;
+    Ok((inbox, statuses))
+}
+
+/// A thread that waits for the events that tokio does not: it ends with the worker or with the process.
+fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunError> {
+    let forward = move || loop {
+        match wakes.next() {
+            Ok(told) => {
+                for wake in told {
+                    if inbox.send(Message::Wake(wake)).is_err() {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    "no more events of nexthops and nftables: {error}; the periodic comparison finds them"
+                );
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("wakes".into()).spawn(forward);
+    thread.map(drop).map_err(system("start a thread"))
+}
+
+/// Whether the worker goes on.
+fn turns(status: &Status) -> bool {
+    status.busy_since.is_none_or(|since| since.elapsed() < LONGEST_PASS)
+}
+
+/// Tells the service manager; gives whether it knows that we are ready.
+fn report(notifier: Notifier, was_ready: bool, status: &Status) -> bool {
+    if status.ready && !was_ready {
+        tracing::info!("ready: {}", status.text);
+        notifier.ready(&status.text);
+    } else if !status.text.is_empty() {
+        notifier.status(&status.text);
+    }
+    status.ready
+}
+
+/// The nodes, and what is said of them in the log.
+struct Table {
+    nodes: Nodes,
+    config: Config,
+    name: String,
+    said_override: bool,
+}
+
+impl Table {
+    /// Takes a snapshot; gives the cluster to work towards, once this node is in it.
+    fn take(&mut self, nodes: Vec<crate::nodes::Node>) -> Option<Cluster> {
+        let (changes, own) = self.nodes.snapshot(nodes);
+        for change in &changes {
+            match change {
+                NodeChange::Added(name) => tracing::info!("node added: {}", self.describe(name)),
+                NodeChange::Changed(name) => tracing::info!("node changed: {}", self.describe(name)),
+                NodeChange::Removed(name) => tracing::info!("node removed: {name}"),
+            }
+        }
+        let path = self.config.routing.file.path.display();
+        match own {
+            OwnNode::Present => {}
+            OwnNode::Unknown => {
+                tracing::error!(
+                    "{path} has no node called {0}, which is this one; add [[node]] name = \"{0}\" with its address and \
+                     pod_cidrs, or set [node] name to the name that it has there; nothing is changed before",
+                    self.name
+                );
+            }
+            OwnNode::Left => tracing::warn!(
+                "{path} has no node called {}, which is this one, any more; what was known of it stays",
+                self.name
+            ),
+        }
+        let mut cluster = self.nodes.cluster()?;
+        self.override_own(&mut cluster);
+        Some(cluster)
+    }
+
+    fn describe(&self, name: &str) -> String {
+        self.nodes.get(name).map_or_else(|| name.to_owned(), ToString::to_string)
+    }
+
+    /// `[node] address` and `address6` win, for this node alone; the others go by the nodes file.
+    fn override_own(&mut self, cluster: &mut Cluster) {
+        let (own, node) = (&mut cluster.own, &self.config.node);
+        let (v4, v6) = (node.address.or(own.v4), node.address6.or(own.v6));
+        if (v4, v6) != (own.v4, own.v6) && !std::mem::replace(&mut self.said_override, true) {
+            tracing::warn!(
+                "[node] address of this node's configuration is not what the nodes file says of it; other nodes send to \
+                 the address in the nodes file"
+            );
+        }
+        (own.v4, own.v6) = (v4, v6);
+    }
+}
+
+/// Removes all that is ours, and says what.
+///
+/// # Errors
+/// See [`RunError`]; what could be removed is gone.
+pub fn cleanup(args: &CommonArgs) -> Result<(), RunError> {
+    let config = args.load_config()?;
+    let name = CommonArgs::node_name(&config)?;
+    let mut applier = Applier::new(Netlink::open()?, config.routing.clone());
+    let kernel = applier.clean(vtep_mac(&name), Instant::now());
+    let host = Host::new(config, &args.runtime_dir).clean();
+    let report = kernel?;
+    for line in &report.refused {
+        tracing::error!("{line}");
+    }
+    tracing::info!("removed from the kernel: {}", report.tally);
+    for thing in host? {
+        tracing::info!("removed: {thing}");
+    }
+    if report.pending > 0 { Err(RunError::Left(report.pending)) } else { Ok(()) }
+}

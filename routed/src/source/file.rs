@@ -1,0 +1,106 @@
+//! The nodes file: read at the start and after each change. A file that is broken, or gone, changes nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ferrule_config::NodesFile;
+use ferrule_daemon::{FileWatch, WatchError};
+use tokio::time::Instant;
+
+use super::{NodeEvent, Source};
+use crate::nodes::Node;
+
+/// How often the file is looked at when the kernel tells of no changes.
+const WITHOUT_WATCH: Duration = Duration::from_secs(5);
+
+/// A watched nodes file.
+#[derive(Debug)]
+pub struct FileSource {
+    path: PathBuf,
+    /// `None` once the kernel has taken it away.
+    watch: Option<FileWatch>,
+    /// When it is looked at next, without a watch.
+    next_look: Instant,
+    /// The file has not been read yet since it changed.
+    unread: bool,
+    /// The last state that was told.
+    told: Option<NodesFile>,
+    /// What was last said in the log about a file that cannot be used.
+    complaint: Option<String>,
+}
+
+impl FileSource {
+    /// Watches `path`, which need not exist yet. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel gives no watch.
+    pub fn new(path: impl Into<PathBuf>) -> Result<Self, WatchError> {
+        let path = path.into();
+        let watch = Some(FileWatch::new(&path)?);
+        Ok(Self { path, watch, next_look: Instant::now(), unread: true, told: None, complaint: None })
+    }
+
+    /// The file's nodes, if they are to be told.
+    fn read(&mut self) -> Option<Vec<Node>> {
+        let file = match NodesFile::load(&self.path) {
+            Ok(file) => file,
+            Err(error) => {
+                self.complain(error.is_missing(), error.to_string());
+                return None;
+            }
+        };
+        if self.complaint.take().is_some() {
+            tracing::info!("{} is good now", self.path.display());
+        }
+        if self.told.as_ref() == Some(&file) {
+            return None;
+        }
+        self.told = Some(file.clone());
+        Some(file.nodes.into_iter().map(Node::from).collect())
+    }
+
+    fn complain(&mut self, missing: bool, error: String) {
+        if self.complaint.as_ref() == Some(&error) {
+            return;
+        }
+        match (missing, self.told.is_some()) {
+            (true, false) => tracing::warn!(
+                "waiting for {}: it does not exist; write the cluster's nodes into it, nothing is changed before",
+                self.path.display()
+            ),
+            (true, true) => {
+                tracing::warn!("{} is gone; the nodes that it last listed stay", self.path.display());
+            }
+            (false, false) => tracing::error!("{error}; nothing is changed before the file is good"),
+            (false, true) => tracing::error!("{error}; the nodes of the last good state stay"),
+        }
+        self.complaint = Some(error);
+    }
+
+    async fn changed(&mut self) {
+        match &mut self.watch {
+            Some(watch) => {
+                if let Err(error) = watch.changed().await {
+                    tracing::warn!("{error}; the file is looked at every {} s", WITHOUT_WATCH.as_secs());
+                    self.watch = None;
+                }
+            }
+            None => tokio::time::sleep_until(self.next_look).await,
+        }
+        self.next_look = Instant::now() + WITHOUT_WATCH;
+    }
+}
+
+impl Source for FileSource {
+    async fn next(&mut self) -> NodeEvent {
+        loop {
+            if !self.unread {
+                self.changed().await;
+            }
+            self.unread = false;
+            if let Some(nodes) = self.read() {
+                return NodeEvent::Snapshot(nodes);
+            }
+        }
+    }
+}
