@@ -146,7 +146,9 @@ impl Writer {
         writer.service = Some(writer.read_store()?);
         let mut round = Round::default();
         writer.claim_queue(&mut round)?;
-        writer.store.commit(&round.batch)?;
+        if !round.batch.is_empty() {
+            writer.store.commit(&round.batch)?;
+        }
         finish(round);
         Ok(writer)
     }

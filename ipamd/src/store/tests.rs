@@ -1,0 +1,136 @@
+//! What every store promises, held against both; and what the one on disk does with records it should not trust.
+
+use super::*;
+use ferrule_wire::{Attachment, Lease, Pod};
+use std::path::Path;
+use std::time::Duration;
+
+fn lease(container_id: &str, address: &str) -> Lease {
+    Lease {
+        attachment: Attachment {
+            network: "pods".into(),
+            container_id: container_id.into(),
+            ifname: "eth0".into(),
+        },
+        addresses: vec![address.parse().unwrap(), "fd00::1/128".parse().unwrap()],
+        pool: "node".into(),
+        pod: Some(Pod { namespace: "shop".into(), name: "web-0".into(), uid: String::new() }),
+        netns: None,
+        given_at_boottime_ms: 12_345,
+    }
+}
+
+fn commit(store: &mut dyn Store, changes: Vec<Change>) {
+    store.commit(&Batch { changes, boot_id: None }).unwrap();
+}
+
+fn contract(store: &mut dyn Store) {
+    assert_eq!(store.load().unwrap(), Contents::default());
+    let boot = Batch { changes: Vec::new(), boot_id: Some("this".into()) };
+    store.commit(&boot).unwrap();
+
+    let (one, two) = (lease("a", "10.0.0.1/32"), lease("b", "10.0.0.2/32"));
+    commit(store, vec![Change::Given(one.clone()), Change::Given(two.clone())]);
+    let address = "10.0.0.1".parse().unwrap();
+    let at = Duration::from_nanos(1_234_567_890_123);
+    commit(store, vec![Change::Ended(one.clone()), Change::Released { address, at }]);
+    let expected = |leases: Vec<Lease>, released| Contents {
+        boot_id: Some("this".into()),
+        holdings: Holdings { leases, released },
+    };
+    assert_eq!(store.load().unwrap(), expected(vec![two.clone()], vec![(address, at)]));
+
+    // The last word of a batch on a key counts, and removing what is not there is no error.
+    let again = vec![
+        Change::Forgotten(address),
+        Change::Given(one.clone()),
+        Change::Ended(one.clone()),
+        Change::Ended(two),
+        Change::Ended(lease("nobody", "10.0.0.9/32")),
+        Change::Given(one.clone()),
+    ];
+    commit(store, again);
+    assert_eq!(store.load().unwrap(), expected(vec![one], Vec::new()));
+}
+
+#[test]
+fn both_stores_keep_the_contract() {
+    contract(&mut MemoryStore::default());
+    let dir = tempfile::tempdir().unwrap();
+    contract(&mut SledStore::new(&dir.path().join("ipam")));
+}
+
+#[test]
+fn the_disk_remembers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/ipam");
+    let mut store = SledStore::new(&path);
+    store.load().unwrap();
+    commit(&mut store, vec![Change::Given(lease("a", "10.0.0.1/32"))]);
+    drop(store);
+    let contents = SledStore::new(&path).load().unwrap();
+    assert_eq!(contents.holdings.leases, [lease("a", "10.0.0.1/32")]);
+}
+
+#[test]
+fn a_store_that_was_not_read_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = SledStore::new(dir.path());
+    assert!(matches!(store.commit(&Batch::default()), Err(StoreError::Write(_))));
+}
+
+#[test]
+fn a_failed_commit_in_memory_writes_nothing_or_all() {
+    let faults = Faults::default();
+    let mut store = MemoryStore::new(faults.clone());
+    let batch = Batch { changes: vec![Change::Given(lease("a", "10.0.0.1/32"))], boot_id: None };
+    faults.fail_commits(1);
+    assert!(store.commit(&batch).is_err());
+    assert_eq!(store.load().unwrap(), Contents::default());
+    faults.fail_commits_after_writing(1);
+    assert!(store.commit(&batch).is_err());
+    assert_eq!(store.load().unwrap().holdings.leases.len(), 1);
+    faults.fail_loads(1);
+    assert!(store.load().is_err());
+    assert!(store.load().is_ok());
+}
+
+/// What the store on disk says to a record that was put there behind its back.
+fn with_record(key: &str, value: &str) -> StoreError {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), key, value);
+    SledStore::new(dir.path()).load().unwrap_err()
+}
+
+fn put(path: &Path, key: &str, value: &str) {
+    let db = sled::open(path).unwrap();
+    db.insert(key, value).unwrap();
+    db.flush().unwrap();
+}
+
+#[test]
+fn records_of_a_later_version_and_damaged_ones_are_refused_by_name() {
+    let later = with_record("lease/00", r#"{"version":2,"something":"else"}"#);
+    assert!(matches!(&later, StoreError::Version { version: 2, .. }), "{later}");
+    let good = serde_json::json!({ "version": 1, "lease": lease("a", "10.0.0.1/32") }).to_string();
+    for (key, value) in [
+        ("lease/00", "{"),
+        ("lease/00", r#"{"version":1}"#),
+        ("lease/00", good.as_str()),
+        ("released/10.0.0.1", r#"{"version":1,"address":"10.0.0.2","released_at_boottime_ns":1}"#),
+        ("boot", r#"{"version":1,"boot_id":7}"#),
+        ("unknown", r#"{"version":1}"#),
+    ] {
+        let error = with_record(key, value);
+        assert!(matches!(&error, StoreError::Damaged { key: named, .. } if named == key), "{key}: {error}");
+    }
+}
+
+#[test]
+fn what_is_no_store_is_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let error = SledStore::new(&file).load().unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+}
