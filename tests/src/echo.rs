@@ -183,9 +183,19 @@ pub fn exchange(transport: Transport, to: IpAddr, number: u64) -> io::Result<Exc
             socket.connect(to)?;
             socket.send(&sent)?;
             let mut received = vec![0; 2 * UDP_BYTES];
-            let length = socket.recv(&mut received)?;
+            let length = uninterrupted(|| socket.recv(&mut received))?;
             received.truncate(length);
             Ok(Exchange { sent, received })
+        }
+    }
+}
+
+/// A call again and again while it is only interrupted: a machine that is suspended does that without any signal.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

@@ -23,16 +23,16 @@ pub fn shell(cluster: &Cluster, dir: &Path) -> Result<()> {
     node.enter(|| command.current_dir(dir).status())?.context(|| "the shell").map(drop)
 }
 
-/// The functions `in` (a node, a pod, the fabric, outside) and `lab` for the shell.
+/// The functions `on` (a node, a pod, the fabric, outside) and `lab` for the shell.
 fn commands(cluster: &Cluster) -> String {
-    let mut text = String::from("in() {\n    local at=$1; shift\n    case $at in\n");
+    let mut text = String::from("on() {\n    local at=$1; shift\n    case $at in\n");
     let nodes = cluster.nodes.iter().map(|node| &node.machine.space);
     let pods = cluster.pods.iter().map(|pod| &pod.space);
     for space in nodes.chain(pods).chain([&cluster.topology.outside, &cluster.topology.fabric]) {
         let _ = writeln!(text, "    {}) {} \"${{@:-bash}}\" ;;", space.name(), nsenter(space));
     }
     text.push_str(
-        "    *) echo \"in: there is no $at\" >&2; return 1 ;;\n    esac\n}\nlab() {\n    cat <<'END'\n",
+        "    *) echo \"on: there is no $at\" >&2; return 1 ;;\n    esac\n}\nlab() {\n    cat <<'END'\n",
     );
     let _ = writeln!(
         text,
@@ -44,9 +44,9 @@ fn commands(cluster: &Cluster) -> String {
     }
     let (first, last) = (cluster.pods.first(), cluster.pods.last());
     if let (Some(first), Some(last)) = (first, last) {
-        let _ = writeln!(text, "  in {} ping {}          a command in a pod", first.name, last.at.v4);
+        let _ = writeln!(text, "  on {} ping {}          a command in a pod", first.name, last.at.v4);
     }
-    text.push_str("  in node2 ip route                 or in another node, in outside, in fabric; without a command: a shell\n");
+    text.push_str("  on node2 ip route                 or on another node, on outside, on fabric; without a command: a shell\n");
     text.push_str("  lab                               says this again; leave the shell (Ctrl-D) and everything is gone\nEND\n}\n");
     text.push_str("PS1='node1# '\n[[ $- != *i* ]] || lab\n");
     text
