@@ -15,7 +15,7 @@ use crate::ipam;
 use crate::node::Node;
 use crate::pod::{Ends, are_joined, default_route, gateway};
 use crate::request::Check;
-use crate::spec::Interface;
+use crate::spec::{Interface, Ip};
 
 /// Compares the attachment with the result of its ADD.
 ///
@@ -62,8 +62,13 @@ impl Expected {
         if pod.is_none() {
             changes.say("prevResult", &format!("an interface {ifname} in the container"), "none");
         }
-        let ours =
-            |ip: &&crate::spec::Ip| ip.interface.is_some() && ip.interface == pod.map(|(place, _)| place);
+        let place = pod.map(|(place, _)| place);
+        // Ours have our gateway; a later plugin may have put others on the link.
+        let ours = |ip: &&Ip| {
+            ip.interface.is_some()
+                && ip.interface == place
+                && ip.gateway == Some(gateway(family(&ip.address)))
+        };
         Self {
             host_mac: host_mac(attachment),
             host_mtu: host.and_then(|(_, link)| link.mtu).or(config.mtu),

@@ -68,27 +68,23 @@ impl Document {
         Ok(Self { fields, version })
     }
 
-    /// Checks every field that all verbs look at.
+    /// Checks every field of ours.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         self.refuse_misspelt()?;
+        self.mode()?;
+        Ok(Config { mtu: self.mtu()?, pool: self.pool()?, ..self.config_for_del()? })
+    }
+
+    /// Checks what DEL needs. Other faults do not concern it: a pod that could not be attached for them must be
+    /// deletable all the same.
+    pub(crate) fn config_for_del(&self) -> Result<Config, Error> {
         let name = self.text("name")?.ok_or_else(|| wrong("name", "it is missing: name the network"))?;
         if !is_identifier(name) {
-            return Err(wrong(
-                "name",
-                format!(
-                    "{:?} is not a network's name: letters, digits, `_`, `.`, `-`, beginning with a letter \
-                         or a digit",
-                    clipped(name)
-                ),
-            ));
+            let rule = "letters, digits, `_`, `.`, `-`, beginning with a letter or a digit";
+            return Err(wrong("name", format!("{:?} is not a network's name: {rule}", clipped(name))));
         }
-        Ok(Config {
-            version: self.version,
-            name: name.to_owned(),
-            runtime_dir: self.runtime_dir()?,
-            mtu: self.mode().and_then(|()| self.mtu())?,
-            pool: self.pool()?,
-        })
+        let runtime_dir = self.runtime_dir()?;
+        Ok(Config { version: self.version, name: name.to_owned(), runtime_dir, mtu: None, pool: None })
     }
 
     fn text(&self, field: &'static str) -> Result<Option<&str>, Error> {

@@ -74,18 +74,11 @@ pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Er
     }
 }
 
-/// Whether the attachment is leased `addresses`, among which may be some that other plugins added.
+/// Whether the attachment is leased these addresses.
 pub(crate) fn check(config: &Config, attachment: &Attachment, addresses: &[IpNetwork]) -> Result<(), Error> {
     let call = Check { attachment: attachment.clone(), addresses: addresses.to_vec() };
-    match Ipam::connect(config).and_then(|mut ipam| ipam.client.call(&call)) {
-        Ok(_) => Ok(()),
-        Err(ClientError::Call(CallError::LeaseMismatch { leased, .. }))
-            if !leased.is_empty() && leased.iter().all(|address| addresses.contains(address)) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(told(config, error)),
-    }
+    let answer = Ipam::connect(config).and_then(|mut ipam| ipam.client.call(&call));
+    answer.map(drop).map_err(|error| told(config, error))
 }
 
 /// Whether the next ADD would get an address.

@@ -90,7 +90,9 @@ fn succeeded<T: Serialize>(result: Option<&T>) -> Answer {
 
 fn failed(what: &str, version: Version, failure: &Failure) -> Answer {
     let object = failure.object(version);
-    Answer { log: Some(format!("ferrule: {what}{object}\n")), stdout: json(&object), ok: false }
+    // What the caller wrote may be in the message, and must not begin a line of its own.
+    let line = format!("ferrule: {what}{object}").replace(|c: char| c.is_control(), " ");
+    Answer { log: Some(line + "\n"), stdout: json(&object), ok: false }
 }
 
 /// One line of JSON. Texts, numbers and lists always have a form in it.

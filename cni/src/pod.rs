@@ -172,3 +172,133 @@ pub fn result(
         dns: spec::Dns {},
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{LinkKind, PROTOCOL, RouteKind};
+    use proptest::prelude::*;
+
+    fn attachment() -> Attachment {
+        Attachment { network: "pods".into(), container_id: "c0ffee".into(), ifname: "eth0".into() }
+    }
+
+    fn spec() -> VethSpec {
+        veth(&attachment(), &IfName::new("eth0").unwrap(), None)
+    }
+
+    /// As the kernel makes them.
+    fn ends(spec: &VethSpec) -> Ends {
+        let link = |index, peer, name: &IfName, mac, up| Link {
+            index: IfIndex(index),
+            name: name.clone(),
+            mac: Some(mac),
+            mtu: 1500,
+            up,
+            carrier: false,
+            alias: None,
+            peer: Some(IfIndex(peer)),
+            kind: LinkKind::Veth,
+        };
+        Ends {
+            host: link(7, 2, &spec.host_name, spec.host_mac, true),
+            pod: link(2, 7, &spec.pod_name, spec.pod_mac, false),
+        }
+    }
+
+    fn addresses(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_plan_of_a_dual_stack_pod() {
+        let spec = spec();
+        let plan = plan(&ends(&spec), &spec, &addresses(&["10.0.0.5/32", "fd00::5/128"]), Some(1450));
+        let text = |ops: &[Op]| ops.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            text(&plan.pod),
+            [
+                "link set dev 2 mtu 1450 up",
+                "addr add 10.0.0.5/32 dev 2",
+                "neigh replace 169.254.1.1 dev 2",
+                "route replace 0.0.0.0/0 table 254",
+                "addr add fd00::5/128 dev 2",
+                "neigh replace fe80::1 dev 2",
+                "route replace ::/0 table 254",
+            ]
+        );
+        assert_eq!(
+            text(&plan.host),
+            [
+                "link set dev 7 mtu 1450",
+                "neigh replace 10.0.0.5 dev 7",
+                "route replace 10.0.0.5/32 table 254",
+                "neigh replace fd00::5 dev 7",
+                "route replace fd00::5/128 table 254",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_family_that_is_not_leased_is_not_touched() {
+        let spec = spec();
+        for (lease, absent) in [("10.0.0.5/32", Family::V6), ("fd00::5/128", Family::V4)] {
+            let plan = plan(&ends(&spec), &spec, &addresses(&[lease]), None);
+            for op in plan.pod.iter().chain(&plan.host) {
+                if let Op::PutRoute(RouteKey { dst, .. }, _) = op {
+                    assert_ne!(family(dst), absent);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_ends_neighbour_has_the_others_mac() {
+        let spec = spec();
+        let plan = plan(&ends(&spec), &spec, &addresses(&["10.0.0.5/32"]), None);
+        let mac = |ops: &[Op]| {
+            ops.iter().find_map(|op| match op {
+                Op::PutNeighbour(_, neighbour) => neighbour.mac,
+                _ => None,
+            })
+        };
+        assert_eq!(mac(&plan.pod), Some(spec.host_mac));
+        assert_eq!(mac(&plan.host), Some(spec.pod_mac));
+    }
+
+    #[test]
+    fn a_mac_that_is_not_the_chosen_one_is_set() {
+        let spec = spec();
+        let mut ends = ends(&spec);
+        ends.host.mac = Some(Mac::local([9; 6]));
+        let plan = plan(&ends, &spec, &addresses(&["10.0.0.5/32"]), None);
+        assert_eq!(
+            plan.host[0],
+            Op::SetLink(ends.host.index, LinkChange { mac: Some(spec.host_mac), ..LinkChange::default() })
+        );
+    }
+
+    #[test]
+    fn a_long_alias_is_cut_where_a_character_ends() {
+        let pod = Pod { namespace: "ä".repeat(100), name: "ö".repeat(100), uid: String::new() };
+        let alias = alias(&attachment(), Some(&pod));
+        assert_eq!(alias.len(), 255);
+        assert!(alias.starts_with(&format!("{}/ö", pod.namespace)));
+    }
+
+    proptest! {
+        #[test]
+        fn everything_routed_is_ours_and_can_be_taken_back(v4: [u8; 4], v6: [u16; 8], mtu in 1280_u32..65536) {
+            let spec = spec();
+            let lease = [host_prefix(IpAddr::from(v4)), host_prefix(IpAddr::from(v6))];
+            let plan = plan(&ends(&spec), &spec, &lease, Some(mtu));
+            for op in plan.pod.iter().chain(&plan.host) {
+                if let Op::PutRoute(_, route) = op {
+                    prop_assert_eq!(route.protocol, PROTOCOL);
+                    prop_assert!(matches!(route.kind, RouteKind::Unicast(_)));
+                }
+                prop_assert!(op.inverse().is_some() || matches!(op, Op::SetLink(..)));
+            }
+        }
+    }
+}

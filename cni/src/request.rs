@@ -178,11 +178,11 @@ fn build(
     if document.version < verb.since() {
         return Err(Error::VerbTooNew { verb, found: document.version });
     }
-    let config = document.config()?;
+    // Nothing more is looked at for DEL: what ADD refused has to be deletable.
+    let config = if verb == Verb::Del { document.config_for_del()? } else { document.config()? };
     let Some(Target { container_id, ifname, netns }) = target else { return Ok(Request::Status(config)) };
     let attachment = Attachment { network: config.name.clone(), container_id, ifname: ifname.to_string() };
     if verb == Verb::Del {
-        // Nothing more is looked at: what ADD refused has to be deletable.
         return Ok(Request::Del(Del { config, attachment }));
     }
     let may_be_own = text(variable, "CNI_NETNS_OVERRIDE")?.is_some_and(|text| is_true(&text));

@@ -1,5 +1,7 @@
 //! ADD and DEL: what they make, what they leave behind, and that a failure anywhere leaves nothing.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
