@@ -5,19 +5,26 @@ use std::path::PathBuf;
 use clap::Args;
 use ferrule_config::{Config, ConfigError, DEFAULT_RUNTIME_DIR, NodeNameError};
 
-/// Arguments of every daemon; put in with `#[command(flatten)]`.
+/// Arguments of every daemon; put in with `#[command(flatten)]`. They may stand before or behind a subcommand.
 #[derive(Args, Clone, Debug)]
 pub struct CommonArgs {
     /// The configuration [default: /etc/ferrule/ferrule.toml, which need not exist]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// Where the daemons and the plugin meet: socket, leases, node.json
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUNTIME_DIR)]
+    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_RUNTIME_DIR)]
     pub runtime_dir: PathBuf,
 
     /// What to log: a level (error, warn, info, debug, trace), or levels by module as in "info,routed=debug"
-    #[arg(long, value_name = "FILTER", env = "FERRULE_LOG", default_value = "info", value_parser = log_filter)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "FERRULE_LOG",
+        default_value = "info",
+        value_parser = log_filter
+    )]
     pub log: String,
 }
 
@@ -62,6 +69,24 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         common: CommonArgs,
+        #[command(subcommand)]
+        command: Option<Command>,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum Command {
+        Cleanup,
+    }
+
+    #[test]
+    fn the_arguments_may_stand_behind_a_subcommand() {
+        for line in ["daemon --config f --runtime-dir d cleanup", "daemon cleanup --config f --runtime-dir d"]
+        {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert!(matches!(cli.command, Some(Command::Cleanup)), "{line}");
+            assert_eq!(cli.common.config.as_deref(), Some(std::path::Path::new("f")), "{line}");
+            assert_eq!(cli.common.runtime_dir, PathBuf::from("d"), "{line}");
+        }
     }
 
     #[test]
