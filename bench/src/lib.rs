@@ -1,0 +1,1 @@
+//! Ferrule measured beside its peers, in namespaces of its own.

@@ -1,0 +1,2 @@
+//! `ferrule-bench`.
+fn main() {}
