@@ -113,7 +113,8 @@ impl<K: Kernel> Applier<K> {
         let links = observe::links(&mut self.kernel)?;
         let device_name = self.routing.vxlan.device.clone();
         let underlay = observe::underlay(&mut self.kernel, &cluster.own, &device_name, &links)?;
-        let mtu = desired::pod_mtu(&self.routing, &underlay).ok_or_else(|| no_underlay(&cluster.own))?;
+        let mtu = desired::pod_mtu(&self.routing, &cluster.own, &underlay)
+            .ok_or_else(|| no_underlay(&cluster.own))?;
         let mut report = Report { mtu, underlay: describe(&underlay, &links), ..Report::default() };
 
         let spec = desired::device(&self.routing, &cluster.own, &underlay);
@@ -125,10 +126,15 @@ impl<K: Kernel> Applier<K> {
         let desired = nexthops::number(&wanted, &seen.nexthops);
         let known = before.as_ref().filter(|_| !device.fresh).map(|belief| &belief.ours);
         let (ours, blocked) = self.walk(&desired, &seen, known, now, &mut report)?;
-        if let Some(index) = device.index.filter(|_| device.leaves) {
-            self.link_op(Op::DeleteLink(index), &seen.links, &mut report)?;
-        }
         report.pending = ours.distance(&desired);
+        if let Some(index) = device.index.filter(|_| device.leaves) {
+            // The kernel would delete with it what a refusal has kept on it.
+            if ours.nexthops.values().any(|nexthop| nexthop.link == index) {
+                report.pending += 1;
+            } else {
+                self.link_op(&Op::DeleteLink(index), &seen.links, &mut report)?;
+            }
+        }
         report.objects = desired.len().saturating_sub(report.pending);
         self.belief = Some(Belief {
             links: seen.links,
@@ -160,7 +166,7 @@ impl<K: Kernel> Applier<K> {
         let (left, _) = self.walk(&nothing, &seen, None, now, &mut report)?;
         report.pending = left.len();
         if let Some(index) = device {
-            self.link_op(Op::DeleteLink(index), &seen.links, &mut report)?;
+            self.link_op(&Op::DeleteLink(index), &seen.links, &mut report)?;
         }
         Ok(report)
     }
@@ -186,11 +192,11 @@ impl<K: Kernel> Applier<K> {
                     report.repaired.push(report::device_repair(name.as_str(), &change));
                 }
                 let fresh = change.up.is_some();
-                self.link_op(Op::SetLink(index, change), links, report)?;
+                self.link_op(&Op::SetLink(index, change), links, report)?;
                 Ok(Device { index: Some(index), fresh, leaves: false })
             }
             (DeviceStep::Recreate(index), Some(spec)) => {
-                self.link_op(Op::DeleteLink(index), links, report)?;
+                self.link_op(&Op::DeleteLink(index), links, report)?;
                 self.create(spec, links, report)
             }
             (DeviceStep::Create, Some(spec)) => {
@@ -206,20 +212,20 @@ impl<K: Kernel> Applier<K> {
     }
 
     fn create(&mut self, spec: &VxlanSpec, links: &Links, report: &mut Report) -> Result<Device, PassError> {
-        self.link_op(Op::AddVxlan(spec.clone()), links, report)?;
+        self.link_op(&Op::AddVxlan(spec.clone()), links, report)?;
         let made = self.kernel.link(&spec.name)?;
         let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
         Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false })
     }
 
-    fn link_op(&mut self, op: Op, links: &Links, report: &mut Report) -> Result<(), PassError> {
-        let answer = self.kernel.apply(std::slice::from_ref(&op))?.pop();
+    fn link_op(&mut self, op: &Op, links: &Links, report: &mut Report) -> Result<(), PassError> {
+        let answer = self.kernel.apply(std::slice::from_ref(op))?.pop();
         match answer {
             Some(Err(refusal)) if !(matches!(op, Op::DeleteLink(_)) && refusal.errno == Errno::ENODEV) => {
-                Err(PassError::Device(report::refusal(&op, &refusal, &Objects::default(), links)))
+                Err(PassError::Device(report::refusal(op, &refusal, &Objects::default(), links)))
             }
             _ => {
-                report.tally.count(&op);
+                report.tally.count(op);
                 Ok(())
             }
         }

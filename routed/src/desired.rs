@@ -51,9 +51,9 @@ impl Underlay {
         }
     }
 
-    /// The one that carries the tunnel: IPv4 where there is one.
-    pub fn tunnel(&self) -> Option<Uplink> {
-        self.v4.or(self.v6)
+    /// The one that carries the tunnels of `own`: IPv4 if the node has an IPv4 address, whether or not it is there now.
+    pub fn tunnel(&self, own: &Node) -> Option<Uplink> {
+        if own.v4.is_some() { self.v4 } else { self.v6 }
     }
 
     /// All there are.
@@ -115,6 +115,8 @@ pub enum Why {
     NoAddress(Family),
     /// This node has none.
     NoOwnAddress(Family),
+    /// No link has this node's.
+    NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
 }
@@ -131,6 +133,9 @@ impl fmt::Display for Skipped {
             Why::NoOwnAddress(family) => {
                 write!(f, "this node has no {family} address; give it `{}` in the nodes file", key(family))
             }
+            Why::NoUplink(family) => {
+                write!(f, "no link has this node's {family} address; it follows when one has")
+            }
             Why::UplinkDown(family) => {
                 write!(
                     f,
@@ -143,11 +148,11 @@ impl fmt::Display for Skipped {
 
 /// The VXLAN device that should be there, or `None` if the backend needs none.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
-    let uplink = underlay.tunnel().filter(|_| routing.backend == Backend::Vxlan)?;
+    let uplink = underlay.tunnel(own).filter(|_| routing.backend == Backend::Vxlan)?;
     Some(VxlanSpec {
         name: routing.vxlan.device.clone(),
         mac: own.vtep_mac,
-        mtu: pod_mtu(routing, underlay)?,
+        mtu: pod_mtu(routing, own, underlay)?,
         vxlan: Vxlan {
             vni: routing.vxlan.vni,
             port: routing.vxlan.port,
@@ -160,11 +165,11 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 
 /// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
 /// underlay.
-pub fn pod_mtu(routing: &Routing, underlay: &Underlay) -> Option<u32> {
+pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let found = match routing.backend {
         Backend::Native => underlay.all().map(|uplink| uplink.mtu).min()?,
         Backend::Vxlan => {
-            let uplink = underlay.tunnel()?;
+            let uplink = underlay.tunnel(own)?;
             let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
             uplink.mtu.saturating_sub(overhead)
         }
@@ -202,6 +207,7 @@ fn native(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay) {
     for (node, family) in families(cluster) {
         let uplink = underlay.of(family);
         let why = match (node.address(family), uplink) {
+            (_, None) if cluster.own.address(family).is_some() => Why::NoUplink(family),
             (_, None) => Why::NoOwnAddress(family),
             (_, Some(uplink)) if !uplink.usable => Why::UplinkDown(family),
             (None, Some(_)) => Why::NoAddress(family),
@@ -216,7 +222,7 @@ fn native(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay) {
 }
 
 fn vxlan(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay, link: IfIndex) {
-    let Some(tunnel) = underlay.tunnel().map(|uplink| Family::of(uplink.address)) else {
+    let Some(tunnel) = underlay.tunnel(&cluster.own).map(|uplink| Family::of(uplink.address)) else {
         return;
     };
     for vtep in Family::BOTH.into_iter().filter_map(|family| cluster.own.vtep(family)) {
@@ -270,5 +276,139 @@ impl Wanted {
     fn skip(&mut self, node: &Node, of: Family, why: Why) {
         let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| family(cidr) == of).collect();
         self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::vtep_mac;
+
+    const ETH0: IfIndex = IfIndex(2);
+    const DEVICE: IfIndex = IfIndex(9);
+
+    fn node(name: &str, number: u8) -> Node {
+        Node {
+            name: name.into(),
+            v4: Some([192, 0, 2, number].into()),
+            v6: Some(format!("2001:db8::{number}").parse().unwrap()),
+            pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
+                .map(|cidr| cidr.parse().unwrap())
+                .into(),
+            vtep_mac: vtep_mac(name),
+        }
+    }
+
+    fn cluster() -> Cluster {
+        Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2))]) }
+    }
+
+    fn underlay() -> Underlay {
+        let uplink = |address: &str| {
+            Some(Uplink { link: ETH0, address: address.parse().unwrap(), mtu: 1500, usable: true })
+        };
+        Underlay { v4: uplink("192.0.2.1"), v6: uplink("2001:db8::1") }
+    }
+
+    fn hops(wanted: &Wanted) -> Vec<(String, String)> {
+        let hop = |(key, target): (&RouteKey, &Target)| {
+            let to = match target {
+                Target::Unreachable => "unreachable".to_owned(),
+                Target::Hop(hop) => format!("{} dev {}", hop.gateway, hop.link),
+            };
+            (key.dst.to_string(), to)
+        };
+        wanted.routes.iter().map(hop).collect()
+    }
+
+    #[test]
+    fn native_routes_lead_to_the_other_nodes_address_of_the_same_family() {
+        let wanted = objects(Backend::Native, &cluster(), &underlay(), None);
+        let expected = [
+            ("10.244.1.0/24", "unreachable"),
+            ("10.244.2.0/24", "192.0.2.2 dev 2"),
+            ("fd00:1::/64", "unreachable"),
+            ("fd00:2::/64", "2001:db8::2 dev 2"),
+        ];
+        assert_eq!(hops(&wanted), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert!(wanted.neighbours.is_empty() && wanted.fdb.is_empty() && wanted.addresses.is_empty());
+        assert!(wanted.nexthops.values().all(|nexthop| !nexthop.onlink), "the kernel checks the segment");
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_reached_is_left_out_and_named() {
+        let mut cluster = cluster();
+        cluster.others.get_mut("b").unwrap().v6 = None;
+        let wanted = objects(Backend::Native, &cluster, &underlay(), None);
+        let told: Vec<_> = wanted.skipped.iter().map(ToString::to_string).collect();
+        let expected = "no route to fd00:2::/64 of node b: the node has no IPv6 address; give it `address6` in the nodes file";
+        assert_eq!(told, [expected]);
+        assert_eq!(hops(&wanted).len(), 3);
+    }
+
+    #[test]
+    fn a_link_that_is_down_has_no_routes_and_an_address_that_is_gone_neither() {
+        let mut underlay = underlay();
+        underlay.v4.as_mut().unwrap().usable = false;
+        underlay.v6 = None;
+        let wanted = objects(Backend::Native, &cluster(), &underlay, None);
+        let why: Vec<_> = wanted.skipped.iter().map(|skipped| skipped.why).collect();
+        assert_eq!(why, [Why::UplinkDown(Family::V4), Why::NoUplink(Family::V6)]);
+        assert_eq!(wanted.nexthops.len(), 0);
+    }
+
+    #[test]
+    fn a_tunnel_has_an_entry_of_each_kind_a_node_and_one_underlay_for_both_families() {
+        let wanted = objects(Backend::Vxlan, &cluster(), &underlay(), Some(DEVICE));
+        let mac = vtep_mac("b");
+        let addresses: Vec<_> = wanted.addresses.keys().map(|key| key.prefix.to_string()).collect();
+        assert_eq!(addresses, ["10.244.1.0/32", "fd00:1::/128"]);
+        let fdb: Vec<_> = wanted.fdb.iter().map(|(key, entry)| (key.mac, entry.dst.to_string())).collect();
+        assert_eq!(fdb, [(mac, "192.0.2.2".to_owned())]);
+        assert_eq!(wanted.neighbours.len(), 2);
+        assert!(wanted.neighbours.values().all(|n| n.mac == Some(mac) && n.permanent));
+        let gateways: Vec<_> = wanted.nexthops.keys().map(|key| key.gateway).collect();
+        let neighbours: Vec<_> = wanted.neighbours.keys().map(|key| key.address).collect();
+        assert_eq!(gateways, neighbours, "each next hop is resolved");
+        assert_eq!(gateways[0].to_string(), "10.244.2.0");
+        assert!(matches!(gateways[1], IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    }
+
+    #[test]
+    fn the_link_local_next_hop_is_the_address_that_the_other_device_gives_itself() {
+        let mac: Mac = "b2:fb:bf:b8:bd:de".parse().unwrap();
+        let gateway = tunnel_gateway("fd00::".parse().unwrap(), mac);
+        assert_eq!(gateway.to_string(), "fe80::b0fb:bfff:feb8:bdde");
+    }
+
+    #[test]
+    fn the_tunnels_family_goes_by_what_the_node_has_and_not_by_what_is_up() {
+        let (routing, mut own) = (Routing::default(), node("a", 1));
+        let without_v4 = Underlay { v4: None, ..underlay() };
+        assert_eq!(device(&routing, &own, &without_v4), None, "it waits rather than moves to IPv6");
+        own.v4 = None;
+        let spec = device(&routing, &own, &without_v4).unwrap();
+        assert_eq!(spec.vxlan.local, Some("2001:db8::1".parse().unwrap()));
+        assert_eq!(spec.mtu, 1430);
+    }
+
+    #[test]
+    fn the_mtu_is_what_the_underlay_leaves_and_never_below_what_ipv6_needs() {
+        let (mut routing, own, mut underlay) = (Routing::default(), node("a", 1), underlay());
+        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1450));
+        underlay.v4.as_mut().unwrap().mtu = 1300;
+        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1280));
+        routing.mtu = Some(1400);
+        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1400));
+        routing = Routing { backend: Backend::Native, ..Routing::default() };
+        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1300), "the least of the two links'");
+    }
+
+    #[test]
+    fn without_configured_networks_the_cluster_is_what_the_nodes_have() {
+        let configured = ["10.244.0.0/16".parse().unwrap()];
+        assert_eq!(cluster_cidrs(&configured, &cluster()), configured);
+        let all: Vec<_> = cluster_cidrs(&[], &cluster()).iter().map(ToString::to_string).collect();
+        assert_eq!(all, ["10.244.1.0/24", "10.244.2.0/24", "fd00:1::/64", "fd00:2::/64"]);
     }
 }

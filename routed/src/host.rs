@@ -32,7 +32,7 @@ impl Host {
         Self { config, node_file, written: None, table: None, complaints: BTreeSet::new() }
     }
 
-    /// Sets the sysctls, before there are routes.
+    /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
         let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
         if !changed.is_empty() {
@@ -75,7 +75,7 @@ impl Host {
         let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
         match (ours_before, listed) {
             (true, None) => {
-                tracing::warn!("the nftables table inet ferrule was deleted by someone else; put back")
+                tracing::warn!("the nftables table inet ferrule was deleted by someone else; put back");
             }
             (true, Some(_)) => {
                 tracing::warn!("the nftables table inet ferrule was changed by someone else; put right");

@@ -90,7 +90,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut watchdog = notifier.watchdog();
     let mut table = Table { nodes: Nodes::new(&name), config, name, said_override: false };
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.name);
-    let mut ready = false;
+    let mut told = Status::default();
     loop {
         let message = tokio::select! {
             signal = shutdown.requested() => {
@@ -105,7 +105,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
             event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
-                ready = report(notifier, ready, &status.borrow_and_update());
+                report(notifier, &mut told, &status.borrow_and_update());
                 continue;
             }
             () = watchdog.beat(), if turns(&status.borrow()) => continue,
@@ -135,7 +135,7 @@ fn start_worker(
 /// A thread that waits for the events that tokio does not: it ends with the worker or with the process.
 fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunError> {
     let forward = move || loop {
-        match wakes.next() {
+        match wakes.wait() {
             Ok(told) => {
                 for wake in told {
                     if inbox.send(Message::Wake(wake)).is_err() {
@@ -160,15 +160,15 @@ fn turns(status: &Status) -> bool {
     status.busy_since.is_none_or(|since| since.elapsed() < LONGEST_PASS)
 }
 
-/// Tells the service manager; gives whether it knows that we are ready.
-fn report(notifier: Notifier, was_ready: bool, status: &Status) -> bool {
-    if status.ready && !was_ready {
+/// Tells the service manager what is new.
+fn report(notifier: Notifier, told: &mut Status, status: &Status) {
+    if status.ready && !told.ready {
         tracing::info!("ready: {}", status.text);
         notifier.ready(&status.text);
-    } else if !status.text.is_empty() {
+    } else if status.text != told.text {
         notifier.status(&status.text);
     }
-    status.ready
+    told.clone_from(status);
 }
 
 /// The nodes, and what is said of them in the log.

@@ -84,7 +84,7 @@ impl Wakes {
     ///
     /// # Errors
     /// A socket is broken.
-    pub fn next(&mut self) -> io::Result<Vec<Wake>> {
+    pub fn wait(&mut self) -> io::Result<Vec<Wake>> {
         loop {
             let mut ready =
                 [&self.nexthops, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
@@ -148,10 +148,10 @@ fn attributes(payload: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// Pieces that say their own length and begin at multiples of four bytes. `head` gives a piece's length, kind and the
 /// length of its header.
-fn chunks<'a>(
-    mut rest: &'a [u8],
+fn chunks(
+    mut rest: &[u8],
     head: impl Fn(&[u8]) -> Option<(usize, u16, usize)>,
-) -> impl Iterator<Item = (u16, &'a [u8])> {
+) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let (length, kind, header) = head(rest)?;
         let value = rest.get(header..length)?;

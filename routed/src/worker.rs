@@ -64,8 +64,10 @@ pub struct Worker<K> {
     last: Option<Instant>,
     /// How long to wait after a pass that could not be made.
     retry: Option<Duration>,
-    /// Sentences in the log that still hold.
-    said: BTreeSet<String>,
+    /// What the log says, and still holds.
+    failure: Option<String>,
+    refused: BTreeSet<String>,
+    skipped: BTreeSet<String>,
     underlay: String,
 }
 
@@ -97,7 +99,9 @@ impl<K: Kernel> Worker<K> {
             due: Due::default(),
             last: None,
             retry: None,
-            said: BTreeSet::new(),
+            failure: None,
+            refused: BTreeSet::new(),
+            skipped: BTreeSet::new(),
             underlay: String::new(),
         }
     }
@@ -117,11 +121,11 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Kept beside what is told: nobody has to wake up for it.
+    /// Told at the end of the work only: then the watchdog is fed again.
     fn busy(&self, since: Option<Instant>) {
         self.status.send_if_modified(|status| {
             status.busy_since = since;
-            false
+            since.is_none()
         });
     }
 
@@ -202,11 +206,9 @@ impl<K: Kernel> Worker<K> {
         self.host.masquerade(cluster);
         let handed_over = self.host.hand_over(cluster, report.mtu);
         let text = status_text(cluster, report);
-        self.status.send_if_modified(|status| {
-            let ready = status.ready || handed_over;
-            let changed = status.ready != ready || status.text != text;
-            (status.ready, status.text) = (ready, text);
-            changed
+        self.status.send_modify(|status| {
+            status.ready |= handed_over;
+            status.text = text;
         });
     }
 
@@ -219,28 +221,29 @@ impl<K: Kernel> Worker<K> {
         if report.tally.total() > 0 {
             tracing::info!("applied in {:.1} ms: {}", took.as_secs_f64() * 1e3, report.tally);
         }
-        let skipped = report.skipped.iter().map(ToString::to_string);
-        let now: BTreeSet<_> = report.refused.iter().cloned().chain(skipped).collect();
-        let fresh: Vec<_> = now.difference(&self.said).cloned().collect();
-        log_lines(&fresh, "more objects cannot be set", |line| tracing::error!("{line}"));
-        if report.pending > 0 {
-            // A refused object that waits for its next try is not refused again in this pass.
-            self.said.extend(now);
-        } else {
-            self.said = now;
+        if self.failure.take().is_some() {
+            tracing::info!("the kernel's state is kept again");
         }
+        let skipped: BTreeSet<_> = report.skipped.iter().map(ToString::to_string).collect();
+        let fresh: Vec<_> = skipped.difference(&self.skipped).cloned().collect();
+        log_lines(&fresh, "more networks are left out", |line| tracing::warn!("{line}"));
+        self.skipped = skipped;
+        let fresh: Vec<_> = report.refused.difference(&self.refused).cloned().collect();
+        log_lines(&fresh, "more objects are refused", |line| tracing::error!("{line}"));
+        if report.pending == 0 {
+            self.refused.clear();
+        }
+        // One that waits for its next try is not refused in this pass, and still is.
+        self.refused.extend(report.refused.iter().cloned());
     }
 
     fn fail(&mut self, error: &PassError) {
         let text = error.to_string();
-        if self.said.insert(text.clone()) {
+        if self.failure.as_ref() != Some(&text) {
             tracing::error!("{text}; nothing is changed until then");
         }
-        self.status.send_if_modified(|status| {
-            let changed = status.text != text;
-            status.text = text;
-            changed
-        });
+        self.failure = Some(text.clone());
+        self.status.send_modify(|status| status.text = text);
     }
 }
 
