@@ -257,8 +257,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes one queued release into the round.
+    /// Takes one queued release into the round; one that the round has already is the same file, found again.
     fn claim(&mut self, mut queued: QueuedRelease, now: Duration, round: &mut Round) {
+        if round.claimed.contains(&queued) {
+            return;
+        }
         let Some(service) = &mut self.service else { return };
         match queued.claim() {
             Ok(attachment) => {

@@ -131,7 +131,7 @@ struct Rush {
     first: Asked,
     open: mpsc::Sender<()>,
     hand: Hand,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn rush(patience: Option<Duration>) -> Rush {
@@ -146,7 +146,7 @@ fn rush(patience: Option<Duration>) -> Rush {
     let first = ask(&handle, "first".to_owned(), None);
     has_entered.recv().unwrap();
     let rush = (0..20).map(|index| ask(&handle, format!("{index:02}"), patience)).collect();
-    Rush { handle, faults, rush, first, open: open_gate, hand, _dir: dir }
+    Rush { handle, faults, rush, first, open: open_gate, hand, dir }
 }
 
 #[tokio::test]
@@ -267,6 +267,26 @@ async fn a_queued_release_is_performed_before_an_allocate_of_its_attachment() {
     assert_eq!(queued(dir.path()).unwrap(), [], "it must not end the new lease");
     handle.drain_queue().await;
     assert_eq!(leases(&handle).await, ["a"]);
+}
+
+#[tokio::test]
+async fn a_queued_release_is_performed_once_however_often_its_round_comes_across_it() {
+    let mut rush = rush(None);
+    for call in rush.rush.drain(..) {
+        drop(call);
+    }
+    queue_release(rush.dir.path(), &attachment("first")).unwrap();
+    let again = [0, 1].map(|_| ask(&rush.handle, "first".to_owned(), None));
+    rush.handle.drain_queue().await;
+    rush.open.send(()).unwrap();
+    rush.open.send(()).unwrap();
+    assert_eq!(rush.first.await.unwrap().lease.addresses[0].to_string(), "10.0.0.1/32");
+    let [one, two] = again;
+    let (one, two) = (one.await.unwrap(), two.await.unwrap());
+    assert_eq!((one.existing, two.existing), (false, true));
+    assert_eq!(one.lease, two.lease);
+    assert!(leases(&rush.handle).await.contains(&"first".to_owned()), "the new lease was ended");
+    assert_eq!(queued(rush.dir.path()).unwrap(), []);
 }
 
 #[tokio::test]

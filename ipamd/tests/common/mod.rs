@@ -1,0 +1,149 @@
+//! The real daemon as a child process, in a directory of its own.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(unreachable_pub, reason = "a module of tests has no outside")]
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use ferrule_wire::{Allocate, Attachment, Client, Lease, List};
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Far above any wait that the tests expect to end, for a busy machine.
+pub const LONG: Duration = Duration::from_secs(20);
+
+pub fn soon() -> Instant {
+    Instant::now() + LONG
+}
+
+pub fn attachment(container_id: &str) -> Attachment {
+    Attachment { network: "pods".into(), container_id: container_id.into(), ifname: "eth0".into() }
+}
+
+pub fn allocate(container_id: &str) -> Allocate {
+    Allocate { attachment: attachment(container_id), pool: None, pod: None, netns: None, deadline_ms: None }
+}
+
+/// Waits for something to become true.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = soon();
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}: not within {LONG:?}");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// A runtime directory with a configuration beside it.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new(config: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ferrule.toml"), config).unwrap();
+        fs::create_dir(dir.path().join("run")).unwrap();
+        Self { dir }
+    }
+
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The last lines of the log, for messages of failed tests.
+    pub fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    pub fn command(&self) -> Command {
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipamd"));
+        command.arg("--config").arg(self.dir.path().join("ferrule.toml"));
+        command.arg("--runtime-dir").arg(self.runtime_dir());
+        command.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").stdin(Stdio::null()).stderr(log);
+        command
+    }
+
+    pub fn start(&self) -> Daemon {
+        Daemon { child: self.command().spawn().unwrap() }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::connect_wait(&self.runtime_dir().join("ipamd.sock"), soon())
+            .unwrap_or_else(|error| panic!("{error:?}\n{}", self.log_end()))
+    }
+
+    /// As routed does it.
+    pub fn write_node(&self, text: &str) {
+        let path = self.runtime_dir().join("node.json");
+        let beside = path.with_extension("new");
+        fs::write(&beside, text).unwrap();
+        fs::rename(beside, path).unwrap();
+    }
+}
+
+pub fn leases(client: &mut Client) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    client.call_more(&List {}, |page| leases.extend(page.leases)).unwrap();
+    leases
+}
+
+/// A daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn stop(mut self) -> ExitStatus {
+        nix::sys::signal::kill(self.pid(), nix::sys::signal::SIGTERM).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail for one that was stopped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A service manager's end of the notification socket.
+pub struct Manager {
+    socket: UnixDatagram,
+    pub path: PathBuf,
+}
+
+impl Manager {
+    pub fn new(directory: &Path) -> Self {
+        let path = directory.join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        Self { socket, path }
+    }
+
+    pub fn next(&self) -> String {
+        let mut message = [0; 4096];
+        let length = self.socket.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    }
+}

@@ -1,0 +1,197 @@
+//! The real daemon: its start and end, `node.json`, the queue of releases, what it tells the service manager.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod common;
+
+use common::{Manager, Place, allocate, attachment, leases, until};
+use ferrule_wire::{CallError, Client, ClientError, Pod, Pools, Release, Status, queue_release, queued};
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+const POOL: &str = "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\", \"fd09::/64\"]\n";
+
+fn node(cidrs: &str) -> String {
+    format!(r#"{{"node":"a","pod_cidrs":[{cidrs}],"cluster_cidrs":[],"mtu":1450}}"#)
+}
+
+fn call_error(result: Result<impl std::fmt::Debug, ClientError>) -> CallError {
+    match result {
+        Err(ClientError::Call(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn it_serves_and_stops_on_sigterm_and_goes_on_where_it_was() {
+    let place = Place::new(POOL);
+    let daemon = place.start();
+    let given = place.client().call(&allocate("a")).unwrap();
+    assert_eq!(given.lease.addresses, ["10.9.0.1/32".parse().unwrap(), "fd09::1/128".parse().unwrap()]);
+    let status = daemon.stop();
+    assert!(status.success(), "{status}\n{}", place.log_end());
+    assert!(!place.runtime_dir().join("ipamd.sock").exists());
+
+    let _daemon = place.start();
+    let mut client = place.client();
+    let again = client.call(&allocate("a")).unwrap();
+    assert!(again.existing);
+    assert_eq!(again.lease, given.lease);
+}
+
+#[test]
+fn each_lease_given_and_released_is_logged() {
+    let place = Place::new(POOL);
+    let _daemon = place.start();
+    let mut call = allocate("c0ffee");
+    call.pod = Some(Pod { namespace: "shop".into(), name: "web-0".into(), uid: String::new() });
+    let mut client = place.client();
+    client.call(&call).unwrap();
+    client.call(&call).unwrap();
+    client.call(&Release { attachment: attachment("c0ffee") }).unwrap();
+    let log = place.log();
+    for what in ["lease given", "lease released"] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        for part in ["10.9.0.1", "fd09::1", "shop/web-0", "pods", "c0ffee", "eth0"] {
+            assert!(lines[0].contains(part), "{part} in {}", lines[0]);
+        }
+    }
+}
+
+#[test]
+fn without_node_json_it_says_so_and_follows_it_when_it_comes() {
+    let place = Place::new("");
+    let _daemon = place.start();
+    let mut client = place.client();
+    for error in [call_error(client.call(&Status {})), call_error(client.call(&allocate("a")))] {
+        let CallError::NoPool { pool: None, reason } = &error else { panic!("{error:?}") };
+        assert!(reason.contains("routed has not written node.json yet"), "{reason}");
+    }
+    place.write_node(&node("\"10.1.0.0/31\""));
+    until("node.json is taken", || client.call(&Status {}).is_ok());
+    let first = client.call(&allocate("a")).unwrap();
+    assert_eq!((first.lease.addresses[0].to_string(), first.mtu), ("10.1.0.0/32".into(), Some(1450)));
+
+    // Another CIDR: new leases from it, the old one stays.
+    place.write_node(&node("\"10.2.0.0/31\""));
+    until("the change is taken", || client.call(&Pools {}).unwrap().pools[0].draining == 1);
+    assert_eq!(client.call(&allocate("b")).unwrap().lease.addresses[0].to_string(), "10.2.0.0/32");
+    assert!(client.call(&allocate("a")).unwrap().existing);
+
+    // Broken: the last good state stays. Gone: the same.
+    place.write_node("{");
+    until("the fault is reported", || place.log().contains("node.json cannot be used"));
+    assert_eq!(client.call(&allocate("c")).unwrap().lease.addresses[0].to_string(), "10.2.0.1/32");
+    fs::remove_file(place.runtime_dir().join("node.json")).unwrap();
+    until("it is missed", || place.log().contains("no node.json: waiting"));
+    assert!(matches!(call_error(client.call(&Status {})), CallError::PoolExhausted { .. }));
+}
+
+#[test]
+fn node_json_that_is_there_at_the_start_is_used() {
+    let place = Place::new("");
+    place.write_node(&node("\"10.1.0.0/24\", \"fd01::/64\""));
+    let _daemon = place.start();
+    assert_eq!(place.client().call(&allocate("a")).unwrap().lease.addresses.len(), 2);
+}
+
+#[test]
+fn queued_releases_are_done_before_it_is_ready_and_within_a_second_after() {
+    let place = Place::new(POOL);
+    let daemon = place.start();
+    for id in ["a", "b", "c"] {
+        place.client().call(&allocate(id)).unwrap();
+    }
+    daemon.kill();
+    queue_release(&place.runtime_dir(), &attachment("a")).unwrap();
+
+    let manager = Manager::new(place.dir.path());
+    let mut command = place.command();
+    let daemon = command.env("NOTIFY_SOCKET", &manager.path).spawn().map(Reaped).unwrap();
+    let ready = manager.next();
+    assert!(ready.contains("READY=1") && ready.contains("STATUS=serving, 2 leases"), "{ready}");
+    assert_eq!(queued(&place.runtime_dir()).unwrap(), []);
+    let mut client = Client::connect(&place.runtime_dir().join("ipamd.sock"), common::soon()).unwrap();
+    let ids = |client: &mut Client| -> Vec<String> {
+        leases(client).into_iter().map(|lease| lease.attachment.container_id).collect()
+    };
+    assert_eq!(ids(&mut client), ["b", "c"]);
+
+    queue_release(&place.runtime_dir(), &attachment("b")).unwrap();
+    let begun = Instant::now();
+    until("the release is performed", || ids(&mut client) == ["c"]);
+    println!("a queued release was performed after {:?}", begun.elapsed());
+    until("its file goes", || queued(&place.runtime_dir()).unwrap().is_empty());
+    drop(daemon);
+}
+
+/// Killed and waited for when dropped.
+struct Reaped(std::process::Child);
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_watchdog_is_fed_when_the_service_manager_asks_for_it() {
+    let place = Place::new(POOL);
+    let manager = Manager::new(place.dir.path());
+    let mut command = place.command();
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", "200000");
+    let _daemon = command.spawn().map(Reaped).unwrap();
+    assert!(manager.next().contains("READY=1"));
+    until("a beat comes", || manager.next().contains("WATCHDOG=1"));
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_harms_nobody() {
+    let place = Place::new(POOL);
+    let _daemon = place.start();
+    place.client().call(&Status {}).unwrap();
+    let second = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another ipamd serves"), "{said}");
+    place.client().call(&Status {}).unwrap();
+}
+
+#[test]
+fn a_damaged_store_stops_the_start_and_is_left_as_it_is() {
+    let place = Place::new(POOL);
+    let store = place.runtime_dir().join("ipam");
+    {
+        let db = sled::open(&store).unwrap();
+        db.insert("lease/00", "{").unwrap();
+        db.flush().unwrap();
+    }
+    let output = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("lease/00") && said.contains("damaged"), "{said}");
+    assert!(!place.runtime_dir().join("ipamd.sock").exists());
+    assert_eq!(sled::open(&store).unwrap().get("lease/00").unwrap().unwrap(), "{");
+}
+
+#[test]
+fn the_command_line_teaches() {
+    let run =
+        |arguments: &[&str]| Command::new(env!("CARGO_BIN_EXE_ipamd")).args(arguments).output().unwrap();
+    let help = run(&["--help"]);
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(help.status.success());
+    for part in ["--config", "--runtime-dir", "io.ferrule.Ipam", "node.json"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    assert_eq!(
+        String::from_utf8_lossy(&run(&["--version"]).stdout),
+        concat!("ipamd ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+    assert_eq!(run(&["--nonsense"]).status.code(), Some(2));
+    let missing = run(&["--config", "/nonexistent/ferrule.toml"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/nonexistent/ferrule.toml"));
+}
