@@ -212,7 +212,7 @@ impl Node {
             service.stop()?;
         }
         let unit = install.unit("routed", &self.config)?;
-        let line = format!("{} cleanup --config {}", unit.exec[0], self.config.display());
+        let line = format!("{} --config {} cleanup", unit.exec[0], self.config.display());
         run(&self.machine.space, &line).map(drop)
     }
 }

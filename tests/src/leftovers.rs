@@ -152,15 +152,17 @@ fn surplus<'a>(some: &'a [String], others: &[String]) -> Vec<&'a String> {
     some.iter().filter(|line| !is_known(line)).collect()
 }
 
-/// Whether an object is of the configuration, not of the moment. The kernel itself adds anycast addresses and multicast groups
-/// to every link as soon as forwarding is on, which a routing daemon leaves on.
+/// Whether an object is of the configuration, not of the moment. The kernel itself makes the entries of the local table for
+/// the addresses (which are compared by themselves), for IPv6 ones only when it has looked for duplicates; and it adds
+/// multicast groups to every link as soon as forwarding is on, which a routing daemon leaves on.
 fn is_steady(object: &Map<String, Value>) -> bool {
     let is = |key: &str, value: &str| object.get(key).and_then(Value::as_str) == Some(value);
     let group = object.get("mac").and_then(Value::as_str).is_some_and(|mac| {
         let first = mac.get(..2).and_then(|octet| u8::from_str_radix(octet, 16).ok());
         first.is_some_and(|octet| octet & 1 == 1) // the group bit of a MAC address
     });
-    !is("type", "anycast") && !is("type", "multicast") && !group
+    let derived = is("table", "local") && is("protocol", "kernel");
+    !derived && !is("type", "multicast") && !group
 }
 
 fn line(object: &Map<String, Value>, keys: &[&str]) -> String {
@@ -249,10 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn groups_joined_by_the_kernel_are_not_of_the_configuration() {
+    fn what_the_kernel_makes_by_itself_is_not_of_the_configuration() {
         let object = |value: Value| value.as_object().cloned().unwrap();
         assert!(!is_steady(&object(json!({"mac": "33:33:00:00:00:02", "ifname": "eth0"}))));
         assert!(is_steady(&object(json!({"mac": "0a:33:00:00:00:02", "ifname": "ferrule.1"}))));
-        assert!(!is_steady(&object(json!({"type": "anycast", "dst": "2001:db8:1::"}))));
+        assert!(!is_steady(&object(
+            json!({"type": "anycast", "dst": "2001:db8:1::", "table": "local", "protocol": "kernel"})
+        )));
     }
 }

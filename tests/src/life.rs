@@ -13,7 +13,9 @@ use crate::{
     pod::Sandbox,
     proof::{first_to_last, pod_name},
     report::{Report, time},
-    runtime::Verb,
+    runtime::{Runtime, Verb},
+    service::Service,
+    space::Space,
 };
 
 /// How long the daemons may take to follow the nodes file: it is watched, so that this is a matter of events.
@@ -135,52 +137,53 @@ fn marks(cluster: &Cluster, node: usize, seen: &Snapshot) -> Result<Vec<String>>
     }
 }
 
+/// Does something on a node whose `ipamd` is stopped; it runs again afterwards, whatever came of it.
+fn without_ipamd<T>(
+    cluster: &mut Cluster,
+    number: usize,
+    work: impl FnOnce(&Runtime, &Space) -> Result<T>,
+) -> Result<T> {
+    let node = &mut cluster.nodes[number - 1];
+    node.ipamd.take().map(Service::stop).transpose()?;
+    let result = work(&cluster.runtime, &node.machine.space);
+    let service = node.service(&cluster.install, "ipamd")?;
+    let ready = service.wait_ready(1, READY_WITHIN);
+    node.ipamd = Some(service);
+    result.and_then(|value| ready.map(|()| value))
+}
+
 /// ADD fails soon, with the code for "try again later" and words, and leaves nothing.
 fn add_without_ipamd(cluster: &mut Cluster) -> Result<String> {
-    let install = cluster.install.clone();
-    let node = &mut cluster.nodes[0];
-    let space = node.machine.space.clone();
-    let before = Snapshot::take(&space)?;
-    let stopped = node.ipamd.take().map(|service| service.stop()).transpose();
-    stopped?;
-    let sandbox = Sandbox::create(&space, "pod1x")?;
-    let runtime = &cluster.runtime;
-    let reply = runtime.call(&space, Verb::Add, Some(&sandbox.container), None)?;
-    let (code, message) = (reply.output["code"].as_u64(), reply.output["msg"].as_str().unwrap_or_default());
-    if reply.success || code != Some(11) || message.is_empty() || reply.took > GIVE_UP_WITHIN {
-        let saw = format!("{} {} after {}", reply.output, reply.log.trim(), time(reply.took));
-        return Err(LabError::promise(format!("error code 11 and a message within {GIVE_UP_WITHIN:?}"), saw));
-    }
-    let seen = format!("code 11, {message:?}, after {}", time(reply.took));
-    // A runtime cleans up after an ADD that failed.
-    runtime
-        .call(&space, Verb::Del, Some(&sandbox.container), None)?
-        .expect_success("DEL after a failed ADD")?;
-    sandbox.remove(&space)?;
-    before.assert_same(&space, "nothing left by the failed ADD")?;
-    let node = &mut cluster.nodes[0];
-    let service = node.service(&install, "ipamd")?;
-    service.wait_ready(1, READY_WITHIN)?;
-    node.ipamd = Some(service);
-    Ok(seen)
+    without_ipamd(cluster, 1, |runtime, node| {
+        let before = Snapshot::take(node)?;
+        let sandbox = Sandbox::create(node, "pod1x")?;
+        let reply = runtime.call(node, Verb::Add, Some(&sandbox.container), None)?;
+        // A runtime cleans up after an ADD that failed.
+        let deleted = runtime.call(node, Verb::Del, Some(&sandbox.container), None)?;
+        sandbox.remove(node)?;
+        let (code, message) =
+            (reply.output["code"].as_u64(), reply.output["msg"].as_str().unwrap_or_default());
+        if reply.success || code != Some(11) || message.is_empty() || reply.took > GIVE_UP_WITHIN {
+            let saw = format!("{} {} after {}", reply.output, reply.log.trim(), time(reply.took));
+            let expected = format!("error code 11 and a message within {GIVE_UP_WITHIN:?}");
+            return Err(LabError::promise(expected, saw));
+        }
+        deleted.expect_success("DEL after a failed ADD")?;
+        before.assert_same(node, "nothing left by the failed ADD")?;
+        Ok(format!("code 11, {message:?}, after {}", time(reply.took)))
+    })
 }
 
 /// DEL succeeds without `ipamd`; the address is free as soon as `ipamd` is back.
 fn del_without_ipamd(cluster: &mut Cluster, name: &str) -> Result<String> {
     let pod = cluster.take_pod(name)?;
     let (number, id, address) = (pod.node, pod.container.id.clone(), pod.at.v4);
-    let install = cluster.install.clone();
-    let node = &mut cluster.nodes[number - 1];
-    let space = node.machine.space.clone();
+    let space = cluster.node(number).machine.space.clone();
     let held = Ipam::connect(&space)?.leases()?;
     if !held.iter().any(|lease| lease.container_id == id) {
         return Err(LabError::promise(format!("a lease of {name}"), format!("{held:?}")));
     }
-    node.ipamd.take().map(|service| service.stop()).transpose()?;
-    let reply = pod.detach(&space, &cluster.runtime)?;
-    let service = node.service(&install, "ipamd")?;
-    service.wait_ready(1, READY_WITHIN)?;
-    node.ipamd = Some(service);
+    let reply = without_ipamd(cluster, number, |runtime, node| pod.detach(node, runtime))?;
     let held = Ipam::connect(&space)?.leases()?;
     if held.iter().any(|lease| lease.container_id == id || lease.addresses.contains(&address.to_string())) {
         return Err(LabError::promise(format!("{address} free once ipamd is back"), format!("{held:?}")));

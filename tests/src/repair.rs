@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     addressing::{Backend, pod_cidrs},
-    cluster::{Cluster, READY_WITHIN},
+    cluster::{Cluster, READY_WITHIN, VXLAN_DEVICE},
     command::run,
     error::{LabError, Result},
     leftovers::Snapshot,
@@ -49,22 +49,34 @@ fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, 
     if cluster.topology.backend == Backend::Native {
         return Ok(all);
     }
-    for (what, cidr) in [("ARP entry", cidr4), ("IPv6 neighbour", cidr6)] {
-        let vtep = cidr.split('/').next().unwrap_or_default();
-        all.push((what, format!("ip neigh del {vtep} dev {}", crate::cluster::VXLAN_DEVICE)));
-    }
+    // Which of the device's entries are the last node's is told by the MAC its FDB entry has.
     let underlay = cluster.node(last).machine.underlay.v4.to_string();
-    let entry = before.lines("FDB").iter().find(|line| line.contains(&format!("dst {underlay}")));
-    let mac = entry.and_then(|line| line.strip_prefix("mac ")?.split(' ').next());
-    let mac = mac.ok_or_else(|| {
+    let is_towards = |line: &&String| {
+        line.ends_with(&format!("dst {underlay}")) || line.contains(&format!("dst {underlay} "))
+    };
+    let entry = before.lines("FDB").iter().find(is_towards);
+    let mac = entry.and_then(|line| word_after(line, "mac")).ok_or_else(|| {
         LabError::promise(format!("an FDB entry towards {underlay}"), format!("{:?}", before.lines("FDB")))
     })?;
-    all.push((
-        "FDB entry",
-        format!("bridge fdb del {mac} dev {} dst {underlay} self", crate::cluster::VXLAN_DEVICE),
-    ));
-    all.push(("VXLAN device", format!("ip link del {}", crate::cluster::VXLAN_DEVICE)));
+    let neighbours = before.lines("neighbours").iter().filter(|line| word_after(line, "lladdr") == Some(mac));
+    for address in neighbours.filter_map(|line| word_after(line, "dst")) {
+        let what = if address.contains(':') { "IPv6 neighbour" } else { "ARP entry" };
+        all.push((what, format!("ip neigh del {address} dev {VXLAN_DEVICE}")));
+    }
+    all.push(("FDB entry", format!("bridge fdb del {mac} dev {VXLAN_DEVICE} dst {underlay} self")));
+    if all.len() != 6 {
+        let saw = format!("{:?}", before.lines("neighbours"));
+        return Err(LabError::promise(format!("an IPv4 and an IPv6 neighbour with {mac}"), saw));
+    }
+    all.push(("VXLAN device", format!("ip link del {VXLAN_DEVICE}")));
     Ok(all)
+}
+
+/// The word that follows another in a snapshot's line.
+fn word_after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
+    let mut words = line.split(' ');
+    words.find(|candidate| *candidate == word)?;
+    words.next()
 }
 
 /// Kills both daemons everywhere; their units start them again; the pods do not notice, and nothing changes.
