@@ -106,3 +106,17 @@ fn the_conflist_suits_old_and_new_runtimes() {
     });
     assert_eq!(list, expected);
 }
+
+#[test]
+fn what_the_readme_shows_is_so() {
+    let text = fs::read_to_string(conf("../README.md")).expect("README.md");
+    let examples: Vec<&str> =
+        text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!examples.is_empty());
+    for example in examples {
+        let config = Config::parse(example, Path::new(DEFAULT_CONFIG)).expect(example);
+        assert_ne!(config, Config::default(), "{example}");
+    }
+    let fault = Config::parse("[routing]\nmtu = 1000\n", Path::new(DEFAULT_CONFIG)).expect_err("too small");
+    assert!(text.contains(&format!("\n{fault}\n")), "{fault}");
+}
