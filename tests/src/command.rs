@@ -83,7 +83,7 @@ pub fn wait_for<T>(
         // The time is read before the check: a check that starts in time may finish late, and counts.
         let waited = start.elapsed();
         match check()? {
-            Ok(value) => return Ok((value, waited)),
+            Ok(value) => return Ok((value, start.elapsed())),
             Err(saw) if waited >= within => {
                 return Err(LabError::Late { expected: expected.to_owned(), within, saw });
             }

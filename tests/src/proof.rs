@@ -93,7 +93,7 @@ pub fn reach(cluster: &Cluster, report: &mut Report) -> Result<()> {
     let took = time(start.elapsed());
     let indented =
         table::render(rows, &names, &cells).lines().map(|line| format!("    {line}\n")).collect::<String>();
-    report.say(&format!("\n{indented}\n    {}\n", table::LEGEND));
+    report.say(&format!("\n{indented}\n    {}\n", table::LEGEND.join("\n    ")));
     let failures = table::failures(rows, &names, &cells);
     for (from, to, failure) in &failures {
         report.fail(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     addressing::{Backend, pod_cidrs},
     cluster::{Cluster, READY_WITHIN, VXLAN_DEVICE},
-    command::run,
+    command::{json, run},
     error::{LabError, Result},
     leftovers::Snapshot,
     ping,
@@ -44,7 +44,8 @@ fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, 
     let mut all = vec![
         ("IPv4 route", format!("ip route del {cidr4}")),
         ("IPv6 route", format!("ip -6 route del {cidr6}")),
-        ("nexthops", "ip nexthop flush protocol 70".to_owned()),
+        ("nexthop with its routes", format!("ip nexthop del id {}", nexthop(cluster)?)),
+        ("nftables table", "nft delete table inet ferrule".to_owned()),
     ];
     if cluster.topology.backend == Backend::Native {
         return Ok(all);
@@ -64,12 +65,18 @@ fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, 
         all.push((what, format!("ip neigh del {address} dev {VXLAN_DEVICE}")));
     }
     all.push(("FDB entry", format!("bridge fdb del {mac} dev {VXLAN_DEVICE} dst {underlay} self")));
-    if all.len() != 6 {
+    if all.len() != 7 {
         let saw = format!("{:?}", before.lines("neighbours"));
         return Err(LabError::promise(format!("an IPv4 and an IPv6 neighbour with {mac}"), saw));
     }
     all.push(("VXLAN device", format!("ip link del {VXLAN_DEVICE}")));
     Ok(all)
+}
+
+/// The id of one of Ferrule's nexthops on node 1.
+fn nexthop(cluster: &Cluster) -> Result<u64> {
+    let all = json(&cluster.nodes[0].machine.space, "ip -j nexthop show protocol 70")?;
+    all[0]["id"].as_u64().ok_or_else(|| LabError::promise("nexthops with protocol 70", all.to_string()))
 }
 
 /// The word that follows another in a snapshot's line.

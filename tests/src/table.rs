@@ -4,9 +4,11 @@ use std::fmt::Write;
 
 use crate::matrix::{CHECKS, Cell, Failure};
 
-/// What the mark stands for.
-pub const LEGEND: &str = "✔ = ping, ping of exactly the pods' MTU with don't-fragment, TCP and UDP with the payload compared at both ends, \
-and the source address, each over IPv4 and IPv6";
+/// What the mark stands for, in lines.
+pub const LEGEND: [&str; 2] = [
+    "✔ = ping, ping of exactly the pods' MTU with don't-fragment, TCP and UDP with the payload compared",
+    "    at both ends, and the source address that the other end sees, each over IPv4 and over IPv6",
+];
 
 /// Renders the table, a line a row. `cells` has a row for each of `rows`, a column for each of `columns`.
 pub fn render(rows: &[&str], columns: &[&str], cells: &[Vec<Cell>]) -> String {

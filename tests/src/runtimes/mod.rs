@@ -1,4 +1,4 @@
-//! Real container runtimes on a node of the lab: the callers Ferrule is written for. Lives here: the place they run in (`host`), the
+//! Real container runtimes on a node of the lab: the callers Ferrule is written for. Lives here: the place they run in (`host`,
 //! image they run (`image`), and how each is started and asked (`containerd`, `podman`). What is proved with them lives in the
 //! integration tests named after them.
 //!
@@ -8,6 +8,7 @@
 pub mod containerd;
 pub mod host;
 pub mod image;
+pub mod place;
 pub mod podman;
 
 use std::{
