@@ -187,9 +187,13 @@ mod code {
     pub(super) const NETNS: u32 = 8;
     pub(super) const TRY_AGAIN: u32 = 11;
     pub(super) const NOT_AVAILABLE: u32 = 50;
+    /// The kernel refused something.
     pub(super) const KERNEL: u32 = 100;
+    /// A link of the name is there already and not ours.
     pub(super) const NAME_TAKEN: u32 = 101;
+    /// `ipamd` refused for a reason that does not pass by itself.
     pub(super) const IPAM: u32 = 102;
+    /// CHECK: something is not as ADD left it.
     pub(super) const CHANGED: u32 = 103;
 }
 

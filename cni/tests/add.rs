@@ -9,7 +9,8 @@ use ferrule_netlink::Kernel;
 use serde_json::json;
 
 use support::faulty::Fault;
-use support::machine::Machine;
+use support::ipamd::Ipamd;
+use support::machine::{FakeMachine, Machine};
 use support::{Bench, attachment, failure, result};
 
 /// What a dual-stack ADD asks of the kernel: create, look, a batch in the pod (link, three for each family), one on the
@@ -76,6 +77,20 @@ on_both_kernels! {
             n += 1;
         }
         assert_eq!(n, REQUESTS);
+    }
+
+    /// The address is not free while the link may hold it; the DEL that follows a failed ADD ends both.
+    fn a_pair_that_cannot_be_deleted_keeps_its_lease_and_every_error_is_told(bench) {
+        let before = bench.world();
+        bench.faults.set(5, Fault::RefusedFromHere);
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 100);
+        assert!(text.contains("in the container's network namespace: "), "{text}");
+        assert!(text.contains("and then: cannot delete the veth pair"), "{text}");
+        assert_eq!(bench.ipamd.leases().len(), 1);
+        assert!(bench.faults.take());
+        result(&bench.verb("DEL"));
+        assert_eq!(bench.world(), before);
     }
 
     fn a_fault_while_a_living_attachment_is_added_again_takes_nothing_from_it(bench) {
@@ -234,4 +249,30 @@ on_both_kernels! {
         let link = bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap();
         assert_eq!(link.alias.as_deref(), Some("shop/web-0"));
     }
+}
+
+#[test]
+fn without_ipamd_it_says_what_to_start_and_touches_nothing() {
+    FakeMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        let before = bench.world();
+        bench.ipamd.stop();
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 11);
+        assert!(text.contains("ipamd.sock: is it running? (`systemctl start ipamd`)"), "{text}");
+        assert_eq!(bench.world(), before);
+    });
+}
+
+#[test]
+fn an_ipamd_that_is_just_starting_is_waited_for() {
+    FakeMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        let late = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            // Whichever is first, ADD succeeds.
+            scope.spawn(|| Ipamd::start(late.path()));
+            result(&bench.verb_with("ADD", &[], &json!({ "runtimeDir": late.path() })));
+        });
+    });
 }

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     Refused,
     /// The kernel does it and the answer is lost.
     Lost,
+    /// The kernel says no to this and to everything after it.
+    RefusedFromHere,
 }
 
 /// The fault to come, shared by all the kernels of a node: one op of a batch is one request.
@@ -46,6 +48,7 @@ impl Faults {
     fn next(&self) -> Option<Fault> {
         let mut pending = self.0.borrow_mut();
         match &mut *pending {
+            Some((0, Fault::RefusedFromHere)) => Some(Fault::RefusedFromHere),
             Some((0, fault)) => {
                 let fault = *fault;
                 *pending = None;
@@ -62,7 +65,7 @@ impl Faults {
     fn request<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         match self.next() {
             None => run(),
-            Some(Fault::Refused) => {
+            Some(Fault::Refused | Fault::RefusedFromHere) => {
                 Err(Error::Refused { request: "(injected)".into(), refusal: Errno::ENOMEM.into() })
             }
             Some(Fault::Lost) => {
@@ -125,9 +128,13 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
         if faults[place] == Some(Fault::Lost) {
             return self.kernel.apply(ops).and_then(|_| Err(lost()));
         }
-        let mut results = self.kernel.apply(&ops[..place])?;
-        results.push(Err(Errno::ENOMEM.into()));
-        results.extend(self.kernel.apply(&ops[place + 1..])?);
+        let mut results = Vec::new();
+        for (op, fault) in ops.iter().zip(faults) {
+            match fault {
+                None => results.extend(self.kernel.apply(std::slice::from_ref(op))?),
+                Some(_) => results.push(Err(Errno::ENOMEM.into())),
+            }
+        }
         Ok(results)
     }
 
