@@ -100,6 +100,11 @@ impl Service {
         self.shared.lock().ready
     }
 
+    /// The running process' number.
+    pub fn pid(&self) -> Option<i32> {
+        self.shared.lock().pid
+    }
+
     /// Waits until it has said `count` times that it is ready.
     pub fn wait_ready(&self, count: u64, within: Duration) -> Result<()> {
         let over = |state: &State| state.ready >= count || state.ended.is_some() || state.failure.is_some();
