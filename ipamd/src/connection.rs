@@ -7,8 +7,10 @@ use ferrule_wire::{
     Call, CallError, DEFINITION, FrameError, Frames, GetInfoReply, GetInterfaceDescriptionReply, INTERFACE,
     Reply, SERVICE_DEFINITION, SERVICE_INTERFACE, encode,
 };
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,6 +122,8 @@ impl Caller {
                     Err(error) => self.fail(&error).await,
                 };
             }
+            // Who is gone will not use the lease, and may have queued its release already.
+            Call::Allocate(_) if self.has_hung_up() => return Ok(()),
             Call::Allocate(call) => {
                 let patience = call.deadline_ms.map(Duration::from_millis);
                 (Request::Allocate(call), patience)
@@ -153,6 +157,13 @@ impl Caller {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the caller has closed the connection, as opposed to having closed its sending side only.
+    fn has_hung_up(&self) -> bool {
+        let mut end = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut end, PollTimeout::ZERO), Ok(1..))
+            && end[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
 
     async fn succeed<T: Serialize>(&mut self, answer: &T, silent: bool) -> Result<(), EndError> {

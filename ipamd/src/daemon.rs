@@ -140,7 +140,9 @@ impl Node {
                 None
             }
             Err(error) if error.is_missing() => {
-                tracing::info!("no node.json: waiting for routed to write it");
+                if self.config.ipam.pools.is_empty() {
+                    tracing::info!("no node.json: waiting for routed to write it");
+                }
                 None
             }
             Err(error) => Some(self.report(&error)),

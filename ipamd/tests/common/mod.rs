@@ -42,7 +42,11 @@ pub struct Place {
 
 impl Place {
     pub fn new(config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(&std::env::temp_dir(), config)
+    }
+
+    pub fn within(directory: &Path, config: &str) -> Self {
+        let dir = tempfile::tempdir_in(directory).unwrap();
         fs::write(dir.path().join("ferrule.toml"), config).unwrap();
         fs::create_dir(dir.path().join("run")).unwrap();
         Self { dir }
