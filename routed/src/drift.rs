@@ -106,3 +106,143 @@ impl Belief {
         self.own.address(ferrule_model::Family::of(address)) == Some(address)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{
+        Address, AddressKey, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Route, Via, vtep_mac,
+    };
+
+    const ETH0: IfIndex = IfIndex(2);
+    const POD: IfIndex = IfIndex(3);
+    const DEVICE: IfIndex = IfIndex(9);
+
+    fn link(index: IfIndex, name: &str) -> Link {
+        Link {
+            index,
+            name: IfName::new(name).unwrap(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            carrier: true,
+            alias: None,
+            peer: None,
+            kind: LinkKind::Veth,
+        }
+    }
+
+    fn key(text: &str) -> RouteKey {
+        RouteKey::main(text.parse().unwrap())
+    }
+
+    fn neighbour() -> (NeighbourKey, Neighbour) {
+        let key = NeighbourKey { link: DEVICE, address: "10.244.2.0".parse().unwrap() };
+        (key, Neighbour { mac: Some(vtep_mac("b")), permanent: true })
+    }
+
+    fn nexthop() -> Nexthop {
+        Nexthop { gateway: "10.244.2.0".parse().unwrap(), link: DEVICE, onlink: true, protocol: PROTOCOL }
+    }
+
+    fn belief() -> Belief {
+        let links = [link(ETH0, "eth0"), link(POD, "fer0123456789ab"), link(DEVICE, "ferrule.1")];
+        let mut ours = Objects::default();
+        ours.routes.insert(key("10.244.2.0/24"), Route::ours(Via::Nexthop(NexthopId(5))));
+        ours.nexthops.insert(NexthopId(5), nexthop());
+        ours.neighbours.extend([neighbour()]);
+        Belief {
+            links: links.into_iter().map(|link| (link.index, link)).collect(),
+            device: Some(DEVICE),
+            spec: None,
+            device_name: IfName::new("ferrule.1").unwrap(),
+            uplinks: vec![ETH0],
+            own: Node {
+                name: "a".into(),
+                v4: Some([192, 0, 2, 1].into()),
+                v6: None,
+                pod_cidrs: vec![],
+                vtep_mac: vtep_mac("a"),
+            },
+            ours,
+            blocked: vec![key("10.244.3.0/24")],
+        }
+    }
+
+    fn heard(event: Event) -> Concern {
+        belief().hears(&event)
+    }
+
+    #[test]
+    fn an_echo_of_our_own_change_is_no_concern() {
+        let route = Route::ours(Via::Nexthop(NexthopId(5)));
+        let (neighbour_key, value) = neighbour();
+        let echoes = [
+            Event::Route(Change::Put, key("10.244.2.0/24"), route),
+            Event::Route(Change::Delete, key("10.244.7.0/24"), route),
+            Event::Neighbour(Change::Put, neighbour_key, value),
+            Event::Link(Change::Put, link(DEVICE, "ferrule.1")),
+        ];
+        for event in echoes {
+            assert_eq!(heard(event.clone()), Concern::None, "{event:?}");
+        }
+        let made = NexthopEvent { change: Change::Put, id: NexthopId(5), nexthop: Some(nexthop()) };
+        assert_eq!(belief().hears_nexthop(&made), Concern::None);
+    }
+
+    #[test]
+    fn what_others_do_to_our_objects_is_a_concern() {
+        let route = Route::ours(Via::Nexthop(NexthopId(5)));
+        let theirs = Route { protocol: 4, ..Route::unreachable() };
+        let (neighbour_key, value) = neighbour();
+        let events = [
+            Event::Route(Change::Delete, key("10.244.2.0/24"), route),
+            Event::Route(Change::Put, key("10.244.2.0/24"), theirs),
+            Event::Route(Change::Put, key("10.244.9.0/24"), Route::unreachable()),
+            Event::Route(Change::Delete, key("10.244.3.0/24"), theirs),
+            Event::Neighbour(Change::Delete, neighbour_key, value),
+            Event::Neighbour(Change::Put, neighbour_key, Neighbour { mac: None, ..value }),
+        ];
+        for event in events {
+            assert_eq!(heard(event.clone()), Concern::Object, "{event:?}");
+        }
+        for (change, id) in [(Change::Delete, 5), (Change::Put, 6)] {
+            let event = NexthopEvent { change, id: NexthopId(id), nexthop: Some(nexthop()) };
+            assert_eq!(belief().hears_nexthop(&event), Concern::Object);
+        }
+    }
+
+    #[test]
+    fn pods_and_other_programs_are_no_concern() {
+        let address = AddressKey { link: POD, prefix: "10.9.9.9/32".parse().unwrap() };
+        let foreign = Nexthop { protocol: 4, ..nexthop() };
+        let events = [
+            Event::Link(Change::Put, link(IfIndex(77), "fer00000000ffff")),
+            Event::Route(Change::Put, key("10.244.1.5/32"), Route::ours(Via::Link(POD))),
+            Event::Route(Change::Delete, key("10.244.1.5/32"), Route::ours(Via::Link(POD))),
+            Event::Route(Change::Put, key("0.0.0.0/0"), Route { protocol: 4, ..Route::unreachable() }),
+            Event::Address(Change::Put, address, Address::default()),
+            Event::Neighbour(Change::Put, NeighbourKey { link: ETH0, ..neighbour().0 }, neighbour().1),
+        ];
+        for event in events {
+            assert_eq!(heard(event.clone()), Concern::None, "{event:?}");
+        }
+        let event = NexthopEvent { change: Change::Put, id: NexthopId(8), nexthop: Some(foreign) };
+        assert_eq!(belief().hears_nexthop(&event), Concern::None);
+    }
+
+    #[test]
+    fn what_moves_the_ground_tries_the_refused_again() {
+        let own = AddressKey { link: ETH0, prefix: "192.0.2.1/24".parse().unwrap() };
+        let events = [
+            Event::Overrun,
+            Event::Link(Change::Delete, link(DEVICE, "ferrule.1")),
+            Event::Link(Change::Put, Link { carrier: false, ..link(ETH0, "eth0") }),
+            Event::Link(Change::Put, link(IfIndex(12), "ferrule.1")),
+            Event::Address(Change::Delete, own, Address::default()),
+        ];
+        for event in events {
+            assert_eq!(heard(event.clone()), Concern::Ground, "{event:?}");
+        }
+    }
+}

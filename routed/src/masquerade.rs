@@ -16,7 +16,7 @@ const NEVER_V4: [&str; 2] = ["169.254.0.0/16", "224.0.0.0/4"];
 /// The same (RFC 4291).
 const NEVER_V6: [&str; 2] = ["fe80::/10", "ff00::/8"];
 
-/// The table's text as `nft list` prints it, from this node's pod CIDRs and the networks that see pods' own addresses.
+/// The table's text as `nft --numeric list` prints it (100 is `srcnat`), from this node's pod CIDRs and the networks that see pods' own addresses.
 pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for (of, never) in [(Family::V4, NEVER_V4), (Family::V6, NEVER_V6)] {
@@ -25,7 +25,7 @@ pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
         set(&mut text, "own_pods", of, own_pods.iter().copied());
         set(&mut text, "keep_source", of, all);
     }
-    text.push_str("\tchain postrouting {\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n");
+    text.push_str("\tchain postrouting {\n\t\ttype nat hook postrouting priority 100; policy accept;\n");
     for of in Family::BOTH {
         let (protocol, number) = names(of);
         let _ = writeln!(
@@ -93,4 +93,57 @@ fn disjoint(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
         }
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_netlink::{netns, nft};
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn example() -> String {
+        let own = networks(&["10.244.1.0/24", "fd00:10:244:1::/64"]);
+        let unchanged = [
+            "10.244.0.0/16",
+            "10.244.7.0/24",
+            "10.245.0.0/16",
+            "192.0.2.7/32",
+            "fd00:10:244::/48",
+            "172.16.0.0/12",
+            "2001:db8::1/128",
+        ];
+        table(&own, &networks(&unchanged))
+    }
+
+    #[test]
+    fn the_table_is_as_it_was_agreed() {
+        assert_eq!(example(), include_str!("../tests/golden/masquerade.nft"));
+    }
+
+    /// Else it would be put back for ever.
+    #[test]
+    fn the_kernel_tells_the_table_as_it_was_given() {
+        let listed = netns::make().unwrap().run(|| {
+            for text in [example(), table(&[], &[]), example()] {
+                nft::apply(&replacement(&text)).unwrap();
+                let listed = nft::list_table("inet", TABLE).unwrap().unwrap();
+                assert!(same(&listed, &text), "given:\n{text}\nlisted:\n{listed}");
+            }
+            nft::apply(&removal()).unwrap();
+            nft::apply(&removal()).unwrap();
+            nft::list_table("inet", TABLE).unwrap()
+        });
+        assert_eq!(listed.unwrap(), None);
+    }
+
+    #[test]
+    fn a_change_by_hand_is_another_text() {
+        let changed = example().replace("masquerade fully-random", "masquerade");
+        assert!(!same(&example(), &changed));
+        assert!(!same(&example(), &example().replace("172.16.0.0/12, ", "")));
+        assert!(same(&example(), &example().replace(", ", ",\n\t\t\t")));
+    }
 }

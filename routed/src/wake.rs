@@ -195,3 +195,37 @@ fn address(value: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_is_not_whole_ends_the_list() {
+        let mut datagram = Vec::new();
+        datagram.extend(20u32.to_ne_bytes());
+        datagram.extend(104u16.to_ne_bytes());
+        datagram.extend([0; 14]);
+        datagram.extend(99u32.to_ne_bytes());
+        datagram.extend([1; 12]);
+        assert_eq!(messages(&datagram).collect::<Vec<_>>(), [(104, &[0; 4][..])]);
+        for length in 0..datagram.len() {
+            assert!(messages(&datagram[..length]).count() <= 1);
+        }
+        assert_eq!(attributes(&[0, 0, 1, 0, 0, 0]).count(), 0, "a length of nothing does not go on for ever");
+    }
+
+    #[test]
+    fn only_our_table_wakes() {
+        let message = |name: &[u8]| {
+            let mut payload = vec![1, 0, 0, 0];
+            payload.extend((4 + u16::try_from(name.len()).unwrap()).to_ne_bytes());
+            payload.extend(NFTA_TABLE.to_ne_bytes());
+            payload.extend(name);
+            payload
+        };
+        assert_eq!(table_event(0, &message(b"ferrule\0")), Some(Wake::Table));
+        assert_eq!(table_event(0, &message(b"ferrule-services\0")), None);
+        assert_eq!(table_event(0, &[1, 0]), None);
+    }
+}

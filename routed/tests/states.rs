@@ -1,6 +1,8 @@
 //! Any state of the cluster to any other, on the fake kernel, with faults on the way: the same kernel state results as
 //! from scratch, and no destination that both states have is ever without a route.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

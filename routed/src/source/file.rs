@@ -104,3 +104,44 @@ impl Source for FileSource {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_daemon::write_atomically;
+
+    const GOOD: &str = "[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n";
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    /// The names of the next snapshot, `None` if none comes while `wait` passes.
+    async fn next(source: &mut FileSource, wait: Duration) -> Option<Vec<String>> {
+        let NodeEvent::Snapshot(nodes) = tokio::time::timeout(wait, source.next()).await.ok()?;
+        Some(nodes.into_iter().map(|node| node.name).collect())
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_file_that_appears_changes_breaks_and_heals_tells_its_good_states_once_each() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("nodes.toml");
+        let write = |text: &str| write_atomically(&path, text.as_bytes()).unwrap();
+        run(async {
+            let mut source = FileSource::new(&path).unwrap();
+            let quiet = Duration::from_millis(50);
+            assert_eq!(next(&mut source, quiet).await, None, "there is no file yet");
+            write(GOOD);
+            assert_eq!(next(&mut source, LIMIT).await.unwrap(), ["a"]);
+            write("[[node");
+            assert_eq!(next(&mut source, quiet).await, None, "a broken file tells nothing");
+            write(GOOD);
+            assert_eq!(next(&mut source, quiet).await, None, "nothing has changed since the last good state");
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(next(&mut source, quiet).await, None, "a file that is gone tells nothing");
+            write(&GOOD.replace("\"a\"", "\"b\""));
+            assert_eq!(next(&mut source, LIMIT).await.unwrap(), ["b"]);
+        });
+    }
+}

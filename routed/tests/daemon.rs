@@ -1,0 +1,187 @@
+//! The program itself on the real kernel, in a namespace of its own: its whole life, and repair of whatever is broken.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+
+use std::time::Duration;
+
+use ferrule_config::NodeFile;
+use lab::{Node, PATIENCE, within};
+use nix::sys::signal::Signal;
+
+/// Promised: what someone else deletes is back within this time.
+const REPAIR: Duration = Duration::from_secs(1);
+
+fn life(backend: &'static str) {
+    let node = Node::new(backend);
+    let empty = node.state();
+
+    let daemon = node.start();
+    daemon.wait_for_log("nodes.toml: it does not exist");
+    assert_eq!(node.state(), empty, "nothing is written before the first snapshot");
+    assert!(!node.path("run/node.json").exists());
+
+    node.write_nodes(&[2, 3]);
+    daemon.wait_for_log("has no node called n1");
+    assert_eq!(node.state(), empty, "nothing is written before this node is known");
+
+    node.write_nodes(&[1, 2, 3]);
+    daemon.wait_until_ready();
+    let three = node.state();
+    assert!(three.contains("10.244.3.0/24") && three.contains("fd00:10:244:3::/64"), "{three}");
+    let file = NodeFile::load(&node.path("run/node.json")).unwrap();
+    assert_eq!(file.mtu, if node.is_tunnel() { 1450 } else { 1500 });
+
+    node.write_nodes_text("[[node]]\nname = \"n1\"\naddress = 7\n");
+    daemon.wait_for_log("nodes.toml:3:11: ");
+    assert_eq!(node.state(), three, "a broken file changes nothing");
+
+    node.write_nodes(&[1, 3, 4]);
+    let changed = || node.state().contains("10.244.4.0/24") && !node.state().contains("10.244.2.0");
+    assert!(within(PATIENCE, changed).is_some(), "{}", daemon.log());
+    node.write_nodes(&[1, 2, 3]);
+    let back = || node.state().contains("10.244.2.0/24") && !node.state().contains("10.244.4.0");
+    assert!(within(PATIENCE, back).is_some(), "{}", daemon.log());
+
+    let before = node.state();
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    assert_eq!(node.state(), before, "stopping leaves everything in place");
+
+    let listener = node.listen();
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert_eq!(node.state(), before, "numbers of nexthop objects are kept");
+    let log = daemon.log();
+    assert!(!log.contains("applied in") && !log.contains("masquerading is set up"), "{log}");
+    assert!(!daemon.signal(Signal::SIGKILL).success());
+    let heard = listener.heard();
+    let ours = |line: &&str| {
+        ["70000", "proto 70", "ferrule.1", "10.244.", "fd00:"].iter().any(|mark| line.contains(mark))
+    };
+    assert_eq!(heard.lines().find(ours), None, "a restart touches nothing that is right");
+
+    let output = node.cleanup();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("removed from the kernel: routes -6"),
+        "{output:?}"
+    );
+    assert_eq!(node.state(), empty, "cleanup leaves nothing");
+    assert!(!node.path("run/node.json").exists());
+    assert!(node.cleanup().status.success(), "there is nothing to clean up any more, and that is no fault");
+}
+
+#[test]
+fn a_life_with_tunnels() {
+    life("vxlan");
+}
+
+#[test]
+fn a_life_with_native_routes() {
+    life("native");
+}
+
+/// Breaks things by hand, each in turn, and holds the repair to its time.
+fn repair(backend: &'static str, breakages: &[&str]) {
+    let node = Node::new(backend);
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    // The device's own link-local address comes a moment later, and is not ours.
+    let right = node.state();
+    for breakage in breakages {
+        for command in breakage.split(';') {
+            let (program, arguments) = command.trim().split_once(' ').unwrap();
+            node.run(program, arguments);
+        }
+        let took = within(REPAIR, || node.state() == right);
+        let now = node.state();
+        assert!(took.is_some(), "after `{breakage}`:\n{now}\nand it was\n{right}\nlog:\n{}", daemon.log());
+    }
+    // Every repair was made by the daemon that was started, and ended.
+    node.write_nodes(&[1, 2]);
+    assert!(within(PATIENCE, || !node.state().contains("10.244.3.0")).is_some());
+    assert!(daemon.signal(Signal::SIGTERM).success());
+}
+
+#[test]
+fn with_tunnels_whatever_is_broken_is_right_within_a_second() {
+    repair(
+        "vxlan",
+        &[
+            "ip route del 10.244.2.0/24",
+            "ip -6 route del fd00:10:244:2::/64",
+            "ip route del unreachable 10.244.1.0/24",
+            "ip route replace 10.244.2.0/24 via 192.0.2.99 proto static",
+            "ip route add 10.99.0.0/24 via 192.0.2.9 proto 70",
+            "ip nexthop flush proto 70",
+            "ip neigh del 10.244.2.0 dev ferrule.1",
+            "ip neigh replace 10.244.2.0 lladdr 02:00:00:00:00:01 dev ferrule.1 nud permanent",
+            "bridge fdb add 02:00:00:00:00:02 dev ferrule.1 dst 192.0.2.77 self permanent",
+            "ip neigh flush nud permanent dev ferrule.1",
+            "ip addr del 10.244.1.0/32 dev ferrule.1",
+            "ip addr add 10.77.0.1/32 dev ferrule.1",
+            "ip link set ferrule.1 mtu 1300",
+            "ip link set ferrule.1 address 02:00:00:00:00:03",
+            "ip link set ferrule.1 down",
+            "ip link del ferrule.1",
+            "ip link del ferrule.1; ip link add ferrule.1 type vxlan id 1 dstport 4789 local 192.0.2.1",
+            "nft delete table inet ferrule",
+            "nft flush chain inet ferrule postrouting",
+            "nft add element inet ferrule keep_source4 { 203.0.113.0/24 }",
+        ],
+    );
+}
+
+#[test]
+fn with_native_routes_whatever_is_broken_is_right_within_a_second() {
+    repair(
+        "native",
+        &[
+            "ip route del 10.244.2.0/24",
+            "ip -6 route del fd00:10:244:2::/64",
+            "ip route del unreachable 10.244.1.0/24",
+            "ip nexthop flush proto 70",
+            "ip link set eth0 down; ip link set eth0 up; ip addr add 2001:db8::1/64 dev eth0 nodad",
+            "ip link set wire down; ip link set wire up",
+            "ip addr del 192.0.2.1/24 dev eth0; ip addr add 192.0.2.1/24 dev eth0",
+            "nft delete table inet ferrule",
+        ],
+    );
+}
+
+#[test]
+fn the_underlays_mtu_and_address_are_followed() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let mtu = || NodeFile::load(&node.path("run/node.json")).map(|file| file.mtu).unwrap_or_default();
+    node.ip("link set eth0 mtu 1400");
+    assert!(within(REPAIR, || mtu() == 1350).is_some());
+    assert!(node.ip("link show ferrule.1").contains("mtu 1350"));
+    // The link is replaced by another, which carries the address: the device goes with the old one.
+    node.ip("link del eth0");
+    node.ip("link add eth1 type veth peer name wire");
+    node.ip("link set wire up");
+    node.ip("addr add 192.0.2.1/24 dev eth1");
+    node.ip("link set eth1 up");
+    let follows = || node.state().contains("dev eth1") && node.state().contains("10.244.2.0/24");
+    assert!(within(REPAIR, follows).is_some(), "{}\n{}", node.state(), daemon.log());
+}
+
+#[test]
+fn a_foreign_link_with_our_name_is_left_alone_and_taken_over_once_it_is_gone() {
+    let node = Node::new("vxlan");
+    node.ip("link add ferrule.1 type bridge");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_for_log("the link ferrule.1 is not Ferrule's (it is a bridge device)");
+    assert!(node.ip("-d link show ferrule.1").contains("bridge"));
+    assert!(node.cleanup().status.success());
+    assert!(node.ip("-d link show ferrule.1").contains("bridge"), "cleanup leaves it alone too");
+    node.ip("link del ferrule.1");
+    daemon.wait_until_ready();
+    assert!(node.state().contains("10.244.2.0/24"));
+}

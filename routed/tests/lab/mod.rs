@@ -1,0 +1,216 @@
+//! A node for the tests: a network namespace with an underlay made of a veth pair, a directory, and the daemon in it.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ferrule_netlink::netns::{self, Netns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// For what has no promised time: a loaded machine must not fail a test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Node {
+    netns: Netns,
+    pub(crate) directory: tempfile::TempDir,
+    backend: &'static str,
+}
+
+/// A running daemon; killed with the value.
+pub(crate) struct Daemon {
+    child: Child,
+    notify: UnixDatagram,
+    log: PathBuf,
+}
+
+impl Node {
+    pub(crate) fn new(backend: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Self { netns: netns::make().unwrap(), directory, backend };
+        let nodes_file = node.path("nodes.toml");
+        let config = format!(
+            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{backend}\"\n[routing.file]\npath = \"{}\"\n",
+            nodes_file.display()
+        );
+        fs::write(node.path("ferrule.toml"), config).unwrap();
+        node.ip("link set lo up");
+        node.ip("link add eth0 type veth peer name wire");
+        node.ip("addr add 192.0.2.1/24 dev eth0");
+        node.ip("addr add 2001:db8::1/64 dev eth0 nodad");
+        node.ip("link set wire up");
+        node.ip("link set eth0 up");
+        node
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.backend == "vxlan"
+    }
+
+    /// Writes the nodes file as an editor does: a new file over the old one.
+    pub(crate) fn write_nodes(&self, numbers: &[u8]) {
+        let nodes = numbers.iter().map(|number| {
+            format!(
+                "[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\naddress6 = \"2001:db8::{number}\"\n\
+                 pod_cidrs = [\"10.244.{number}.0/24\", \"fd00:10:244:{number}::/64\"]\n"
+            )
+        });
+        self.write_nodes_text(&nodes.collect::<String>());
+    }
+
+    pub(crate) fn write_nodes_text(&self, text: &str) {
+        fs::write(self.path("nodes.new"), text).unwrap();
+        fs::rename(self.path("nodes.new"), self.path("nodes.toml")).unwrap();
+    }
+
+    /// Runs a command in the namespace.
+    pub(crate) fn command(&self, program: &str, arguments: &str) -> Output {
+        let command =
+            || Command::new(program).args(arguments.split_whitespace()).stdin(Stdio::null()).output();
+        let output = self.netns.run(command).unwrap();
+        output.unwrap_or_else(|error| panic!("{program}: {error}; install iproute2 and nftables"))
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub(crate) fn run(&self, program: &str, arguments: &str) -> String {
+        let output = self.command(program, arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments}: {errors}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    pub(crate) fn ip(&self, arguments: &str) -> String {
+        self.run("ip", arguments)
+    }
+
+    /// Everything in the kernel that is routed's, as the tools print it, in order.
+    pub(crate) fn state(&self) -> String {
+        let mut lines = Vec::new();
+        let mut take = |program: &str, arguments: &str| {
+            let output = self.command(program, arguments);
+            let text = String::from_utf8(output.stdout).unwrap();
+            lines.extend(text.lines().map(str::to_owned));
+        };
+        take("ip", "route show table all proto 70");
+        take("ip", "-6 route show table all proto 70");
+        take("ip", "nexthop show proto 70");
+        take("ip", "-o -d link show type vxlan");
+        take("ip", "neigh show nud permanent");
+        if self.is_tunnel() {
+            take("bridge", "fdb show dev ferrule.1");
+            take("ip", "-o addr show dev ferrule.1 scope global");
+        }
+        take("nft", "list ruleset");
+        // Numbers of links change with the link, and a fresh IPv6 address is tentative for a moment.
+        let plain =
+            lines.iter().map(|line| line.split_once(": ferrule.1").map_or(line.as_str(), |(_, rest)| rest));
+        let mut plain: Vec<_> = plain.map(|line| line.trim().to_owned()).collect();
+        plain.sort();
+        plain.join("\n")
+    }
+
+    pub(crate) fn start(&self) -> Daemon {
+        let socket = self.path("notify");
+        let _ = fs::remove_file(&socket);
+        let notify = UnixDatagram::bind(&socket).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        let log = self.path("log");
+        let file = fs::File::create(&log).unwrap();
+        let mut command = self.daemon_command();
+        command.env("NOTIFY_SOCKET", &socket).stderr(file);
+        let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
+        Daemon { child, notify, log }
+    }
+
+    pub(crate) fn cleanup(&self) -> Output {
+        let mut command = self.daemon_command();
+        self.netns.run(|| command.arg("cleanup").output()).unwrap().unwrap()
+    }
+
+    fn daemon_command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
+        command.arg("--config").arg(self.path("ferrule.toml")).arg("--runtime-dir").arg(self.path("run"));
+        command
+    }
+
+    /// Starts `ip monitor`; what it tells until [`Listener::heard`].
+    pub(crate) fn listen(&self) -> Listener {
+        let mut command = Command::new("ip");
+        command
+            .args(["-o", "monitor", "link", "address", "route", "neigh", "nexthop"])
+            .stdout(Stdio::piped());
+        let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
+        Listener(child)
+    }
+}
+
+pub(crate) struct Listener(Child);
+
+impl Listener {
+    pub(crate) fn heard(mut self) -> String {
+        self.0.kill().unwrap();
+        let mut text = String::new();
+        self.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        self.0.wait().unwrap();
+        text
+    }
+}
+
+impl Daemon {
+    /// Waits until the service manager would be told `READY=1`.
+    pub(crate) fn wait_until_ready(&self) {
+        let mut buffer = [0; 4096];
+        loop {
+            let length =
+                self.notify.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}:\n{}", self.log()));
+            if buffer[..length].starts_with(b"READY=1") {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let found = within(PATIENCE, || self.log().contains(text));
+        assert!(found.is_some(), "`{text}` is not in the log:\n{}", self.log());
+    }
+
+    pub(crate) fn signal(mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        kill(pid, signal).unwrap();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Looks again and again until `condition` holds; how long it took, `None` if it does not within `limit`.
+pub(crate) fn within(limit: Duration, condition: impl Fn() -> bool) -> Option<Duration> {
+    let begin = Instant::now();
+    loop {
+        if condition() {
+            return Some(begin.elapsed());
+        }
+        if begin.elapsed() > limit {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
