@@ -23,6 +23,7 @@ pub mod proof;
 pub mod repair;
 pub mod report;
 pub mod runtime;
+pub mod runtimes;
 pub mod scenario;
 pub mod service;
 pub mod space;

@@ -1,7 +1,13 @@
 //! A node on which a container runtime lives: one node of the lab with Ferrule running by its units, a place for the runtime in it,
 //! and what is asked of Ferrule about the runtime's containers. Knows no runtime in particular.
 
-use std::{fs, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::Output,
+    time::Duration,
+};
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -43,6 +49,7 @@ pub struct Host {
     /// Its network before the first container.
     pub empty: Snapshot,
     cluster: Cluster,
+    dir: PathBuf,
 }
 
 impl Host {
@@ -59,7 +66,7 @@ impl Host {
         let text = fs::read(&conflist).context(|| conflist.display().to_string())?;
         place.write("/etc/cni/net.d/10-ferrule.conflist", &text)?;
         let empty = Snapshot::take(space)?;
-        Ok(Host { place, empty, cluster })
+        Ok(Host { place, empty, cluster, dir: dir.to_owned() })
     }
 
     /// The node's namespaces, without the place inside: where Ferrule's daemons are.
@@ -70,6 +77,11 @@ impl Host {
     /// The node's own addresses, as its pods reach it.
     pub fn address(&self) -> Pair {
         self.cluster.nodes[0].machine.underlay
+    }
+
+    /// The file for what a command writes.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.log"))
     }
 
     /// All leases, by the addresses' order.
@@ -85,7 +97,7 @@ impl Host {
     pub fn lease_of(&self, container_id: &str) -> Result<Held> {
         let all = self.leases()?;
         let mut own: Vec<&Held> = all.iter().filter(|lease| lease.container_id == container_id).collect();
-        let cidrs = addressing::pod_cidrs(1).map(|cidr| cidr.parse::<ipnetwork::IpNetwork>());
+        let cidrs = addressing::pod_cidrs(1).map(|cidr| cidr.parse::<IpNetwork>());
         match (own.pop(), own.is_empty()) {
             (Some(lease), true)
                 if [lease.at.v4.into(), lease.at.v6.into()]
@@ -119,7 +131,11 @@ impl Host {
         }
         let took = self.empty.wait_same(self.space(), "the network without containers", SOON)?;
         let counts = Ipam::connect(self.space())?.counts4()?;
-        Ok(format!("no lease ({} resting), no link, no route; seen after {} ms", counts.resting, took.as_millis()))
+        Ok(format!(
+            "no lease ({} resting), no link, no route; seen after {} ms",
+            counts.resting,
+            took.as_millis()
+        ))
     }
 
     /// Stops `ipamd` as `systemctl stop` does.
@@ -146,6 +162,36 @@ impl Host {
     }
 }
 
+/// A container reaches all of these by both families; `exec` runs a command line in it.
+pub fn reaches(from: &str, exec: impl Fn(&str) -> Result<Output>, all: &[(&str, Pair)]) -> Result<()> {
+    for (to, at) in all {
+        for at in [IpAddr::from(at.v4), at.v6.into()] {
+            let output = exec(&format!("ping -c 1 -W 2 {at}"))?;
+            if !output.status.success() {
+                let expected = format!("{to} ({at}) to be reached from {from}");
+                return Err(LabError::promise(expected, written(&output)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A container has both addresses on `eth0`; `exec` runs a command line in it.
+pub fn shows(name: &str, exec: impl Fn(&str) -> Result<Output>, at: Pair) -> Result<()> {
+    let output = exec("ip address show dev eth0")?;
+    let text = written(&output);
+    let has = |address: String| text.split_whitespace().any(|word| word == address);
+    if output.status.success() && has(format!("{}/32", at.v4)) && has(format!("{}/128", at.v6)) {
+        return Ok(());
+    }
+    Err(LabError::promise(format!("{}/32 and {}/128 on eth0 in {name}", at.v4, at.v6), text))
+}
+
+/// All that a command wrote.
+fn written(output: &Output) -> String {
+    [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned()).join(" ")
+}
+
 /// A runtime that is not told otherwise makes containers of several users.
 fn require_root() -> Result<()> {
     let map = fs::read_to_string("/proc/self/uid_map").context(|| "/proc/self/uid_map")?;
@@ -169,9 +215,9 @@ fn held(value: &Value) -> Result<Held> {
         (Some(container_id), Some(ifname), Some((v4, v6))) => Ok(Held {
             container_id,
             ifname,
-            pod: pod.is_object().then(|| {
-                ["namespace", "name", "uid"].map(|key| text(&pod[key]).unwrap_or_default())
-            }),
+            pod: pod
+                .is_object()
+                .then(|| ["namespace", "name", "uid"].map(|key| text(&pod[key]).unwrap_or_default())),
             at: Pair { v4, v6 },
         }),
         _ => Err(LabError::parse("a lease of one IPv4 and one IPv6 address", &value)),

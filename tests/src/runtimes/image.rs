@@ -27,12 +27,14 @@ pub fn write(node: &Space, place: &Place) -> Result<()> {
             "one that needs a dynamic linker",
         ));
     }
-    // Every name of it is a link: the image has a shell, ping and ip.
     place.write("/run/rootfs/bin/busybox", &program)?;
     place.run("chmod 0755 /run/rootfs/bin/busybox")?;
-    place.run("/run/rootfs/bin/busybox --install -s /run/rootfs/bin")?;
+    for name in ["ip", "ping", "sh", "sleep"] {
+        place.run(&format!("ln -s busybox /run/rootfs/bin/{name}"))?;
+    }
     place.run("mkdir -p /run/rootfs/etc /run/rootfs/proc /run/rootfs/sys /run/rootfs/dev")?;
-    place.run("tar --create --file /run/layer.tar --directory /run/rootfs --owner 0 --group 0 --mtime @0 .")?;
+    place
+        .run("tar --create --file /run/layer.tar --directory /run/rootfs --owner 0 --group 0 --mtime @0 .")?;
     let layer = node.enter(|| fs::read("/run/layer.tar"))?.context(|| "the layer")?;
     let layer_digest = put(place, &layer)?;
     let config = json!({

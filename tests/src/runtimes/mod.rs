@@ -1,6 +1,6 @@
-//! Real container runtimes on a node of the lab: the callers Ferrule is written for. Lives here: the place they run in (`host`,
-//! image they run (`image`), and how each is started and asked (`containerd`, `podman`). What is proved with them lives in the
-//! integration tests named after them.
+//! Real container runtimes on a node of the lab: the callers Ferrule is written for. Lives here: the node (`host`), the place in it
+//! where a runtime lives (`place`), the image it runs (`image`), and how each is started and asked (`containerd`, `podman`). What is
+//! proved with them lives in the integration tests named after them.
 //!
 //! Nothing of the machine is read or written by a runtime but its programs: `/etc`, `/var/lib`, `/run`, `/opt` and the process ids
 //! are the node's own, and its control groups are below one that goes with it.
@@ -33,10 +33,7 @@ pub fn install() -> Result<Install> {
     let plugin = plugin(target)?;
     for file in [&bin_dir.join("ipamd"), &bin_dir.join("routed"), &plugin] {
         if !file.is_file() {
-            return Err(LabError::promise(
-                format!("{} (type `make build`)", file.display()),
-                "no such file",
-            ));
+            return Err(LabError::promise(format!("{} (type `make build`)", file.display()), "no such file"));
         }
     }
     let conf_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf");
@@ -67,5 +64,8 @@ pub fn require(commands: &[(&str, &str)]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(LabError::promise("all tools (type `make setup`)", format!("missing packages: {}", missing.join(" "))))
+    Err(LabError::promise(
+        "all tools (type `make setup`)",
+        format!("missing packages: {}", missing.join(" ")),
+    ))
 }

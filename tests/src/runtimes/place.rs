@@ -102,18 +102,16 @@ impl Place {
         self.node.enter(|| command.output())?.context(|| format!("running `{}`", words.join(" ")))
     }
 
-    /// Starts a command line that goes on; what it writes goes to a file of the node.
-    pub fn spawn(&self, line: &str, log: &str) -> Result<Job> {
+    /// Starts a command line that goes on; what it writes goes to a file.
+    pub fn spawn(&self, line: &str, log: &Path) -> Result<Job> {
         let mut command = self.command();
         command.args(line.split_whitespace()).stdin(Stdio::null());
-        let log = PathBuf::from(log);
-        let child = self.node.enter(|| {
-            let out =
-                File::options().create(true).append(true).open(&log).context(|| log.display().to_string())?;
-            let err = out.try_clone().context(|| "a second descriptor of a log")?;
-            command.stdout(out).stderr(err).spawn().context(|| format!("running `{line}`"))
-        })??;
-        Ok(Job { child, line: line.to_owned(), log })
+        let out = File::options().create(true).append(true).open(log);
+        let out = out.context(|| log.display().to_string())?;
+        let err = out.try_clone().context(|| "a second descriptor of a log")?;
+        command.stdout(out).stderr(err);
+        let child = self.node.enter(|| command.spawn())?.context(|| format!("running `{line}`"))?;
+        Ok(Job { child, line: line.to_owned(), log: log.to_owned() })
     }
 
     /// `nsenter` into the place, with an environment that is the same on every machine.
@@ -141,18 +139,16 @@ impl Place {
         })?
     }
 
-    /// The end of a file below `/run`, for a message.
-    pub fn tail(&self, path: &Path) -> String {
-        self.node.enter(|| tail(path)).unwrap_or_default()
-    }
-
     /// Ends everything in the place and removes its control group.
     pub fn end(mut self) -> Result<()> {
         let status = self.close()?;
         if status.success() {
             return Ok(());
         }
-        Err(LabError::promise(format!("no process to be left in the control group {}", self.cgroup), status.to_string()))
+        Err(LabError::promise(
+            format!("no process to be left in the control group {}", self.cgroup),
+            status.to_string(),
+        ))
     }
 
     fn close(&mut self) -> Result<ExitStatus> {
@@ -179,7 +175,14 @@ fn seen_from_node(path: &str) -> PathBuf {
 /// Starts the keeper and waits until it has furnished the place.
 fn keep(node: &Space, cgroup: &str) -> Result<Child> {
     let mut command = Command::new("unshare");
-    command.args(["--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation=private"]);
+    command.args([
+        "--pid",
+        "--mount",
+        "--fork",
+        "--kill-child=KILL",
+        "--mount-proc",
+        "--propagation=private",
+    ]);
     command.args(["bash", "-c", KEEPER, "keeper", cgroup]);
     // A process group of its own: a person's Ctrl-C is for the test, whose end ends the place.
     command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -209,18 +212,24 @@ pub struct Job {
 }
 
 impl Job {
-    /// The file it writes to, as the node sees it.
-    pub fn log(&self) -> &Path {
-        &self.log
+    /// The end of what it wrote.
+    pub fn said(&self) -> String {
+        tail(&self.log)
     }
 
-    /// Its status, if it has ended.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().context(|| format!("waiting for `{}`", self.line))
+    /// Fails, with what it wrote, if it has ended.
+    pub fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait().context(|| format!("waiting for `{}`", self.line))? {
+            None => Ok(()),
+            Some(status) => {
+                let saw = format!("{status}:\n{}", self.said());
+                Err(LabError::promise(format!("`{}` to go on", self.line), saw))
+            }
+        }
     }
 
     /// Waits until it ends.
-    pub fn wait(mut self, within: Duration) -> Result<ExitStatus> {
+    pub fn wait(&mut self, within: Duration) -> Result<ExitStatus> {
         wait_child(&mut self.child, &format!("`{}` to end", self.line), within)
     }
 }
