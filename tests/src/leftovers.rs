@@ -33,7 +33,7 @@ const KINDS: &[Kind] = &[
     Kind {
         name: "links",
         dump: "ip -j -d link show",
-        keys: &["ifname", "address", "mtu", "ifalias", "linkinfo", "operstate"],
+        keys: &["ifname", "address", "mtu", "ifalias", "linkinfo", "flags"],
     },
     Kind { name: "IPv4 routes", dump: "ip -j -4 route show table all", keys: ROUTE },
     Kind { name: "IPv6 routes", dump: "ip -j -6 route show table all", keys: ROUTE },
@@ -165,6 +165,10 @@ fn is_steady(object: &Map<String, Value>) -> bool {
     !derived && !is("type", "multicast") && !group
 }
 
+/// Flags that follow the carrier of the link below, some time after it changes.
+const CARRIER: [&str; 4] = ["LOWER_UP", "NO-CARRIER", "linkdown", "dead"];
+
+/// The object as a line: the given keys with their values.
 fn line(object: &Map<String, Value>, keys: &[&str]) -> String {
     let mut line = String::new();
     for key in keys {
@@ -172,6 +176,10 @@ fn line(object: &Map<String, Value>, keys: &[&str]) -> String {
             None | Some(Value::Null) => {}
             Some(Value::String(text)) => {
                 let _ = write!(line, "{key} {text} ");
+            }
+            Some(Value::Array(flags)) if *key == "flags" => {
+                let steady = flags.iter().filter_map(Value::as_str).filter(|flag| !CARRIER.contains(flag));
+                let _ = write!(line, "{key} {} ", steady.collect::<Vec<_>>().join(","));
             }
             Some(value) => {
                 let _ = write!(line, "{key} {} ", without_counts(value));
@@ -248,6 +256,15 @@ mod tests {
         assert_eq!(without_counts(&one), without_counts(&other));
         let vxlan = json!({"id": 1, "port": 8472, "learning": false});
         assert_eq!(without_counts(&vxlan), vxlan);
+    }
+
+    #[test]
+    fn a_link_that_is_down_is_another_one_and_its_carrier_is_not_of_it() {
+        let link = |flags: &[&str]| {
+            line(json!({"ifname": "eth0", "flags": flags}).as_object().unwrap(), &["ifname", "flags"])
+        };
+        assert_eq!(link(&["UP", "LOWER_UP"]), link(&["NO-CARRIER", "UP"]));
+        assert_ne!(link(&["UP", "LOWER_UP"]), link(&["LOWER_UP"]));
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use serde_json::{Value, json};
+use serde_json::{Value, json as object};
 
 use super::place::Place;
 use crate::{
     addressing::{self, Backend, Pair},
     cluster::Cluster,
+    command::json,
     error::{Context, LabError, Result},
     install::Install,
     ipam::Ipam,
@@ -86,7 +87,7 @@ impl Host {
 
     /// All leases, by the addresses' order.
     pub fn leases(&self) -> Result<Vec<Held>> {
-        let answers = Ipam::connect(self.space())?.call("List", &json!({}), true)?;
+        let answers = Ipam::connect(self.space())?.call("List", &object!({}), true)?;
         let all = answers.iter().flat_map(|answer| answer["leases"].as_array().into_iter().flatten());
         let mut all = all.map(held).collect::<Result<Vec<_>>>()?;
         all.sort_by_key(|lease| lease.at.v4);
@@ -119,6 +120,25 @@ impl Host {
             let outcome =
                 self.space().enter(|| ping::start(at, None, ping::PATIENCE).and_then(ping::finish))??;
             outcome.map_err(|said| LabError::promise(format!("a reply from {at} to the node"), said))?;
+        }
+        Ok(())
+    }
+
+    /// The node has exactly one route to each address, of Ferrule's protocol and out of a link of Ferrule's.
+    pub fn routes_to(&self, at: Pair) -> Result<()> {
+        for (family, at) in [('4', IpAddr::from(at.v4)), ('6', at.v6.into())] {
+            let routes = json(self.space(), &format!("ip -j -{family} route show exact {at}"))?;
+            let all = routes.as_array().map(Vec::as_slice).unwrap_or_default();
+            let ours = |route: &Value| {
+                let is = |key: &str, wanted: &str| route[key].as_str() == Some(wanted);
+                // By number, or by name where the machine has one for it.
+                (is("protocol", "70") || is("protocol", "ferrule"))
+                    && route["dev"].as_str().is_some_and(|dev| dev.starts_with("fer"))
+            };
+            if all.len() != 1 || !ours(&all[0]) {
+                let expected = format!("one route of protocol 70 to {at} out of a link fer*");
+                return Err(LabError::promise(expected, routes.to_string()));
+            }
         }
         Ok(())
     }
