@@ -169,8 +169,8 @@ mod tests {
         }
     }
 
-    fn heard(event: Event) -> Concern {
-        belief().hears(&event)
+    fn heard(event: &Event) -> Concern {
+        belief().hears(event)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
             Event::Link(Change::Put, link(DEVICE, "ferrule.1")),
         ];
         for event in echoes {
-            assert_eq!(heard(event.clone()), Concern::None, "{event:?}");
+            assert_eq!(heard(&event), Concern::None, "{event:?}");
         }
         let made = NexthopEvent { change: Change::Put, id: NexthopId(5), nexthop: Some(nexthop()) };
         assert_eq!(belief().hears_nexthop(&made), Concern::None);
@@ -204,7 +204,7 @@ mod tests {
             Event::Neighbour(Change::Put, neighbour_key, Neighbour { mac: None, ..value }),
         ];
         for event in events {
-            assert_eq!(heard(event.clone()), Concern::Object, "{event:?}");
+            assert_eq!(heard(&event), Concern::Object, "{event:?}");
         }
         for (change, id) in [(Change::Delete, 5), (Change::Put, 6)] {
             let event = NexthopEvent { change, id: NexthopId(id), nexthop: Some(nexthop()) };
@@ -225,7 +225,7 @@ mod tests {
             Event::Neighbour(Change::Put, NeighbourKey { link: ETH0, ..neighbour().0 }, neighbour().1),
         ];
         for event in events {
-            assert_eq!(heard(event.clone()), Concern::None, "{event:?}");
+            assert_eq!(heard(&event), Concern::None, "{event:?}");
         }
         let event = NexthopEvent { change: Change::Put, id: NexthopId(8), nexthop: Some(foreign) };
         assert_eq!(belief().hears_nexthop(&event), Concern::None);
@@ -242,7 +242,7 @@ mod tests {
             Event::Address(Change::Delete, own, Address::default()),
         ];
         for event in events {
-            assert_eq!(heard(event.clone()), Concern::Ground, "{event:?}");
+            assert_eq!(heard(&event), Concern::Ground, "{event:?}");
         }
     }
 }

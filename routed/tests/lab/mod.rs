@@ -1,7 +1,7 @@
 //! A node for the tests: a network namespace with an underlay made of a veth pair, a directory, and the daemon in it.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -169,8 +169,11 @@ impl Daemon {
     pub(crate) fn wait_until_ready(&self) {
         let mut buffer = [0; 4096];
         loop {
-            let length =
-                self.notify.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}:\n{}", self.log()));
+            let length = match self.notify.recv(&mut buffer) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => panic!("not ready: {error}:\n{}", self.log()),
+            };
             if buffer[..length].starts_with(b"READY=1") {
                 return;
             }
