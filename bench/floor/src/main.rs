@@ -92,7 +92,8 @@ fn transact(socket: &Socket, messages: Vec<Message>) -> Result<(), Fault> {
     loop {
         let mut answer = Vec::with_capacity(4096);
         socket.recv(&mut answer, 0)?;
-        let word = |at: usize| answer.get(at..at + 4).and_then(|word| word.try_into().ok()).map(i32::from_ne_bytes);
+        let word =
+            |at: usize| answer.get(at..at + 4).and_then(|word| word.try_into().ok()).map(i32::from_ne_bytes);
         match (word(8), word(16)) {
             (Some(sequence), Some(0)) if sequence as usize + 1 == count => return Ok(()),
             (Some(_), Some(0)) => {}

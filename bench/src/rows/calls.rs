@@ -1,0 +1,181 @@
+//! `ipamd` under 16 clients: Allocate and Release on a /16, with the store in memory and on a disk.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+    sync::Barrier,
+    thread,
+    time::{Duration, Instant},
+};
+
+use ferrule_tests::{
+    command::run,
+    error::{Context, LabError, Result},
+    ipam::SOCKET,
+    space::Space,
+};
+use ferrule_wire::{Allocate, Attachment, Client, ClientError, Release};
+
+use super::burst::at_once;
+use crate::contender::{Contender, Verb};
+use crate::row::{Row, Unit};
+use crate::stand::Bench;
+use crate::stats::Summary;
+
+const CLIENTS: usize = 16;
+const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"10.0.0.0/16\"]\n";
+/// Rate and latency of `ipamd`: the promises.
+const RATE_MIN: f64 = 20_000.0;
+const P99_MAX: f64 = 1e-3;
+
+/// The store in memory (`/run`, as shipped) and on a disk.
+pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
+    let rounds = bench.times(5, 1);
+    let (memory, disk) = (Daemon::prepare(bench, false)?, Daemon::prepare(bench, true)?);
+    let mut samples = [Samples::default(), Samples::default()];
+    let (mut peer, mut floor) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        for (daemon, samples) in [&memory, &disk].into_iter().zip(&mut samples) {
+            daemon.drive(bench, samples)?;
+        }
+        peer.push(host_local()?);
+        floor.push(syncs(&bench.dir)?);
+    }
+    let of = |samples: &[f64]| {
+        Summary::of(samples).ok_or_else(|| LabError::promise("calls that were answered", "none"))
+    };
+    let (peer, floor) = (of(&peer)?, of(&floor)?);
+    let rate = |store: &str, samples: &Samples| {
+        let what = format!("Allocate + Release, 16 clients, store {store}: calls");
+        Ok::<_, LabError>(Row::new(what, Unit::PerSecond, of(&samples.rates)?).peer("host-local", peer))
+    };
+    let latency = |store: &str, samples: &Samples| {
+        let what = format!("the same, store {store}: one call");
+        Ok::<_, LabError>(
+            Row::new(what, Unit::Time, of(&samples.latencies)?).with_tail().p99_at_most(P99_MAX),
+        )
+    };
+    let [memory, disk] = samples;
+    Ok(vec![
+        rate("in memory", &memory)?.at_least(RATE_MIN),
+        latency("in memory", &memory)?,
+        // One sync serves every call that waits at the time.
+        rate("on disk", &disk)?.floor("fdatasync of 4 KiB", floor),
+        latency("on disk", &disk)?,
+    ])
+}
+
+#[derive(Default)]
+struct Samples {
+    /// Calls a second.
+    rates: Vec<f64>,
+    /// Seconds.
+    latencies: Vec<f64>,
+}
+
+struct Daemon {
+    node: Space,
+    _service: ferrule_tests::service::Service,
+}
+
+impl Daemon {
+    fn prepare(bench: &Bench, on_disk: bool) -> Result<Daemon> {
+        let name = if on_disk { "ipamd-disk" } else { "ipamd-memory" };
+        let (node, dir) = (Bench::bare(name)?, bench.directory(name)?);
+        bench.install.place(&node)?;
+        if on_disk {
+            let store = bench.directory(&format!("{name}/run"))?;
+            run(&node, "mkdir /run/ferrule")?;
+            run(&node, &format!("mount --bind {} /run/ferrule", store.display()))?;
+        }
+        let config = dir.join("ferrule.toml");
+        fs::write(&config, CONFIG).context(|| config.display().to_string())?;
+        let service = bench.daemon(&node, "ipamd", &config)?;
+        Ok(Daemon { node, _service: service })
+    }
+
+    /// All clients at once, each with a connection of its own, for a while.
+    fn drive(&self, bench: &Bench, samples: &mut Samples) -> Result<()> {
+        let duration = Duration::from_millis(bench.times(2000, 700) as u64);
+        let ready = Barrier::new(CLIENTS);
+        let start = Instant::now();
+        let all = thread::scope(|scope| {
+            let client = |number| {
+                let ready = &ready;
+                move || {
+                    let entered = self.node.adopt_thread();
+                    ready.wait();
+                    entered?;
+                    calls(number, duration)
+                }
+            };
+            let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+            let join = |client: thread::ScopedJoinHandle<'_, Result<Vec<f64>>>| {
+                client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            clients.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        let latencies = all.concat();
+        samples.rates.push(latencies.len() as f64 / start.elapsed().as_secs_f64());
+        samples.latencies.extend(latencies);
+        Ok(())
+    }
+}
+
+/// Pairs of Allocate and Release for `duration`; the time of each call in seconds.
+fn calls(client: usize, duration: Duration) -> Result<Vec<f64>> {
+    let failed = |error: ClientError| LabError::promise("ipamd to answer", error.to_string());
+    let end = Instant::now() + duration;
+    let mut connection = Client::connect(Path::new(SOCKET), end + Duration::from_secs(10)).map_err(failed)?;
+    let mut times = Vec::new();
+    for number in 0.. {
+        let attachment = Attachment {
+            network: "bench".to_owned(),
+            container_id: format!("{client:032x}{number:032x}"),
+            ifname: "eth0".to_owned(),
+        };
+        let allocate = Allocate {
+            attachment: attachment.clone(),
+            pool: None,
+            pod: None,
+            netns: None,
+            deadline_ms: Some(5000),
+        };
+        let start = Instant::now();
+        connection.call(&allocate).map_err(failed)?;
+        let between = Instant::now();
+        connection.call(&Release { attachment }).map_err(failed)?;
+        let after = Instant::now();
+        times.extend([between - start, after - between].map(|time| time.as_secs_f64()));
+        if after >= end {
+            break;
+        }
+    }
+    Ok(times)
+}
+
+/// The peer's IPAM under as many callers, where a call is a process.
+fn host_local() -> Result<f64> {
+    const CALLS: u16 = 64;
+    // Executed by itself, as an interface plugin executes it.
+    let peer = Contender::peer("host-local", 1)?;
+    let seats = peer.seats(CALLS)?;
+    let took = at_once(&peer, Verb::Add, &seats, CLIENTS)? + at_once(&peer, Verb::Del, &seats, CLIENTS)?;
+    for seat in seats {
+        seat.sandbox.remove(&peer.node)?;
+    }
+    Ok(f64::from(CALLS) * 2.0 / took.as_secs_f64())
+}
+
+/// Synchronised writes a second to a file beside the store: what one writer could make durable at most.
+fn syncs(dir: &Path) -> Result<f64> {
+    const WRITES: u32 = 100;
+    let path = dir.join("sync");
+    let mut file = File::create(&path).context(|| path.display().to_string())?;
+    let start = Instant::now();
+    for _ in 0..WRITES {
+        file.write_all(&[0; 4096]).and_then(|()| file.sync_data()).context(|| path.display().to_string())?;
+    }
+    Ok(f64::from(WRITES) / start.elapsed().as_secs_f64())
+}

@@ -1,0 +1,242 @@
+//! Packets between pods: throughput, latency and new connections, by a small client and server on threads in the pods.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use ferrule_tests::{
+    addressing::Backend,
+    cluster::Cluster,
+    command::{feed, json},
+    error::{Context, LabError, Result},
+    space::Space,
+};
+
+use crate::contender::{Contender, Verb};
+use crate::row::{Row, Unit};
+use crate::stand::{Bench, POOL_V4};
+use crate::stats::Summary;
+
+const BLOCK: usize = 128 << 10;
+const MESSAGE: usize = 64;
+/// What a client says first: how it wants to be served.
+const SINK: u8 = b's';
+const ECHO: u8 = b'e';
+/// A connection or an answer takes no longer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Two places and the second one's address.
+struct Pair {
+    name: &'static str,
+    from: Space,
+    to: Space,
+    at: IpAddr,
+}
+
+/// Same node: ours, the reference bridge, two namespaces on one veth. Two nodes: ours, and the nodes themselves.
+pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
+    let stand = bench.stand("traffic")?;
+    let ours = Contender::ferrule(&bench.install, &stand.node(1).machine.space, POOL_V4)?;
+    let bridge = Contender::peer("bridge", 1)?;
+    let mut seats = Vec::new();
+    let mut pairs = Vec::new();
+    for contender in [&ours, &bridge] {
+        let two = contender.seats(2)?;
+        for seat in &two {
+            contender.call(Verb::Add, seat)?;
+        }
+        let [from, to] = [&two[0], &two[1]].map(|seat| seat.sandbox.space.clone());
+        pairs.push(Pair { name: contender.name, at: address(&to)?, from, to });
+        seats.push(two);
+    }
+    pairs.push(bare_pair()?);
+    let mut rows = measure(bench, &pairs)?.rows("same node", "bridge", "one veth");
+
+    let cluster = across(bench)?;
+    let [one, other] = [cluster.pod("a")?, cluster.pod("b")?];
+    let nodes = [1, 2].map(|number| cluster.node(number).machine.space.clone());
+    let [from, to] = nodes;
+    let pods =
+        Pair { name: "ferrule", from: one.space.clone(), to: other.space.clone(), at: other.at.v4.into() };
+    // The second node's own end of the tunnel: the same path without the pods.
+    let tunnel = Pair { name: "nodes", from, to, at: IpAddr::from([10, 244, 2, 0]) };
+    rows.extend(measure(bench, &[pods, tunnel])?.rows("across VXLAN", "", "the nodes' own ends"));
+    Ok(rows)
+}
+
+/// Two nodes with a router between them and a pod on each.
+fn across(bench: &Bench) -> Result<Cluster> {
+    let mut cluster = bench.cluster("vxlan", Backend::Vxlan, 2)?;
+    cluster.start()?;
+    cluster.attach(1, "a")?;
+    cluster.attach(2, "b")?;
+    Ok(cluster)
+}
+
+fn bare_pair() -> Result<Pair> {
+    let [from, to] = [Space::network("left")?, Space::network("right")?];
+    let batch = format!(
+        "link set lo up\nlink add eth0 type veth peer name eth0 netns {}\naddr add 10.249.0.1/24 dev eth0\nlink set eth0 up\n",
+        to.net_path().display()
+    );
+    feed(&from, "ip -batch -", &batch)?;
+    feed(&to, "ip -batch -", "link set lo up\naddr add 10.249.0.2/24 dev eth0\nlink set eth0 up\n")?;
+    Ok(Pair { name: "veth", from, to, at: IpAddr::from([10, 249, 0, 2]) })
+}
+
+fn address(pod: &Space) -> Result<IpAddr> {
+    let shown = json(pod, "ip -j -4 addr show dev eth0")?;
+    let text = shown[0]["addr_info"][0]["local"].as_str().unwrap_or_default();
+    text.parse().map_err(|error| LabError::parse("a pod's address", &error))
+}
+
+#[derive(Default)]
+struct Samples {
+    throughput: Vec<f64>,
+    latency: Vec<f64>,
+    connections: Vec<f64>,
+}
+
+/// One kind of sample.
+type Of = fn(&Samples) -> &[f64];
+
+/// The samples of each pair, ours first.
+struct Traffic(Vec<Samples>);
+
+fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
+    let mut samples: Vec<Samples> = pairs.iter().map(|_| Samples::default()).collect();
+    let servers = pairs.iter().map(Server::start).collect::<Result<Vec<_>>>()?;
+    for pair in pairs {
+        // Connections that have ended keep their port for a minute.
+        let ports = "/proc/sys/net/ipv4/ip_local_port_range";
+        pair.from.enter(|| fs::write(ports, "1024 65000"))?.context(|| ports)?;
+    }
+    for round in 0..bench.times(5, 2) {
+        for place in 0..pairs.len() {
+            let which = (place + round) % pairs.len();
+            let (pair, server, samples) = (&pairs[which], &servers[which], &mut samples[which]);
+            let (throughput, latencies, connections) = pair.from.enter(|| {
+                let doing = || format!("traffic of {} to {}", pair.name, server.at);
+                let throughput = throughput(server.at, bench.times(1500, 500)).context(doing)?;
+                let latencies = latencies(server.at, bench.times(5000, 1000)).context(doing)?;
+                let connections = connections(server.at, bench.times(2000, 500)).context(doing)?;
+                Ok::<_, LabError>((throughput, latencies, connections))
+            })??;
+            samples.throughput.push(throughput);
+            samples.latency.extend(latencies);
+            samples.connections.push(connections);
+        }
+    }
+    Ok(Traffic(samples))
+}
+
+impl Traffic {
+    /// The pairs in their order: ours, the peer's if there is one, the floor.
+    fn rows(&self, place: &str, peer: &str, floor: &str) -> Vec<Row> {
+        let kinds: [(&str, Unit, Of); 3] = [
+            ("TCP, one stream", Unit::BitsPerSecond, |samples| &samples.throughput),
+            ("request and answer of 64 bytes", Unit::Time, |samples| &samples.latency),
+            ("TCP connections", Unit::PerSecond, |samples| &samples.connections),
+        ];
+        let row = |(what, unit, of): (&str, Unit, Of)| {
+            let summary = |which: usize| Summary::of(of(&self.0[which])).unwrap_or(Summary::single(f64::NAN));
+            let mut row = Row::new(format!("pod to pod, {place}: {what}"), unit, summary(0));
+            if unit == Unit::Time {
+                row = row.with_tail();
+            }
+            if peer.is_empty() {
+                return row.floor(floor, summary(1));
+            }
+            row = row.peer(peer, summary(1)).floor(floor, summary(2));
+            if unit == Unit::Time { row.at_most_peer(1.0) } else { row.at_least_peer(1.0) }
+        };
+        kinds.map(row).into()
+    }
+}
+
+/// A server that lives until the last use of it; its threads stay in the pod.
+struct Server {
+    at: SocketAddr,
+}
+
+impl Server {
+    fn start(pair: &Pair) -> Result<Server> {
+        let at = SocketAddr::new(pair.at, 7777);
+        let listener = pair.to.enter(|| TcpListener::bind(at))?.context(|| format!("listening on {at}"))?;
+        // One connection after the other, as they are measured. It ends with the program.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A client that went away is judged at the client.
+                let _ = stream.and_then(serve);
+            }
+        });
+        Ok(Server { at })
+    }
+}
+
+fn serve(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut kind = [0];
+    stream.read_exact(&mut kind)?;
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        let length = stream.read(&mut buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        if kind == [ECHO] {
+            stream.write_all(&buffer[..length])?;
+        }
+    }
+}
+
+fn connect(at: SocketAddr, kind: u8) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&[kind])?;
+    Ok(stream)
+}
+
+/// Bits a second of one stream, until the other side has taken all of it.
+fn throughput(at: SocketAddr, millis: usize) -> io::Result<f64> {
+    let mut stream = connect(at, SINK)?;
+    let (block, start) = (vec![0x5a; BLOCK], Instant::now());
+    let mut sent = 0;
+    while start.elapsed() < Duration::from_millis(millis as u64) {
+        stream.write_all(&block)?;
+        sent += block.len();
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new())?;
+    Ok(sent as f64 * 8.0 / start.elapsed().as_secs_f64())
+}
+
+/// Seconds from request to answer, one after the other on one connection.
+fn latencies(at: SocketAddr, count: usize) -> io::Result<Vec<f64>> {
+    let mut stream = connect(at, ECHO)?;
+    let (request, mut answer) = ([0x5a; MESSAGE], [0; MESSAGE]);
+    let mut exchange = || {
+        let start = Instant::now();
+        stream.write_all(&request)?;
+        stream.read_exact(&mut answer)?;
+        Ok(start.elapsed().as_secs_f64())
+    };
+    (0..count).map(|_| exchange()).collect()
+}
+
+/// Connections a second: each is made, asked one thing, and closed, before the next.
+fn connections(at: SocketAddr, count: usize) -> io::Result<f64> {
+    let start = Instant::now();
+    for _ in 0..count {
+        let mut stream = connect(at, ECHO)?;
+        stream.write_all(&[0x5a; MESSAGE])?;
+        stream.read_exact(&mut [0; MESSAGE])?;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
