@@ -46,7 +46,7 @@ plugin:
 	    $(CARGO) build --locked --profile plugin --target $(HOST) --package ferrule-cni
 
 .PHONY: test
-test: setup style ## All checks: style, unit and integration tests, and the three-node network
+test: setup style build ## All checks: style, unit and integration tests, and the three-node network
 	$(CARGO) test --locked --workspace
 	./test-netns.sh
 

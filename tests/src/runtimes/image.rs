@@ -17,6 +17,8 @@ pub const NAME: &str = "localhost/ferrule-test:1";
 pub const ARCHIVE: &str = "/run/image.tar";
 const BUSYBOX: &str = "/bin/busybox";
 const LAYOUT: &str = "/run/image";
+/// In the image: `reach ADDRESS...` pings each; ends at the first that does not answer, with what ping said.
+const REACH: &str = "#!/bin/sh\nfor at; do\n    ping -c 1 -W 2 \"$at\" || exit\ndone\n";
 
 /// Writes the archive into a node.
 pub fn write(node: &Space, place: &Place) -> Result<()> {
@@ -28,7 +30,8 @@ pub fn write(node: &Space, place: &Place) -> Result<()> {
         ));
     }
     place.write("/run/rootfs/bin/busybox", &program)?;
-    place.run("chmod 0755 /run/rootfs/bin/busybox")?;
+    place.write("/run/rootfs/bin/reach", REACH.as_bytes())?;
+    place.run("chmod 0755 /run/rootfs/bin/busybox /run/rootfs/bin/reach")?;
     for name in ["ip", "ping", "sh", "sleep"] {
         place.run(&format!("ln -s busybox /run/rootfs/bin/{name}"))?;
     }
