@@ -190,3 +190,79 @@ fn a_foreign_link_with_our_name_is_left_alone_and_taken_over_once_it_is_gone() {
     daemon.wait_until_ready();
     assert!(node.state().contains("10.244.2.0/24"));
 }
+
+#[test]
+fn another_backend_takes_over_without_a_gap_and_leaves_nothing_of_the_old_one() {
+    let mut node = Node::new("native");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let native = node.state();
+    assert!(daemon.signal(Signal::SIGTERM).success());
+
+    let listener = node.listen();
+    node.set_backend("vxlan");
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let tunnels = node.state();
+    assert!(!tunnels.contains("dev eth0 proto 70") && tunnels.contains("fd00:10:244:3::/64"), "{tunnels}");
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    node.set_backend("native");
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let heard = listener.heard();
+    let is_loss = |line: &&str| line.starts_with("Deleted fd00:10:244:") && line.contains("::/64");
+    let lost = heard.lines().find(is_loss);
+    assert_eq!(lost, None, "routes are replaced, never deleted");
+    let without_ids = |state: &str| {
+        let words = state.split_whitespace().filter(|word| !word.starts_with("70000"));
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(without_ids(&node.state()), without_ids(&native), "{}", daemon.log());
+    assert!(!node.command("ip", "link show ferrule.1").status.success());
+}
+
+#[test]
+fn nodes_without_an_ipv4_address_tunnel_both_families_over_ipv6() {
+    let node = Node::new("vxlan");
+    let text = [1, 2].map(|number| {
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress6 = \"2001:db8::{number}\"\n\
+             pod_cidrs = [\"10.244.{number}.0/24\", \"fd00:10:244:{number}::/64\"]\n"
+        )
+    });
+    node.write_nodes_text(&text.concat());
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let state = node.state();
+    for expected in [
+        "local 2001:db8::1",
+        "mtu 1430",
+        "dst 2001:db8::2 self permanent",
+        "10.244.2.0/24",
+        "fd00:10:244:2::/64",
+    ] {
+        assert!(state.contains(expected), "{expected} is not in\n{state}");
+    }
+    assert!(daemon.signal(Signal::SIGTERM).success());
+}
+
+#[test]
+fn a_pods_route_is_the_plugins_and_survives_everything() {
+    let node = Node::new("native");
+    node.ip("link add fer0123456789ab type veth peer name pod");
+    node.ip("link set pod up");
+    node.ip("link set fer0123456789ab up");
+    node.ip("route add 10.244.1.7/32 dev fer0123456789ab proto 70");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    node.ip("route add 10.244.1.8/32 dev fer0123456789ab proto 70");
+    node.ip("route del 10.244.2.0/24");
+    assert!(within(REPAIR, || node.state().contains("10.244.2.0/24")).is_some());
+    let both = |state: String| state.contains("10.244.1.7") && state.contains("10.244.1.8");
+    assert!(both(node.state()));
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    assert!(node.cleanup().status.success());
+    assert!(both(node.state()), "{}", node.state());
+}

@@ -32,12 +32,7 @@ impl Node {
     pub(crate) fn new(backend: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let node = Self { netns: netns::make().unwrap(), directory, backend };
-        let nodes_file = node.path("nodes.toml");
-        let config = format!(
-            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{backend}\"\n[routing.file]\npath = \"{}\"\n",
-            nodes_file.display()
-        );
-        fs::write(node.path("ferrule.toml"), config).unwrap();
+        node.write_config();
         node.ip("link set lo up");
         node.ip("link add eth0 type veth peer name wire");
         node.ip("addr add 192.0.2.1/24 dev eth0");
@@ -45,6 +40,21 @@ impl Node {
         node.ip("link set wire up");
         node.ip("link set eth0 up");
         node
+    }
+
+    fn write_config(&self) {
+        let config = format!(
+            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{}\"\n[routing.file]\npath = \"{}\"\n",
+            self.backend,
+            self.path("nodes.toml").display()
+        );
+        fs::write(self.path("ferrule.toml"), config).unwrap();
+    }
+
+    /// For the next start.
+    pub(crate) fn set_backend(&mut self, backend: &'static str) {
+        self.backend = backend;
+        self.write_config();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
