@@ -88,7 +88,8 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
-    let mut table = Table { nodes: Nodes::new(&name), config, name, said_override: false };
+    notifier.status(&format!("waiting for the nodes in {}", config.routing.file.path.display()));
+    let mut table = Table { nodes: Nodes::new(&name), config, name, said_override: false, notifier };
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.name);
     let mut told = Status::default();
     loop {
@@ -177,6 +178,7 @@ struct Table {
     config: Config,
     name: String,
     said_override: bool,
+    notifier: Notifier,
 }
 
 impl Table {
@@ -194,6 +196,7 @@ impl Table {
         match own {
             OwnNode::Present => {}
             OwnNode::Unknown => {
+                self.notifier.status(&format!("waiting for a node called {} in {path}", self.name));
                 tracing::error!(
                     "{path} has no node called {0}, which is this one; add [[node]] name = \"{0}\" with its address and \
                      pod_cidrs, or set [node] name to the name that it has there; nothing is changed before",
