@@ -40,10 +40,11 @@ daemons:
 
 # One file for a host with any C library or none: linked statically, and at a fixed place, which saves the start-up the
 # relocations. Naming the target keeps these flags from build scripts and procedural macros.
+STATIC := RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' \
+	    $(CARGO) build --locked --profile plugin --target $(HOST)
 .PHONY: plugin
 plugin:
-	RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' \
-	    $(CARGO) build --locked --profile plugin --target $(HOST) --package ferrule-cni
+	$(STATIC) --package ferrule-cni
 
 .PHONY: test
 test: setup style build ## All checks: style, unit and integration tests, and the three-node network
@@ -53,6 +54,13 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
 	./test-netns.sh
+
+.PHONY: bench
+bench: daemons plugin ## Measures Ferrule beside its peers (BENCH='--help' lists the options; docs/performance.md)
+	tests/setup --bench
+	$(STATIC) --package ferrule-floor
+	$(CARGO) build --locked --release --package ferrule-bench
+	tests/in-namespace $(TARGET)/release/ferrule-bench --bin-dir $(TARGET)/release --plugin $(PLUGIN) $(BENCH)
 
 .PHONY: style
 style:
