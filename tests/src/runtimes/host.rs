@@ -143,6 +143,35 @@ impl Host {
         Ok(())
     }
 
+    /// As many links of Ferrule's as there are containers.
+    pub fn has_links(&self, count: usize) -> Result<()> {
+        let links = json(self.space(), "ip -j link show")?;
+        let names: Vec<&str> = links.as_array().into_iter().flatten().filter_map(link_name).collect();
+        let ours = names.iter().filter(|name| name.starts_with("fer")).count();
+        if ours == count {
+            return Ok(());
+        }
+        Err(LabError::promise(format!("{count} links fer*"), names.join(" ")))
+    }
+
+    /// One link bears this alias: whose it is, for a person.
+    pub fn has_alias(&self, alias: &str) -> Result<()> {
+        let links = json(self.space(), "ip -j link show")?;
+        let has = |link: &&Value| link["ifalias"].as_str().is_some_and(|has| has.contains(alias));
+        if links.as_array().into_iter().flatten().filter(has).count() == 1 {
+            return Ok(());
+        }
+        Err(LabError::promise(format!("one link with the alias {alias}"), links.to_string()))
+    }
+
+    /// Collects the whole network, as a runtime that has no containers asks for: this many leases go.
+    pub fn collect(&self, count: usize) -> Result<()> {
+        match Ipam::connect(self.space())?.collect_all("ferrule")? {
+            released if released == count => Ok(()),
+            released => Err(LabError::promise(format!("{count} leases released"), released.to_string())),
+        }
+    }
+
     /// No lease, and the network is as it was before the first container: links, routes, neighbours, rules.
     pub fn is_empty(&self) -> Result<String> {
         let leases = self.leases()?;
@@ -219,6 +248,10 @@ fn require_root() -> Result<()> {
         "root's rights for a container runtime (type `sudo make test`)",
         format!("a user namespace of {count} users"),
     ))
+}
+
+fn link_name(link: &Value) -> Option<&str> {
+    link["ifname"].as_str()
 }
 
 fn held(value: &Value) -> Result<Held> {

@@ -31,6 +31,9 @@ set -e
 for name in group ld.so.cache ld.so.conf ld.so.conf.d nsswitch.conf passwd; do
     [ ! -e "/etc/$name" ] || cp -a "/etc/$name" /run/etc/
 done
+# Runtimes give copies of these to their containers; the machine's are no business of theirs.
+printf '127.0.0.1 localhost\n::1 localhost\n' >/run/etc/hosts
+: >/run/etc/resolv.conf
 mount --bind /run/etc /etc
 for directory in /dev/shm /var/lib /var/tmp; do
     mount -t tmpfs lab "$directory"

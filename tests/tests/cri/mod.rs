@@ -1,10 +1,11 @@
 //! The part of kubelet that talks to a runtime: a small client of the CRI, gRPC over a unix socket. Lives here: one unary call over
-//! HTTP/2, and the calls of a pod's life. The messages are `message`'s part.
+//! HTTP/2. The messages are `message`'s part, the calls of a pod's life `pod`'s.
 //!
 //! Debian has no `crictl`; this is what it would do, without a code generator: `h2` speaks HTTP/2, `prost` protobuf, and gRPC adds a
 //! prefix of five bytes to each message and a status behind it.
 
 pub(crate) mod message;
+pub(crate) mod pod;
 
 use std::{os::unix::net::UnixStream, time::Duration};
 
@@ -34,7 +35,8 @@ impl Cri {
         stream.set_nonblocking(true).context(|| "the CRI socket")?;
         let requests = runtime.block_on(async {
             let stream = tokio::net::UnixStream::from_std(stream).context(|| "the CRI socket")?;
-            let (requests, connection) = h2::client::handshake(stream).await.map_err(|e| broken("the handshake", &e))?;
+            let (requests, connection) =
+                h2::client::handshake(stream).await.map_err(|e| broken("the handshake", &e))?;
             // Runs while a call waits, and tells that call what went wrong with it.
             tokio::spawn(connection);
             Ok(requests)

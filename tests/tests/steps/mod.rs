@@ -1,8 +1,10 @@
 //! Named steps of a test that tells a story: each says what it saw, the first that fails ends the test and says so.
+#![allow(clippy::print_stdout, clippy::panic)] // how a test speaks, and how it fails
 
 use std::{path::PathBuf, time::Instant};
 
 use ferrule_tests::{error::Result, report::time};
+use nix::sys::stat::{Mode, umask};
 
 /// The running story, with a directory for the logs, which stays when the story ends badly.
 pub(crate) struct Steps {
@@ -14,6 +16,8 @@ impl Steps {
     /// Begins.
     pub(crate) fn new(name: &'static str) -> Steps {
         println!("━━ {name}");
+        // The daemons run as another user, who reads the configuration written there.
+        umask(Mode::from_bits_truncate(0o022));
         Steps { name, dir: Some(tempfile::tempdir().expect("a directory for logs")) }
     }
 
