@@ -48,8 +48,8 @@ struct Args {
     /// The repository's conf/
     #[arg(long, value_name = "DIR", default_value = "conf")]
     conf_dir: PathBuf,
-    /// Directory on a disk for configuration, logs and stores; kept if something fails
-    #[arg(long, value_name = "DIR")]
+    /// Where a directory for configuration, logs and stores is made: on a disk; it stays if something fails
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     dir: PathBuf,
 }
 
@@ -97,16 +97,24 @@ fn run(args: &Args) -> Result<bool> {
         let text = json_text(&machine, &rows, &failures);
         fs::write(path, text).context(|| path.display().to_string())?;
     }
+    let dir = bench.dir.display();
+    if failures.is_empty() {
+        fs::remove_dir_all(&bench.dir).context(|| dir.to_string())?;
+    } else {
+        eprintln!("configuration and logs are in {dir}");
+    }
     Ok(failures.is_empty())
 }
 
 fn bench(args: &Args) -> Result<Bench> {
     let plugin = absolute(&args.plugin)?;
+    let dir = absolute(&args.dir)?.join(format!("ferrule-bench.{}", std::process::id()));
+    fs::create_dir(&dir).context(|| dir.display().to_string())?;
     let rounds = usize::from(if args.quick { args.rounds.min(10) } else { args.rounds });
     Ok(Bench {
         floor: absolute(&plugin.with_file_name("ferrule-floor"))?,
         install: Install { bin_dir: absolute(&args.bin_dir)?, plugin, conf_dir: absolute(&args.conf_dir)? },
-        dir: absolute(&args.dir)?,
+        dir,
         rounds,
         quick: args.quick,
     })

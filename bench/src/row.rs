@@ -206,7 +206,7 @@ impl Row {
     pub fn cells(&self) -> Vec<[String; 7]> {
         let figure =
             |figure: Option<&Figure>| figure.map_or_else(|| "-".to_owned(), |figure| self.figure(figure));
-        let ratio = self.ratio().map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let ratio = self.ratio().map_or_else(|| "-".to_owned(), times);
         let head = [
             self.what.clone(),
             figure(Some(&self.ours)),
@@ -226,7 +226,11 @@ impl Row {
     fn figure(&self, figure: &Figure) -> String {
         let Summary { count, p50, p90, p99, .. } = figure.summary;
         let median = self.unit.text(p50);
-        let whose = if figure.who == "ferrule" { String::new() } else { format!(" {}", figure.who) };
+        let whose = if ["ferrule", "floor"].contains(&figure.who.as_str()) {
+            String::new()
+        } else {
+            format!(" {}", figure.who)
+        };
         match count {
             1 => format!("{median}{whose}"),
             _ if self.tail => format!("{median} (p99 {}){whose}", self.unit.text(p99)),
@@ -238,9 +242,15 @@ impl Row {
 impl Target {
     fn cells(&self) -> [String; 2] {
         let verdict = if self.met { "yes" } else { "NO" };
-        let found = if self.text.contains('×') { format!(" ({:.2})", self.found) } else { String::new() };
+        let found =
+            if self.text.contains('×') { format!(" ({})", times(self.found)) } else { String::new() };
         [self.text.clone(), format!("{verdict}{found}")]
     }
+}
+
+/// A ratio with two digits that say something.
+fn times(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
 /// The columns' names.

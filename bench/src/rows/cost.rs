@@ -30,29 +30,35 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let stand = bench.stand("plugin")?;
     let ours = Contender::ferrule(&bench.install, &stand.node(1).machine.space, POOL_V4)?;
     let (peer, floor) = (Contender::peer("ptp", 1)?, Contender::floor(bench)?);
-    let [[add, del], [peer_add, peer_del], [floor_add, floor_del]] =
-        [cost(bench, &ours)?, cost(bench, &peer)?, cost(bench, &floor)?];
+    let all = [&ours, &peer, &floor];
+    let mut costs = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..bench.times(7, 2) {
+        for (contender, costs) in all.iter().zip(&mut costs) {
+            costs.push(cost(bench, contender)?);
+        }
+    }
     let size = |path: &Path| {
         let length = fs::metadata(path).context(|| path.display().to_string())?.len();
         Ok::<_, LabError>(Summary::single(length as f64))
     };
     let peers = Path::new(crate::contender::PEERS);
     let both = size(&peers.join("ptp"))?.p50 + size(&peers.join("host-local"))?.p50;
-    let row = |what: &str, ours: usize, peer: usize, floor: usize| {
-        let count = |count: usize| Summary::single(count as f64);
-        let row = Row::new(what, Unit::Count, count(ours)).peer("ptp + host-local", count(peer));
-        row.floor("floor", count(floor))
+    let row = |what: &str, verb: usize, of: fn(&Cost) -> usize| {
+        let samples =
+            costs.each_ref().map(|costs| costs.iter().map(|both| of(&both[verb]) as f64).collect::<Vec<_>>());
+        let [ours, peer, floor] =
+            samples.map(|samples| Summary::of(&samples).unwrap_or(Summary::single(f64::NAN)));
+        Row::new(what, Unit::Count, ours).peer("ptp + host-local", peer).floor("floor", floor)
     };
     Ok(vec![
         Row::new("the plugin's file", Unit::Bytes, size(&bench.install.plugin)?)
             .peer("ptp + host-local", Summary::single(both))
             .floor("floor", size(&bench.floor)?)
             .at_most(BYTES_MAX),
-        row("processes of an ADD", add.processes, peer_add.processes, floor_add.processes).at_most(1.0),
-        row("netlink round trips of an ADD", add.round_trips, peer_add.round_trips, floor_add.round_trips)
-            .at_most(ROUND_TRIPS_MAX),
-        row("system calls of an ADD", add.system_calls, peer_add.system_calls, floor_add.system_calls),
-        row("system calls of a DEL", del.system_calls, peer_del.system_calls, floor_del.system_calls),
+        row("processes of an ADD", 0, |cost| cost.processes).at_most(1.0),
+        row("netlink round trips of an ADD", 0, |cost| cost.round_trips).at_most(ROUND_TRIPS_MAX),
+        row("system calls of an ADD", 0, |cost| cost.system_calls),
+        row("system calls of a DEL", 1, |cost| cost.system_calls),
     ])
 }
 
@@ -75,7 +81,7 @@ pub fn cost(bench: &Bench, contender: &Contender) -> Result<[Cost; 2]> {
 }
 
 fn under_strace(exec: Exec, trace: &Path) -> Exec {
-    let options = ["-f", "-qq", "-e", "signal=none", "-y", "-o"].map(str::to_owned);
+    let options = ["-f", "-qq", "-e", "signal=none", "-yy", "-o"].map(str::to_owned);
     let command = [trace.display().to_string(), exec.program.display().to_string()];
     let args = options.into_iter().chain(command).chain(exec.args).collect();
     Exec { program: "strace".into(), args, ..exec }

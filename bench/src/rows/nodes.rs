@@ -83,6 +83,10 @@ pub(super) fn batches(dir: &Path, nodes: usize) -> Result<[PathBuf; 2]> {
         own[0],
         own[1]
     );
+    // What is in this node's networks and nobody's is refused.
+    for (pods, length) in own.iter().zip([24, 64]) {
+        let _ = writeln!(ip, "route replace unreachable {pods}/{length} protocol {PROTOCOL}");
+    }
     let mut bridge = String::new();
     for number in 1..nodes {
         let (mac, [node, _], [pods4, pods6]) = (vtep_mac(&name(number)), underlay(number), pods(number, 0));
