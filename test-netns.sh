@@ -73,7 +73,16 @@ main() {
         esac
     done
 
-    tests/setup
+    # Before anything is built; netns-lab knows the same limits.
+    if ! [[ $nodes =~ ^[0-9]{1,3}$ ]] || ((10#$nodes < 2 || 10#$nodes > 200)); then
+        die "--nodes is a number from 2 to 200"
+    fi
+    if ! [[ $pods =~ ^[0-9]{1,2}$ ]] || ((10#$pods < 1 || 10#$pods > 26)); then
+        die "--pods is a number from 1 to 26"
+    fi
+    [[ $backend =~ ^(vxlan|native|all)$ ]] || die "--backend is vxlan, native or all"
+
+    tests/setup --lab
     if ((must_build)); then
         build
     fi
@@ -82,8 +91,10 @@ main() {
     local plugin
     plugin=$target/$(rustc -vV | sed -n 's/^host: //p')/plugin/ferrule
 
-    local logs before status=0
+    local before status=0
     logs=$(mktemp -d "${TMPDIR:-/tmp}/ferrule-lab.XXXXXXXX")
+    # Of a run that was interrupted nobody reads them; the namespaces go with the processes.
+    trap 'rm -rf "$logs"' EXIT
     # Daemons that run as a user of their own read their configuration there.
     chmod 0755 "$logs"
     before=$(machine_state)
@@ -97,8 +108,10 @@ main() {
         cat "$logs/machine.diff" >&2
         status=1
     fi
-    ((status)) || rm -rf "$logs"
-    exit "$((status ? 1 : 0))"
+    if ((status)); then
+        trap - EXIT
+        exit 1
+    fi
 }
 
 main "$@"

@@ -82,9 +82,9 @@ impl Snapshot {
         self.0.get(kind).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// How many objects of any kind a text occurs in.
-    pub fn mentions(&self, text: &str) -> usize {
-        self.0.values().flatten().filter(|line| line.contains(text)).count()
+    /// How many objects of any kind name this address, prefix or MAC.
+    pub fn mentions(&self, word: &str) -> usize {
+        self.0.values().flatten().filter(|line| line.split(' ').any(|other| other == word)).count()
     }
 
     /// How many objects there are.
@@ -247,6 +247,8 @@ mod tests {
         assert_eq!(before.difference(&now), ["missing of nexthops: a", "left over of nexthops: c"]);
         assert!(before.difference(&before).is_empty());
         assert_eq!((before.len(), before.mentions("a")), (3, 2));
+        // 192.0.2.25 is another address than 192.0.2.2.
+        assert_eq!(of("IPv4 routes", &["default via 192.0.2.25"]).mentions("192.0.2.2"), 0);
     }
 
     #[test]

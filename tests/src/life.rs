@@ -89,15 +89,27 @@ fn cooldown(cluster: &mut Cluster, name: &str) -> Result<String> {
 fn node_leaves(cluster: &Cluster, leaver: usize) -> Result<String> {
     let before = cluster.snapshots()?;
     let marks = marks(cluster, leaver, &before[0])?;
-    let others = || cluster.nodes.iter().filter(|node| node.machine.number != leaver);
-
     cluster.write_nodes_file(Some(leaver))?;
+    let gone = is_gone(cluster, leaver, &marks);
+    cluster.write_nodes_file(None)?;
+    let gone = gone?;
     let start = Instant::now();
-    for node in others() {
+    for (node, before) in cluster.nodes.iter().zip(&before) {
+        before.wait_same(&node.machine.space, &format!("all of node{leaver} back"), FOLLOW_WITHIN)?;
+    }
+    let back = start.elapsed();
+    first_to_last(cluster)?;
+    let (marks, gone, back) = (marks.join(", "), time(gone), time(back));
+    Ok(format!("{marks} gone in {gone}, back in {back}, and reached again"))
+}
+
+/// Waits until nothing of a node is left on the others.
+fn is_gone(cluster: &Cluster, leaver: usize, marks: &[String]) -> Result<Duration> {
+    let start = Instant::now();
+    for node in cluster.nodes.iter().filter(|node| node.machine.number != leaver) {
         let gone = || {
             let now = Snapshot::take(&node.machine.space)?;
-            let left: Vec<&str> =
-                marks.iter().map(String::as_str).filter(|mark| now.mentions(mark) > 0).collect();
+            let left: Vec<&String> = marks.iter().filter(|mark| now.mentions(mark) > 0).collect();
             Ok(if left.is_empty() {
                 Ok(())
             } else {
@@ -106,16 +118,7 @@ fn node_leaves(cluster: &Cluster, leaver: usize) -> Result<String> {
         };
         wait_for(&format!("nothing of node{leaver} left on the others"), FOLLOW_WITHIN, gone)?;
     }
-    let gone = start.elapsed();
-
-    cluster.write_nodes_file(None)?;
-    let start = Instant::now();
-    for (node, before) in cluster.nodes.iter().zip(&before) {
-        before.wait_same(&node.machine.space, &format!("all of node{leaver} back"), FOLLOW_WITHIN)?;
-    }
-    let back = start.elapsed();
-    first_to_last(cluster)?;
-    Ok(format!("{} gone in {}, back in {}, and reached again", marks.join(", "), time(gone), time(back)))
+    Ok(start.elapsed())
 }
 
 /// What a node is known by in the others' networks; each must occur before it leaves, or its absence would prove nothing.
