@@ -111,6 +111,11 @@ fn attached(host: &Host, name: &str, id: &str) -> Result<String> {
     if seen.id != id || lease.at != seen.at || lease.ifname != "eth0" {
         return Err(LabError::promise(format!("{id} with its lease {lease:?}"), format!("{seen:?}")));
     }
+    // podman tells a name, and no namespace of a cluster.
+    if lease.pod.as_ref().is_none_or(|[namespace, pod, _]| !namespace.is_empty() || pod != name) {
+        return Err(LabError::promise(format!("a lease that names {name}"), format!("{lease:?}")));
+    }
+    host.has_alias(name)?;
     host::shows(name, |line| podman::exec(host, name, line), lease.at)?;
     host.routes_to(lease.at)?;
     Ok(format!("{}, {}", lease.at.v4, lease.at.v6))
