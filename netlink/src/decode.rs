@@ -257,6 +257,13 @@ pub(crate) fn nexthop(payload: &[u8]) -> Option<(NexthopId, Nexthop)> {
     Some((id?, Nexthop { gateway: gateway?, link: link?, onlink, protocol }))
 }
 
+/// The number of a nexthop object of whatever kind.
+pub(crate) fn nexthop_id(payload: &[u8]) -> Option<NexthopId> {
+    let mut attributes = NlasIterator::new(payload.get(nexthop::HEADER_LEN..)?).filter_map(Result::ok);
+    let id = attributes.find(|attribute| attribute.kind() == nexthop::ID)?;
+    number(id.value()).map(NexthopId)
+}
+
 fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_ne_bytes)
 }

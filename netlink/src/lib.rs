@@ -20,6 +20,7 @@ pub mod nft;
 mod real;
 mod socket;
 pub mod sysctl;
+pub mod wake;
 
 pub use error::{Error, Refusal};
 pub use kernel::Kernel;

@@ -1,7 +1,7 @@
 //! The kernel's events: what anybody changes of links, addresses, routes, neighbours and FDB entries.
 //!
 //! Events say what to look at again, never what to believe: some may be lost, and then there is [`Event::Overrun`].
-//! Nexthop objects have no events here: one that is deleted takes its routes with it, and those have.
+//! Nexthop objects and nftables have their events in [`crate::wake`].
 
 use std::io;
 use std::pin::Pin;

@@ -240,7 +240,7 @@ fn append(buffer: &mut Vec<u8>, request: &Request, flags: u16, sequence: u32) {
 }
 
 /// Cuts a datagram into its messages (`NLMSG_NEXT`).
-fn messages(mut datagram: &[u8]) -> Result<Vec<Message>, Error> {
+pub(crate) fn messages(mut datagram: &[u8]) -> Result<Vec<Message>, Error> {
     let mut messages = Vec::new();
     while !datagram.is_empty() {
         let short = || Error::Decode(format!("a netlink message cut short after {} bytes", datagram.len()));

@@ -21,7 +21,7 @@ use crate::observe::{self, Links, Seen};
 use crate::owner::{self, DeviceStep, ForeignDevice};
 use crate::reconcile::{Objects, Pass};
 use crate::report::{self, Report};
-use crate::wake::NexthopEvent;
+use ferrule_netlink::wake::NexthopEvent;
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]

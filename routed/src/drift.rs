@@ -8,7 +8,7 @@ use crate::nodes::Node;
 use crate::observe::Links;
 use crate::owner;
 use crate::reconcile::Objects;
-use crate::wake::NexthopEvent;
+use ferrule_netlink::wake::NexthopEvent;
 
 /// What we believe is in the kernel.
 #[derive(Debug, Clone)]

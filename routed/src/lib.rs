@@ -4,7 +4,7 @@
 //! [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says what there
 //! should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`] for what
 //! the kernel refuses. [`owner`] knows what is ours. What the kernel tells afterwards is held against what the pass left
-//! ([`drift`], [`wake`]); a disagreement starts the next pass. [`host`] keeps the rest right: [`sysctl`], the
+//! ([`drift`]); a disagreement starts the next pass. [`host`] keeps the rest right: [`sysctl`], the
 //! [`masquerade`] table, `node.json`.
 //!
 //! Pure: `nodes`, `desired`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`, `masquerade`.
@@ -25,5 +25,4 @@ pub mod report;
 pub mod run;
 pub mod source;
 pub mod sysctl;
-pub mod wake;
 pub mod worker;

@@ -16,8 +16,8 @@ use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
 use crate::nodes::{Cluster, NodeChange, Nodes, OwnNode};
 use crate::source::{FileSource, NodeEvent, Source};
-use crate::wake::Wakes;
 use crate::worker::{Message, Status, Worker};
+use ferrule_netlink::wake::Wakes;
 
 /// A pass that takes longer than this hangs: the watchdog is not fed any more.
 const LONGEST_PASS: Duration = Duration::from_secs(60);
@@ -83,7 +83,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut source = FileSource::new(&config.routing.file.path)?;
     // Before anything is read from the kernel: what changes in between is told.
     let mut monitor = Monitor::open().map_err(RunError::Events)?;
-    let wakes = Wakes::open().map_err(RunError::Events)?;
+    let wakes = Wakes::open(crate::masquerade::TABLE).map_err(RunError::Events)?;
     let (inbox, mut status) = start_worker(&config, runtime_dir)?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;

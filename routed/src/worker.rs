@@ -15,7 +15,7 @@ use crate::apply::{Applier, PassError};
 use crate::host::Host;
 use crate::nodes::Cluster;
 use crate::report::Report;
-use crate::wake::Wake;
+use ferrule_netlink::wake::Wake;
 
 /// Everything is compared this often, whatever the events say: what they cannot tell (a sysctl, an IPv4 route that went
 /// with its link) is found then at the latest.

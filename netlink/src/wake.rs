@@ -1,0 +1,162 @@
+//! Two kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
+//! it without a word (`fib_table_flush` tells nobody), and changes of an nftables table.
+//!
+//! Only what is needed to tell whether they concern the listener is read of them.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use ferrule_model::{Change, Nexthop, NexthopId};
+use netlink_packet_core::NlasIterator;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+    sockopt,
+};
+
+use crate::decode;
+use crate::encode::rtm;
+use crate::socket::{Message, messages};
+
+/// `RTNLGRP_NEXTHOP` (32) and `NFNLGRP_NFTABLES` (7) as bits of a netlink address.
+const GROUP_NEXTHOP: u32 = 1 << 31;
+const GROUP_NFTABLES: u32 = 1 << 6;
+
+/// `struct nfgenmsg`.
+const NFTABLES_HEADER: usize = 4;
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on: 1 in each kind of message.
+const NFTA_TABLE: u16 = 1;
+
+/// As long as the longest message that the kernel sends here (`NLMSG_GOODSIZE` is 8 KiB at most).
+const BUFFER: usize = 32 << 10;
+/// Bytes of events that wait to be read.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// A nexthop object was made, changed or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NexthopEvent {
+    /// Which.
+    pub change: Change,
+    /// Its number.
+    pub id: NexthopId,
+    /// What it says; `None` for a kind that is none of ours.
+    pub nexthop: Option<Nexthop>,
+}
+
+/// What was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// Of a nexthop object.
+    Nexthop(NexthopEvent),
+    /// The nftables table was changed, by whomever.
+    Table,
+    /// Events were lost.
+    Overrun,
+}
+
+/// The two subscriptions.
+#[derive(Debug)]
+pub struct Wakes {
+    nexthops: OwnedFd,
+    tables: OwnedFd,
+    table: String,
+}
+
+impl Wakes {
+    /// Subscribes in the calling thread's network namespace, to all nexthop objects and to the nftables table of this
+    /// name.
+    ///
+    /// # Errors
+    /// A socket cannot be opened.
+    pub fn open(table: &str) -> io::Result<Self> {
+        let nexthops = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP)?;
+        let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
+        Ok(Self { nexthops, tables, table: table.to_owned() })
+    }
+
+    /// Blocks until there are events that may concern us; at least one.
+    ///
+    /// # Errors
+    /// A socket is broken.
+    pub fn wait(&mut self) -> io::Result<Vec<Wake>> {
+        loop {
+            let mut ready =
+                [&self.nexthops, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            match poll(&mut ready, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let mut wakes = told(&self.nexthops, nexthop_event)?;
+            wakes.extend(told(&self.tables, |message| table_event(message, &self.table))?);
+            if !wakes.is_empty() {
+                return Ok(wakes);
+            }
+        }
+    }
+}
+
+fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+/// The events of all datagrams that wait on `socket`; a datagram holds any number of messages.
+fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Result<Vec<Wake>> {
+    let mut wakes = Vec::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(length) => {
+                let messages = messages(&buffer[..length]).map_err(io::Error::other)?;
+                wakes.extend(messages.iter().filter_map(&event));
+            }
+            Err(Errno::ENOBUFS) => wakes.push(Wake::Overrun),
+            Err(Errno::EAGAIN) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    wakes.dedup();
+    Ok(wakes)
+}
+
+fn nexthop_event(message: &Message) -> Option<Wake> {
+    let change = match message.kind {
+        rtm::NEWNEXTHOP => Change::Put,
+        rtm::DELNEXTHOP => Change::Delete,
+        _ => return None,
+    };
+    let id = decode::nexthop_id(&message.payload)?;
+    let nexthop = decode::nexthop(&message.payload).map(|(_, nexthop)| nexthop);
+    Some(Wake::Nexthop(NexthopEvent { change, id, nexthop }))
+}
+
+fn table_event(message: &Message, table: &str) -> Option<Wake> {
+    let attributes = NlasIterator::new(message.payload.get(NFTABLES_HEADER..)?).filter_map(Result::ok);
+    let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
+    (name.value().strip_suffix(b"\0") == Some(table.as_bytes())).then_some(Wake::Table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{netns, nft};
+
+    #[test]
+    fn only_the_table_asked_for_wakes() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open("ferrule").unwrap();
+                nft::apply("add table inet ferrule-services").unwrap();
+                assert_eq!(told(&wakes.tables, |message| table_event(message, "ferrule")).unwrap(), []);
+                nft::apply("add table inet ferrule").unwrap();
+                assert_eq!(wakes.wait().unwrap(), [Wake::Table]);
+            })
+            .unwrap();
+    }
+}
