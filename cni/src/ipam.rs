@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::{Attachment, IpNetwork, family};
 use ferrule_wire::{
-    Allocate, AllocateReply, CallError, Check, Client, ClientError, Family, Pod, Pools, Release, Status,
+    Allocate, AllocateReply, CallError, Check, Client, ClientError, Family, Pod, Release, Status,
     queue_release,
 };
 
@@ -46,11 +46,11 @@ impl<'a> Ipam<'a> {
     ) -> Result<(), Error> {
         self.client.set_deadline(Instant::now() + ALLOCATE_WAIT);
         let call = Allocate {
-            attachment: attachment.clone(),
             pool: self.config.pool.clone(),
             pod: pod.cloned(),
             netns: Some(netns.to_owned()),
             deadline_ms: u64::try_from(ALLOCATE_WAIT.as_millis()).ok(),
+            ..Allocate::new(attachment.clone())
         };
         self.client.send(&call).map_err(|error| told(self.config, error))
     }
@@ -93,23 +93,7 @@ pub(crate) fn status(config: &Config) -> Result<(), Error> {
         other => Error::NotAvailable { reason: other.to_string(), source: None },
     };
     let mut ipam = Ipam::connect(config).map_err(not_available)?;
-    match &config.pool {
-        None => ipam.client.call(&Status {}).map(drop).map_err(not_available),
-        Some(pool) => {
-            let pools = ipam.client.call(&Pools {}).map_err(not_available)?.pools;
-            let mut families = pools.iter().filter(|status| status.name == *pool).peekable();
-            let unavailable = |reason| Err(Error::NotAvailable { reason, source: None });
-            if families.peek().is_none() {
-                return unavailable(format!(
-                    "ipamd has no pool {pool:?}: see `[[ipam.pool]]` in ferrule.toml"
-                ));
-            }
-            match families.find(|status| status.free == "0" && status.resting == 0) {
-                Some(full) => unavailable(format!("no {} address is left in pool {pool:?}", full.family)),
-                None => Ok(()),
-            }
-        }
-    }
+    ipam.client.call(&Status { pool: config.pool.clone() }).map(drop).map_err(not_available)
 }
 
 /// The addresses of a lease, if pods can be given such: whole addresses, one of each family at most.

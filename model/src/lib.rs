@@ -1,6 +1,6 @@
 //! Values as the kernel keys them, and the arithmetic on them: what a link, an address, a route, a neighbour, an FDB
 //! entry and a nexthop object are, the [`Op`]s that change them, the [`Delta`] between two sets of them, and the
-//! [`Plan`] that undoes itself.
+//! [`Plan`] of changes in two namespaces.
 //!
 //! Pure: no socket, no clock, no process. Talking to a kernel is `ferrule-netlink`'s; deciding what there should be is
 //! the programs'.

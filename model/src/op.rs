@@ -76,26 +76,6 @@ impl Op {
             | Self::DeleteFdb(..) => Change::Delete,
         }
     }
-
-    /// What takes this change back when the object was not there before, if anything has to be done: a changed link
-    /// is undone by whoever made the link.
-    pub const fn inverse(&self) -> Option<Self> {
-        match self {
-            Self::PutAddress(key, _) => Some(Self::DeleteAddress(*key)),
-            Self::PutNexthop(id, _) => Some(Self::DeleteNexthop(*id)),
-            Self::PutRoute(key, _) => Some(Self::DeleteRoute(*key)),
-            Self::PutNeighbour(key, _) => Some(Self::DeleteNeighbour(*key)),
-            Self::PutFdb(key, entry) => Some(Self::DeleteFdb(*key, *entry)),
-            Self::AddVxlan(_)
-            | Self::SetLink(..)
-            | Self::DeleteLink(_)
-            | Self::DeleteAddress(_)
-            | Self::DeleteNexthop(_)
-            | Self::DeleteRoute(_)
-            | Self::DeleteNeighbour(_)
-            | Self::DeleteFdb(..) => None,
-        }
-    }
 }
 
 impl std::fmt::Display for Op {
