@@ -8,7 +8,7 @@
 use ferrule_model::Attachment;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -47,7 +47,10 @@ pub fn queue_release(runtime_dir: &Path, attachment: &Attachment) -> Result<Queu
     let path = path_of(runtime_dir, attachment);
     let unfinished = path.with_extension(format!("{}.new", process::id()));
     let text = serde_json::to_vec(attachment).map_err(|error| failed(&path)(error.into()))?;
-    match fs::write(&unfinished, text) {
+    // Readable whatever the runtime's umask is: the daemon is another user.
+    let written = fs::write(&unfinished, text)
+        .and_then(|()| fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)));
+    match written {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Queued::NothingToRelease),
         Err(error) => {
