@@ -1,12 +1,13 @@
 //! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`]), the
-//! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]) and files that other processes
-//! read or write ([`FileWatch`], [`write_atomically`]).
+//! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]), files that other processes
+//! read or write ([`FileWatch`], [`write_atomically`]), and figures and health over HTTP ([`serve_metrics`]).
 //!
 //! What does not live here: anything that only one daemon needs, and the meaning of the files (crate `config`).
 
 mod args;
 mod atomic;
 mod logging;
+mod metrics;
 mod notify;
 mod shutdown;
 mod watch;
@@ -14,6 +15,9 @@ mod watch;
 pub use args::CommonArgs;
 pub use atomic::write_atomically;
 pub use logging::{LoggingError, start_logging};
+pub use metrics::{
+    Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,
+};
 pub use notify::{Notifier, Watchdog};
 pub use shutdown::Shutdown;
 pub use watch::{FileWatch, WatchError};
