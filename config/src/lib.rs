@@ -1,7 +1,7 @@
 //! Ferrule's configuration, from text to types.
 //!
-//! Three files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]) and
-//! `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads. Each is parsed and checked as a whole before
+//! Four files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]),
+//! `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads, and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed and checked as a whole before
 //! anything uses it, and a fault names the file, the line, the key, the reason and the remedy.
 //!
 //! What does not live here: watching files, writing them, and the command line (crate `daemon`). The only effect in
@@ -16,11 +16,13 @@ mod overlap;
 mod raw;
 mod settings;
 
+mod subnet_env;
 pub use error::{ConfigError, Fault};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
-pub use settings::{Backend, Cluster, Config, FileSource, Ipam, Node, Pool, Routing, Source, Vxlan};
+pub use settings::{Backend, Cluster, Config, FileSource, Ipam, Metrics, Node, Pool, Routing, Source, Vxlan};
+pub use subnet_env::SubnetEnv;
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";

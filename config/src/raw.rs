@@ -17,6 +17,7 @@ pub(crate) struct RawConfig {
     pub(crate) cluster: RawCluster,
     pub(crate) ipam: RawIpam,
     pub(crate) routing: RawRouting,
+    pub(crate) metrics: RawMetrics,
 }
 
 /// `[node]`
@@ -41,6 +42,8 @@ pub(crate) struct RawCluster {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawIpam {
     pub(crate) cooldown_s: Option<Spanned<i64>>,
+    pub(crate) reclaim_after_s: Option<Spanned<i64>>,
+    pub(crate) state_dir: Option<Text>,
     pub(crate) pool: Vec<RawPool>,
 }
 
@@ -55,6 +58,15 @@ pub(crate) struct RawPool {
 }
 
 /// `[routing]`
+    #[serde(default)]
+    pub(crate) gateways: Vec<Text>,
+}
+
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawMetrics {
+    pub(crate) ipamd: Option<Text>,
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRouting {

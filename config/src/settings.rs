@@ -1,7 +1,7 @@
 //! `ferrule.toml` as the programs use it: typed, complete with defaults, checked.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +25,10 @@ const COOLDOWN_S: u32 = 30;
 const COOLDOWN_S_MAX: u32 = 86_400;
 
 /// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
+/// How long a pod's namespace and link have to be gone, when `reclaim_after_s` is not set, before its lease is taken back:
+/// longer than a runtime takes to follow up on what it has removed.
+const RECLAIM_AFTER_S: u32 = 60;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[node]`
@@ -36,6 +40,15 @@ pub struct Config {
     /// `[routing]`
     pub routing: Routing,
 }
+    /// `[metrics]`
+    pub metrics: Metrics,
+}
+
+/// `[metrics]`: where figures and health are served over HTTP; nowhere if not set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Of `ipamd`.
+    pub ipamd: Option<SocketAddr>,
 
 /// `[node]`: who this node is, where that is not to be found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,12 +76,21 @@ pub struct Ipam {
     /// How long a released address rests before it is given out again.
     pub cooldown: Duration,
     /// `[[ipam.pool]]`. If there is one, `node.json`'s CIDRs are not used for addresses.
+    /// How long namespace and link of a pod have to be gone before its lease is taken back.
+    pub reclaim_after: Duration,
+    /// Where leases are kept; absolute. Without it, the runtime directory.
+    pub state_dir: Option<PathBuf>,
     pub pools: Vec<Pool>,
 }
 
 impl Default for Ipam {
     fn default() -> Self {
-        Self { cooldown: Duration::from_secs(COOLDOWN_S.into()), pools: Vec::new() }
+        Self {
+            cooldown: Duration::from_secs(COOLDOWN_S.into()),
+            reclaim_after: Duration::from_secs(RECLAIM_AFTER_S.into()),
+            state_dir: None,
+            pools: Vec::new(),
+        }
     }
 }
 
@@ -77,7 +99,7 @@ impl Default for Ipam {
 pub struct Pool {
     /// What the plugin's configuration and the messages call it.
     pub name: String,
-    /// The networks; at least one, none overlapping another of any pool.
+    /// The networks; at least one, none overlapping another of any pool. None if `subnet_env` has them.
     pub subnets: Vec<IpNetwork>,
     /// Addresses and networks inside the subnets that are never given out.
     pub reserved: Vec<IpNetwork>,
@@ -195,10 +217,21 @@ impl Config {
 fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
     if let Some(name) = raw.name.as_ref().filter(|name| !check_node_name(name.get_ref())) {
         let reason = format!("\"{}\" cannot be a node's name", name.get_ref());
+            metrics: metrics(&document, &raw.metrics)?,
         let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
         return Err(document.fault(name, "node.name", reason, remedy));
     }
     Ok(Node {
+fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
+    let address = |key: &str, text: &Text| {
+        let address = text.get_ref().parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+        let reason = format!("\"{}\" is not an address with a port", text.get_ref());
+        let remedy = "write it as 127.0.0.1:9478, or [::]:9478 for every address of the node";
+        address.ok_or_else(|| document.fault(text, key, reason, remedy))
+    };
+    Ok(Metrics { ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()? })
+}
+
         name: raw.name.as_ref().map(|name| name.get_ref().clone()),
         address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
         address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
@@ -226,6 +259,14 @@ fn ipam(document: &Document<'_>, raw: &RawIpam) -> Checked<Ipam> {
         if let Some(line) = names.insert(name, document.line(&raw.name.span())) {
             let reason = format!("\"{name}\" is already the name of the pool of line {line}");
             return Err(document.fault(
+    if let Some(seconds) = &raw.reclaim_after_s {
+        let remedy = "write the seconds that namespace and link of a pod are gone before its address is taken back";
+        let seconds = document.number("ipam.reclaim_after_s", seconds, 1..=COOLDOWN_S_MAX, remedy)?;
+        ipam.reclaim_after = Duration::from_secs(seconds.into());
+    }
+    if let Some(text) = &raw.state_dir {
+        ipam.state_dir = Some(absolute(document, "ipam.state_dir", text)?);
+    }
                 &raw.name,
                 "ipam.pool.name",
                 reason,
@@ -233,7 +274,7 @@ fn ipam(document: &Document<'_>, raw: &RawIpam) -> Checked<Ipam> {
             ));
         }
         let pool = pool(document, raw)?;
-        let spans = raw.subnets.get_ref().iter().map(Spanned::span);
+        let spans = raw.subnets.iter().flat_map(|subnets| subnets.get_ref()).map(Spanned::span);
         places.extend(pool.subnets.iter().copied().zip(spans));
         ipam.pools.push(pool);
     }
@@ -248,19 +289,15 @@ fn pool(document: &Document<'_>, raw: &RawPool) -> Checked<Pool> {
         let remedy = "use letters, digits, '-', '.' and '_', beginning with a letter or a digit";
         return Err(document.fault(&raw.name, "ipam.pool.name", reason, remedy));
     }
-    let subnets = document.networks("ipam.pool.subnets", raw.subnets.get_ref())?;
-    if subnets.is_empty() {
-        let reason = format!("the pool \"{name}\" has no subnet");
-        let remedy = "write at least one, as subnets = [\"10.244.1.0/24\"], or remove the pool";
-        return Err(document.fault(&raw.subnets, "ipam.pool.subnets", reason, remedy));
-    }
-    let mut reserved = Vec::with_capacity(raw.reserved.len());
-    for text in &raw.reserved {
-        let network = reserved_network(document, text)?;
-        if !subnets.iter().any(|subnet| contains(subnet, &network)) {
+    let (subnets, subnet_env) = networks_of_pool(document, raw)?;
+    let mut reserved = Vec::with_capacity(raw.reserved.len() + raw.gateways.len());
+    let named = raw.reserved.iter().map(|text| ("ipam.pool.reserved", text));
+    for (key, text) in named.chain(raw.gateways.iter().map(|text| ("ipam.pool.gateways", text))) {
+        let network = reserved_network(document, key, text)?;
+        if subnet_env.is_none() && !subnets.iter().any(|subnet| contains(subnet, &network)) {
             let reason = format!("{network} is in none of the pool's subnets");
             let remedy = "remove it, or correct the subnets";
-            return Err(document.fault(text, "ipam.pool.reserved", reason, remedy));
+            return Err(document.fault(text, key, reason, remedy));
         }
         reserved.push(network);
     }
@@ -268,10 +305,14 @@ fn pool(document: &Document<'_>, raw: &RawPool) -> Checked<Pool> {
 }
 
 /// An address or a network.
-fn reserved_network(document: &Document<'_>, text: &Text) -> Checked<IpNetwork> {
-    match text.get_ref().parse::<std::net::IpAddr>() {
+fn reserved_network(document: &Document<'_>, key: &str, text: &Text) -> Checked<IpNetwork> {
+    match text.get_ref().parse::<IpAddr>() {
         Ok(address) => Ok(IpNetwork::from(address)),
-        Err(_) => document.network("ipam.pool.reserved", text),
+        Err(_) if key == "ipam.pool.gateways" => {
+            let reason = format!("\"{}\" is not an address", text.get_ref());
+            Err(document.fault(text, key, reason, "write single addresses, as 10.244.1.1"))
+        }
+        Err(_) => document.network(key, text),
     }
 }
 

@@ -21,8 +21,8 @@ fn unknown_keys_are_named_with_their_line() {
          `masquerade`, `file`, `vxlan`; correct the spelling or remove the key"
     );
     assert!(
-        config_fault("\n[metrics]\nlisten = \"x\"\n")
-            .starts_with("ferrule.toml:2:2: metrics: unknown key `metrics`")
+        config_fault("\n[tracing]\nlisten = \"x\"\n")
+            .starts_with("ferrule.toml:2:2: tracing: unknown key `tracing`")
     );
     assert!(
         nodes_fault("[[node]]\nname = \"a\"\naddr = \"10.0.0.1\"\n")
@@ -236,5 +236,28 @@ proptest! {
         if let Err(error) = Config::parse(&format!("{key} = {value}\n"), Path::new("f")) {
             prop_assert!(error.to_string().starts_with("f:1:"), "{}", error);
         }
+    }
+}
+
+#[test]
+fn a_pool_has_its_networks_from_one_place_and_metrics_an_address_with_a_port() {
+    let pool = |lines: &str| config_fault(&format!("[[ipam.pool]]\nname = \"a\"\n{lines}\n"));
+    assert!(
+        pool("").contains(
+            "ferrule.toml:2:8: ipam.pool.subnets: the pool \"a\" has neither subnets nor subnet_env"
+        )
+    );
+    let both = pool("subnets = [\"10.9.0.0/24\"]\nsubnet_env = \"/run/flannel/subnet.env\"");
+    assert!(
+        both.contains("ferrule.toml:4:14: ipam.pool.subnet_env: the pool \"a\" has subnets as well"),
+        "{both}"
+    );
+    assert!(pool("subnet_env = \"subnet.env\"").contains("is not the absolute path of a file"));
+    for address in ["9478", "127.0.0.1", "127.0.0.1:0", "localhost:9478"] {
+        let fault = config_fault(&format!("[metrics]\nipamd = \"{address}\"\n"));
+        assert!(
+            fault.contains("ferrule.toml:2:9: metrics.ipamd: ") && fault.contains("127.0.0.1:9478"),
+            "{fault}"
+        );
     }
 }

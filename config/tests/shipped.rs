@@ -40,7 +40,8 @@ fn every_example_in_ferrule_toml_is_accepted_and_differs_from_the_default() {
     assert!(
         config.node.address.is_some() && config.node.address6.is_some() && config.routing.mtu == Some(1450)
     );
-    assert_eq!((config.ipam.pools.len(), config.ipam.pools[0].reserved.len()), (1, 2));
+    assert_eq!((config.ipam.pools.len(), config.ipam.pools[0].reserved.len()), (2, 2));
+    assert!(config.ipam.pools[1].subnet_env.is_some() && config.metrics.ipamd.is_some());
 }
 
 /// The reader lists the keys of a table when it meets one that it does not know.
@@ -64,6 +65,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing]",
         "[routing.file]",
         "[routing.vxlan]",
+        "[metrics]",
     ];
     for table in tables {
         let keys = keys_of(table);

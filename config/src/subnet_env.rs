@@ -1,0 +1,122 @@
+//! `subnet.env`: what flannel tells the plugins of its node. Shell assignments; read here, never executed.
+
+use std::path::Path;
+
+use ipnetwork::IpNetwork;
+
+use crate::document::{Checked, Document};
+use crate::error::ConfigError;
+use crate::node_file::{MTU_MAX, MTU_MIN};
+
+/// The file of `[[ipam.pool]] subnet_env`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubnetEnv {
+    /// This node's networks: `FLANNEL_SUBNET` and `FLANNEL_IPV6_SUBNET`; at least one.
+    pub subnets: Vec<IpNetwork>,
+    /// The addresses by which the two are written. They belong to the bridge of flannel's pods.
+    pub gateways: Vec<IpNetwork>,
+    /// `FLANNEL_MTU`: what fits into flannel's tunnel.
+    pub mtu: Option<u32>,
+}
+
+impl SubnetEnv {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// If it cannot be read or is not what flannel writes.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&crate::document::read(path)?, path)
+    }
+
+    /// The file out of its text; `file` is only a name for messages.
+    ///
+    /// # Errors
+    /// If it is not what flannel writes.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        let document = Document::new(file, text);
+        let mut found = Self::default();
+        let mut at = 0;
+        for line in text.split_inclusive('\n') {
+            let begin = at;
+            at += line.len();
+            let Some((key, value)) = line.trim().split_once('=') else { continue };
+            let value = value.trim().trim_matches(['"', '\'']);
+            let wrong = |reason: &str, remedy: &str| document.fault_at(begin..begin + 1, key, reason, remedy);
+            match key.trim() {
+                "FLANNEL_SUBNET" | "FLANNEL_IPV6_SUBNET" => {
+                    let network = subnet(key.ends_with("IPV6_SUBNET"), value).ok_or_else(|| {
+                        wrong(&format!("\"{value}\" is no network with the bridge's address"), REMEDY)
+                    })?;
+                    found.gateways.push(IpNetwork::from(network.ip()));
+                    found.subnets.push(whole(network));
+                }
+                "FLANNEL_MTU" => {
+                    let mtu = value.parse().ok().filter(|mtu| (MTU_MIN..=MTU_MAX).contains(mtu));
+                    let reason = format!("\"{value}\" is not between {MTU_MIN} and {MTU_MAX}");
+                    found.mtu = Some(mtu.ok_or_else(|| wrong(&reason, REMEDY))?);
+                }
+                _ => {}
+            }
+        }
+        some(&document, found).map_err(ConfigError::from)
+    }
+}
+
+const REMEDY: &str = "let flannel write the file, as FLANNEL_SUBNET=10.244.1.1/24";
+
+fn some(document: &Document<'_>, found: SubnetEnv) -> Checked<SubnetEnv> {
+    if found.subnets.is_empty() {
+        let reason = "neither FLANNEL_SUBNET nor FLANNEL_IPV6_SUBNET is in the file";
+        return Err(document.fault_at(0..0, "FLANNEL_SUBNET", reason, REMEDY));
+    }
+    Ok(found)
+}
+
+/// A network of pods of that family, with the address that it was written by.
+fn subnet(is_v6: bool, text: &str) -> Option<IpNetwork> {
+    let network: IpNetwork = text.contains('/').then(|| text.parse().ok())??;
+    let address = network.ip();
+    let odd = address.is_unspecified() || address.is_loopback() || address.is_multicast();
+    (network.is_ipv6() == is_v6 && network.prefix() > 0 && !odd).then_some(network)
+}
+
+fn whole(network: IpNetwork) -> IpNetwork {
+    // The prefix is one of the family's already.
+    IpNetwork::new(network.network(), network.prefix()).unwrap_or(network)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<SubnetEnv, String> {
+        SubnetEnv::parse(text, Path::new("subnet.env")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flannel_s_file_is_read() {
+        let text = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:10::/56\n\
+                    FLANNEL_IPV6_SUBNET=fd00:10:0:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        let env = parse(text).unwrap();
+        let nets = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(env.subnets, nets(["10.244.1.0/24", "fd00:10:0:1::/64"]));
+        assert_eq!(env.gateways, nets(["10.244.1.1/32", "fd00:10:0:1::1/128"]));
+        assert_eq!(env.mtu, Some(1450));
+        assert_eq!(parse("FLANNEL_SUBNET=\"10.244.1.1/24\"").unwrap().mtu, None);
+    }
+
+    #[test]
+    fn what_flannel_would_not_write_is_refused_with_its_line() {
+        for (text, told) in [
+            ("", "neither FLANNEL_SUBNET"),
+            ("\nFLANNEL_SUBNET=10.244.1.1\n", "subnet.env:2:1: FLANNEL_SUBNET: \"10.244.1.1\" is no network"),
+            ("FLANNEL_SUBNET=fd00::1/64", "is no network"),
+            ("FLANNEL_IPV6_SUBNET=::1/64", "is no network"),
+            ("FLANNEL_SUBNET=0.0.0.0/0", "is no network"),
+            ("FLANNEL_SUBNET=10.0.0.1/24\nFLANNEL_MTU=70000", "subnet.env:2:1: FLANNEL_MTU"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+}
