@@ -15,7 +15,7 @@ use crate::ipam::{self, Ipam};
 use crate::node::Node;
 use crate::pod::{self, Ends};
 use crate::request::{Add, Sandbox};
-use crate::spec::AddResult;
+use crate::result::AddResult;
 
 /// Attaches the pod.
 ///

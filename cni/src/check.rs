@@ -15,7 +15,7 @@ use crate::ipam;
 use crate::node::Node;
 use crate::pod::{Ends, are_joined, default_route, gateway};
 use crate::request::Check;
-use crate::spec::{Interface, Ip};
+use crate::result::{Interface, Ip};
 
 /// Compares the attachment with the result of its ADD.
 ///
@@ -72,11 +72,16 @@ impl Expected {
         Self {
             host_mac: host_mac(attachment),
             host_mtu: host.and_then(|(_, link)| link.mtu).or(config.mtu),
-            pod_mac: pod.and_then(|(_, link)| link.mac).unwrap_or_else(|| pod_mac(attachment)),
+            pod_mac: pod.and_then(|(_, link)| mac(link)).unwrap_or_else(|| pod_mac(attachment)),
             pod_mtu: pod.and_then(|(_, link)| link.mtu).or(config.mtu),
             addresses: result.ips.iter().filter(ours).map(|ip| ip.address).collect(),
         }
     }
+}
+
+/// What is no Ethernet address is none.
+fn mac(link: &Interface) -> Option<Mac> {
+    link.mac.as_ref()?.to_ascii_lowercase().parse().ok()
 }
 
 /// The differences found so far, in words.

@@ -5,11 +5,12 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use ferrule_model::Attachment;
 use serde_json::{Map, Value};
 
 use crate::error::Error;
-use crate::spec::{AddResult, Version};
+use crate::result::AddResult;
+use crate::spec::Version;
 
 /// Where `ipamd` lives unless the configuration says otherwise.
 const RUNTIME_DIR: &str = "/run/ferrule";
@@ -60,7 +61,7 @@ impl Document {
         };
         let version = match fields.get("cniVersion") {
             // Section 1 of the specification's older texts: what does not say is 0.1.0.
-            None => return Err(Error::UnsupportedVersion { found: "0.1.0 (cniVersion is missing)".into() }),
+            None => Version::OLDEST,
             Some(Value::String(text)) => Version::parse(text)
                 .ok_or_else(|| Error::UnsupportedVersion { found: clipped(text).into() })?,
             Some(other) => return Err(mistyped("cniVersion", "a text like \"1.1.0\"", other)),
@@ -174,9 +175,30 @@ impl Document {
                 "prevResult",
                 "CHECK needs the result of ADD: the container runtime has to give it",
             )),
-            Some(result) => AddResult::deserialize(result)
+            Some(result) => AddResult::read(result)
                 .map_err(|error| wrong("prevResult", format!("it is not a result of ADD: {error}"))),
         }
+    }
+
+    /// What GC is to keep: container and interface of each attachment. A runtime that says nothing has none, as the
+    /// reference library does (`cnitool gc`).
+    pub(crate) fn valid(&self, network: &str) -> Result<Vec<Attachment>, Error> {
+        // The second is the key of an earlier text; libcni writes both.
+        let given = ["cni.dev/valid-attachments", "cni.dev/attachments"]
+            .into_iter()
+            .find_map(|key| Some((key, self.fields.get(key).filter(|value| !value.is_null())?)));
+        let Some((key, value)) = given else { return Ok(Vec::new()) };
+        let list = value.as_array().ok_or_else(|| mistyped(key, "a list", value))?;
+        let attachment = |entry: &Value| {
+            let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+            match (text("containerID"), text("ifname")) {
+                (Some(container_id), Some(ifname)) => {
+                    Ok(Attachment { network: network.to_owned(), container_id, ifname })
+                }
+                _ => Err(wrong(key, "each entry needs `containerID` and `ifname`")),
+            }
+        };
+        list.iter().map(attachment).collect()
     }
 
     /// What the result of ADD, or the pod, would silently lack.

@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 
-use ferrule_model::{IfName, Place};
+use ferrule_model::{Family, IfName, Place};
 use ferrule_netlink::Refusal;
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
@@ -19,7 +19,7 @@ use crate::spec::{Verb, Version};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `CNI_COMMAND` is none of the plugin's.
-    #[error("CNI_COMMAND={0:?} is not a command of this plugin: ADD, DEL, CHECK, STATUS and VERSION are")]
+    #[error("CNI_COMMAND={0:?} is not a command of this plugin: ADD, DEL, CHECK, STATUS, GC and VERSION are")]
     UnknownCommand(String),
     /// Variables that the verb needs are not there, or empty.
     #[error("{} needs {} in the environment: the container runtime has to set it", verb.as_str(), names.join(", "))]
@@ -162,6 +162,12 @@ pub enum Error {
         #[source]
         source: Option<Box<ClientError>>,
     },
+    /// STATUS: the node does not hand packets on.
+    #[error(
+        "the node forwards no {0} packets, so that no pod reaches anything: routed switches that on \
+         (`systemctl status routed`), and something has switched it off"
+    )]
+    NotForwarding(Family),
 }
 
 fn versions() -> String {
@@ -187,6 +193,7 @@ mod code {
     pub(super) const NETNS: u32 = 8;
     pub(super) const TRY_AGAIN: u32 = 11;
     pub(super) const NOT_AVAILABLE: u32 = 50;
+    pub(super) const LIMITED_CONNECTIVITY: u32 = 51;
     /// The kernel refused something.
     pub(super) const KERNEL: u32 = 100;
     /// A link of the name is there already and not ours.
@@ -219,6 +226,7 @@ impl Error {
             Self::IfNameTaken(_) | Self::HostNameTaken(_) => code::NAME_TAKEN,
             Self::Changed(_) => code::CHANGED,
             Self::NotAvailable { .. } => code::NOT_AVAILABLE,
+            Self::NotForwarding(_) => code::LIMITED_CONNECTIVITY,
         }
     }
 
@@ -269,6 +277,17 @@ pub struct Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self { error, clean_up: Vec::new() }
+    }
+}
+
+impl Failure {
+    /// A failure if there are errors.
+    pub(crate) fn of(mut errors: Vec<Error>) -> Result<(), Self> {
+        if errors.is_empty() {
+            return Ok(());
+        }
+        let error = errors.remove(0);
+        Err(Self { error, clean_up: errors })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The plugin's side of `ipamd`: how long it waits, and what it does when nobody answers.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use ferrule_model::{Attachment, IpNetwork, family};
+use ferrule_model::{Attachment, IfName, IpNetwork, family, host_veth_name};
 use ferrule_wire::{
-    Allocate, AllocateReply, CallError, Check, Client, ClientError, Family, Pod, Release, Status,
-    queue_release,
+    Allocate, AllocateReply, CallError, Check, Client, ClientError, Collect, Family, List, ListReply, Pod,
+    Pools, Release, Status, queue_release,
 };
 
 use crate::config::Config;
@@ -81,8 +82,29 @@ pub(crate) fn check(config: &Config, attachment: &Attachment, addresses: &[IpNet
     answer.map(drop).map_err(|error| told(config, error))
 }
 
-/// Whether the next ADD would get an address.
-pub(crate) fn status(config: &Config) -> Result<(), Error> {
+/// Releases the leases of this network that are not `valid`, except those whose link is `stuck`.
+pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<IfName>) -> Result<(), Error> {
+    let said = |error| told(config, error);
+    let mut client = Ipam::connect(config).map_err(said)?.client;
+    let mut valid = valid.to_vec();
+    if !stuck.is_empty() {
+        let add = |reply: ListReply| {
+            let leases = reply.leases.into_iter().map(|lease| lease.attachment);
+            valid.extend(leases.filter(|attachment| stuck.contains(&host_veth_name(attachment))));
+        };
+        client.call_more(&List {}, add).map_err(said)?;
+    }
+    let call = Collect { network: config.name.clone(), valid };
+    loop {
+        client.set_deadline(Instant::now() + SHORT_WAIT);
+        if client.call(&call).map_err(said)?.released.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the next ADD would get an address; the families it would get.
+pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     let not_available = |error: ClientError| match told(config, error) {
         // The daemon's own words, without "gives no address": none was asked for.
         Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
@@ -93,7 +115,11 @@ pub(crate) fn status(config: &Config) -> Result<(), Error> {
         other => Error::NotAvailable { reason: other.to_string(), source: None },
     };
     let mut ipam = Ipam::connect(config).map_err(not_available)?;
-    ipam.client.call(&Status { pool: config.pool.clone() }).map(drop).map_err(not_available)
+    ipam.client.call(&Status { pool: config.pool.clone() }).map_err(not_available)?;
+    let pools = ipam.client.call(&Pools {}).map_err(not_available)?.pools;
+    let Some(first) = pools.first() else { return Ok(Vec::new()) };
+    let name = config.pool.as_ref().unwrap_or(&first.name);
+    Ok(pools.iter().filter(|status| status.name == *name).map(|status| status.family).collect())
 }
 
 /// The addresses of a lease, if pods can be given such: whole addresses, one of each family at most.

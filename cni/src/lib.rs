@@ -1,8 +1,8 @@
 //! The CNI plugin `ferrule`: one process for each verb, from environment and standard input to one JSON text.
 //!
 //! [`request`] turns what the runtime says into a typed request and finds every fault in it; then one file does the
-//! verb: [`add`], [`del`], [`check`], [`status`]. [`pod`] decides, without effects, what a pod needs of the kernel;
-//! [`spec`] is the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
+//! verb: [`add`], [`del`], [`check`], [`status`], [`gc`]. [`pod`] decides, without effects, what a pod needs of the kernel;
+//! [`spec`] and [`result`] are the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
 //! come from is `ipamd`'s affair, other nodes are `routed`'s.
 
 pub mod add;
@@ -10,14 +10,17 @@ pub mod check;
 pub mod config;
 pub mod del;
 pub mod error;
+pub mod gc;
 mod ipam;
 pub mod node;
 pub mod pod;
 pub mod request;
+pub mod result;
 pub mod spec;
 pub mod status;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::io::Read;
 
 use serde::Serialize;
@@ -26,7 +29,8 @@ pub use node::{Node, RealNode};
 
 use error::Failure;
 use request::{Request, Unreadable};
-use spec::{AddResult, Verb, Version};
+use result::Output;
+use spec::{Verb, Version};
 
 /// What the process leaves behind.
 #[derive(Debug)]
@@ -50,10 +54,12 @@ struct Versions {
 
 /// Does what the environment and standard input ask for.
 pub fn run<N: Node>(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Read, node: &N) -> Answer {
+    let log = Log { trace: trace(&variable) };
     let request = match Request::read(variable, stdin) {
         Ok(request) => request,
-        Err(Unreadable { version, error }) => return failed("", version, &error.into()),
+        Err(Unreadable { version, error }) => return log.failed("", version, &error.into()),
     };
+    let named = |verb: Verb, what: &dyn Display| format!("{} {what}: ", verb.as_str());
     let (what, version, outcome) = match &request {
         Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
         Request::Version => {
@@ -63,36 +69,54 @@ pub fn run<N: Node>(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Rea
         Request::Add(add) => {
             let version = add.config.version;
             let result = add::add(node, add).map(|result| Some(result.in_version(version)));
-            (format!("{} {}: ", Verb::Add.as_str(), add.attachment), version, result)
+            (named(Verb::Add, &add.attachment), version, result)
         }
         Request::Del(del) => {
-            let what = format!("{} {}: ", Verb::Del.as_str(), del.attachment);
-            (what, del.config.version, del::del(node, del).map(|()| None))
+            (named(Verb::Del, &del.attachment), del.config.version, del::del(node, del).map(|()| None))
         }
         Request::Check(check) => {
-            let what = format!("{} {}: ", Verb::Check.as_str(), check.attachment);
-            (what, check.config.version, check::check(node, check).map(|()| None))
+            let checked = check::check(node, check).map(|()| None);
+            (named(Verb::Check, &check.attachment), check.config.version, checked)
         }
         Request::Status(config) => {
-            let what = format!("{} {}: ", Verb::Status.as_str(), config.name);
-            (what, config.version, status::status(config).map(|()| None))
+            (named(Verb::Status, &config.name), config.version, status::status(node, config).map(|()| None))
+        }
+        Request::Gc(gc) => {
+            (named(Verb::Gc, &gc.config.name), gc.config.version, gc::gc(node, gc).map(|()| None))
         }
     };
     match outcome {
-        Ok(result) => succeeded::<AddResult>(result.as_ref()),
-        Err(failure) => failed(&what, version, &failure),
+        Ok(result) => succeeded::<Output>(result.as_ref()),
+        Err(failure) => log.failed(&what, version, &failure),
     }
+}
+
+/// What the line in the log has beside the error.
+struct Log {
+    /// The caller's trace, if it has one.
+    trace: Option<String>,
+}
+
+impl Log {
+    fn failed(&self, what: &str, version: Version, failure: &Failure) -> Answer {
+        let object = failure.object(version);
+        let trace = self.trace.as_ref().map_or_else(String::new, |trace| format!(" traceparent={trace}"));
+        // What the caller wrote may be in the message, and must not begin a line of its own.
+        let line = format!("ferrule: {what}{object}{trace}").replace(|c: char| c.is_control(), " ");
+        Answer { log: Some(line + "\n"), stdout: json(&object), ok: false }
+    }
+}
+
+/// `TRACEPARENT` as W3C's Trace Context has it, by which a person finds the caller's trace; nothing else is taken.
+fn trace(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+    const MAX: usize = 128;
+    let text = variable("TRACEPARENT")?.into_string().ok()?;
+    let hexadecimal = |b: u8| b.is_ascii_hexdigit() || b == b'-';
+    Some(text).filter(|text| !text.is_empty() && text.len() <= MAX && text.bytes().all(hexadecimal))
 }
 
 fn succeeded<T: Serialize>(result: Option<&T>) -> Answer {
     Answer { stdout: result.map_or_else(Vec::new, json), log: None, ok: true }
-}
-
-fn failed(what: &str, version: Version, failure: &Failure) -> Answer {
-    let object = failure.object(version);
-    // What the caller wrote may be in the message, and must not begin a line of its own.
-    let line = format!("ferrule: {what}{object}").replace(|c: char| c.is_control(), " ");
-    Answer { log: Some(line + "\n"), stdout: json(&object), ok: false }
 }
 
 /// One line of JSON. Texts, numbers and lists always have a form in it.

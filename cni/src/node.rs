@@ -1,9 +1,9 @@
-//! What the verbs need of the node: its kernel, the pods' namespaces, a sysctl. A trait, so that the tests can put
+//! What the verbs need of the node: its kernel, the pods' namespaces, sysctls. A trait, so that the tests can put
 //! a fake in its place.
 
 use std::path::Path;
 
-use ferrule_model::IfName;
+use ferrule_model::{Family, IfName};
 use ferrule_netlink::netns::{Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::{Error, Kernel, Netlink};
@@ -48,6 +48,9 @@ pub trait Node {
         netns: Option<&Self::Netns>,
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError>;
+
+    /// Whether the node hands packets of this family on; what cannot be told is taken for granted.
+    fn forwards(&self, family: Family) -> bool;
 }
 
 /// The node the plugin runs on.
@@ -84,5 +87,13 @@ impl Node for RealNode {
             Some(netns) => netns.run(set),
             None => Ok(set()),
         }
+    }
+
+    fn forwards(&self, family: Family) -> bool {
+        let name = match family {
+            Family::V4 => "net/ipv4/ip_forward",
+            Family::V6 => "net/ipv6/conf/all/forwarding",
+        };
+        sysctl::get(name).map_or(true, |value| value != "0")
     }
 }

@@ -15,7 +15,7 @@ use ferrule_model::{
 };
 use ferrule_wire::Pod;
 
-use crate::spec::{self, AddResult, Version};
+use crate::result::{self, AddResult, Dns};
 
 /// The loopback device of every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: IfIndex = IfIndex(1);
@@ -146,31 +146,31 @@ pub fn result(
     mtu: Option<u32>,
     sandbox: &str,
 ) -> AddResult {
-    let interface = |link: &Link, mac, sandbox: &str| spec::Interface {
+    let interface = |link: &Link, mac: Mac, sandbox: &str| result::Interface {
         name: link.name.to_string(),
-        mac: Some(mac),
+        mac: Some(mac.to_string()),
         mtu: Some(mtu.unwrap_or(link.mtu)),
         sandbox: sandbox.to_owned(),
+        socket_path: None,
+        pci_id: None,
     };
-    let ip = |address: &IpNetwork| spec::Ip {
+    let ip = |address: &IpNetwork| result::Ip {
         version: None,
         interface: Some(1),
         address: host_prefix(address.ip()),
         gateway: Some(gateway(family(address))),
     };
-    let route = |address: &IpNetwork| spec::Route {
-        dst: anywhere(family(address)),
-        gw: Some(gateway(family(address))),
-    };
+    let route =
+        |address: &IpNetwork| result::Route::plain(anywhere(family(address)), Some(gateway(family(address))));
     AddResult {
-        version: Version::NEWEST.as_str().to_owned(),
+        version: String::new(),
         interfaces: vec![
             interface(&ends.host, spec.host_mac, ""),
             interface(&ends.pod, spec.pod_mac, sandbox),
         ],
         ips: addresses.iter().map(ip).collect(),
         routes: addresses.iter().map(route).collect(),
-        dns: spec::Dns {},
+        dns: Dns::default(),
     }
 }
 

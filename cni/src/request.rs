@@ -8,7 +8,8 @@ use ferrule_wire::Pod;
 
 use crate::config::{Config, Document, clipped, is_identifier};
 use crate::error::Error;
-use crate::spec::{AddResult, Verb, Version};
+use crate::result::AddResult;
+use crate::spec::{Verb, Version};
 
 /// No network configuration with a `prevResult` comes near this.
 const STDIN_MAX: u64 = 1 << 20;
@@ -28,6 +29,8 @@ pub enum Request {
     Check(Check),
     /// STATUS.
     Status(Config),
+    /// GC.
+    Gc(Gc),
 }
 
 /// ADD.
@@ -67,6 +70,15 @@ pub struct Check {
     pub sandbox: Sandbox,
     /// What ADD answered, with the changes of the plugins after it.
     pub result: AddResult,
+}
+
+/// GC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gc {
+    /// The network.
+    pub config: Config,
+    /// All its attachments that the runtime knows.
+    pub valid: Vec<Attachment>,
 }
 
 /// `CNI_NETNS`.
@@ -180,7 +192,12 @@ fn build(
     }
     // Nothing more is looked at for DEL: what ADD refused has to be deletable.
     let config = if verb == Verb::Del { document.config_for_del()? } else { document.config()? };
-    let Some(Target { container_id, ifname, netns }) = target else { return Ok(Request::Status(config)) };
+    let Some(Target { container_id, ifname, netns }) = target else {
+        return Ok(match verb {
+            Verb::Gc => Request::Gc(Gc { valid: document.valid(&config.name)?, config }),
+            _ => Request::Status(config),
+        });
+    };
     let attachment = Attachment { network: config.name.clone(), container_id, ifname: ifname.to_string() };
     if verb == Verb::Del {
         return Ok(Request::Del(Del { config, attachment }));

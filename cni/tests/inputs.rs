@@ -36,6 +36,9 @@ impl Node for Untouchable {
     fn inside(&self, _: &FakeNetns) -> Result<FakeKernel, ferrule_netlink::Error> {
         panic!("touched")
     }
+    fn forwards(&self, _: ferrule_model::Family) -> bool {
+        true
+    }
     fn enable_ipv6(&self, _: Option<&FakeNetns>, _: &IfName) -> Result<Result<(), SysctlError>, NetnsError> {
         panic!("touched")
     }
@@ -131,10 +134,10 @@ fn a_fault_of_a_variable_names_it() {
 
 #[test]
 fn an_unknown_command_is_told_the_known_ones() {
-    for command in ["GC", "add", "NONSENSE"] {
+    for command in ["gc", "add", "NONSENSE"] {
         let (code, text) = refused(&variables(command), b"");
         assert_eq!(code, 4);
-        assert!(text.contains(command) && text.contains("ADD, DEL, CHECK, STATUS and VERSION"), "{text}");
+        assert!(text.contains(command) && text.contains("ADD, DEL, CHECK, STATUS, GC and VERSION"), "{text}");
     }
 }
 
@@ -156,14 +159,52 @@ fn json_that_is_none_is_told_the_place() {
 
 #[test]
 fn a_version_that_is_not_spoken_is_told_the_spoken_ones() {
-    for version in [Value::Null, json!("0.1.0"), json!("0.3.1"), json!("1.1"), json!("2.0.0"), json!("x")] {
+    for version in [json!("0.0.1"), json!("0.3.2"), json!("1.1"), json!("2.0.0"), json!("x"), json!("")] {
         let (code, text) = refused(&variables("ADD"), &with("cniVersion", version));
         assert_eq!(code, 1);
-        assert!(text.contains("0.4.0, 1.0.0, 1.1.0"), "{text}");
+        assert!(text.contains("0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"), "{text}");
     }
-    let (code, text) = refused(&variables("STATUS"), &with("cniVersion", json!("1.0.0")));
-    assert_eq!(code, 1);
-    assert!(text.contains("STATUS came with version 1.1.0"), "{text}");
+}
+
+#[test]
+fn a_verb_is_refused_in_a_version_that_does_not_have_it() {
+    const ALL: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+    for (command, since) in
+        [("ADD", "0.1.0"), ("DEL", "0.1.0"), ("CHECK", "0.4.0"), ("STATUS", "1.1.0"), ("GC", "1.1.0")]
+    {
+        for version in ALL {
+            let answer = answer(&variables(command), &with("cniVersion", json!(version)));
+            let object: Value = serde_json::from_slice(&answer.stdout).unwrap();
+            assert_eq!(object["cniVersion"], version);
+            let refused = object["code"] == 1;
+            assert_eq!(refused, version < since, "{command} in {version}: {object}");
+            if refused {
+                let text = object["msg"].as_str().unwrap();
+                assert!(text.starts_with(&format!("{command} came with version {since}")), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_missing_version_is_the_oldest() {
+    let answer = answer(&variables("ADD"), &with("cniVersion", Value::Null));
+    let object: Value = serde_json::from_slice(&answer.stdout).unwrap();
+    assert_eq!((object["cniVersion"].as_str(), object["code"].as_u64()), (Some("0.1.0"), Some(8)));
+}
+
+#[test]
+fn the_callers_trace_is_in_the_log_line_and_nothing_else_is() {
+    let line = |trace: &str| {
+        let mut variables = variables("ADD");
+        variables.insert("TRACEPARENT", trace.into());
+        answer(&variables, config().to_string().as_bytes()).log.unwrap()
+    };
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    assert!(line(trace).trim_end().ends_with(&format!(" traceparent={trace}")), "{}", line(trace));
+    for noise in ["", "x y", "00-\u{1b}[2J", &"0".repeat(1000)] {
+        assert!(!line(noise).contains("traceparent"), "{}", line(noise));
+    }
 }
 
 #[test]
@@ -183,7 +224,7 @@ fn a_fault_of_a_field_names_it_and_the_remedy() {
         ("mtu", json!(65536), "is not between 1280 and 65535"),
         ("mtu", json!(-1), "is not between 1280 and 65535"),
         ("mtu", json!(1500.5), "is not between 1280 and 65535"),
-        ("mode", json!("bridge"), "\\\"routed\\\" is the only mode"),
+        ("mode", json!("tunnel"), "\\\"routed\\\" is the only mode"),
         ("mode", json!(["routed"]), "expected a text, found a list"),
         ("ipam", json!("host-local"), "expected an object"),
         ("ipam", json!({ "type": "host-local" }), "leave `ipam` out, or write \\\"ferrule-ipam\\\""),
@@ -255,7 +296,12 @@ fn without_a_command_it_says_what_it_is() {
     for variables in [Variables::new(), [("CNI_COMMAND", OsString::new())].into()] {
         let answer = answer(&variables, b"");
         assert!(answer.ok && answer.stdout.is_empty());
-        assert!(answer.log.unwrap().contains("CNI versions supported: 0.4.0, 1.0.0, 1.1.0"));
+        assert!(
+            answer
+                .log
+                .unwrap()
+                .contains("CNI versions supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0")
+        );
     }
 }
 
@@ -335,6 +381,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     ];
     let key = prop_oneof![
         8 => prop::sample::select(vec![
+            "cni.dev/valid-attachments", "containerID", "ifname",
             "cniVersion", "name", "type", "runtimeDir", "mtu", "mode", "ipam", "pool", "prevResult", "dns", "ipMasq",
             "interfaces", "ips", "routes", "mac", "sandbox", "address", "gateway", "interface", "dst", "gw",
         ]).prop_map(str::to_owned),
@@ -368,7 +415,8 @@ fn any_stdin() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
+    "TRACEPARENT",
     "CNI_COMMAND",
     "CNI_CONTAINERID",
     "CNI_NETNS",

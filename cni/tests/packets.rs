@@ -13,7 +13,7 @@ use ferrule_netlink::{Kernel, sysctl};
 use serde_json::{Value, json};
 
 use support::machine::{Machine, RealMachine};
-use support::{Bench, result};
+use support::{Bench, failure, result};
 
 /// Longest wait for a packet to come through.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -55,9 +55,6 @@ fn addresses(added: &Value) -> Vec<IpAddr> {
 #[test]
 fn pods_of_one_node_and_the_node_itself_talk_both_ways() {
     RealMachine::with(|machine| {
-        // What routed sets on a node.
-        sysctl::set("net/ipv4/ip_forward", "1").unwrap();
-        sysctl::set("net/ipv6/conf/all/forwarding", "1").unwrap();
         let bench = Bench::new(machine);
         machine.add_pod("second");
         let first = addresses(&bench.add());
@@ -121,5 +118,19 @@ fn without_ipv6_addresses_ipv6_stays_off() {
         result(&bench.check(&added));
         let name = "net/ipv6/conf/eth0/disable_ipv6";
         assert_eq!(pod.run(|| sysctl::get(name).unwrap()).unwrap(), "1");
+    });
+}
+
+#[test]
+fn a_node_that_does_not_forward_is_told_with_code_51() {
+    RealMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        result(&bench.verb("STATUS"));
+        for (name, family) in [("net/ipv6/conf/all/forwarding", "IPv6"), ("net/ipv4/ip_forward", "IPv4")] {
+            sysctl::set(name, "0").unwrap();
+            let (code, text) = failure(&bench.verb("STATUS"));
+            assert_eq!(code, 51);
+            assert!(text.contains(&format!("forwards no {family} packets")), "{text}");
+        }
     });
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use ferrule_cni::Node;
 use ferrule_model::{
-    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
     NexthopId, Op, Route, RouteKey, VethSpec,
 };
 use ferrule_netlink::netns::NetnsError;
@@ -111,6 +111,10 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError> {
         self.machine.enable_ipv6(netns, link)
+    }
+
+    fn forwards(&self, family: Family) -> bool {
+        self.machine.forwards(family)
     }
 }
 

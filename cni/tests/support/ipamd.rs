@@ -9,8 +9,8 @@ use std::thread;
 
 use ferrule_model::{Attachment, IpNetwork};
 use ferrule_wire::{
-    AllocateReply, Call, CallError, CheckReply, Family, Frames, Lease, PoolStatus, PoolsReply, ReleaseReply,
-    Reply, Request, SOCKET_NAME, StatusReply, encode,
+    AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Lease, ListReply, PoolStatus,
+    PoolsReply, ReleaseReply, Reply, Request, SOCKET_NAME, StatusReply, encode,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -116,8 +116,22 @@ impl State {
                     claimed: call.addresses,
                 }),
             },
-            Call::Status(_) => success(&StatusReply {}),
-            Call::Pools(_) => success(&PoolsReply { pools: vec![pool("big", "7"), pool("full", "0")] }),
+            Call::Status(call) => match call.pool.as_deref() {
+                None | Some("big") => success(&StatusReply {}),
+                Some("full") => Reply::failure(&full()),
+                Some(_) => Reply::failure(&CallError::NoPool { pool: call.pool, reason: "big, full".into() }),
+            },
+            Call::Pools(_) => success(&PoolsReply { pools: vec![pool(Family::Ipv4), pool(Family::Ipv6)] }),
+            Call::List(_) => success(&ListReply { leases: self.leases.values().cloned().collect() }),
+            Call::Collect(call) => {
+                let stale = |lease: &&Lease| {
+                    lease.attachment.network == call.network && !call.valid.contains(&lease.attachment)
+                };
+                // One at a time, so that the caller has to come back.
+                let released: Vec<_> = self.leases.values().find(stale).cloned().into_iter().collect();
+                self.leases.retain(|_, lease| !released.contains(lease));
+                success(&CollectReply { released })
+            }
             other => panic!("the plugin does not call {other:?}"),
         };
         if std::mem::take(&mut self.die) { None } else { Some(reply) }
@@ -141,17 +155,31 @@ impl State {
     }
 }
 
-fn pool(name: &str, free: &str) -> PoolStatus {
+fn pool(family: Family) -> PoolStatus {
+    let subnet = match family {
+        Family::Ipv4 => "10.244.1.0/24",
+        Family::Ipv6 => "fd00:10:244:1::/64",
+    };
     PoolStatus {
-        name: name.into(),
-        family: Family::Ipv4,
-        subnets: vec!["10.244.1.0/29".parse().unwrap()],
+        name: "default".into(),
+        family,
+        subnets: vec![subnet.parse().unwrap()],
         in_use: 1,
         resting: 0,
         draining: 0,
         reserved: "0".into(),
         size: "8".into(),
-        free: free.into(),
+        free: "7".into(),
+    }
+}
+
+fn full() -> CallError {
+    CallError::PoolExhausted {
+        pool: "full".into(),
+        family: Family::Ipv4,
+        in_use: 6,
+        resting: 0,
+        reserved: "2".into(),
     }
 }
 
@@ -166,6 +194,8 @@ fn name(call: &Call) -> &'static str {
         Call::Check(_) => "Check",
         Call::Status(_) => "Status",
         Call::Pools(_) => "Pools",
+        Call::List(_) => "List",
+        Call::Collect(_) => "Collect",
         _ => "other",
     }
 }

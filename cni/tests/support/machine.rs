@@ -7,10 +7,12 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use ferrule_cni::{Node, RealNode};
-use ferrule_model::{Address, AddressKey, IfName, Link, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey};
+use ferrule_model::{
+    Address, AddressKey, Family, IfName, Link, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
+};
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns, NetnsError};
-use ferrule_netlink::sysctl::SysctlError;
+use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::{Kernel, Netlink};
 
 /// A node with pods, of which each has a name.
@@ -33,6 +35,7 @@ pub(crate) trait Machine {
         netns: Option<&Self::Netns>,
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError>;
+    fn forwards(&self, family: Family) -> bool;
 
     fn inside(&self, name: &str) -> Self::Kernel {
         self.kernel(&self.netns(Path::new(&self.path(name))).unwrap())
@@ -98,6 +101,10 @@ impl Machine for FakeMachine {
     ) -> Result<Result<(), SysctlError>, NetnsError> {
         Ok(Ok(()))
     }
+
+    fn forwards(&self, _family: Family) -> bool {
+        true
+    }
 }
 
 /// The node on the running kernel. The pods' namespaces live as long as this.
@@ -111,7 +118,13 @@ impl Machine for RealMachine {
 
     fn with(test: impl FnOnce(&Self)) {
         let host = netns::make().expect("CAP_SYS_ADMIN is needed: run through tests/in-namespace");
-        host.run(|| test(&Self { pods: RefCell::default() })).unwrap();
+        let on_a_node = || {
+            // What routed sets.
+            sysctl::set("net/ipv4/ip_forward", "1").unwrap();
+            sysctl::set("net/ipv6/conf/all/forwarding", "1").unwrap();
+            test(&Self { pods: RefCell::default() });
+        };
+        host.run(on_a_node).unwrap();
     }
 
     fn add_pod(&self, name: &str) {
@@ -152,6 +165,10 @@ impl Machine for RealMachine {
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError> {
         RealNode.enable_ipv6(netns, link)
+    }
+
+    fn forwards(&self, family: Family) -> bool {
+        RealNode.forwards(family)
     }
 }
 

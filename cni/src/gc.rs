@@ -1,0 +1,44 @@
+//! GC: what belongs to none of the attachments that the runtime knows goes: links of this network, and then leases.
+//!
+//! The runtime adds and deletes nothing meanwhile (section 2, "GC"). Of all verbs this one alone lists the node's links.
+
+use std::collections::BTreeSet;
+
+use ferrule_model::{IfName, host_veth_name};
+use ferrule_netlink::Kernel;
+
+use crate::error::{Error, Failure};
+use crate::ipam;
+use crate::node::Node;
+use crate::pod::network_of;
+use crate::request::Gc;
+
+/// Removes what is left behind. An error does not stop it.
+///
+/// # Errors
+/// All of them. What could not be removed is there for the next GC.
+pub fn gc<N: Node>(node: &N, request: &Gc) -> Result<(), Failure> {
+    let mut errors = Vec::new();
+    match links(node, request, &mut errors) {
+        // An address is not free while a link may hold it.
+        Ok(stuck) => errors.extend(ipam::collect(&request.config, &request.valid, &stuck).err()),
+        Err(error) => errors.push(error),
+    }
+    Failure::of(errors)
+}
+
+/// Deletes the host's ends that nothing valid has, and gives the names of those that stay nevertheless.
+fn links<N: Node>(node: &N, request: &Gc, errors: &mut Vec<Error>) -> Result<BTreeSet<IfName>, Error> {
+    let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
+    let links = host.links().map_err(|source| Error::Kernel { doing: "list the links", source })?;
+    let valid: BTreeSet<_> = request.valid.iter().map(host_veth_name).collect();
+    let ours = |link: &&_| network_of(link) == Some(&request.config.name);
+    let mut stuck = BTreeSet::new();
+    for link in links.iter().filter(ours).filter(|link| !valid.contains(&link.name)) {
+        if let Err(source) = host.delete_link(&link.name) {
+            errors.push(Error::Kernel { doing: "delete a veth pair that no attachment has", source });
+            stuck.insert(link.name.clone());
+        }
+    }
+    Ok(stuck)
+}

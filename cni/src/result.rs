@@ -1,0 +1,219 @@
+//! The result of ADD (section 5, "Success"), read and written in the shape of each version.
+//!
+//! Internally everything is the newest version's. An older one is a matter of leaving out and adding fields when the
+//! text is written ([`AddResult::in_version`]); up to 0.2.0 it is another text altogether ([`Output::Old`]).
+
+use std::net::IpAddr;
+
+use ferrule_model::{Family, family};
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::spec::Version;
+
+/// What ADD answers, and what comes back as `prevResult`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddResult {
+    /// Which version's shape it has; absent in a `prevResult` of some runtimes.
+    #[serde(rename = "cniVersion", default)]
+    pub version: String,
+    /// The links. An IPAM plugin's result has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+    /// The addresses.
+    #[serde(default)]
+    pub ips: Vec<Ip>,
+    /// The routes in the container.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Name service.
+    #[serde(default)]
+    pub dns: Dns,
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Name in its namespace.
+    pub name: String,
+    /// Hardware address; other plugins' links may have none, or one that is not Ethernet's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Bytes; since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Path of the container's namespace; empty for a link on the host.
+    #[serde(default)]
+    pub sandbox: String,
+    /// Of another plugin's link; since 1.1.0.
+    #[serde(rename = "socketPath", default, skip_serializing_if = "Option::is_none")]
+    pub socket_path: Option<String>,
+    /// Of another plugin's link; since 1.1.0.
+    #[serde(rename = "pciID", default, skip_serializing_if = "Option::is_none")]
+    pub pci_id: Option<String>,
+}
+
+/// An address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ip {
+    /// `4` or `6`; from 0.3.0 to 0.4.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Place of its link in `interfaces`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<usize>,
+    /// With prefix length.
+    pub address: IpNetwork,
+    /// The way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// A route in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination.
+    pub dst: IpNetwork,
+    /// Next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    /// Largest packet; this and the rest since 1.1.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Largest TCP segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// Metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Routing table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Scope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u32>,
+}
+
+/// Name service.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Dns {
+    /// Addresses of servers, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    /// The domain of short names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Domains to look short names up in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Options of the resolver.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// A result as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Output {
+    /// From 0.3.0 on.
+    New(AddResult),
+    /// Up to 0.2.0.
+    Old(OldResult),
+}
+
+/// The result up to 0.2.0: the first address of each family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldResult {
+    #[serde(rename = "cniVersion", default)]
+    version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip4: Option<OldIp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ip6: Option<OldIp>,
+    #[serde(default)]
+    dns: Dns,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct OldIp {
+    ip: IpNetwork,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+}
+
+impl AddResult {
+    /// Reads a result of any version.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn read(value: &Value) -> Result<Self, serde_json::Error> {
+        if value.get("ip4").is_none() && value.get("ip6").is_none() {
+            return Self::deserialize(value);
+        }
+        let OldResult { version, ip4, ip6, dns } = OldResult::deserialize(value)?;
+        let mut result = Self { version, dns, ..Self::default() };
+        for OldIp { ip, gateway, routes } in ip4.into_iter().chain(ip6) {
+            result.ips.push(Ip { version: None, interface: None, address: ip, gateway });
+            result.routes.extend(routes);
+        }
+        Ok(result)
+    }
+
+    /// The same in the shape that `version` has.
+    #[must_use]
+    pub fn in_version(mut self, version: Version) -> Output {
+        version.as_str().clone_into(&mut self.version);
+        if version < Version::V1_1_0 {
+            for interface in &mut self.interfaces {
+                (interface.mtu, interface.socket_path, interface.pci_id) = (None, None, None);
+            }
+            for route in &mut self.routes {
+                *route = Route::plain(route.dst, route.gw);
+            }
+        }
+        for ip in &mut self.ips {
+            ip.version = (version < Version::V1_0_0).then(|| match family(&ip.address) {
+                Family::V4 => "4".to_owned(),
+                Family::V6 => "6".to_owned(),
+            });
+        }
+        if version < Version::V0_3_0 { Output::Old(self.old()) } else { Output::New(self) }
+    }
+
+    fn old(self) -> OldResult {
+        let first = |wanted| {
+            let ip = self.ips.iter().find(|ip| family(&ip.address) == wanted)?;
+            let routes = self.routes.iter().filter(|route| family(&route.dst) == wanted);
+            Some(OldIp { ip: ip.address, gateway: ip.gateway, routes: routes.cloned().collect() })
+        };
+        let (ip4, ip6) = (first(Family::V4), first(Family::V6));
+        OldResult { version: self.version, ip4, ip6, dns: self.dns }
+    }
+
+    /// This result with that of a plugin before in the list: theirs come first.
+    #[must_use]
+    pub fn after(mut self, previous: Self) -> Self {
+        let offset = previous.interfaces.len();
+        for place in self.ips.iter_mut().filter_map(|ip| ip.interface.as_mut()) {
+            *place += offset;
+        }
+        let dns = if self.dns == Dns::default() { previous.dns } else { self.dns };
+        Self {
+            version: self.version,
+            interfaces: [previous.interfaces, self.interfaces].concat(),
+            ips: [previous.ips, self.ips].concat(),
+            routes: [previous.routes, self.routes].concat(),
+            dns,
+        }
+    }
+}
+
+impl Route {
+    /// A route that says no more than where to.
+    pub const fn plain(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
+        Self { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+}
