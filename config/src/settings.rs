@@ -143,6 +143,8 @@ pub enum Backend {
     Vxlan,
     /// As they are, by routes over the segment that all nodes share.
     Native,
+    /// As they are to nodes on this node's segment, in UDP to the others.
+    Auto,
 }
 
 /// Where the list of nodes comes from.
@@ -340,9 +342,10 @@ fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
     match text.get_ref().as_str() {
         "vxlan" => Ok(Backend::Vxlan),
         "native" => Ok(Backend::Native),
+        "auto" => Ok(Backend::Auto),
         other => {
             let reason = format!("this version has no backend \"{other}\"");
-            let remedy = "write backend = \"vxlan\" or backend = \"native\"";
+            let remedy = "write backend = \"vxlan\", backend = \"native\" or backend = \"auto\"";
             Err(document.fault(text, "routing.backend", reason, remedy))
         }
     }

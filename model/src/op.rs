@@ -21,10 +21,14 @@ pub enum Op {
     DeleteAddress(AddressKey),
     /// Make or replace a nexthop object.
     PutNexthop(NexthopId, Nexthop),
+    /// Make a nexthop object with a number that nobody uses.
+    AddNexthop(NexthopId, Nexthop),
     /// Delete a nexthop object; the kernel deletes its routes with it.
     DeleteNexthop(NexthopId),
     /// Make or replace a route.
     PutRoute(RouteKey, Route),
+    /// Make a route where there is none, of whatever protocol.
+    AddRoute(RouteKey, Route),
     /// Delete a route of ours (the protocol is part of the request).
     DeleteRoute(RouteKey),
     /// Make or replace a neighbour.
@@ -65,7 +69,9 @@ impl Op {
             | Self::SetLink(..)
             | Self::PutAddress(..)
             | Self::PutNexthop(..)
+            | Self::AddNexthop(..)
             | Self::PutRoute(..)
+            | Self::AddRoute(..)
             | Self::PutNeighbour(..)
             | Self::PutFdb(..) => Change::Put,
             Self::DeleteLink(_)
@@ -90,8 +96,12 @@ impl std::fmt::Display for Op {
             Self::PutNexthop(id, nh) => {
                 write!(f, "nexthop replace id {} via {} dev {}", id.0, nh.gateway, nh.link)
             }
+            Self::AddNexthop(id, nh) => {
+                write!(f, "nexthop add id {} via {} dev {}", id.0, nh.gateway, nh.link)
+            }
             Self::DeleteNexthop(id) => write!(f, "nexthop del id {}", id.0),
             Self::PutRoute(key, _) => write!(f, "route replace {} table {}", key.dst, key.table),
+            Self::AddRoute(key, _) => write!(f, "route add {} table {}", key.dst, key.table),
             Self::DeleteRoute(key) => write!(f, "route del {} table {}", key.dst, key.table),
             Self::PutNeighbour(key, _) => write!(f, "neigh replace {} dev {}", key.address, key.link),
             Self::DeleteNeighbour(key) => write!(f, "neigh del {} dev {}", key.address, key.link),

@@ -52,6 +52,7 @@ pub(crate) mod nexthop {
 }
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
+const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
 fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
     let mut payload = vec![0; message.buffer_len()];
@@ -62,14 +63,16 @@ fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
 /// The request that carries out `op`.
 pub(crate) fn op(op: &Op) -> Request {
     match op {
-        Op::AddVxlan(spec) => request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &vxlan(spec)),
+        Op::AddVxlan(spec) => request(rtm::NEWLINK, ADD, &vxlan(spec)),
         Op::SetLink(index, change) => request(rtm::NEWLINK, 0, &link_change(*index, change)),
         Op::DeleteLink(index) => request(rtm::DELLINK, 0, &link_index(*index)),
         Op::PutAddress(key, value) => request(rtm::NEWADDR, PUT, &address(key, *value)),
         Op::DeleteAddress(key) => request(rtm::DELADDR, 0, &address(key, Address::default())),
-        Op::PutNexthop(id, value) => put_nexthop(*id, value),
+        Op::PutNexthop(id, value) => put_nexthop(*id, value, PUT),
+        Op::AddNexthop(id, value) => put_nexthop(*id, value, ADD),
         Op::DeleteNexthop(id) => delete_nexthop(*id),
         Op::PutRoute(key, value) => request(rtm::NEWROUTE, PUT, &put_route(key, value)),
+        Op::AddRoute(key, value) => request(rtm::NEWROUTE, ADD, &put_route(key, value)),
         Op::DeleteRoute(key) => request(rtm::DELROUTE, 0, &delete_route(key)),
         Op::PutNeighbour(key, value) => request(rtm::NEWNEIGH, PUT, &neighbour(key, Some(value))),
         Op::DeleteNeighbour(key) => request(rtm::DELNEIGH, 0, &neighbour(key, None)),
@@ -182,6 +185,21 @@ pub(crate) fn one_neighbour(key: &NeighbourKey) -> Request {
     message.header.ifindex = key.link.0;
     message.attributes.push(NeighbourAttribute::Destination(neighbour_address(key.address)));
     request(rtm::GETNEIGH, 0, &message)
+}
+
+/// One FDB entry of a VXLAN device.
+pub(crate) fn one_fdb_entry(key: &FdbKey) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = key.link.0;
+    message.header.flags = NeighbourFlags::Own;
+    message.attributes = vec![link_layer_address(key.mac)];
+    request(rtm::GETNEIGH, 0, &message)
+}
+
+/// One nexthop object.
+pub(crate) fn one_nexthop(id: NexthopId) -> Request {
+    Request { kind: rtm::GETNEXTHOP, ..delete_nexthop(id) }
 }
 
 /// All nexthop objects.
@@ -338,13 +356,13 @@ fn link_layer_address(mac: Mac) -> NeighbourAttribute {
     NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec())
 }
 
-fn put_nexthop(id: NexthopId, value: &Nexthop) -> Request {
+fn put_nexthop(id: NexthopId, value: &Nexthop, flags: u16) -> Request {
     let family = match value.gateway {
         IpAddr::V4(_) => libc_family(AddressFamily::Inet),
         IpAddr::V6(_) => libc_family(AddressFamily::Inet6),
     };
-    let flags = if value.onlink { nexthop::ONLINK } else { 0 };
-    let mut payload = nexthop_header(family, value.protocol, flags);
+    let onlink = if value.onlink { nexthop::ONLINK } else { 0 };
+    let mut payload = nexthop_header(family, value.protocol, onlink);
     let gateway = match value.gateway {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -352,7 +370,7 @@ fn put_nexthop(id: NexthopId, value: &Nexthop) -> Request {
     attribute(&mut payload, nexthop::ID, id.0.to_ne_bytes().to_vec());
     attribute(&mut payload, nexthop::OIF, value.link.0.to_ne_bytes().to_vec());
     attribute(&mut payload, nexthop::GATEWAY, gateway);
-    Request { kind: rtm::NEWNEXTHOP, flags: PUT, payload }
+    Request { kind: rtm::NEWNEXTHOP, flags, payload }
 }
 
 fn delete_nexthop(id: NexthopId) -> Request {

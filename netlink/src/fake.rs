@@ -298,13 +298,15 @@ impl State {
                 self.link(key.link).ok_or(Errno::ENODEV)?;
                 self.addresses.remove(key).map(drop).ok_or(Errno::EADDRNOTAVAIL)
             }
-            Op::PutNexthop(id, value) => {
+            Op::AddNexthop(id, _) if self.nexthops.contains_key(id) => Err(Errno::EEXIST),
+            Op::AddRoute(key, _) if self.routes.contains_key(key) => Err(Errno::EEXIST),
+            Op::PutNexthop(id, value) | Op::AddNexthop(id, value) => {
                 self.up(value.link)?;
                 self.nexthops.insert(*id, *value);
                 Ok(())
             }
             Op::DeleteNexthop(id) => self.remove_nexthop(*id).map(drop).ok_or(Errno::ENOENT),
-            Op::PutRoute(key, value) => self.put_route(*key, *value),
+            Op::PutRoute(key, value) | Op::AddRoute(key, value) => self.put_route(*key, *value),
             Op::DeleteRoute(key) => self.delete_route(key),
             Op::PutNeighbour(key, value) => {
                 self.link(key.link).ok_or(Errno::ENODEV)?;
@@ -446,8 +448,18 @@ impl Kernel for FakeKernel {
         })
     }
 
-    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error> {
-        self.read("nexthop list", |state| state.nexthops.clone())
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
+        self.read("nexthop list", |state| {
+            state.nexthops.iter().map(|(id, nexthop)| (*id, Some(*nexthop))).collect()
+        })
+    }
+
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {
+        self.read("nexthop get", |state| state.nexthops.get(&id).copied())
+    }
+
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error> {
+        self.read("fdb get", |state| state.fdb.get(&key).copied())
     }
 
     fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {

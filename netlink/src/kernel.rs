@@ -74,17 +74,30 @@ pub trait Kernel {
     /// The socket failed.
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error>;
 
-    /// The nexthop objects with a gateway, everybody's: their numbers are shared.
+    /// All nexthop objects, everybody's: their numbers are shared. `None` for those that [`Nexthop`] cannot express, such
+    /// as groups and blackholes.
     ///
     /// # Errors
     /// The socket failed.
-    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error>;
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error>;
+
+    /// One nexthop object, without listing all: `None` if there is none or [`Nexthop`] cannot express it.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error>;
 
     /// The permanent neighbours on `link`.
     ///
     /// # Errors
     /// The socket failed.
     fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error>;
+
+    /// One FDB entry of a VXLAN device, without listing all.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error>;
 
     /// The unicast FDB entries of the VXLAN device `link`.
     ///

@@ -157,8 +157,25 @@ impl Kernel for Netlink {
         Ok(routes)
     }
 
-    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error> {
-        Ok(self.list(&encode::all_nexthops(), decode::nexthop)?.into_iter().collect())
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
+        let numbered = |payload: &[u8]| {
+            let id = decode::nexthop_id(payload)?;
+            Some((id, decode::nexthop(payload).map(|(_, nexthop)| nexthop)))
+        };
+        Ok(self.list(&encode::all_nexthops(), numbered)?.into_iter().collect())
+    }
+
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {
+        let answer = self.one(encode::one_nexthop(id), format!("nexthop get id {}", id.0));
+        Ok(found(answer)?.and_then(|message| decode::nexthop(&message.payload)).map(|(_, nexthop)| nexthop))
+    }
+
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error> {
+        let answer = self.one(encode::one_fdb_entry(&key), format!("fdb get {} dev {}", key.mac, key.link));
+        Ok(found(answer)?.and_then(|message| match decode::neigh(&message.payload)? {
+            Neigh::Fdb(_, entry) => Some(entry),
+            Neigh::Neighbour(..) => None,
+        }))
     }
 
     fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {

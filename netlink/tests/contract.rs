@@ -264,6 +264,22 @@ fn a_route_is_replaced_in_place<M: Machine>() {
     assert_eq!(routes.into_iter().collect::<Vec<_>>(), [(key, Route::ours(Via::Nexthop(NexthopId(8))))]);
 }
 
+fn what_is_added_must_not_be_there<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let link = pair.link.index;
+    for (id, gateway, dst) in [(7, "192.0.2.9", "10.1.0.0/24"), (8, "fd00::9", "fd00:1::/64")] {
+        let (id, key) = (NexthopId(id), RouteKey::main(prefix(dst)));
+        let (hop, route) = (nexthop(gateway, link), Route::ours(Via::Nexthop(id)));
+        ok(&mut pair.host, &[Op::AddNexthop(id, hop), Op::AddRoute(key, route)]);
+        assert_eq!(errno(&mut pair.host, Op::AddNexthop(id, hop)), Errno::EEXIST);
+        assert_eq!(errno(&mut pair.host, Op::AddRoute(key, Route::unreachable())), Errno::EEXIST);
+        let foreign = Route { protocol: 4, ..Route::unreachable() };
+        ok(&mut pair.host, &[Op::PutRoute(key, foreign)]);
+        assert_eq!(errno(&mut pair.host, Op::AddRoute(key, route)), Errno::EEXIST, "whosever it is");
+        assert_eq!(pair.host.routes(4).unwrap().get(&key), Some(&foreign));
+    }
+}
+
 fn the_longest_prefix_matches<M: Machine>() {
     let mut pair = Pair::<M>::new();
     let link = pair.link.index;
@@ -288,13 +304,16 @@ fn a_nexthop_object_takes_its_routes_with_it<M: Machine>() {
     let key = RouteKey::main(prefix("10.1.0.0/24"));
     let first = nexthop("192.0.2.9", pair.link.index);
     ok(&mut pair.host, &[Op::PutNexthop(id, first), Op::PutRoute(key, Route::ours(Via::Nexthop(id)))]);
-    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&first));
+    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&Some(first)));
+    assert_eq!(pair.host.nexthop(id).unwrap(), Some(first));
     let second = nexthop("192.0.2.10", pair.link.index);
     ok(&mut pair.host, &[Op::PutNexthop(id, second)]);
-    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&second));
+    assert_eq!(pair.host.nexthops().unwrap().get(&id), Some(&Some(second)));
+    assert_eq!(pair.host.nexthop(id).unwrap(), Some(second));
     assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 1, "replacing keeps the routes");
     ok(&mut pair.host, &[Op::DeleteNexthop(id)]);
     assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
+    assert_eq!(pair.host.nexthop(id).unwrap(), None);
     assert_eq!(errno(&mut pair.host, Op::DeleteNexthop(id)), Errno::ENOENT);
     assert_eq!(errno(&mut pair.host, Op::PutRoute(key, Route::ours(Via::Nexthop(id)))), Errno::EINVAL);
 }
@@ -347,9 +366,12 @@ fn a_vxlan_device_has_what_was_asked_for_and_an_fdb<M: Machine>() {
     for dst in ["192.0.2.2", "192.0.2.3"] {
         ok(&mut pair.host, &[Op::PutFdb(key, entry(dst))]);
         assert_eq!(pair.host.fdb(device.index).unwrap().into_iter().collect::<Vec<_>>(), [(key, entry(dst))]);
+        assert_eq!(pair.host.fdb_entry(key).unwrap(), Some(entry(dst)));
     }
     ok(&mut pair.host, &[Op::DeleteFdb(key, entry("192.0.2.3"))]);
     assert_eq!(pair.host.fdb(device.index).unwrap().len(), 0);
+    assert_eq!(pair.host.fdb_entry(key).unwrap(), None);
+    assert_eq!(pair.host.fdb_entry(FdbKey { link: IfIndex(4_000), ..key }).unwrap(), None);
     assert_eq!(errno(&mut pair.host, Op::DeleteFdb(key, entry("192.0.2.3"))), Errno::ENOENT);
     ok(&mut pair.host, &[Op::DeleteLink(device.index)]);
     assert!(pair.host.links().unwrap().iter().all(|link| link.index != device.index));
@@ -401,6 +423,7 @@ contract!(
     addresses_come_and_go,
     a_route_of_every_kind_is_read_back_as_it_was_put,
     a_route_is_replaced_in_place,
+    what_is_added_must_not_be_there,
     the_longest_prefix_matches,
     a_nexthop_object_takes_its_routes_with_it,
     a_link_that_goes_down_loses_routes_and_nexthops,

@@ -1,27 +1,31 @@
-//! The one place where the kernel's state is changed: a pass reads what is there, works out what there should be, and
-//! carries out the difference.
+//! The one place where the kernel's state is changed: a pass works out what there should be and carries out what is
+//! different.
 //!
-//! A pass reads everything. It is started by a change of the nodes, by an event that disagrees with what the last pass
-//! left ([`crate::drift`]), by an object that is due again after a refusal, and by the clock.
+//! A pass that reads ([`Applier::pass`]) compares everything. It is started by a change of this node, by an event that
+//! disagrees with what the last pass left ([`crate::drift`]), and by the clock. A change of other nodes
+//! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
+//! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ferrule_config::Routing;
-use ferrule_model::{IfIndex, IpNetwork, Mac, Op, PROTOCOL, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_netlink::monitor::Event;
+use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Kernel, Refusal};
 use nix::errno::Errno;
 
 use crate::backoff::Backoff;
-use crate::desired::{self, Underlay};
+use crate::desired::{self, Ground, Underlay};
+use crate::device;
 use crate::drift::{Belief, Concern};
-use crate::nexthops;
-use crate::nodes::{Cluster, Node};
-use crate::observe::{self, Links, Seen};
-use crate::owner::{self, DeviceStep, ForeignDevice};
-use crate::reconcile::{Objects, Pass};
+use crate::goal::Goal;
+use crate::nodes::{Cluster, Node, NodeChange};
+use crate::objects::{Keys, Objects};
+use crate::observe::{self, Links};
+use crate::owner::ForeignDevice;
+use crate::reconcile::Pass;
 use crate::report::{self, Report};
-use ferrule_netlink::wake::NexthopEvent;
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]
@@ -45,28 +49,43 @@ pub enum PassError {
     Device(String),
 }
 
-/// Our VXLAN device, as far as a pass has come to it.
-struct Device {
-    index: Option<IfIndex>,
-    /// It was made in this pass: what hung on it before is gone with it.
-    fresh: bool,
-    /// To be removed at the end: the routes over it are replaced first.
-    leaves: bool,
-}
-
 /// Makes the passes.
 #[derive(Debug)]
 pub struct Applier<K> {
     kernel: K,
     routing: Routing,
     backoff: Backoff,
-    belief: Option<Belief>,
+    left: Option<Left>,
+}
+
+/// What the last pass left.
+#[derive(Debug)]
+struct Left {
+    belief: Belief,
+    goal: Goal,
+    /// All objects that are not as they should be.
+    differing: Keys,
+    /// Something else is left to do, which only a pass that reads can.
+    unfinished: bool,
+    /// An event disagreed with the belief.
+    doubted: bool,
+    mtu: u32,
+    underlay: String,
+}
+
+/// What a walk came to.
+struct Walked {
+    observed: Objects,
+    /// Routes in whose place others stand.
+    blocked: Vec<RouteKey>,
+    /// A number that was free is not.
+    taken: bool,
 }
 
 impl<K: Kernel> Applier<K> {
     /// An applier that knows nothing yet of the kernel.
     pub fn new(kernel: K, routing: Routing) -> Self {
-        Self { kernel, routing, backoff: Backoff::default(), belief: None }
+        Self { kernel, routing, backoff: Backoff::default(), left: None }
     }
 
     /// The kernel it works on.
@@ -76,21 +95,70 @@ impl<K: Kernel> Applier<K> {
 
     /// What it believes is in the kernel: what the last pass left, if that came to its end.
     pub fn belief(&self) -> Option<&Belief> {
-        self.belief.as_ref()
+        self.left.as_ref().map(|left| &left.belief)
     }
 
-    /// Whether a pass is due because of an event.
-    pub fn hears(&mut self, event: &ferrule_netlink::monitor::Event) -> bool {
-        let concern = self.belief.as_mut().map_or(Concern::Ground, |belief| belief.hears(event));
+    /// Whether a pass that reads is due because of an event.
+    pub fn hears(&mut self, event: &Event) -> bool {
+        let concern = self.left.as_mut().map_or(Concern::Ground, |left| left.belief.hears(event));
         if concern == Concern::Ground {
             self.backoff.forget();
         }
-        concern != Concern::None
+        let differs = match concern {
+            Concern::None => return false,
+            Concern::Object => self.is_doubted() || !self.agrees(event).unwrap_or(false),
+            Concern::Ground => true,
+        };
+        self.doubt(differs)
     }
 
-    /// Whether a pass is due because of an event of a nexthop object.
-    pub fn hears_nexthop(&self, event: &NexthopEvent) -> bool {
-        self.belief.as_ref().is_none_or(|belief| belief.hears_nexthop(event) != Concern::None)
+    /// The same for an event of a nexthop object.
+    pub fn hears_nexthop(&mut self, event: &NexthopEvent) -> bool {
+        let Some(left) = &mut self.left else { return true };
+        if event.change == Change::Put {
+            left.goal.has_foreign(event.id);
+        }
+        if left.belief.hears_nexthop(event) == Concern::None {
+            return false;
+        }
+        let known = left.belief.ours.nexthops.get(&event.id).copied();
+        let differs = left.doubted || !self.kernel.nexthop(event.id).is_ok_and(|found| found == known);
+        self.doubt(differs)
+    }
+
+    fn is_doubted(&self) -> bool {
+        self.left.as_ref().is_none_or(|left| left.doubted)
+    }
+
+    /// Until the next pass that reads, no event is looked into any more.
+    fn doubt(&mut self, differs: bool) -> bool {
+        if let Some(left) = &mut self.left {
+            left.doubted |= differs;
+        }
+        differs
+    }
+
+    /// Whether the object that an event tells of is as we believe, whatever the event says: news from before our own
+    /// last change of it is old.
+    fn agrees(&mut self, event: &Event) -> Result<bool, Error> {
+        let Some(left) = &self.left else { return Ok(false) };
+        let ours = &left.belief.ours;
+        Ok(match event {
+            Event::Route(_, key, _) => {
+                let known = ours.routes.get(key).copied();
+                match route_at(&mut self.kernel, key)? {
+                    Found::Route(route) => known == Some(route),
+                    Found::None => known.is_none(),
+                    Found::Hidden => false,
+                }
+            }
+            Event::Neighbour(_, key, _) => {
+                let found = self.kernel.neighbour(*key)?.filter(|neighbour| neighbour.permanent);
+                found == ours.neighbours.get(key).copied()
+            }
+            Event::Fdb(_, key, _) => self.kernel.fdb_entry(*key)? == ours.fdb.get(key).copied(),
+            Event::Link(..) | Event::Address(..) | Event::Overrun => false,
+        })
     }
 
     /// What was refused may be tried again at once.
@@ -103,49 +171,111 @@ impl<K: Kernel> Applier<K> {
         self.backoff.next_due()
     }
 
-    /// One pass towards `cluster`.
+    /// One pass towards `cluster` that reads everything.
     ///
     /// # Errors
     /// See [`PassError`]. An object that the kernel refuses is no error: it is in the report, and the others go on.
     pub fn pass(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
         // Until this pass is through, nobody knows.
-        let before = self.belief.take();
+        let before = self.left.take().map(|left| left.belief);
         let links = observe::links(&mut self.kernel)?;
-        let device_name = self.routing.vxlan.device.clone();
-        let underlay = observe::underlay(&mut self.kernel, &cluster.own, &device_name, &links)?;
-        let mtu = desired::pod_mtu(&self.routing, &cluster.own, &underlay)
-            .ok_or_else(|| no_underlay(&cluster.own))?;
+        let settings = &self.routing.vxlan;
+        let own = &cluster.own;
+        let not_looked_at = device::find(&links, settings, own.vtep_mac).map(|link| link.index);
+        let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &links)?;
+        let mtu = desired::pod_mtu(&self.routing, own, &underlay).ok_or_else(|| no_underlay(own))?;
         let mut report = Report { mtu, underlay: describe(&underlay, &links), ..Report::default() };
 
-        let spec = desired::device(&self.routing, &cluster.own, &underlay);
-        let device = self.device(spec.as_ref(), cluster, &links, before.as_ref(), &mut report)?;
+        let spec = desired::device(&self.routing, own, &underlay);
+        let wanted = (spec.as_ref(), settings, own.vtep_mac);
+        let device = device::keep(&mut self.kernel, wanted, &links, before.as_ref(), &mut report)?;
         let seen = observe::ours(&mut self.kernel, device.index)?;
         let backend = self.routing.backend;
-        let wanted = desired::objects(backend, cluster, &underlay, device.index.filter(|_| !device.leaves));
-        report.skipped = wanted.skipped.iter().cloned().collect();
-        let desired = nexthops::number(&wanted, &seen.nexthops);
-        let known = before.as_ref().filter(|_| !device.fresh).map(|belief| &belief.ours);
-        let (ours, blocked) = self.walk(&desired, &seen, known, now, &mut report)?;
-        report.pending = ours.distance(&desired);
+        let kept = device.index.filter(|_| !device.leaves);
+        let ground = Ground { backend, own: own.clone(), underlay, device: kept };
+        let goal = Goal::new(ground, cluster, &seen.nexthops);
+        let known = before.filter(|_| !device.fresh).map(|belief| belief.ours);
+        let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
+        drop(known);
+        let mut left = Left {
+            differing: walked.observed.differing(goal.objects()),
+            unfinished: walked.taken,
+            doubted: false,
+            belief: self.belief_of(cluster, (kept, spec), seen.links, &underlay, walked),
+            goal,
+            mtu,
+            underlay: report.underlay.clone(),
+        };
         if let Some(index) = device.index.filter(|_| device.leaves) {
-            // The kernel would delete with it what a refusal has kept on it.
-            if ours.nexthops.values().any(|nexthop| nexthop.link == index) {
-                report.pending += 1;
-            } else {
-                self.link_op(&Op::DeleteLink(index), &seen.links, &mut report)?;
-            }
+            left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
-        report.objects = desired.len().saturating_sub(report.pending);
-        self.belief = Some(Belief {
-            links: seen.links,
-            device: device.index.filter(|_| !device.leaves),
+        left.tell(&mut report);
+        self.left = Some(left);
+        Ok(report)
+    }
+
+    fn belief_of(
+        &self,
+        cluster: &Cluster,
+        (device, spec): (Option<IfIndex>, Option<VxlanSpec>),
+        links: Links,
+        underlay: &Underlay,
+        walked: Walked,
+    ) -> Belief {
+        Belief {
+            links,
+            device,
             spec,
-            device_name,
+            device_name: self.routing.vxlan.device.clone(),
             uplinks: underlay.all().map(|uplink| uplink.link).collect(),
             own: cluster.own.clone(),
-            ours,
-            blocked,
-        });
+            ours: walked.observed,
+            blocked: walked.blocked,
+        }
+    }
+
+    /// Removes a device that is not wanted any more; `false` if something is left on it, which a refusal has kept and
+    /// the kernel would delete with it.
+    fn remove(&mut self, index: IfIndex, belief: &Belief, report: &mut Report) -> Result<bool, PassError> {
+        if belief.ours.nexthops.values().any(|nexthop| nexthop.link == index) {
+            return Ok(false);
+        }
+        device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &belief.links, report)?;
+        Ok(true)
+    }
+
+    /// One pass towards `cluster`, which differs by `changes` of other nodes from what the last pass was made for. It
+    /// tries again what was refused and is due. It costs what the changes cost, and reads nothing.
+    ///
+    /// # Errors
+    /// As [`Applier::pass`], which it becomes if nobody knows what is in the kernel, or nodes claim the same.
+    pub fn update(
+        &mut self,
+        cluster: &Cluster,
+        changes: &[NodeChange],
+        now: Instant,
+    ) -> Result<Report, PassError> {
+        let Some(mut left) = self.left.take().filter(|left| !left.unfinished) else {
+            return self.pass(cluster, now);
+        };
+        let Some(touched) = left.goal.change(changes, &left.belief.ours) else {
+            self.left = Some(left);
+            return self.pass(cluster, now);
+        };
+        self.backoff.forget_these(&touched, [left.goal.objects(), &left.belief.ours]);
+        left.differing.extend(touched);
+        let desired = left.goal.objects().only(&left.differing);
+        let observed = left.belief.ours.only(&left.differing);
+        let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
+        let walked = self.walk(&desired, observed, (None, &left.belief.links), now, &mut report)?;
+        let differing = walked.observed.differing(&desired);
+        left.belief.ours.replace(&left.differing, walked.observed);
+        left.belief.blocked.retain(|key| differing.routes.contains(key));
+        left.belief.blocked.extend(walked.blocked);
+        left.differing = differing;
+        left.unfinished = walked.taken;
+        left.tell(&mut report);
+        self.left = Some(left);
         Ok(report)
     }
 
@@ -154,154 +284,102 @@ impl<K: Kernel> Applier<K> {
     /// # Errors
     /// The kernel cannot be read or written. What it refused is in the report.
     pub fn clean(&mut self, own_mac: Mac, now: Instant) -> Result<Report, PassError> {
-        self.belief = None;
+        self.left = None;
         self.backoff.forget();
         let mut report = Report::default();
-        let settings = &self.routing.vxlan;
-        let found = self.kernel.link(&settings.device)?;
-        let step = owner::device_step(None, found.as_ref(), settings, own_mac)?;
-        let device = if let DeviceStep::Remove(index) = step { Some(index) } else { None };
-        let seen = observe::ours(&mut self.kernel, device)?;
+        let links = observe::links(&mut self.kernel)?;
+        let wanted = (None, &self.routing.vxlan, own_mac);
+        let device = device::keep(&mut self.kernel, wanted, &links, None, &mut report)?;
+        let seen = observe::ours(&mut self.kernel, device.index)?;
         let nothing = Objects::default();
-        let (left, _) = self.walk(&nothing, &seen, None, now, &mut report)?;
-        report.pending = left.len();
-        if let Some(index) = device {
-            self.link_op(&Op::DeleteLink(index), &seen.links, &mut report)?;
+        let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
+        report.pending = walked.observed.len();
+        if let Some(index) = device.index {
+            device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &seen.links, &mut report)?;
         }
         Ok(report)
     }
 
-    /// Brings the device to what it should be, except that one that is not wanted any more stays until the end.
-    fn device(
-        &mut self,
-        spec: Option<&VxlanSpec>,
-        cluster: &Cluster,
-        links: &Links,
-        before: Option<&Belief>,
-        report: &mut Report,
-    ) -> Result<Device, PassError> {
-        let name = self.routing.vxlan.device.clone();
-        let found = links.values().find(|link| link.name == name);
-        let step = owner::device_step(spec, found, &self.routing.vxlan, cluster.own.vtep_mac)?;
-        let had = before.and_then(|belief| belief.device);
-        match (step, spec) {
-            (DeviceStep::Keep(index), _) => Ok(Device { index: Some(index), fresh: false, leaves: false }),
-            (DeviceStep::Remove(index), _) => Ok(Device { index: Some(index), fresh: false, leaves: true }),
-            (DeviceStep::Change(index, change), _) => {
-                if had == Some(index) && before.and_then(|belief| belief.spec.as_ref()) == spec {
-                    report.repaired.push(report::device_repair(name.as_str(), &change));
-                }
-                let fresh = change.up.is_some();
-                self.link_op(&Op::SetLink(index, change), links, report)?;
-                Ok(Device { index: Some(index), fresh, leaves: false })
-            }
-            (DeviceStep::Recreate(index), Some(spec)) => {
-                self.link_op(&Op::DeleteLink(index), links, report)?;
-                self.create(spec, links, report)
-            }
-            (DeviceStep::Create, Some(spec)) => {
-                if had.is_some() {
-                    report.repaired.push(format!("link {name} was deleted by someone else; made again"));
-                }
-                self.create(spec, links, report)
-            }
-            (DeviceStep::Nothing | DeviceStep::Create | DeviceStep::Recreate(_), _) => {
-                Ok(Device { index: None, fresh: false, leaves: false })
-            }
-        }
-    }
-
-    fn create(&mut self, spec: &VxlanSpec, links: &Links, report: &mut Report) -> Result<Device, PassError> {
-        self.link_op(&Op::AddVxlan(spec.clone()), links, report)?;
-        let made = self.kernel.link(&spec.name)?;
-        let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
-        Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false })
-    }
-
-    fn link_op(&mut self, op: &Op, links: &Links, report: &mut Report) -> Result<(), PassError> {
-        let answer = self.kernel.apply(std::slice::from_ref(op))?.pop();
-        match answer {
-            Some(Err(refusal)) if !(matches!(op, Op::DeleteLink(_)) && refusal.errno == Errno::ENODEV) => {
-                Err(PassError::Device(report::refusal(op, &refusal, &Objects::default(), links)))
-            }
-            _ => {
-                report.tally.count(op);
-                Ok(())
-            }
-        }
-    }
-
-    /// Walks from what was seen to `desired`; `known` is what the last pass left. Gives what is there then, and the
-    /// routes in whose place others stand.
+    /// Walks from `observed` to `desired`; `known` is what the last pass left.
     fn walk(
         &mut self,
         desired: &Objects,
-        seen: &Seen,
-        known: Option<&Objects>,
+        observed: Objects,
+        (known, links): (Option<&Objects>, &Links),
         now: Instant,
         report: &mut Report,
-    ) -> Result<(Objects, Vec<RouteKey>), PassError> {
-        let mut blocked = Vec::new();
-        let mut pass = Pass::new(desired, seen.ours.clone(), &mut self.backoff, now);
+    ) -> Result<Walked, PassError> {
+        let (mut blocked, mut taken) = (Vec::new(), false);
+        let mut pass = Pass::new(desired, observed, known, &mut self.backoff, now);
         while let Some(ops) = pass.next_batch() {
-            let answers = answer(&mut self.kernel, &ops, &seen.ours, known)?;
-            let (done, refused) = pass.answered(ops, answers);
-            for op in &done {
-                report.tally.count(op);
-                report.repaired.extend(known.and_then(|b| report::repair(op, b, &seen.ours, &seen.links)));
-            }
-            for (op, refusal) in &refused {
-                report.refused.insert(report::refusal(op, refusal, &seen.ours, &seen.links));
-                if let (Op::PutRoute(key, _), Errno::EEXIST) = (op, refusal.errno) {
-                    blocked.push(*key);
+            let mut answers = self.kernel.apply(&ops)?;
+            for (op, answer) in ops.iter().zip(&mut answers) {
+                match (op, answer) {
+                    (Op::AddRoute(key, _), Err(refusal)) if refusal.errno == Errno::EEXIST => {
+                        blocked.push(*key);
+                        name_foreign(&mut self.kernel, key, refusal)?;
+                    }
+                    (Op::AddNexthop(..), Err(refusal)) => taken |= refusal.errno == Errno::EEXIST,
+                    (op, Ok(())) => {
+                        report.tally.count(op);
+                        let repair =
+                            known.and_then(|known| report::repair(op, known, pass.observed(), links));
+                        report.repaired.extend(repair);
+                    }
+                    (_, Err(_)) => {}
                 }
             }
+            for (op, refusal) in pass.answered(ops, answers) {
+                report.refused.insert(report::refusal(&op, &refusal, pass.observed(), links));
+            }
         }
-        Ok((pass.finish(), blocked))
+        let observed = pass.finish();
+        self.backoff.walked(now);
+        Ok(Walked { observed, blocked, taken })
     }
 }
 
-/// What the kernel says to each op. A new route in whose place another program's stands is not even asked for: the
-/// kernel would replace that one.
-fn answer<K: Kernel>(
-    kernel: &mut K,
-    ops: &[Op],
-    found: &Objects,
-    known: Option<&Objects>,
-) -> Result<Vec<Result<(), Refusal>>, PassError> {
-    let mut taken = BTreeMap::new();
-    for (at, op) in ops.iter().enumerate() {
-        let Op::PutRoute(key, _) = op else { continue };
-        let is_new =
-            !found.routes.contains_key(key) && !known.is_some_and(|objects| objects.routes.contains_key(key));
-        if is_new && let Some(protocol) = foreign_route(kernel, key)? {
-            let reason = Some(format!("a route of protocol {protocol} has the same destination and metric"));
-            taken.insert(at, Refusal { errno: Errno::EEXIST, reason });
-        }
+impl Left {
+    fn tell(&self, report: &mut Report) {
+        report.pending = self.differing.len() + usize::from(self.unfinished);
+        report.objects = self.goal.objects().len().saturating_sub(report.pending);
+        report.skipped = self.goal.skipped().cloned().collect();
     }
-    if taken.is_empty() {
-        return Ok(kernel.apply(ops)?);
-    }
-    let free = ops.iter().enumerate().filter(|(at, _)| !taken.contains_key(at)).map(|(_, op)| op.clone());
-    let mut answers = kernel.apply(&free.collect::<Vec<_>>())?.into_iter();
-    let each = (0..ops.len()).map(|at| match taken.remove(&at) {
-        Some(refusal) => Err(refusal),
-        None => answers.next().unwrap_or(Err(Refusal::from(Errno::EIO))),
-    });
-    Ok(each.collect())
 }
 
-/// The protocol of another program's route with this very key.
-fn foreign_route<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Option<u8>, Error> {
+/// What stands where a route should be.
+enum Found {
+    Route(Route),
+    None,
+    /// A more specific one is in the way of the question.
+    Hidden,
+}
+
+/// The route with this very key.
+fn route_at<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Found, Error> {
     // The last address of a prefix is the least likely to have a more specific route of its own.
     let last = match key.dst {
         IpNetwork::V4(prefix) => prefix.broadcast().into(),
         IpNetwork::V6(prefix) => prefix.broadcast().into(),
     };
-    let found = kernel.route_match(last)?;
-    Ok(found
-        .filter(|(found, route)| found == key && route.protocol != PROTOCOL)
-        .map(|(_, route)| route.protocol))
+    Ok(match kernel.route_match(last)? {
+        Some((found, route)) if found == *key => Found::Route(route),
+        Some((found, _)) if found.dst.prefix() > key.dst.prefix() => Found::Hidden,
+        _ if *key == RouteKey::main(key.dst) => Found::None,
+        // Neither the table nor the metric that was asked for.
+        _ => Found::Hidden,
+    })
+}
+
+/// Says in a refusal whose route has the place.
+fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal) -> Result<(), Error> {
+    if let Found::Route(Route { protocol, .. }) = route_at(kernel, key)?
+        && protocol != PROTOCOL
+    {
+        let reason = format!("a route of protocol {protocol} has the same destination and metric");
+        refusal.reason = Some(reason);
+    }
+    Ok(())
 }
 
 fn no_underlay(own: &Node) -> PassError {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::{AddressKey, FdbKey, IfIndex, NeighbourKey, Op, RouteKey};
 
-use crate::reconcile::Objects;
+use crate::objects::{Keys, Objects};
 
 /// The first wait after a refusal.
 const FIRST: Duration = Duration::from_secs(1);
@@ -54,12 +54,14 @@ impl Key {
             Op::PutAddress(key, _) | Op::DeleteAddress(key) => Self::Address(*key),
             Op::PutFdb(key, _) | Op::DeleteFdb(key, _) => Self::Fdb(*key),
             Op::PutNeighbour(key, _) | Op::DeleteNeighbour(key) => Self::Neighbour(*key),
-            Op::PutNexthop(_, nexthop) => Self::Nexthop(nexthop.link, nexthop.gateway),
+            Op::PutNexthop(_, nexthop) | Op::AddNexthop(_, nexthop) => {
+                Self::Nexthop(nexthop.link, nexthop.gateway)
+            }
             Op::DeleteNexthop(id) => match observed.nexthops.get(id) {
                 Some(nexthop) => Self::Nexthop(nexthop.link, nexthop.gateway),
                 None => Self::StrangeNexthop(id.0),
             },
-            Op::PutRoute(key, _) | Op::DeleteRoute(key) => Self::Route(*key),
+            Op::PutRoute(key, _) | Op::AddRoute(key, _) | Op::DeleteRoute(key) => Self::Route(*key),
         }
     }
 }
@@ -84,6 +86,27 @@ impl Backoff {
     /// Something has changed that may make the kernel think again: everything may be tried at once.
     pub fn forget(&mut self) {
         self.0.clear();
+    }
+
+    /// These objects are to be another way than before: they may be tried at once. `objects` holds the nexthops.
+    pub fn forget_these(&mut self, keys: &Keys, objects: [&Objects; 2]) {
+        if self.0.is_empty() {
+            return;
+        }
+        let hops = keys.nexthops.iter().flat_map(|id| objects.map(|objects| objects.nexthops.get(id)));
+        let hops = hops.flatten().map(|hop| Key::Nexthop(hop.link, hop.gateway));
+        let others = keys.addresses.iter().map(|key| Key::Address(*key));
+        let others = others.chain(keys.fdb.iter().map(|key| Key::Fdb(*key)));
+        let others = others.chain(keys.neighbours.iter().map(|key| Key::Neighbour(*key)));
+        let others = others.chain(keys.routes.iter().map(|key| Key::Route(*key)));
+        for key in others.chain(hops) {
+            self.0.remove(&key);
+        }
+    }
+
+    /// A walk at `now` is through: what was due and not refused again is wanted no more, or waits for something else.
+    pub fn walked(&mut self, now: Instant) {
+        self.0.retain(|_, retry| retry.due > now);
     }
 
     /// When the next refused object may be tried.

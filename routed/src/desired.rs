@@ -27,6 +27,8 @@ pub struct Uplink {
     pub link: IfIndex,
     /// That address.
     pub address: IpAddr,
+    /// The length of its prefix: what lies in that network is on the link.
+    pub prefix_len: u8,
     /// Its MTU in bytes.
     pub mtu: u32,
     /// Switched on and connected: it takes routes.
@@ -59,6 +61,13 @@ impl Underlay {
     /// All there are.
     pub fn all(&self) -> impl Iterator<Item = Uplink> {
         [self.v4, self.v6].into_iter().flatten()
+    }
+}
+
+impl Uplink {
+    /// Whether `other` is a neighbour on this link, rather than behind a router.
+    pub fn has_on_link(&self, other: IpAddr) -> bool {
+        IpNetwork::new(self.address, self.prefix_len).is_ok_and(|network| network.contains(other))
     }
 }
 
@@ -95,6 +104,8 @@ pub struct Wanted {
     pub routes: BTreeMap<RouteKey, Target>,
     /// What is left out, and why.
     pub skipped: Vec<Skipped>,
+    /// Nodes claim the same: what one of them gets depends on the others.
+    pub clashes: bool,
 }
 
 /// Pods of another node that cannot be reached with what is known.
@@ -119,6 +130,8 @@ pub enum Why {
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
+    /// This node, or one whose name comes before, claims some of the same.
+    Clash,
 }
 
 impl fmt::Display for Skipped {
@@ -142,13 +155,17 @@ impl fmt::Display for Skipped {
                     "the link with this node's {family} address is down; it follows when the link is up"
                 )
             }
+            Why::Clash => f.write_str(
+                "another node has the same pod CIDR, address or VTEP MAC, and comes first by its name; give each node \
+                 its own",
+            ),
         }
     }
 }
 
 /// The VXLAN device that should be there, or `None` if the backend needs none.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
-    let uplink = underlay.tunnel(own).filter(|_| routing.backend == Backend::Vxlan)?;
+    let uplink = underlay.tunnel(own).filter(|_| routing.backend != Backend::Native)?;
     Some(VxlanSpec {
         name: routing.vxlan.device.clone(),
         mac: own.vtep_mac,
@@ -166,13 +183,16 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 /// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
+    let plain = underlay.all().map(|uplink| uplink.mtu).min();
+    let tunnelled = underlay.tunnel(own).map(|uplink| {
+        let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+        uplink.mtu.saturating_sub(overhead)
+    });
     let found = match routing.backend {
-        Backend::Native => underlay.all().map(|uplink| uplink.mtu).min()?,
-        Backend::Vxlan => {
-            let uplink = underlay.tunnel(own)?;
-            let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-            uplink.mtu.saturating_sub(overhead)
-        }
+        Backend::Native => plain?,
+        Backend::Vxlan => tunnelled?,
+        // A pod has one MTU, whichever way its packets go.
+        Backend::Auto => plain?.min(tunnelled?),
     };
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
 }
@@ -182,66 +202,113 @@ pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwo
     if !configured.is_empty() {
         return configured.to_vec();
     }
-    let nodes = std::iter::once(&cluster.own).chain(cluster.others.values());
+    let nodes = std::iter::once(&cluster.own).chain(cluster.others.values().map(AsRef::as_ref));
     let mut cidrs: Vec<_> = nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect();
     cidrs.sort_unstable();
     cidrs
 }
 
-/// Everything beside the device. `device` is its number if the backend has one and it is there.
-pub fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
-    let mut wanted = Wanted::default();
-    // A packet to an address that no pod has must not leave by the default route and come back.
-    for cidr in &cluster.own.pod_cidrs {
-        wanted.routes.insert(RouteKey::main(*cidr), Target::Unreachable);
-    }
-    match (backend, device) {
-        (Backend::Native, _) => native(&mut wanted, cluster, underlay),
-        (Backend::Vxlan, Some(link)) => vxlan(&mut wanted, cluster, underlay, link),
-        (Backend::Vxlan, None) => {}
-    }
-    wanted
+/// All that the objects depend on beside the other nodes. As long as it stands, each node's part is its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// How packets travel.
+    pub backend: Backend,
+    /// The node that we are.
+    pub own: Node,
+    /// Its uplinks.
+    pub underlay: Underlay,
+    /// The number of the VXLAN device, if the backend has one and it is there.
+    pub device: Option<IfIndex>,
 }
 
-fn native(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay) {
-    for (node, family) in families(cluster) {
-        let uplink = underlay.of(family);
-        let why = match (node.address(family), uplink) {
-            (_, None) if cluster.own.address(family).is_some() => Why::NoUplink(family),
-            (_, None) => Why::NoOwnAddress(family),
-            (_, Some(uplink)) if !uplink.usable => Why::UplinkDown(family),
-            (None, Some(_)) => Why::NoAddress(family),
+impl Ground {
+    /// Everything beside the device. Of nodes that claim the same, the first by name gets it.
+    pub fn objects<'a>(&self, others: impl Iterator<Item = &'a Node>) -> Wanted {
+        let mut wanted = self.own_part();
+        for node in others {
+            wanted.take(node, self.part(node));
+        }
+        wanted
+    }
+
+    fn own_part(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        // A packet to an address that no pod has must not leave by the default route and come back.
+        for cidr in &self.own.pod_cidrs {
+            wanted.routes.insert(RouteKey::main(*cidr), Target::Unreachable);
+        }
+        if let (Some(link), Some(_)) = (self.device, self.tunnel()) {
+            for vtep in Family::BOTH.into_iter().filter_map(|family| self.own.vtep(family)) {
+                let key = AddressKey { link, prefix: host_prefix(vtep) };
+                wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
+            }
+        }
+        wanted
+    }
+
+    /// What the pods of another node need.
+    pub fn part(&self, node: &Node) -> Wanted {
+        let mut wanted = Wanted::default();
+        for family in Family::BOTH {
+            let Some(vtep) = node.vtep(family) else { continue };
+            let is_plain = match self.backend {
+                Backend::Native => true,
+                Backend::Vxlan => false,
+                Backend::Auto => self.is_on_link(node, family),
+            };
+            let reached = match (is_plain, self.device, self.tunnel()) {
+                (true, _, _) => self.plain(&mut wanted, node, family),
+                (false, Some(link), Some(tunnel)) => tunnelled(&mut wanted, node, vtep, link, tunnel),
+                // The device is refused or goes: a pass that is to change that says so.
+                (false, _, _) => Ok(()),
+            };
+            if let Err(why) = reached {
+                wanted.skip(node, family, why);
+            }
+        }
+        wanted
+    }
+
+    /// The family of the outer packets.
+    fn tunnel(&self) -> Option<Family> {
+        self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
+    }
+
+    fn is_on_link(&self, node: &Node, family: Family) -> bool {
+        let (uplink, address) = (self.underlay.of(family), node.address(family));
+        uplink.zip(address).is_some_and(|(uplink, address)| uplink.has_on_link(address))
+    }
+
+    fn plain(&self, wanted: &mut Wanted, node: &Node, family: Family) -> Result<(), Why> {
+        match (node.address(family), self.underlay.of(family)) {
+            (_, None) if self.own.address(family).is_some() => Err(Why::NoUplink(family)),
+            (_, None) => Err(Why::NoOwnAddress(family)),
+            (_, Some(uplink)) if !uplink.usable => Err(Why::UplinkDown(family)),
+            (None, Some(_)) => Err(Why::NoAddress(family)),
             (Some(gateway), Some(uplink)) => {
                 // Not onlink: the kernel then refuses a node that is not on the segment, and says so.
                 wanted.reach(node, family, HopKey { link: uplink.link, gateway }, false);
-                continue;
+                Ok(())
             }
-        };
-        wanted.skip(node, family, why);
+        }
     }
 }
 
-fn vxlan(wanted: &mut Wanted, cluster: &Cluster, underlay: &Underlay, link: IfIndex) {
-    let Some(tunnel) = underlay.tunnel(&cluster.own).map(|uplink| Family::of(uplink.address)) else {
-        return;
-    };
-    for vtep in Family::BOTH.into_iter().filter_map(|family| cluster.own.vtep(family)) {
-        wanted
-            .addresses
-            .insert(AddressKey { link, prefix: host_prefix(vtep) }, Address { nodad: vtep.is_ipv6() });
-    }
-    for (node, family) in families(cluster) {
-        let (Some(dst), Some(vtep)) = (node.address(tunnel), node.vtep(family)) else {
-            wanted.skip(node, family, Why::NoAddress(tunnel));
-            continue;
-        };
-        let gateway = tunnel_gateway(vtep, node.vtep_mac);
-        let mac = node.vtep_mac;
-        wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
-        let neighbour = Neighbour { mac: Some(mac), permanent: true };
-        wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
-        wanted.reach(node, family, HopKey { link, gateway }, true);
-    }
+fn tunnelled(
+    wanted: &mut Wanted,
+    node: &Node,
+    vtep: IpAddr,
+    link: IfIndex,
+    tunnel: Family,
+) -> Result<(), Why> {
+    let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
+    let mac = node.vtep_mac;
+    let gateway = tunnel_gateway(vtep, mac);
+    wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+    let neighbour = Neighbour { mac: Some(mac), permanent: true };
+    wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
+    wanted.reach(node, Family::of(vtep), HopKey { link, gateway }, true);
+    Ok(())
 }
 
 /// The next hop of a tunnel. In IPv4 the other device's address. In IPv6 its link-local one, the EUI-64 of its MAC
@@ -258,12 +325,6 @@ fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
     }
 }
 
-/// Every other node with each family that its pods have.
-fn families(cluster: &Cluster) -> impl Iterator<Item = (&Node, Family)> {
-    let each = |node| Family::BOTH.into_iter().map(move |family| (node, family));
-    cluster.others.values().flat_map(each).filter(|(node, family)| node.vtep(*family).is_some())
-}
-
 impl Wanted {
     fn reach(&mut self, node: &Node, family: Family, hop: HopKey, onlink: bool) {
         let HopKey { link, gateway } = hop;
@@ -271,6 +332,28 @@ impl Wanted {
         for cidr in node.pod_cidrs_of(family) {
             self.routes.insert(RouteKey::main(cidr), Target::Hop(hop));
         }
+    }
+
+    /// Takes the part of `node`, unless some of it is taken.
+    fn take(&mut self, node: &Node, part: Self) {
+        let is_taken = part.fdb.keys().any(|key| self.fdb.contains_key(key))
+            || part.neighbours.keys().any(|key| self.neighbours.contains_key(key))
+            || part.nexthops.keys().any(|key| self.nexthops.contains_key(key))
+            || part.routes.keys().any(|key| self.routes.contains_key(key));
+        if is_taken {
+            self.clashes = true;
+            self.skipped.push(Skipped {
+                node: node.name.clone(),
+                cidrs: node.pod_cidrs.clone(),
+                why: Why::Clash,
+            });
+            return;
+        }
+        self.fdb.extend(part.fdb);
+        self.neighbours.extend(part.neighbours);
+        self.nexthops.extend(part.nexthops);
+        self.routes.extend(part.routes);
+        self.skipped.extend(part.skipped);
     }
 
     fn skip(&mut self, node: &Node, of: Family, why: Why) {
@@ -300,14 +383,21 @@ mod tests {
     }
 
     fn cluster() -> Cluster {
-        Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2))]) }
+        Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2).into())]) }
     }
 
     fn underlay() -> Underlay {
         let uplink = |address: &str| {
-            Some(Uplink { link: ETH0, address: address.parse().unwrap(), mtu: 1500, usable: true })
+            let address: IpAddr = address.parse().unwrap();
+            let prefix_len = if address.is_ipv4() { 24 } else { 64 };
+            Some(Uplink { link: ETH0, address, prefix_len, mtu: 1500, usable: true })
         };
         Underlay { v4: uplink("192.0.2.1"), v6: uplink("2001:db8::1") }
+    }
+
+    fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
+        let ground = Ground { backend, own: cluster.own.clone(), underlay: *underlay, device };
+        ground.objects(cluster.others.values().map(AsRef::as_ref))
     }
 
     fn hops(wanted: &Wanted) -> Vec<(String, String)> {
@@ -338,7 +428,8 @@ mod tests {
     #[test]
     fn a_network_that_cannot_be_reached_is_left_out_and_named() {
         let mut cluster = cluster();
-        cluster.others.get_mut("b").unwrap().v6 = None;
+        let without = Node { v6: None, ..node("b", 2) };
+        cluster.others.insert("b".into(), without.into());
         let wanted = objects(Backend::Native, &cluster, &underlay(), None);
         let told: Vec<_> = wanted.skipped.iter().map(ToString::to_string).collect();
         let expected = "no route to fd00:2::/64 of node b: the node has no IPv6 address; give it `address6` in the nodes file";
@@ -372,6 +463,44 @@ mod tests {
         assert_eq!(gateways, neighbours, "each next hop is resolved");
         assert_eq!(gateways[0].to_string(), "10.244.2.0");
         assert!(matches!(gateways[1], IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    }
+
+    #[test]
+    fn auto_goes_plainly_to_what_is_on_the_link_and_through_the_tunnel_to_the_rest_in_each_family() {
+        let mut cluster = cluster();
+        let far = Node { v4: Some([198, 51, 100, 3].into()), ..node("c", 3) };
+        cluster.others.insert("c".into(), far.into());
+        let wanted = objects(Backend::Auto, &cluster, &underlay(), Some(DEVICE));
+        let expected = [
+            ("10.244.1.0/24", "unreachable"),
+            ("10.244.2.0/24", "192.0.2.2 dev 2"),
+            ("10.244.3.0/24", "10.244.3.0 dev 9"),
+            ("fd00:1::/64", "unreachable"),
+            ("fd00:2::/64", "2001:db8::2 dev 2"),
+            ("fd00:3::/64", "2001:db8::3 dev 2"),
+        ];
+        assert_eq!(hops(&wanted), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(wanted.fdb.len(), 1, "only where there is a tunnel");
+        let routing = Routing { backend: Backend::Auto, ..Routing::default() };
+        assert_eq!(pod_mtu(&routing, &cluster.own, &underlay()), Some(1450), "the smaller of the two");
+        let mut jumbo = underlay();
+        jumbo.v4.as_mut().unwrap().mtu = 9000;
+        assert_eq!(pod_mtu(&routing, &cluster.own, &jumbo), Some(1500), "the other family's link is smaller");
+    }
+
+    #[test]
+    fn of_nodes_that_claim_the_same_the_first_by_name_gets_it_and_the_other_is_named() {
+        let mut cluster = cluster();
+        let twin = Node { pod_cidrs: node("b", 2).pod_cidrs, ..node("c", 3) };
+        cluster.others.insert("c".into(), twin.into());
+        let wanted = objects(Backend::Native, &cluster, &underlay(), None);
+        assert!(wanted.clashes);
+        assert_eq!(hops(&wanted)[1], ("10.244.2.0/24".to_owned(), "192.0.2.2 dev 2".to_owned()));
+        let told: Vec<_> = wanted.skipped.iter().map(ToString::to_string).collect();
+        assert!(
+            told[0].starts_with("no route to 10.244.2.0/24, fd00:2::/64 of node c: another node"),
+            "{told:?}"
+        );
     }
 
     #[test]

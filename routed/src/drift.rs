@@ -5,9 +5,9 @@ use ferrule_model::{Change, IfIndex, IfName, Link, PROTOCOL, RouteKey, VxlanSpec
 use ferrule_netlink::monitor::Event;
 
 use crate::nodes::Node;
+use crate::objects::Objects;
 use crate::observe::Links;
 use crate::owner;
-use crate::reconcile::Objects;
 use ferrule_netlink::wake::NexthopEvent;
 
 /// What we believe is in the kernel.

@@ -32,6 +32,11 @@ impl Host {
         Self { config, node_file, written: None, table: None, complaints: BTreeSet::new() }
     }
 
+    /// Whether anything here goes by the other nodes.
+    pub fn depends_on_others(&self) -> bool {
+        self.config.cluster.pod_cidrs.is_empty()
+    }
+
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
         let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));

@@ -1,23 +1,28 @@
 //! The routing daemon: brings the other nodes' pod networks into this node's kernel, and keeps them there.
 //!
-//! A walk through it. A [`source`] tells a snapshot of the nodes; [`nodes`] works out what has changed. The
-//! [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says what there
-//! should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`] for what
-//! the kernel refuses. [`owner`] knows what is ours. What the kernel tells afterwards is held against what the pass left
-//! ([`drift`]); a disagreement starts the next pass. [`host`] keeps the rest right: [`sysctl`], the
-//! [`masquerade`] table, `node.json`.
+//! A walk through it. A [`source`] tells a snapshot of the nodes, and later changes; [`nodes`] works out what has really
+//! changed. The [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says
+//! what there should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`]
+//! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device. A change of nodes
+//! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
+//! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
+//! rest right: [`sysctl`], the [`masquerade`] table, `node.json`.
 //!
-//! Pure: `nodes`, `desired`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`, `masquerade`.
+//! Pure: `nodes`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
+//! `masquerade`.
 
 pub mod apply;
 pub mod backoff;
 pub mod cli;
 pub mod desired;
+pub mod device;
 pub mod drift;
+pub mod goal;
 pub mod host;
 pub mod masquerade;
 pub mod nexthops;
 pub mod nodes;
+pub mod objects;
 pub mod observe;
 pub mod owner;
 pub mod reconcile;

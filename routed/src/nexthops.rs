@@ -1,50 +1,66 @@
 //! Numbers of nexthop objects: pure. They are shared with every other program of the network namespace and must not
 //! change while routes use them, so they are found again from what the kernel has and otherwise chosen free.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use ferrule_model::{Nexthop, NexthopId, PROTOCOL, Route};
+use ferrule_model::{NexthopId, PROTOCOL, Route, Via};
 
 use crate::desired::{HopKey, Target, Wanted};
-use crate::reconcile::Objects;
+use crate::objects::Objects;
+use crate::observe::Nexthops;
 
 /// Where our numbers begin: the protocol number, followed by six digits, so that a person knows them at a glance.
-const FIRST: u32 = PROTOCOL as u32 * 1_000_000;
+pub const FIRST: u32 = PROTOCOL as u32 * 1_000_000;
 
-/// `wanted` with the numbers that its nexthop objects have in the kernel, and free ones for those that are not there.
+/// The number of each nexthop object.
+pub type Ids = BTreeMap<HopKey, NexthopId>;
+
+/// A number for each nexthop object of `wanted`: that which it has in the kernel, else a free one.
 ///
 /// `present` are all nexthop objects there are, other programs' included.
-pub fn number(wanted: &Wanted, present: &BTreeMap<NexthopId, Nexthop>) -> Objects {
-    let known = known(wanted, present);
-    let mut free = free(present);
-    let mut ids = BTreeMap::new();
-    let mut nexthops = BTreeMap::new();
-    for (key, nexthop) in &wanted.nexthops {
-        // Four thousand million numbers: there is always a free one.
-        let Some(id) = known.get(key).copied().or_else(|| free.next()) else { continue };
-        ids.insert(*key, id);
-        nexthops.insert(id, *nexthop);
+pub fn number(wanted: &Wanted, present: &Nexthops) -> Ids {
+    let mut ids = known(wanted, present);
+    let mut free = FIRST;
+    for hop in wanted.nexthops.keys() {
+        ids.entry(*hop).or_insert_with(|| take_free(&mut free, |id| present.contains_key(&id)));
     }
-    let routes = wanted.routes.iter().filter_map(|(key, target)| {
+    ids
+}
+
+/// The next number from `free` on that is not taken; `free` is then behind it. There are thousands of millions.
+pub fn take_free(free: &mut u32, is_taken: impl Fn(NexthopId) -> bool) -> NexthopId {
+    loop {
+        let id = NexthopId(*free);
+        *free = free.checked_add(1).unwrap_or(FIRST);
+        if !is_taken(id) {
+            return id;
+        }
+    }
+}
+
+/// `wanted` with the numbers `ids`.
+pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
+    let routes = wanted.routes.into_iter().filter_map(|(key, target)| {
         let route = match target {
             Target::Unreachable => Route::unreachable(),
-            Target::Hop(hop) => Route::ours(ferrule_model::Via::Nexthop(*ids.get(hop)?)),
+            Target::Hop(hop) => Route::ours(Via::Nexthop(*ids.get(&hop)?)),
         };
-        Some((*key, route))
+        Some((key, route))
     });
+    let nexthops = wanted.nexthops.into_iter().filter_map(|(hop, nexthop)| Some((*ids.get(&hop)?, nexthop)));
     Objects {
-        addresses: wanted.addresses.clone(),
-        fdb: wanted.fdb.clone(),
-        neighbours: wanted.neighbours.clone(),
+        addresses: wanted.addresses,
+        fdb: wanted.fdb,
+        neighbours: wanted.neighbours,
+        nexthops: nexthops.collect(),
         routes: routes.collect(),
-        nexthops,
     }
 }
 
 /// The lowest number of each wanted nexthop that is there already, exactly as wanted.
-fn known(wanted: &Wanted, present: &BTreeMap<NexthopId, Nexthop>) -> BTreeMap<HopKey, NexthopId> {
+fn known(wanted: &Wanted, present: &Nexthops) -> Ids {
     let mut known = BTreeMap::new();
-    for (id, nexthop) in present {
+    for (id, nexthop) in present.iter().filter_map(|(id, nexthop)| Some((id, nexthop.as_ref()?))) {
         let key = HopKey { link: nexthop.link, gateway: nexthop.gateway };
         if wanted.nexthops.get(&key) == Some(nexthop) {
             known.entry(key).or_insert(*id);
@@ -53,16 +69,10 @@ fn known(wanted: &Wanted, present: &BTreeMap<NexthopId, Nexthop>) -> BTreeMap<Ho
     known
 }
 
-/// The numbers that nobody uses, from ours on.
-fn free(present: &BTreeMap<NexthopId, Nexthop>) -> impl Iterator<Item = NexthopId> {
-    let taken: BTreeSet<u32> = present.keys().map(|id| id.0).collect();
-    (FIRST..u32::MAX).filter(move |id| !taken.contains(id)).map(NexthopId)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{IfIndex, RouteKey, RouteKind, Via};
+    use ferrule_model::{IfIndex, Nexthop, RouteKey, RouteKind};
 
     fn nexthop(gateway: &str) -> Nexthop {
         Nexthop { gateway: gateway.parse().unwrap(), link: IfIndex(2), onlink: false, protocol: PROTOCOL }
@@ -84,19 +94,33 @@ mod tests {
     fn a_number_is_kept_and_a_foreign_one_is_never_taken() {
         let mut foreign = nexthop("192.0.2.1");
         foreign.protocol = 4;
-        let present = BTreeMap::from([(NexthopId(FIRST), foreign), (NexthopId(7), nexthop("192.0.2.2"))]);
-        let objects = number(&wanted(&["192.0.2.1", "192.0.2.2"]), &present);
+        let present = BTreeMap::from([
+            (NexthopId(7), Some(nexthop("192.0.2.2"))),
+            (NexthopId(FIRST), Some(foreign)),
+            (NexthopId(FIRST + 1), None),
+        ]);
+        let wanted = wanted(&["192.0.2.1", "192.0.2.2"]);
+        let ids = number(&wanted, &present);
+        let objects = numbered(wanted, &ids);
         let ids: Vec<_> = objects.nexthops.iter().map(|(id, nh)| (id.0, nh.gateway.to_string())).collect();
-        assert_eq!(ids, [(7, "192.0.2.2".into()), (FIRST + 1, "192.0.2.1".into())]);
+        assert_eq!(ids, [(7, "192.0.2.2".into()), (FIRST + 2, "192.0.2.1".into())]);
         let vias: Vec<_> = objects.routes.values().map(|route| route.kind).collect();
-        assert_eq!(vias, [FIRST + 1, 7].map(|id| RouteKind::Unicast(Via::Nexthop(NexthopId(id)))));
+        assert_eq!(vias, [FIRST + 2, 7].map(|id| RouteKind::Unicast(Via::Nexthop(NexthopId(id)))));
     }
 
     #[test]
     fn of_two_equal_objects_the_lower_number_is_used() {
         let same = nexthop("192.0.2.1");
-        let present = BTreeMap::from([(NexthopId(9), same), (NexthopId(8), same)]);
-        let objects = number(&wanted(&["192.0.2.1"]), &present);
-        assert_eq!(objects.nexthops.keys().collect::<Vec<_>>(), [&NexthopId(8)]);
+        let present = BTreeMap::from([(NexthopId(9), Some(same)), (NexthopId(8), Some(same))]);
+        let ids = number(&wanted(&["192.0.2.1"]), &present);
+        assert_eq!(ids.into_values().collect::<Vec<_>>(), [NexthopId(8)]);
+    }
+
+    #[test]
+    fn free_numbers_begin_again_at_the_end() {
+        let mut free = u32::MAX;
+        let taken = |id: NexthopId| id.0 == FIRST;
+        let ids = [(); 2].map(|()| take_free(&mut free, taken).0);
+        assert_eq!(ids, [u32::MAX, FIRST + 1]);
     }
 }

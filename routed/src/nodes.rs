@@ -1,11 +1,11 @@
-//! The table of the cluster's nodes: pure. Snapshots come in from a source, and what has changed goes out, in words and
-//! as a table.
+//! The table of the cluster's nodes: pure. Snapshots and changes come in from a source; what has really changed goes out.
 //!
 //! What the nodes mean for the kernel is decided in [`crate::desired`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ferrule_config::NodeEntry;
 use ferrule_model::{Family, IpNetwork, Mac, family, network_address, vtep_mac};
@@ -31,21 +31,30 @@ pub struct Cluster {
     /// The node that this daemon runs on.
     pub own: Node,
     /// All others, by name.
-    pub others: BTreeMap<String, Node>,
+    pub others: BTreeMap<String, Arc<Node>>,
 }
 
-/// What a snapshot changed.
+/// What a source tells of one node, whatever was known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NodeChange {
-    /// The node is new.
-    Added(String),
-    /// The node is gone.
-    Removed(String),
-    /// The node is another than before.
-    Changed(String),
+pub enum NodeUpdate {
+    /// It is there, and it is this.
+    Put(Node),
+    /// There is none of this name.
+    Remove(String),
 }
 
-/// What a snapshot says of the node that this daemon runs on.
+/// A node that came, went or is another than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeChange {
+    /// Its name.
+    pub name: String,
+    /// What it was; `None` if it is new.
+    pub before: Option<Arc<Node>>,
+    /// What it is; `None` if it is gone.
+    pub after: Option<Arc<Node>>,
+}
+
+/// What is said of the node that this daemon runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnNode {
     /// It is there.
@@ -60,8 +69,8 @@ pub enum OwnNode {
 #[derive(Debug)]
 pub struct Nodes {
     own_name: String,
-    own: Option<Node>,
-    others: BTreeMap<String, Node>,
+    own: Option<Arc<Node>>,
+    others: BTreeMap<String, Arc<Node>>,
 }
 
 impl Node {
@@ -101,6 +110,29 @@ impl fmt::Display for Node {
     }
 }
 
+impl Cluster {
+    /// Takes changes of other nodes.
+    pub fn change(&mut self, changes: &[NodeChange]) {
+        for NodeChange { name, after, .. } in changes {
+            match after {
+                Some(node) => drop(self.others.insert(name.clone(), Arc::clone(node))),
+                None => drop(self.others.remove(name)),
+            }
+        }
+    }
+}
+
+impl fmt::Display for NodeChange {
+    /// As in `node added: b at 192.0.2.2, pods 10.244.2.0/24`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.before, &self.after) {
+            (_, None) => write!(f, "node removed: {}", self.name),
+            (None, Some(node)) => write!(f, "node added: {node}"),
+            (Some(_), Some(node)) => write!(f, "node changed: {node}"),
+        }
+    }
+}
+
 impl Nodes {
     /// An empty table for the node called `own_name`.
     pub fn new(own_name: impl Into<String>) -> Self {
@@ -109,40 +141,55 @@ impl Nodes {
 
     /// Takes a complete snapshot: what it changed, and what it says of the own node.
     pub fn snapshot(&mut self, nodes: Vec<Node>) -> (Vec<NodeChange>, OwnNode) {
-        let mut changes = Vec::new();
-        let mut others: BTreeMap<_, _> = nodes.into_iter().map(|node| (node.name.clone(), node)).collect();
-        let own = match (others.remove(&self.own_name), &self.own) {
-            (Some(node), known) => {
-                if known.as_ref().is_some_and(|known| *known != node) {
-                    changes.push(NodeChange::Changed(self.own_name.clone()));
-                }
-                self.own = Some(node);
-                OwnNode::Present
-            }
-            (None, Some(_)) => OwnNode::Left,
-            (None, None) => OwnNode::Unknown,
+        let names: BTreeSet<&String> = nodes.iter().map(|node| &node.name).collect();
+        let gone = self.others.keys().filter(|name| !names.contains(name));
+        let mut updates: Vec<_> = gone.cloned().map(NodeUpdate::Remove).collect();
+        let own = match (names.contains(&self.own_name), &self.own) {
+            (true, _) => OwnNode::Present,
+            (false, Some(_)) => OwnNode::Left,
+            (false, None) => OwnNode::Unknown,
         };
-        let gone = self.others.keys().filter(|name| !others.contains_key(*name));
-        changes.extend(gone.cloned().map(NodeChange::Removed));
-        for (name, node) in &others {
-            match self.others.get(name) {
-                None => changes.push(NodeChange::Added(name.clone())),
-                Some(known) if known != node => changes.push(NodeChange::Changed(name.clone())),
-                Some(_) => {}
-            }
+        updates.extend(nodes.into_iter().map(NodeUpdate::Put));
+        (self.update(updates), own)
+    }
+
+    /// Takes what is told of some nodes: what it changed. The own node stays what it was when it is removed.
+    pub fn update(&mut self, updates: Vec<NodeUpdate>) -> Vec<NodeChange> {
+        updates.into_iter().filter_map(|update| self.take(update)).collect()
+    }
+
+    fn take(&mut self, update: NodeUpdate) -> Option<NodeChange> {
+        let (name, after) = match update {
+            NodeUpdate::Put(node) => (node.name.clone(), Some(Arc::new(node))),
+            NodeUpdate::Remove(name) => (name, None),
+        };
+        let is_own = name == self.own_name;
+        let before = if is_own { self.own.clone() } else { self.others.get(&name).cloned() };
+        if before == after {
+            return None;
         }
-        self.others = others;
-        (changes, own)
+        match (&after, is_own) {
+            (Some(node), true) => self.own = Some(Arc::clone(node)),
+            (None, true) => return None,
+            (Some(node), false) => drop(self.others.insert(name.clone(), Arc::clone(node))),
+            (None, false) => drop(self.others.remove(&name)),
+        }
+        Some(NodeChange { name, before, after })
     }
 
     /// The table, once the own node was seen.
     pub fn cluster(&self) -> Option<Cluster> {
-        Some(Cluster { own: self.own.clone()?, others: self.others.clone() })
+        Some(Cluster { own: self.own.as_deref()?.clone(), others: self.others.clone() })
     }
 
-    /// The node of this name.
-    pub fn get(&self, name: &str) -> Option<&Node> {
-        self.own.as_ref().filter(|own| own.name == name).or_else(|| self.others.get(name))
+    /// The own node was seen.
+    pub fn is_own_known(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// The name of the node that this daemon runs on.
+    pub fn own_name(&self) -> &str {
+        &self.own_name
     }
 
     /// How many nodes there are, the own one included.
@@ -170,18 +217,28 @@ mod tests {
         }
     }
 
+    fn told(changes: &[NodeChange]) -> Vec<String> {
+        let first = |change: &NodeChange| change.to_string().split(' ').take(3).collect::<Vec<_>>().join(" ");
+        changes.iter().map(first).collect()
+    }
+
     #[test]
     fn each_node_that_comes_goes_or_changes_is_told_once() {
         let mut nodes = Nodes::new("a");
         let (changes, own) = nodes.snapshot(vec![node("a", 1), node("b", 2), node("c", 3)]);
-        assert_eq!(changes, [NodeChange::Added("b".into()), NodeChange::Added("c".into())]);
+        assert_eq!(told(&changes), ["node added: a", "node added: b", "node added: c"]);
         assert_eq!(own, OwnNode::Present);
         let (changes, _) = nodes.snapshot(vec![node("a", 9), node("b", 2), node("d", 4)]);
-        let expected =
-            [NodeChange::Changed("a".into()), NodeChange::Removed("c".into()), NodeChange::Added("d".into())];
-        assert_eq!(changes, expected);
+        assert_eq!(told(&changes), ["node removed: c", "node changed: a", "node added: d"]);
         let (changes, _) = nodes.snapshot(vec![node("d", 4), node("b", 2), node("a", 9)]);
         assert_eq!(changes, [], "the order of a snapshot means nothing");
+        let updates = vec![
+            NodeUpdate::Put(node("b", 2)),
+            NodeUpdate::Put(node("d", 5)),
+            NodeUpdate::Remove("nobody".into()),
+            NodeUpdate::Remove("b".into()),
+        ];
+        assert_eq!(told(&nodes.update(updates)), ["node changed: d", "node removed: b"]);
     }
 
     #[test]
@@ -192,10 +249,21 @@ mod tests {
         nodes.snapshot(vec![node("a", 1), node("b", 2)]);
         let (changes, own) = nodes.snapshot(vec![node("c", 3)]);
         assert_eq!(own, OwnNode::Left);
-        assert_eq!(changes, [NodeChange::Removed("b".into()), NodeChange::Added("c".into())]);
+        assert_eq!(told(&changes), ["node removed: b", "node added: c"]);
+        assert_eq!(nodes.update(vec![NodeUpdate::Remove("a".into())]), []);
         let cluster = nodes.cluster().unwrap();
         assert_eq!(cluster.own, node("a", 1));
         assert_eq!(cluster.others.keys().collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn a_cluster_follows_the_changes() {
+        let mut nodes = Nodes::new("a");
+        nodes.snapshot(vec![node("a", 1), node("b", 2), node("c", 3)]);
+        let mut cluster = nodes.cluster().unwrap();
+        let (changes, _) = nodes.snapshot(vec![node("a", 1), node("c", 4), node("d", 5)]);
+        cluster.change(&changes);
+        assert_eq!(Some(cluster), nodes.cluster());
     }
 
     #[test]

@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_model::{Family, IfIndex, IfName, Link, Nexthop, NexthopId, PROTOCOL, is_host_veth};
+use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, is_host_veth};
 use ferrule_netlink::{Error, Kernel};
 
 use crate::desired::{Underlay, Uplink};
 use crate::nodes::Node;
+use crate::objects::Objects;
 use crate::owner;
-use crate::reconcile::Objects;
 
 /// All links by their numbers.
 pub type Links = BTreeMap<IfIndex, Link>;
+
+/// All nexthop objects, other programs' included: their numbers are taken. `None` for the kinds that are none of ours.
+pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 
 /// What is in the kernel now.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     /// All links.
     pub links: Links,
-    /// All nexthop objects, other programs' included: their numbers are taken.
-    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    /// All nexthop objects.
+    pub nexthops: Nexthops,
     /// What is ours.
     pub ours: Objects,
 }
@@ -39,18 +42,25 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
 pub fn underlay<K: Kernel>(
     kernel: &mut K,
     own: &Node,
-    device: &IfName,
+    device: Option<IfIndex>,
     links: &Links,
 ) -> Result<Underlay, Error> {
     let mut underlay = Underlay::default();
-    let candidates = links.values().filter(|link| link.name != *device && !is_host_veth(link.name.as_str()));
+    let candidates =
+        links.values().filter(|link| Some(link.index) != device && !is_host_veth(link.name.as_str()));
     for link in candidates {
         for key in kernel.addresses(link.index)?.into_keys() {
             let address = key.prefix.ip();
             if own.address(Family::of(address)) != Some(address) {
                 continue;
             }
-            let uplink = Uplink { link: link.index, address, mtu: link.mtu, usable: link.up && link.carrier };
+            let uplink = Uplink {
+                link: link.index,
+                address,
+                prefix_len: key.prefix.prefix(),
+                mtu: link.mtu,
+                usable: link.up && link.carrier,
+            };
             match Family::of(address) {
                 Family::V4 => underlay.v4 = Some(uplink),
                 Family::V6 => underlay.v6 = Some(uplink),

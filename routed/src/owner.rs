@@ -9,6 +9,8 @@ use ferrule_model::{
     RouteKey, VxlanSpec, is_host_veth,
 };
 
+use crate::observe::Nexthops;
+
 /// Of the routes with our protocol number those that `routed` answers for: the ones out of pods' links are the
 /// plugin's. A route whose link is not among `links` is left alone, so `links` must have been listed after `routes`:
 /// then a pod that has just come is among them.
@@ -27,11 +29,9 @@ pub fn is_ours<'a>(route: &Route, link: impl Fn(IfIndex) -> Option<&'a Link>) ->
 }
 
 /// Of all nexthop objects those with our protocol number.
-pub fn nexthops(all: &BTreeMap<NexthopId, Nexthop>) -> BTreeMap<NexthopId, Nexthop> {
-    all.iter()
-        .filter(|(_, nexthop)| nexthop.protocol == PROTOCOL)
-        .map(|(id, nexthop)| (*id, *nexthop))
-        .collect()
+pub fn nexthops(all: &Nexthops) -> BTreeMap<NexthopId, Nexthop> {
+    let plain = all.iter().filter_map(|(id, nexthop)| Some((*id, (*nexthop)?)));
+    plain.filter(|(_, nexthop)| nexthop.protocol == PROTOCOL).collect()
 }
 
 /// Whether an address of our device is ours rather than the kernel's own link-local one.
@@ -94,7 +94,18 @@ fn is_our_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     }
 }
 
-/// What is to be done about the device, given the link that has its name.
+/// Whether a link is our device under another name, which it had in another configuration: its VNI, its port, and the
+/// MAC that only this node's device has.
+pub fn is_our_renamed_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
+    match &link.kind {
+        LinkKind::Vxlan(vxlan) => {
+            vxlan.vni == settings.vni && vxlan.port == settings.port && link.mac == Some(mac)
+        }
+        LinkKind::Loopback | LinkKind::Veth | LinkKind::Other(_) => false,
+    }
+}
+
+/// What is to be done about the device, given the link that has its name, or is ours under another.
 ///
 /// # Errors
 /// The link is wanted as our device and is not ours.
@@ -112,7 +123,9 @@ pub fn device_step(
         (Some(spec), None, Some(link)) => {
             Err(ForeignDevice { name: spec.name.clone(), kind: Kind(link.kind.clone()) })
         }
-        (Some(spec), Some(link), _) if link.kind != LinkKind::Vxlan(spec.vxlan.clone()) => {
+        (Some(spec), Some(link), _)
+            if link.kind != LinkKind::Vxlan(spec.vxlan.clone()) || link.name != spec.name =>
+        {
             Ok(DeviceStep::Recreate(link.index))
         }
         (Some(spec), Some(link), _) => {
@@ -193,6 +206,16 @@ mod tests {
         assert_eq!(step(Some(&spec()), Some(&other_port)), Ok(DeviceStep::Recreate(index)));
         assert_eq!(step(None, Some(&right)), Ok(DeviceStep::Remove(index)));
         assert_eq!(step(None, None), Ok(DeviceStep::Nothing));
+    }
+
+    #[test]
+    fn our_device_is_known_under_the_name_that_it_had() {
+        let old = link(5, "flannel.1", LinkKind::Vxlan(vxlan(1)));
+        let settings = Vxlan::default();
+        assert!(is_our_renamed_device(&old, &settings, vtep_mac("a")));
+        assert_eq!(step(Some(&spec()), Some(&old)), Ok(DeviceStep::Recreate(IfIndex(5))));
+        assert!(!is_our_renamed_device(&old, &settings, vtep_mac("b")));
+        assert!(!is_our_renamed_device(&old, &Vxlan { port: 4789, ..settings }, vtep_mac("a")));
     }
 
     #[test]

@@ -4,32 +4,20 @@
 //! A thing is made only when what it needs is there, and removed only when nothing that is there needs it: a
 //! destination that is in the old state and in the new one keeps a route all the way, whatever the kernel refuses.
 //! "Observed" moves only on the kernel's yes.
+//!
+//! A pass over some of the objects is a pass over two parts, `desired` and `observed` cut down to the same keys. That
+//! is as safe as over all of them as long as the rest is as it should be: what is desired never needs what is not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ferrule_model::{
-    Address, AddressKey, Delta, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route,
-    RouteKey, RouteKind, Via,
+    Delta, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, Via,
 };
 use ferrule_netlink::Refusal;
 
 use crate::backoff::{Backoff, Key};
-
-/// The objects of every kind beside the device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Objects {
-    /// Addresses of the VXLAN device.
-    pub addresses: BTreeMap<AddressKey, Address>,
-    /// FDB entries of the VXLAN device.
-    pub fdb: BTreeMap<FdbKey, FdbEntry>,
-    /// Neighbours on the VXLAN device.
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Nexthop objects.
-    pub nexthops: BTreeMap<NexthopId, Nexthop>,
-    /// Routes.
-    pub routes: BTreeMap<RouteKey, Route>,
-}
+use crate::objects::Objects;
 
 /// The batches of a pass, in their order.
 const STAGES: [Stage; 10] = [
@@ -64,52 +52,10 @@ enum Stage {
 pub struct Pass<'a> {
     desired: &'a Objects,
     observed: Objects,
+    known: Option<&'a Objects>,
     backoff: &'a mut Backoff,
     now: Instant,
     stage: usize,
-}
-
-impl Objects {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.addresses.len()
-            + self.fdb.len()
-            + self.neighbours.len()
-            + self.nexthops.len()
-            + self.routes.len()
-    }
-
-    /// There is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What is missing or too much here, compared with `desired`.
-    pub fn distance(&self, desired: &Self) -> usize {
-        Delta::between(&desired.addresses, &self.addresses).len()
-            + Delta::between(&desired.fdb, &self.fdb).len()
-            + Delta::between(&desired.neighbours, &self.neighbours).len()
-            + Delta::between(&desired.nexthops, &self.nexthops).len()
-            + Delta::between(&desired.routes, &self.routes).len()
-    }
-
-    /// Moves by what the kernel has done.
-    fn did(&mut self, op: &Op) {
-        match op {
-            Op::PutAddress(key, value) => drop(self.addresses.insert(*key, *value)),
-            Op::DeleteAddress(key) => drop(self.addresses.remove(key)),
-            Op::PutFdb(key, value) => drop(self.fdb.insert(*key, *value)),
-            Op::DeleteFdb(key, _) => drop(self.fdb.remove(key)),
-            Op::PutNeighbour(key, value) => drop(self.neighbours.insert(*key, *value)),
-            Op::DeleteNeighbour(key) => drop(self.neighbours.remove(key)),
-            Op::PutNexthop(id, value) => drop(self.nexthops.insert(*id, *value)),
-            Op::DeleteNexthop(id) => drop(self.nexthops.remove(id)),
-            Op::PutRoute(key, value) => drop(self.routes.insert(*key, *value)),
-            Op::DeleteRoute(key) => drop(self.routes.remove(key)),
-            // Links are no objects of a pass.
-            Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => {}
-        }
-    }
 }
 
 fn hop_of(route: &Route) -> Option<NexthopId> {
@@ -121,8 +67,20 @@ fn hop_of(route: &Route) -> Option<NexthopId> {
 
 impl<'a> Pass<'a> {
     /// A walk from `observed` to `desired`, at `now`. Keys that were refused are left alone until `backoff` lets them.
-    pub fn new(desired: &'a Objects, observed: Objects, backoff: &'a mut Backoff, now: Instant) -> Self {
-        Self { desired, observed, backoff, now, stage: 0 }
+    /// A new route must not replace another program's; where `known`, what we left there, had ours, it may.
+    pub fn new(
+        desired: &'a Objects,
+        observed: Objects,
+        known: Option<&'a Objects>,
+        backoff: &'a mut Backoff,
+        now: Instant,
+    ) -> Self {
+        Self { desired, observed, known, backoff, now, stage: 0 }
+    }
+
+    /// What is there now, as far as the kernel said.
+    pub fn observed(&self) -> &Objects {
+        &self.observed
     }
 
     /// The next batch, never empty; `None` at the end of the walk. [`Pass::answered`] must follow each.
@@ -138,13 +96,9 @@ impl<'a> Pass<'a> {
         None
     }
 
-    /// What the kernel said to each op of the last batch. Gives back those it carried out, and those it refused.
-    pub fn answered(
-        &mut self,
-        ops: Vec<Op>,
-        answers: Vec<Result<(), Refusal>>,
-    ) -> (Vec<Op>, Vec<(Op, Refusal)>) {
-        let (mut done, mut refused) = (Vec::new(), Vec::new());
+    /// What the kernel said to each op of the last batch. Gives back those it refused.
+    pub fn answered(&mut self, ops: Vec<Op>, answers: Vec<Result<(), Refusal>>) -> Vec<(Op, Refusal)> {
+        let mut refused = Vec::new();
         for (op, answer) in ops.into_iter().zip(answers) {
             let key = Key::of(&op, &self.observed);
             match answer {
@@ -155,14 +109,13 @@ impl<'a> Pass<'a> {
                 Ok(()) | Err(_) => {
                     self.backoff.accepted(&key);
                     self.observed.did(&op);
-                    done.push(op);
                 }
             }
         }
-        (done, refused)
+        refused
     }
 
-    /// What is there now, as far as the kernel said.
+    /// The same, at the end.
     pub fn finish(self) -> Objects {
         self.observed
     }
@@ -186,12 +139,25 @@ impl<'a> Pass<'a> {
             Stage::PutNexthops => {
                 let put = Delta::between(&want.nexthops, &have.nexthops).put.into_iter();
                 let ready = put.filter(|(_, value)| self.has_neighbour_for(value));
-                ready.map(|(id, value)| Op::PutNexthop(id, value)).collect()
+                let is_there = |id: &NexthopId| have.nexthops.contains_key(id);
+                let op = |(id, hop)| {
+                    if is_there(&id) { Op::PutNexthop(id, hop) } else { Op::AddNexthop(id, hop) }
+                };
+                ready.map(op).collect()
             }
             Stage::PutRoutes => {
                 let put = Delta::between(&want.routes, &have.routes).put.into_iter();
                 let ready = put.filter(|(_, route)| self.has_nexthop_for(route));
-                ready.map(|(key, route)| Op::PutRoute(key, route)).collect()
+                let was_ours =
+                    |key: &RouteKey| self.known.is_some_and(|known| known.routes.contains_key(key));
+                let op = |(key, route)| {
+                    if have.routes.contains_key(&key) || was_ours(&key) {
+                        Op::PutRoute(key, route)
+                    } else {
+                        Op::AddRoute(key, route)
+                    }
+                };
+                ready.map(op).collect()
             }
             Stage::DeleteRoutes => {
                 let delete = Delta::between(&want.routes, &have.routes).delete;

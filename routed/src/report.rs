@@ -8,8 +8,11 @@ use ferrule_netlink::Refusal;
 use nix::errno::Errno;
 
 use crate::desired::Skipped;
+use crate::objects::Objects;
 use crate::observe::Links;
-use crate::reconcile::Objects;
+
+/// Lines of one kind that are logged before they are only counted.
+pub const LINES: usize = 8;
 
 /// How many changes of each kind were made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,8 +54,8 @@ impl Tally {
             Op::PutAddress(..) | Op::DeleteAddress(_) => &mut self.addresses,
             Op::PutFdb(..) | Op::DeleteFdb(..) => &mut self.fdb,
             Op::PutNeighbour(..) | Op::DeleteNeighbour(_) => &mut self.neighbours,
-            Op::PutNexthop(..) | Op::DeleteNexthop(_) => &mut self.nexthops,
-            Op::PutRoute(..) | Op::DeleteRoute(_) => &mut self.routes,
+            Op::PutNexthop(..) | Op::AddNexthop(..) | Op::DeleteNexthop(_) => &mut self.nexthops,
+            Op::PutRoute(..) | Op::AddRoute(..) | Op::DeleteRoute(_) => &mut self.routes,
         };
         counter[usize::from(op.change() == Change::Delete)] += 1;
     }
@@ -110,14 +113,14 @@ pub fn object(op: &Op, observed: &Objects, links: &Links) -> String {
         Op::PutNeighbour(key, _) | Op::DeleteNeighbour(key) => {
             format!("neighbour {} on {}", key.address, link(&key.link))
         }
-        Op::PutNexthop(id, nexthop) => {
+        Op::PutNexthop(id, nexthop) | Op::AddNexthop(id, nexthop) => {
             format!("nexthop {} via {} on {}", id.0, nexthop.gateway, link(&nexthop.link))
         }
         Op::DeleteNexthop(id) => match observed.nexthops.get(id) {
             Some(nexthop) => format!("nexthop {} via {}", id.0, nexthop.gateway),
             None => format!("nexthop {}", id.0),
         },
-        Op::PutRoute(key, _) | Op::DeleteRoute(key) => format!("route {}", key.dst),
+        Op::PutRoute(key, _) | Op::AddRoute(key, _) | Op::DeleteRoute(key) => format!("route {}", key.dst),
     }
 }
 
@@ -133,7 +136,9 @@ pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Opti
         Op::PutAddress(key, value) => told(value, before.addresses.get(key), found.addresses.get(key)),
         Op::PutFdb(key, value) => told(value, before.fdb.get(key), found.fdb.get(key)),
         Op::PutNeighbour(key, value) => told(value, before.neighbours.get(key), found.neighbours.get(key)),
-        Op::PutNexthop(id, value) => told(value, before.nexthops.get(id), found.nexthops.get(id)),
+        Op::PutNexthop(id, value) | Op::AddNexthop(id, value) => {
+            told(value, before.nexthops.get(id), found.nexthops.get(id))
+        }
         Op::PutRoute(key, value) => told(value, before.routes.get(key), found.routes.get(key)),
         _ => None,
     }?;
@@ -162,15 +167,27 @@ pub fn refusal(op: &Op, refusal: &Refusal, observed: &Objects, links: &Links) ->
     format!("cannot {verb} {}: {refusal}; {remedy}", object(op, observed, links))
 }
 
+/// Logs the first of `count` lines, and how many more there are; `lines` are at least the first ones.
+pub fn log_lines(lines: &[String], count: usize, rest: &str, log: impl Fn(&str)) {
+    lines.iter().take(LINES).for_each(|line| log(line));
+    if count > LINES {
+        log(&format!("{} {rest}", count - LINES));
+    }
+}
+
 fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
     match (op, refusal.errno) {
         (_, Errno::EPERM | Errno::EACCES) => "routed needs CAP_NET_ADMIN in this network namespace",
-        (Op::PutRoute(..), Errno::EEXIST) => {
+        (Op::AddRoute(..), Errno::EEXIST) => {
             "it is left alone; remove it if the pods are to be reached through Ferrule"
         }
-        (Op::PutNexthop(..), Errno::EINVAL | Errno::ENETUNREACH | Errno::EHOSTUNREACH) => {
-            "backend = \"native\" needs all nodes on one segment: give the right address in the nodes file, or use \
-             backend = \"vxlan\""
+        (Op::AddNexthop(..), Errno::EEXIST) => "another program has taken the number; it gets another",
+        (
+            Op::PutNexthop(..) | Op::AddNexthop(..),
+            Errno::EINVAL | Errno::ENETUNREACH | Errno::EHOSTUNREACH,
+        ) => {
+            "without a tunnel a node has to be on this node's segment: give the right address in the nodes file, or use \
+             backend = \"auto\" or \"vxlan\""
         }
         (Op::AddVxlan(_), Errno::EOPNOTSUPP) => "load the kernel module vxlan, or use backend = \"native\"",
         (Op::AddVxlan(_), Errno::EEXIST) => {

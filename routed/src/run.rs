@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
-use crate::nodes::{Cluster, NodeChange, Nodes, OwnNode};
+use crate::nodes::{Cluster, Nodes, OwnNode};
+use crate::report::{LINES, log_lines};
 use crate::source::{FileSource, NodeEvent, Source};
 use crate::worker::{Message, Status, Worker};
 use ferrule_netlink::wake::Wakes;
@@ -89,8 +90,8 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", config.routing.file.path.display()));
-    let mut table = Table { nodes: Nodes::new(&name), config, name, said_override: false, notifier };
-    tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.name);
+    let mut table = Table { nodes: Nodes::new(&name), config, said_override: false, notifier };
+    tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
     let mut told = Status::default();
     loop {
         let message = tokio::select! {
@@ -99,8 +100,8 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 notifier.stopping();
                 return Ok(());
             }
-            NodeEvent::Snapshot(nodes) = source.next() => match table.take(nodes) {
-                Some(cluster) => Message::Cluster(Box::new(cluster)),
+            news = source.next() => match table.take(news) {
+                Some(message) => message,
                 None => continue,
             },
             event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
@@ -176,45 +177,48 @@ fn report(notifier: Notifier, told: &mut Status, status: &Status) {
 struct Table {
     nodes: Nodes,
     config: Config,
-    name: String,
     said_override: bool,
     notifier: Notifier,
 }
 
 impl Table {
-    /// Takes a snapshot; gives the cluster to work towards, once this node is in it.
-    fn take(&mut self, nodes: Vec<crate::nodes::Node>) -> Option<Cluster> {
-        let (changes, own) = self.nodes.snapshot(nodes);
-        for change in &changes {
-            match change {
-                NodeChange::Added(name) => tracing::info!("node added: {}", self.describe(name)),
-                NodeChange::Changed(name) => tracing::info!("node changed: {}", self.describe(name)),
-                NodeChange::Removed(name) => tracing::info!("node removed: {name}"),
+    /// Takes what a source tells; gives what the worker has to know, once this node is known.
+    fn take(&mut self, news: NodeEvent) -> Option<Message> {
+        let was_known = self.nodes.is_own_known();
+        let changes = match news {
+            NodeEvent::Snapshot(nodes) => {
+                let (changes, own) = self.nodes.snapshot(nodes);
+                self.tell_own(own);
+                changes
             }
-        }
-        let path = self.config.routing.file.path.display();
-        match own {
-            OwnNode::Present => {}
-            OwnNode::Unknown => {
-                self.notifier.status(&format!("waiting for a node called {} in {path}", self.name));
-                tracing::error!(
-                    "{path} has no node called {0}, which is this one; add [[node]] name = \"{0}\" with its address and \
-                     pod_cidrs, or set [node] name to the name that it has there; nothing is changed before",
-                    self.name
-                );
-            }
-            OwnNode::Left => tracing::warn!(
-                "{path} has no node called {}, which is this one, any more; what was known of it stays",
-                self.name
-            ),
+            NodeEvent::Changes(updates) => self.nodes.update(updates),
+        };
+        let lines: Vec<_> = changes.iter().take(LINES + 1).map(ToString::to_string).collect();
+        log_lines(&lines, changes.len(), "more nodes are news", |line| tracing::info!("{line}"));
+        let own = self.nodes.own_name();
+        if was_known && changes.iter().all(|change| change.name != own) {
+            return (!changes.is_empty()).then_some(Message::Nodes(changes));
         }
         let mut cluster = self.nodes.cluster()?;
         self.override_own(&mut cluster);
-        Some(cluster)
+        Some(Message::Cluster(Box::new(cluster)))
     }
 
-    fn describe(&self, name: &str) -> String {
-        self.nodes.get(name).map_or_else(|| name.to_owned(), ToString::to_string)
+    fn tell_own(&self, own: OwnNode) {
+        let (path, name) = (self.config.routing.file.path.display(), self.nodes.own_name());
+        match own {
+            OwnNode::Present => {}
+            OwnNode::Unknown => {
+                self.notifier.status(&format!("waiting for a node called {name} in {path}"));
+                tracing::error!(
+                    "{path} has no node called {name}, which is this one; add [[node]] name = \"{name}\" with its address \
+                     and pod_cidrs, or set [node] name to the name that it has there; nothing is changed before"
+                );
+            }
+            OwnNode::Left => tracing::warn!(
+                "{path} has no node called {name}, which is this one, any more; what was known of it stays"
+            ),
+        }
     }
 
     /// `[node] address` and `address6` win, for this node alone; the others go by the nodes file.

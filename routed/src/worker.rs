@@ -3,37 +3,41 @@
 //! It shares nothing with the async side but two channels, so no lock is held while the kernel works, and a slow kernel
 //! holds up nobody.
 
-use std::collections::BTreeSet;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ferrule_netlink::Kernel;
 use ferrule_netlink::monitor::Event;
+use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
 use crate::host::Host;
-use crate::nodes::Cluster;
-use crate::report::Report;
-use ferrule_netlink::wake::Wake;
+use crate::nodes::{Cluster, NodeChange};
+use crate::report::{Report, log_lines};
 
-/// Everything is compared this often, whatever the events say: what they cannot tell (a sysctl, an IPv4 route that went
-/// with its link) is found then at the latest.
+/// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
+/// link) is found then at the latest.
 pub const FULL_DIFF: Duration = Duration::from_secs(30);
-/// Changes come in swarms; the pass waits this long for the rest of one.
+/// The kernel's events come in swarms; what reads everything waits this long for the rest of one.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// The least time between two passes that events start: a fight with another program must not eat a core.
+/// The least time between two passes that events start, and how many times as long as the last one took it is at
+/// least: a fight with another program must not eat a core.
 const LEAST_GAP: Duration = Duration::from_millis(100);
+const GAP_FACTOR: u32 = 3;
+/// The least time between two looks at what changes of the nodes mean for the host: its cost goes by the cluster.
+const HOST_GAP: Duration = Duration::from_secs(1);
 /// The first wait after a pass that could not be made; it doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
-/// Lines of one kind that a pass logs before it only counts.
-const LINES: usize = 8;
 
 /// What the worker is told.
 #[derive(Debug)]
 pub enum Message {
-    /// The nodes are these.
+    /// The nodes are these; this node is new or another than before.
     Cluster(Box<Cluster>),
+    /// Other nodes are others than before.
+    Nodes(Vec<NodeChange>),
     /// The kernel told of a change.
     Kernel(Event),
     /// The kernel told of another change.
@@ -60,8 +64,10 @@ pub struct Worker<K> {
     status: watch::Sender<Status>,
     cluster: Option<Cluster>,
     due: Due,
-    /// When the last pass ended.
-    last: Option<Instant>,
+    /// How long the last pass that read everything took, and when it ended.
+    last: Option<(Duration, Instant)>,
+    /// When the host was looked at.
+    last_host: Option<Instant>,
     /// How long to wait after a pass that could not be made.
     retry: Option<Duration>,
     /// What the log says, and still holds.
@@ -69,17 +75,44 @@ pub struct Worker<K> {
     refused: BTreeSet<String>,
     skipped: BTreeSet<String>,
     underlay: String,
+    mtu: u32,
 }
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Due {
-    /// Because the nodes changed: at once.
-    nodes: bool,
-    /// Because the kernel's state did: not too often.
-    kernel: bool,
-    /// The masquerade table is to be looked at.
-    table: bool,
+    /// When everything is to be compared.
+    everything: Option<Instant>,
+    /// When the host is to be looked at.
+    host: Option<Instant>,
+    /// What is new of other nodes, by their names: at once.
+    changes: BTreeMap<String, NodeChange>,
+}
+
+/// What is done next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Everything,
+    Changes,
+    Host,
+}
+
+impl Due {
+    /// Takes a change of a node for which there may be an earlier one.
+    fn change(&mut self, change: NodeChange) {
+        match self.changes.entry(change.name.clone()) {
+            std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().after = change.after,
+            std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(change)),
+        }
+    }
+
+    fn everything_by(&mut self, at: Instant) {
+        self.everything = Some(self.everything.map_or(at, |before| before.min(at)));
+    }
+
+    fn host_by(&mut self, at: Instant) {
+        self.host = Some(self.host.map_or(at, |before| before.min(at)));
+    }
 }
 
 impl<K: Kernel> Worker<K> {
@@ -98,27 +131,43 @@ impl<K: Kernel> Worker<K> {
             cluster: None,
             due: Due::default(),
             last: None,
+            last_host: None,
             retry: None,
             failure: None,
             refused: BTreeSet::new(),
             skipped: BTreeSet::new(),
             underlay: String::new(),
+            mtu: 0,
         }
     }
 
     /// Works until the other end of the inbox is gone. What is in the kernel then stays.
     pub fn run(mut self) {
-        while self.wait() {
-            let due = std::mem::take(&mut self.due);
-            let Some(cluster) = self.cluster.clone() else { continue };
+        while let Some(work) = self.wait() {
+            let Some(mut cluster) = self.cluster.take() else { continue };
             self.busy(Some(Instant::now()));
-            if due.nodes || due.kernel {
-                self.pass(&cluster);
-            } else if due.table {
-                self.host.masquerade(&cluster);
+            match work {
+                Work::Everything => {
+                    self.due.everything = None;
+                    self.take_changes(&mut cluster);
+                    self.everything(&cluster);
+                }
+                Work::Changes => {
+                    let changes = self.take_changes(&mut cluster);
+                    self.changes(&cluster, &changes);
+                }
+                Work::Host => self.keep_host(&cluster),
             }
+            self.cluster = Some(cluster);
             self.busy(None);
         }
+    }
+
+    fn take_changes(&mut self, cluster: &mut Cluster) -> Vec<NodeChange> {
+        let changes = std::mem::take(&mut self.due.changes).into_values();
+        let changes: Vec<_> = changes.filter(|change| change.before != change.after).collect();
+        cluster.change(&changes);
+        changes
     }
 
     /// Told at the end of the work only: then the watchdog is fed again.
@@ -129,87 +178,141 @@ impl<K: Kernel> Worker<K> {
         });
     }
 
-    /// Waits until something is due; `false` at the end.
-    fn wait(&mut self) -> bool {
-        while self.due == Due::default() {
-            let timeout =
-                self.next_pass().map_or(FULL_DIFF, |at| at.saturating_duration_since(Instant::now()));
-            match self.inbox.recv_timeout(timeout) {
+    /// Waits until something is due; `None` at the end.
+    fn wait(&mut self) -> Option<Work> {
+        loop {
+            // All that is known already counts.
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(message) => self.take(message),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => return None,
+                }
+            }
+            let (work, at) = self.next();
+            let now = Instant::now();
+            if at <= now {
+                return Some(work);
+            }
+            match self.inbox.recv_timeout(at - now) {
                 Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => self.due.kernel = self.cluster.is_some(),
-                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
-        self.gather()
     }
 
-    /// Takes what comes shortly after the first message, and more if the last pass was a moment ago.
-    fn gather(&mut self) -> bool {
-        let debounced = Instant::now() + DEBOUNCE;
-        loop {
-            let gap = self.last.map_or(debounced, |last| (last + LEAST_GAP).max(debounced));
-            let until = if self.due.nodes { debounced } else { gap };
-            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
+    /// What is due next, and when.
+    fn next(&self) -> (Work, Instant) {
+        let now = Instant::now();
+        let later = (Work::Everything, now + FULL_DIFF);
+        if self.cluster.is_none() {
+            return later;
         }
+        // After a pass that could not be made, what was refused has to wait for the next one.
+        let refused = self.applier.next_due().filter(|_| self.retry.is_none());
+        let changes = (!self.due.changes.is_empty()).then_some(now).or(refused);
+        let all =
+            [(Work::Everything, self.due.everything), (Work::Changes, changes), (Work::Host, self.due.host)];
+        let all = all.into_iter().filter_map(|(work, at)| Some((work, at?)));
+        all.min_by_key(|(_, at)| *at).unwrap_or(later)
     }
 
     fn take(&mut self, message: Message) {
+        let now = Instant::now();
         match message {
             Message::Cluster(cluster) => {
                 self.cluster = Some(*cluster);
-                self.due.nodes = true;
+                self.due.changes.clear();
+                self.due.everything_by(now + DEBOUNCE);
                 self.applier.forget_refusals();
             }
-            Message::Kernel(event) => self.due.kernel |= self.applier.hears(&event),
-            Message::Wake(Wake::Nexthop(event)) => self.due.kernel |= self.applier.hears_nexthop(&event),
-            Message::Wake(Wake::Table) => self.due.table = true,
-            Message::Wake(Wake::Overrun) => self.due.kernel |= self.applier.hears(&Event::Overrun),
+            Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
+            Message::Kernel(event) => {
+                let differs = self.applier.hears(&event);
+                self.kernel_differs(differs, now);
+            }
+            Message::Wake(Wake::Nexthop(event)) => {
+                let differs = self.applier.hears_nexthop(&event);
+                self.kernel_differs(differs, now);
+            }
+            Message::Wake(Wake::Table) => {
+                let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
+                self.due.host_by(gap.max(now + DEBOUNCE));
+            }
+            Message::Wake(Wake::Overrun) => {
+                let differs = self.applier.hears(&Event::Overrun);
+                self.kernel_differs(differs, now);
+                self.due.host_by(now + DEBOUNCE);
+            }
         }
-        self.due.kernel &= self.cluster.is_some();
-        self.due.table &= self.cluster.is_some();
     }
 
-    /// When a pass is due without any message.
-    fn next_pass(&self) -> Option<Instant> {
-        let last = self.last?;
-        let by_clock = last + self.retry.unwrap_or(FULL_DIFF);
-        Some(self.applier.next_due().map_or(by_clock, |due| due.min(by_clock)))
+    fn kernel_differs(&mut self, differs: bool, now: Instant) {
+        if differs {
+            let gap = self.last.map_or(now, |(took, end)| end + LEAST_GAP.max(took * GAP_FACTOR));
+            self.due.everything_by(gap.max(now + DEBOUNCE));
+        }
     }
 
-    fn pass(&mut self, cluster: &Cluster) {
+    /// Reads and compares everything.
+    fn everything(&mut self, cluster: &Cluster) {
         let begin = Instant::now();
         let result = self.applier.pass(cluster, begin);
-        self.last = Some(Instant::now());
-        match result {
-            Ok(report) => {
-                self.retry = None;
-                self.tell(&report, begin.elapsed());
-                self.keep_host(cluster, &report);
-            }
-            Err(error) => {
-                self.retry = Some(self.retry.map_or(RETRY, |wait| (wait * 2).min(FULL_DIFF)));
-                self.fail(&error);
-            }
+        let took = begin.elapsed();
+        self.last = Some((took, Instant::now()));
+        self.ended(cluster, result, took);
+        self.keep_host(cluster);
+    }
+
+    /// Carries out what changes of other nodes mean, and what was refused and is due.
+    fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
+        let begin = Instant::now();
+        let result = self.applier.update(cluster, changes, begin);
+        self.ended(cluster, result, begin.elapsed());
+        let concerns_host = |change: &NodeChange| {
+            let pods = |node: &Option<std::sync::Arc<crate::nodes::Node>>| {
+                node.as_ref().map_or(Vec::new(), |node| node.pod_cidrs.clone())
+            };
+            pods(&change.before) != pods(&change.after)
+        };
+        if self.host.depends_on_others() && changes.iter().any(concerns_host) {
+            let now = Instant::now();
+            self.due.host_by(self.last_host.map_or(now, |last| (last + HOST_GAP).max(now)));
         }
     }
 
-    fn keep_host(&mut self, cluster: &Cluster, report: &Report) {
-        let belief = self.applier.belief();
-        let name = |index| belief.and_then(|b| b.links.get(index)).map(|link| link.name.to_string());
-        let uplinks: Vec<_> = belief.map_or(&[][..], |b| &b.uplinks).iter().filter_map(name).collect();
-        let device = belief.filter(|b| b.device.is_some()).map(|b| b.device_name.to_string());
+    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: Duration) {
+        let next = match result {
+            Ok(report) => {
+                self.retry = None;
+                self.mtu = report.mtu;
+                self.tell(&report, took);
+                let text = status_text(cluster, &report);
+                self.status.send_modify(|status| status.text = text);
+                FULL_DIFF
+            }
+            Err(error) => {
+                let wait = self.retry.map_or(RETRY, |wait| (wait * 2).min(FULL_DIFF));
+                self.retry = Some(wait);
+                self.fail(&error);
+                wait
+            }
+        };
+        self.due.everything_by(Instant::now() + next);
+    }
+
+    fn keep_host(&mut self, cluster: &Cluster) {
+        self.due.host = None;
+        let Some(belief) = self.applier.belief() else { return };
+        let name = |index| belief.links.get(index).map(|link| link.name.to_string());
+        let uplinks: Vec<_> = belief.uplinks.iter().filter_map(name).collect();
+        let device = belief.device.map(|_| belief.device_name.to_string());
         self.host.prepare(&uplinks, device.as_deref());
         self.host.masquerade(cluster);
-        let handed_over = self.host.hand_over(cluster, report.mtu);
-        let text = status_text(cluster, report);
-        self.status.send_modify(|status| {
-            status.ready |= handed_over;
-            status.text = text;
-        });
+        let handed_over = self.host.hand_over(cluster, self.mtu);
+        self.status.send_modify(|status| status.ready |= handed_over);
+        self.last_host = Some(Instant::now());
     }
 
     fn tell(&mut self, report: &Report, took: Duration) {
@@ -217,7 +320,9 @@ impl<K: Kernel> Worker<K> {
             tracing::info!("this node is {}; the pods' MTU is {}", report.underlay, report.mtu);
             self.underlay.clone_from(&report.underlay);
         }
-        log_lines(&report.repaired, "more things put back", |line| tracing::warn!("{line}"));
+        log_lines(&report.repaired, report.repaired.len(), "more things put back", |line| {
+            tracing::warn!("{line}");
+        });
         if report.tally.total() > 0 {
             tracing::info!("applied in {:.1} ms: {}", took.as_secs_f64() * 1e3, report.tally);
         }
@@ -226,10 +331,10 @@ impl<K: Kernel> Worker<K> {
         }
         let skipped: BTreeSet<_> = report.skipped.iter().map(ToString::to_string).collect();
         let fresh: Vec<_> = skipped.difference(&self.skipped).cloned().collect();
-        log_lines(&fresh, "more networks are left out", |line| tracing::warn!("{line}"));
+        log_lines(&fresh, fresh.len(), "more networks are left out", |line| tracing::warn!("{line}"));
         self.skipped = skipped;
         let fresh: Vec<_> = report.refused.difference(&self.refused).cloned().collect();
-        log_lines(&fresh, "more objects are refused", |line| tracing::error!("{line}"));
+        log_lines(&fresh, fresh.len(), "more objects are refused", |line| tracing::error!("{line}"));
         if report.pending == 0 {
             self.refused.clear();
         }
@@ -257,12 +362,4 @@ fn status_text(cluster: &Cluster, report: &Report) -> String {
         text.push_str(&format!(", {} networks left out", report.skipped.len()));
     }
     text
-}
-
-/// Logs the first lines, and how many more there are.
-fn log_lines(lines: &[String], rest: &str, log: impl Fn(&str)) {
-    lines.iter().take(LINES).for_each(|line| log(line));
-    if lines.len() > LINES {
-        log(&format!("{} {rest}", lines.len() - LINES));
-    }
 }

@@ -174,8 +174,16 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
         self.faults.request(|| self.kernel.routes(protocol))
     }
 
-    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Nexthop>, Error> {
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
         self.faults.request(|| self.kernel.nexthops())
+    }
+
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {
+        self.faults.request(|| self.kernel.nexthop(id))
+    }
+
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error> {
+        self.faults.request(|| self.kernel.fdb_entry(key))
     }
 
     fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {

@@ -115,8 +115,10 @@ mod tests {
 
     /// The names of the next snapshot, `None` if none comes while `wait` passes.
     async fn next(source: &mut FileSource, wait: Duration) -> Option<Vec<String>> {
-        let NodeEvent::Snapshot(nodes) = tokio::time::timeout(wait, source.next()).await.ok()?;
-        Some(nodes.into_iter().map(|node| node.name).collect())
+        match tokio::time::timeout(wait, source.next()).await.ok()? {
+            NodeEvent::Snapshot(nodes) => Some(nodes.into_iter().map(|node| node.name).collect()),
+            NodeEvent::Changes(changes) => panic!("{changes:?}"),
+        }
     }
 
     fn run(test: impl Future<Output = ()>) {

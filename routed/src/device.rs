@@ -1,0 +1,107 @@
+//! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::owner`].
+
+use ferrule_config::Vxlan;
+use ferrule_model::{IfIndex, Link, Mac, Op, VxlanSpec};
+use ferrule_netlink::Kernel;
+use nix::errno::Errno;
+
+use crate::apply::PassError;
+use crate::drift::Belief;
+use crate::objects::Objects;
+use crate::observe::Links;
+use crate::owner::{self, DeviceStep};
+use crate::report::{self, Report};
+
+/// The device, as far as a pass has come to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// Its number, if it is there.
+    pub index: Option<IfIndex>,
+    /// It was made in this pass: what hung on it before is gone with it.
+    pub fresh: bool,
+    /// To be removed at the end: the routes over it are replaced first.
+    pub leaves: bool,
+}
+
+/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `before` is what the
+/// last pass left, `mac` the one that only this node's device has.
+///
+/// # Errors
+/// A link that is not ours has its name, or the kernel refuses.
+pub fn keep<K: Kernel>(
+    kernel: &mut K,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    links: &Links,
+    before: Option<&Belief>,
+    report: &mut Report,
+) -> Result<Device, PassError> {
+    let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
+    let had = before.and_then(|belief| belief.device);
+    let there = |index| Device { index: Some(index), fresh: false, leaves: false };
+    match (step, spec) {
+        (DeviceStep::Keep(index), _) => Ok(there(index)),
+        (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
+        (DeviceStep::Change(index, change), _) => {
+            if had == Some(index) && before.and_then(|belief| belief.spec.as_ref()) == spec {
+                report.repaired.push(report::device_repair(settings.device.as_str(), &change));
+            }
+            let fresh = change.up.is_some();
+            carry_out(kernel, &Op::SetLink(index, change), links, report)?;
+            Ok(Device { fresh, ..there(index) })
+        }
+        (DeviceStep::Recreate(index), Some(spec)) => {
+            carry_out(kernel, &Op::DeleteLink(index), links, report)?;
+            create(kernel, spec, links, report)
+        }
+        (DeviceStep::Create, Some(spec)) => {
+            if had.is_some() {
+                let name = &settings.device;
+                report.repaired.push(format!("link {name} was deleted by someone else; made again"));
+            }
+            create(kernel, spec, links, report)
+        }
+        (DeviceStep::Nothing | DeviceStep::Create | DeviceStep::Recreate(_), _) => {
+            Ok(Device { index: None, fresh: false, leaves: false })
+        }
+    }
+}
+
+/// The link that has our device's name, else our device under the name that it had in another configuration.
+pub fn find<'a>(links: &'a Links, settings: &Vxlan, mac: Mac) -> Option<&'a Link> {
+    let named = links.values().find(|link| link.name == settings.device);
+    named.or_else(|| links.values().find(|link| owner::is_our_renamed_device(link, settings, mac)))
+}
+
+/// One change of a link, counted.
+///
+/// # Errors
+/// The kernel refuses; that a link to be deleted is gone is no refusal.
+pub fn carry_out<K: Kernel>(
+    kernel: &mut K,
+    op: &Op,
+    links: &Links,
+    report: &mut Report,
+) -> Result<(), PassError> {
+    let answer = kernel.apply(std::slice::from_ref(op))?.pop();
+    match answer {
+        Some(Err(refusal)) if !(matches!(op, Op::DeleteLink(_)) && refusal.errno == Errno::ENODEV) => {
+            Err(PassError::Device(report::refusal(op, &refusal, &Objects::default(), links)))
+        }
+        _ => {
+            report.tally.count(op);
+            Ok(())
+        }
+    }
+}
+
+fn create<K: Kernel>(
+    kernel: &mut K,
+    spec: &VxlanSpec,
+    links: &Links,
+    report: &mut Report,
+) -> Result<Device, PassError> {
+    carry_out(kernel, &Op::AddVxlan(spec.clone()), links, report)?;
+    let made = kernel.link(&spec.name)?;
+    let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
+    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false })
+}

@@ -1,0 +1,238 @@
+//! A fake machine for the property tests: clusters, faults, and what packets can tell of the kernel's state.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ferrule_config::{Backend, Routing};
+use ferrule_model::{
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, vtep_mac,
+};
+use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
+use ferrule_netlink::{Error, Kernel, Refusal};
+use nix::errno::Errno;
+use proptest::prelude::*;
+use routed::apply::Applier;
+use routed::nodes::{Cluster, Node};
+
+/// The fake kernel, looked at after every single change.
+pub(crate) struct Watched {
+    kernel: FakeKernel,
+    world: FakeWorld,
+    netns: FakeNetns,
+    /// Destinations that must have a route at every moment.
+    pub(crate) always: BTreeSet<RouteKey>,
+    pub(crate) lost: Vec<String>,
+}
+
+impl Kernel for Watched {
+    type Netns = FakeNetns;
+
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let mut answers = Vec::new();
+        for op in ops {
+            answers.extend(self.kernel.apply(std::slice::from_ref(op))?);
+            let routes = self.world.state(&self.netns).routes;
+            let gone = self.always.iter().filter(|key| !routes.contains_key(key));
+            self.lost.extend(gone.map(|key| format!("{} after {op}", key.dst)));
+        }
+        Ok(answers)
+    }
+    fn create_veth(&mut self, spec: &VethSpec, pod: &FakeNetns) -> Result<Link, Error> {
+        self.kernel.create_veth(spec, pod)
+    }
+    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+        self.kernel.delete_link(name)
+    }
+    fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        self.kernel.link(name)
+    }
+    fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
+        self.kernel.route_match(dst)
+    }
+    fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
+        self.kernel.neighbour(key)
+    }
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        self.kernel.links()
+    }
+    fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {
+        self.kernel.addresses(link)
+    }
+    fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        self.kernel.routes(protocol)
+    }
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
+        self.kernel.nexthops()
+    }
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {
+        self.kernel.nexthop(id)
+    }
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error> {
+        self.kernel.fdb_entry(key)
+    }
+    fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {
+        self.kernel.neighbours(link)
+    }
+    fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
+        self.kernel.fdb(link)
+    }
+}
+
+/// A node's machine: an underlay link with both addresses, a pod with its route, and things of other programs.
+pub(crate) fn machine() -> (FakeWorld, FakeNetns) {
+    let world = FakeWorld::new();
+    let netns = world.netns();
+    let eth0 = world.add_link(&netns, IfName::new("eth0").unwrap(), 1500);
+    let pod = world.add_link(&netns, IfName::new("fer0123456789ab").unwrap(), 1450);
+    let mut kernel = world.kernel(&netns);
+    let address = |text: &str| {
+        Op::PutAddress(AddressKey { link: eth0, prefix: text.parse().unwrap() }, Address::default())
+    };
+    let route = |text: &str| RouteKey::main(text.parse().unwrap());
+    let foreign = Nexthop { gateway: [192, 0, 2, 77].into(), link: eth0, onlink: false, protocol: 4 };
+    let ops = [
+        address("192.0.2.1/24"),
+        address("2001:db8::1/64"),
+        Op::PutRoute(route("10.244.1.9/32"), Route::ours(Via::Link(pod))),
+        Op::PutNexthop(NexthopId(70_000_001), foreign),
+    ];
+    assert!(kernel.apply(&ops).unwrap().iter().all(Result::is_ok));
+    let theirs = Route { protocol: 4, ..Route::ours(Via::Nexthop(NexthopId(70_000_001))) };
+    world.put_route(&netns, "172.16.0.0/12".parse().unwrap(), theirs);
+    (world, netns)
+}
+
+pub(crate) fn applier(world: &FakeWorld, netns: FakeNetns, backend: Backend) -> Applier<Watched> {
+    let watched = Watched {
+        kernel: world.kernel(&netns),
+        world: world.clone(),
+        netns,
+        always: BTreeSet::new(),
+        lost: Vec::new(),
+    };
+    Applier::new(watched, Routing { backend, ..Routing::default() })
+}
+
+/// Passes until nothing is pending, with one fault in each of the first ones; how many passes it took.
+pub(crate) fn settle(
+    applier: &mut Applier<Watched>,
+    world: &FakeWorld,
+    cluster: &Cluster,
+    faults: &[(u64, Errno)],
+) -> usize {
+    let mut now = Instant::now();
+    for pass in 0..faults.len() + 8 {
+        if let Some((at, errno)) = faults.get(pass) {
+            world.fail_at(*at, *errno);
+        }
+        let report = applier.pass(cluster, now);
+        let faulty = world.take_fault() || pass < faults.len();
+        now += Duration::from_secs(60);
+        match report {
+            Ok(report) if report.pending == 0 && !faulty => return pass + 1,
+            _ => {}
+        }
+    }
+    panic!("it does not settle");
+}
+
+/// What packets can tell of a state: numbers of links and of nexthop objects stand for what they name.
+pub(crate) fn essence(state: &State) -> BTreeSet<String> {
+    let name = |index: IfIndex| {
+        state
+            .links
+            .values()
+            .find(|link| link.index == index)
+            .map_or("?".to_owned(), |link| link.name.to_string())
+    };
+    let mut lines = BTreeSet::new();
+    for link in state.links.values() {
+        let underlay = link.peer.map(name);
+        lines.insert(format!("link {} {:?} {} {} {underlay:?}", link.name, link.mac, link.mtu, link.up));
+    }
+    lines.extend(state.addresses.keys().map(|key| format!("address {} {}", key.prefix, name(key.link))));
+    lines.extend(state.neighbours.iter().map(|(k, v)| format!("neigh {} {} {v:?}", k.address, name(k.link))));
+    lines.extend(state.fdb.iter().map(|(k, v)| format!("fdb {} {} {v:?}", k.mac, name(k.link))));
+    let hop = |nh: &Nexthop| format!("{} {} {} {}", nh.gateway, name(nh.link), nh.onlink, nh.protocol);
+    lines.extend(state.nexthops.values().map(|nh| format!("nexthop {}", hop(nh))));
+    for (key, route) in &state.routes {
+        let to = match route.kind {
+            RouteKind::Unicast(Via::Nexthop(id)) => state.nexthops.get(&id).map_or("lost".into(), hop),
+            RouteKind::Unicast(Via::Link(link) | Via::Gateway { link, .. }) => name(link),
+            RouteKind::Unreachable => "unreachable".into(),
+        };
+        lines.insert(format!("route {} {} {} {to}", key.dst, key.metric, route.protocol));
+    }
+    lines
+}
+
+pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
+    let flag = any::<bool>;
+    let twin = prop::bool::weighted(0.05);
+    (flag(), flag(), flag(), flag(), 0u8..2, 0u8..2, twin).prop_map(
+        move |(v4, v6, pods4, pods6, moved, mac, twin)| {
+            let name = format!("n{number}");
+            let host = number + 100 * moved;
+            // Now and then two nodes claim the same.
+            let pods = if twin { number ^ 1 } else { number };
+            let mut pod_cidrs = Vec::new();
+            if pods4 {
+                pod_cidrs.push(format!("10.244.{pods}.0/24").parse().unwrap());
+            }
+            if pods6 {
+                pod_cidrs.push(format!("fd00:{pods}::/64").parse().unwrap());
+            }
+            Node {
+                // Behind a router every second time that it moves.
+                v4: (v4 || !v6).then(|| {
+                    if mac == 1 && moved == 1 { [198, 51, 100, host] } else { [192, 0, 2, host] }.into()
+                }),
+                v6: v6.then(|| format!("2001:db8::{host}").parse().unwrap()),
+                pod_cidrs,
+                vtep_mac: if mac == 0 { vtep_mac(&name) } else { vtep_mac(&format!("{name}'")) },
+                name,
+            }
+        },
+    )
+}
+
+pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
+    let own = node(1).prop_map(|own| {
+        let (v4, v6) = (Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().unwrap()));
+        Node { v4, v6, ..own }
+    });
+    let others = prop::collection::btree_set(2u8..8, 0..6)
+        .prop_flat_map(|numbers| numbers.into_iter().map(node).collect::<Vec<_>>());
+    (own, others).prop_map(|(own, others)| Cluster {
+        own,
+        others: others.into_iter().map(|node| (node.name.clone(), Arc::new(node))).collect(),
+    })
+}
+
+pub(crate) fn backend() -> impl Strategy<Value = Backend> {
+    prop_oneof![Just(Backend::Vxlan), Just(Backend::Native), Just(Backend::Auto)]
+}
+
+pub(crate) fn faults() -> impl Strategy<Value = Vec<(u64, Errno)>> {
+    let errno =
+        prop_oneof![Just(Errno::ENOBUFS), Just(Errno::EINVAL), Just(Errno::ENETDOWN), Just(Errno::ESRCH)];
+    prop::collection::vec((0u64..40, errno), 0..4)
+}
+
+pub(crate) fn two_nodes() -> Cluster {
+    let node = |number: u8| Node {
+        name: format!("n{number}"),
+        v4: Some([192, 0, 2, number].into()),
+        v6: Some(format!("2001:db8::{number}").parse().unwrap()),
+        pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
+            .map(|cidr| cidr.parse().unwrap())
+            .into(),
+        vtep_mac: vtep_mac(&format!("n{number}")),
+    };
+    Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]) }
+}
