@@ -54,7 +54,7 @@ pub(crate) mod nexthop {
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
-fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
+pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request {
     let mut payload = vec![0; message.buffer_len()];
     message.emit(&mut payload);
     Request { kind, flags, payload }
@@ -146,6 +146,14 @@ pub(crate) fn routes_of(family: Family, protocol: u8) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = address_family(family);
     message.header.protocol = RouteProtocol::from(protocol);
+    request(rtm::GETROUTE, 0, &message)
+}
+
+/// The routes of one family in all tables.
+#[cfg(test)]
+pub(crate) fn all_routes(family: Family) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
     request(rtm::GETROUTE, 0, &message)
 }
 

@@ -12,6 +12,7 @@ mod encode;
 mod error;
 pub mod fake;
 mod kernel;
+mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
 pub mod monitor;

@@ -14,7 +14,7 @@ use crate::decode::{self, Neigh};
 use crate::lookup::Path;
 use crate::netns::Netns;
 use crate::socket::{Answers, Message, Request, Socket};
-use crate::{Error, Kernel, Refusal, delete, encode};
+use crate::{Error, Kernel, Refusal, delete, encode, local};
 
 /// A network namespace of the running kernel, by route netlink.
 #[derive(Debug)]
@@ -80,8 +80,18 @@ impl Kernel for Netlink {
     type Netns = Netns;
 
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let requests: Vec<_> = ops.iter().map(encode::op).collect();
-        Ok(self.socket.batch(&requests)?.results)
+        let mut requests = Vec::with_capacity(ops.len());
+        let mut has_companion = Vec::with_capacity(ops.len());
+        for op in ops {
+            let companion = local::companion(op);
+            has_companion.push(companion.is_some());
+            requests.push(encode::op(op));
+            requests.extend(companion);
+        }
+        let mut results = self.socket.batch(&requests)?.results.into_iter();
+        let mut answer = || results.next().unwrap_or(Ok(()));
+        let fold = |two| if two { local::folded(answer(), answer()) } else { answer() };
+        Ok(has_companion.into_iter().map(fold).collect())
     }
 
     /// The creation, the alias and the question what came of it go out in one message: one round trip.
