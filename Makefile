@@ -101,6 +101,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	$(call replace,0755,$(TARGET)/release/ipamd,$(BINDIR)/ipamd)
 	$(call replace,0755,$(TARGET)/release/routed,$(BINDIR)/routed)
 	$(call replace,0755,$(PLUGIN),$(DESTDIR)$(CNIBINDIR)/ferrule)
+	ln -sfn ferrule $(DESTDIR)$(CNIBINDIR)/ferrule-ipam
 	$(call keep,conf/ferrule.toml,$(ETCDIR)/ferrule/ferrule.toml)
 	install -D -m 0644 conf/nodes.toml $(DOCDIR)/nodes.toml
 	install -D -m 0644 conf/systemd/metrics.conf $(DOCDIR)/metrics.conf
@@ -118,7 +119,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 
 .PHONY: uninstall
 uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrule
-	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(DESTDIR)$(CNIBINDIR)/ferrule
+	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(addprefix $(DESTDIR)$(CNIBINDIR)/,ferrule ferrule-ipam)
 	rm -f $(BINDIR)/ipamd $(BINDIR)/routed
 	rm -f $(LIBDIR)/systemd/system/ipamd.service $(LIBDIR)/systemd/system/routed.service
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf

@@ -1,21 +1,22 @@
-//! ADD: a veth pair into the pod's namespace and an address from `ipamd`, or nothing at all.
+//! ADD: a veth pair into the pod's namespace and addresses for it, or nothing at all.
 //!
-//! The call to `ipamd` is on its way while the pair is made. Whatever fails, the pair goes, with all that hangs on it,
+//! The question for addresses is on its way while the pair is made. Whatever fails, the pair goes, with all that hangs on it,
 //! and then the lease, unless the attachment had it before.
 
 use std::path::Path;
 
-use ferrule_model::{IfName, IpNetwork, Op, Place, VethSpec};
+use ferrule_model::{IfName, Op, Place, VethSpec};
 use ferrule_netlink::Kernel;
 use ferrule_wire::ClientError;
 use nix::errno::Errno;
 
 use crate::error::{Error, Failure, refused};
+use crate::grant::Grant;
 use crate::ipam::{self, Ipam};
 use crate::node::Node;
 use crate::pod::{self, Ends};
 use crate::request::{Add, Sandbox};
-use crate::result::AddResult;
+use crate::result::{AddResult, Dns};
 
 /// Attaches the pod.
 ///
@@ -29,7 +30,7 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
     let mut attempt = Attempt {
         node,
         request,
-        spec: pod::veth(&request.attachment, &request.ifname, request.pod.as_ref()),
+        spec: pod::veth(&request.attachment, &request.ifname, request.pod.as_ref(), &request.wanted),
         host: node.host().map_err(socket)?,
         inside: node.inside(&netns).map_err(socket)?,
         netns,
@@ -38,7 +39,10 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
     };
     let mut ipam = Ipam::wait(&request.config)?;
     match attempt.attach(&mut ipam) {
-        Ok(result) => Ok(result),
+        Ok(result) => Ok(match &request.previous {
+            Some(previous) => result.after(previous.clone()),
+            None => result,
+        }),
         Err(error) => Err(Failure { error, clean_up: attempt.take_back(&mut ipam) }),
     }
 }
@@ -91,39 +95,44 @@ struct Attempt<'a, N: Node> {
 
 impl<N: Node> Attempt<'_, N> {
     fn attach(&mut self, ipam: &mut Ipam<'_>) -> Result<AddResult, Error> {
-        let Add { config, attachment, pod, sandbox, .. } = self.request;
+        let sandbox = &self.request.sandbox.path;
         self.lease = Lease::Unknown;
-        ipam.allocate(attachment, pod.as_ref(), &sandbox.path)?;
+        ipam.ask(self.request)?;
         self.lease = Lease::Asked;
         let mut ends = self.pair()?;
-        let (addresses, mtu) = self.leased(ipam)?;
-        let mtu = config.mtu.or(mtu);
+        let grant = self.granted(ipam)?;
         if self.pair == Pair::NotMade && self.lease == Lease::New {
             // A link that outlived its lease may hold another's address by now.
             self.delete()?;
             ends = self.make_again()?;
         }
-        let plan = pod::plan(&ends, &self.spec, &addresses, mtu);
+        let plan = pod::plan(&ends, &self.spec, &grant);
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
         // By itself and last, because it is the one thing that does not go with the pair.
         self.apply(Place::Pod, &[pod::loopback()])?;
-        Ok(pod::result(&ends, &self.spec, &addresses, mtu, &sandbox.path))
+        Ok(pod::result(&ends, &self.spec, &grant, sandbox))
     }
 
-    /// The answer of `ipamd`, remembered for the way back.
-    fn leased(&mut self, ipam: &mut Ipam<'_>) -> Result<(Vec<IpNetwork>, Option<u32>), Error> {
-        match ipam.allocated() {
-            Ok(reply) => {
-                self.lease = if reply.existing { Lease::Old } else { Lease::New };
-                ipam::usable(&reply.lease.addresses)?;
-                Ok((reply.lease.addresses, reply.mtu))
+    /// The answer of whoever gives addresses, remembered for the way back, with what the configuration says in its place.
+    fn granted(&mut self, ipam: &mut Ipam<'_>) -> Result<Grant, Error> {
+        let Add { config, wanted, .. } = self.request;
+        match ipam.answer() {
+            Ok((mut grant, existing)) => {
+                self.lease = if existing { Lease::Old } else { Lease::New };
+                grant.mtu = config.mtu.or(grant.mtu);
+                let said = wanted.dns.clone().unwrap_or_else(|| config.dns.clone());
+                grant.dns = if said == Dns::default() { grant.dns } else { said };
+                Ok(grant)
             }
             Err(error) => {
                 // An error of the daemon's own means that it gave nothing.
-                let answered =
-                    matches!(&error, Error::Ipam(error) if matches!(**error, ClientError::Call(_)));
+                let answered = match &error {
+                    Error::Ipam(error) => matches!(**error, ClientError::Call(_)),
+                    Error::Lease(_) => true,
+                    _ => false,
+                };
                 self.lease = if answered { Lease::None } else { Lease::Unknown };
                 Err(error)
             }
@@ -230,7 +239,7 @@ impl<N: Node> Attempt<'_, N> {
         let mut errors = Vec::new();
         if self.lease == Lease::Asked {
             // The answer decides what is whose. An error here says that there is no lease to care for.
-            let _ = self.leased(ipam);
+            let _ = self.granted(ipam);
         }
         let delete = match self.pair {
             Pair::NotMade => false,

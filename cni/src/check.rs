@@ -33,7 +33,7 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
         pod_side(&mut inside, &ends, &expected, &mut changes).map_err(looking)?;
         host_side(&mut host, &ends, &expected, &mut changes).map_err(looking)?;
     }
-    match ipam::check(&request.config, &request.attachment, &expected.addresses) {
+    match ipam::check(&request.config, &request.attachment, &expected.addresses, &expected.all) {
         Ok(()) => {}
         Err(Error::Ipam(error)) => changes.0.push(format!("lease: {error}")),
         Err(error) => changes.0.push(format!("lease: {error}")),
@@ -48,6 +48,8 @@ struct Expected {
     pod_mac: Mac,
     pod_mtu: Option<u32>,
     addresses: Vec<IpNetwork>,
+    /// All that are on the interface, those of other plugins among them.
+    all: Vec<IpNetwork>,
 }
 
 impl Expected {
@@ -63,18 +65,16 @@ impl Expected {
             changes.say("prevResult", &format!("an interface {ifname} in the container"), "none");
         }
         let place = pod.map(|(place, _)| place);
+        let on_it = || result.ips.iter().filter(|ip| ip.interface.is_some() && ip.interface == place);
         // Ours have our gateway; a later plugin may have put others on the link.
-        let ours = |ip: &&Ip| {
-            ip.interface.is_some()
-                && ip.interface == place
-                && ip.gateway == Some(gateway(family(&ip.address)))
-        };
+        let ours = |ip: &&Ip| ip.gateway == Some(gateway(family(&ip.address)));
         Self {
             host_mac: host_mac(attachment),
             host_mtu: host.and_then(|(_, link)| link.mtu).or(config.mtu),
             pod_mac: pod.and_then(|(_, link)| mac(link)).unwrap_or_else(|| pod_mac(attachment)),
             pod_mtu: pod.and_then(|(_, link)| link.mtu).or(config.mtu),
-            addresses: result.ips.iter().filter(ours).map(|ip| ip.address).collect(),
+            addresses: on_it().filter(ours).map(|ip| ip.address).collect(),
+            all: on_it().map(|ip| host_prefix(ip.address.ip())).collect(),
         }
     }
 }

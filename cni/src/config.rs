@@ -6,10 +6,12 @@
 use std::path::PathBuf;
 
 use ferrule_model::Attachment;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::delegate::Delegate;
 use crate::error::Error;
-use crate::result::AddResult;
+use crate::result::{AddResult, Dns, Route};
 use crate::spec::Version;
 
 /// Where `ipamd` lives unless the configuration says otherwise.
@@ -36,6 +38,14 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Name of the pool to take addresses from; `None` = the node's first.
     pub pool: Option<String>,
+    /// The pods share a link with their subnet and its gateway, instead of having their addresses alone.
+    pub shares_subnet: bool,
+    /// Name service, for the result.
+    pub dns: Dns,
+    /// Routes for the result of `ferrule-ipam`; `None` = everything by the gateway.
+    pub routes: Option<Vec<Route>>,
+    /// The plugin to have addresses from; `None` = `ipamd`.
+    pub delegate: Option<Delegate>,
 }
 
 impl Config {
@@ -73,7 +83,51 @@ impl Document {
     pub(crate) fn config(&self) -> Result<Config, Error> {
         self.refuse_misspelt()?;
         self.mode()?;
-        Ok(Config { mtu: self.mtu()?, pool: self.pool()?, ..self.config_for_del()? })
+        Ok(Config { mtu: self.mtu()?, pool: self.pool()?, dns: self.dns()?, ..self.config_for_del()? })
+    }
+
+    /// What `ferrule-ipam` needs: everything beside `ipam` is the business of the plugin that calls it.
+    pub(crate) fn config_for_ipam(&self) -> Result<Config, Error> {
+        let mut config = self.config_for_del()?;
+        let Some(ipam) = self.ipam()? else { return Err(wrong("ipam", "it is missing")) };
+        if let Some(unknown) =
+            ipam.keys().find(|key| !matches!(key.as_str(), "type" | "pool" | "routes" | "runtimeDir"))
+        {
+            let reason = "there is no such field: `type`, `pool`, `routes` and `runtimeDir` are";
+            return Err(wrong(&format!("ipam.{}", clipped(unknown)), reason));
+        }
+        config.pool = pool(ipam)?;
+        config.shares_subnet = true;
+        config.routes = match ipam.get("routes") {
+            None | Some(Value::Null) => None,
+            Some(routes) => Some(
+                Vec::deserialize(routes)
+                    .map_err(|error| wrong("ipam.routes", format!("it is no list of routes: {error}")))?,
+            ),
+        };
+        Ok(config)
+    }
+
+    /// The plugin that addresses come from, if it is not `ipamd`.
+    pub(crate) fn delegate(&self) -> Option<&str> {
+        let kind = self.fields.get("ipam")?.get("type")?.as_str()?;
+        // What is no file's name is refused by ADD, so that there is nothing to delete.
+        Some(kind).filter(|kind| *kind != IPAM_TYPE && is_identifier(kind))
+    }
+
+    /// The whole text, for a plugin that is delegated to.
+    pub(crate) fn text_of_all(&self) -> Vec<u8> {
+        Value::Object(self.fields.clone()).to_string().into_bytes()
+    }
+
+    /// Whether there is a result of a plugin before, or of ADD.
+    pub(crate) fn has_result(&self) -> bool {
+        self.fields.get("prevResult").is_some_and(|result| !result.is_null())
+    }
+
+    /// All fields.
+    pub(crate) const fn fields(&self) -> &Map<String, Value> {
+        &self.fields
     }
 
     /// Checks what DEL needs. Other faults do not concern it: a pod that could not be attached for them must be
@@ -84,8 +138,34 @@ impl Document {
             let rule = "letters, digits, `_`, `.`, `-`, beginning with a letter or a digit";
             return Err(wrong("name", format!("{:?} is not a network's name: {rule}", clipped(name))));
         }
-        let runtime_dir = self.runtime_dir()?;
-        Ok(Config { version: self.version, name: name.to_owned(), runtime_dir, mtu: None, pool: None })
+        Ok(Config {
+            version: self.version,
+            name: name.to_owned(),
+            runtime_dir: self.runtime_dir()?,
+            mtu: None,
+            pool: None,
+            shares_subnet: false,
+            dns: Dns::default(),
+            routes: None,
+            delegate: None,
+        })
+    }
+
+    fn dns(&self) -> Result<Dns, Error> {
+        match self.fields.get("dns") {
+            None | Some(Value::Null) => Ok(Dns::default()),
+            Some(dns) => {
+                Dns::deserialize(dns).map_err(|error| wrong("dns", format!("it is no name service: {error}")))
+            }
+        }
+    }
+
+    fn ipam(&self) -> Result<Option<&Map<String, Value>>, Error> {
+        match self.fields.get("ipam") {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(ipam)) => Ok(Some(ipam).filter(|ipam| !ipam.is_empty())),
+            Some(other) => Err(mistyped("ipam", "an object", other)),
+        }
     }
 
     fn text(&self, field: &'static str) -> Result<Option<&str>, Error> {
@@ -97,7 +177,8 @@ impl Document {
     }
 
     fn runtime_dir(&self) -> Result<PathBuf, Error> {
-        let path = PathBuf::from(self.text("runtimeDir")?.unwrap_or(RUNTIME_DIR));
+        let of_ipam = self.fields.get("ipam").and_then(|ipam| ipam.get("runtimeDir")).and_then(Value::as_str);
+        let path = PathBuf::from(self.text("runtimeDir")?.or(of_ipam).unwrap_or(RUNTIME_DIR));
         if path.is_absolute() {
             Ok(path)
         } else {
@@ -135,23 +216,15 @@ impl Document {
     }
 
     fn pool(&self) -> Result<Option<String>, Error> {
-        let ipam = match self.fields.get("ipam") {
-            None | Some(Value::Null) => return Ok(None),
-            Some(Value::Object(ipam)) if ipam.is_empty() => return Ok(None),
-            Some(Value::Object(ipam)) => ipam,
-            Some(other) => return Err(mistyped("ipam", "an object", other)),
-        };
+        let Some(ipam) = self.ipam()? else { return Ok(None) };
         match ipam.get("type") {
             Some(Value::String(kind)) if kind == IPAM_TYPE => {}
+            // Its fields are its own.
+            Some(Value::String(kind)) if is_identifier(kind) => return Ok(None),
             other => {
                 let found = other.map_or_else(|| "nothing".into(), Value::to_string);
-                return Err(wrong(
-                    "ipam.type",
-                    format!(
-                        "{} is not supported: leave `ipam` out, or write \"{IPAM_TYPE}\"",
-                        clipped(&found)
-                    ),
-                ));
+                let remedy = "leave `ipam` out, or name the IPAM plugin";
+                return Err(wrong("ipam.type", format!("{} is no plugin: {remedy}", clipped(&found))));
             }
         }
         // Nobody but us adds fields here.
@@ -161,11 +234,12 @@ impl Document {
                 "there is no such field: `type` and `pool` are",
             ));
         }
-        match ipam.get("pool") {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(pool)) if !pool.is_empty() => Ok(Some(pool.clone())),
-            Some(other) => Err(mistyped("ipam.pool", "the name of a pool", other)),
-        }
+        pool(ipam)
+    }
+
+    /// The result of the plugin before us in the list.
+    pub(crate) fn previous(&self) -> Result<Option<AddResult>, Error> {
+        if self.has_result() { self.prev_result().map(Some) } else { Ok(None) }
     }
 
     /// The result of ADD that CHECK is given.
@@ -201,27 +275,14 @@ impl Document {
         list.iter().map(attachment).collect()
     }
 
-    /// What the result of ADD, or the pod, would silently lack.
+    /// What the pod would silently lack.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), Error> {
-        if self.fields.get("prevResult").is_some_and(|result| !result.is_null()) {
-            return Err(wrong(
-                "prevResult",
-                "another plugin ran before: ferrule makes the interface and has to be the first of the list",
-            ));
-        }
         if let Some(value @ Value::Bool(true)) = self.fields.get("ipMasq") {
             let remedy =
                 "masquerading is routed's (`[routing] masquerade` in ferrule.toml), remove the field";
             return Err(Error::UnsupportedField { field: "ipMasq", value: value.to_string(), remedy });
         }
-        match self.fields.get("dns") {
-            Some(Value::Object(dns)) if !dns.is_empty() => {
-                let value = clipped(&Value::Object(dns.clone()).to_string()).to_owned();
-                let remedy = "the container runtime sets up name service, remove the field";
-                Err(Error::UnsupportedField { field: "dns", value, remedy })
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn refuse_misspelt(&self) -> Result<(), Error> {
@@ -231,6 +292,14 @@ impl Document {
             }
         }
         Ok(())
+    }
+}
+
+fn pool(ipam: &Map<String, Value>) -> Result<Option<String>, Error> {
+    match ipam.get("pool") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(pool)) if !pool.is_empty() => Ok(Some(pool.clone())),
+        Some(other) => Err(mistyped("ipam.pool", "the name of a pool", other)),
     }
 }
 
@@ -261,11 +330,11 @@ fn looks_like(key: &str, ours: &str) -> bool {
     a.len().max(b.len()) - same_end <= 1
 }
 
-fn wrong(field: &str, reason: impl Into<String>) -> Error {
+pub(crate) fn wrong(field: &str, reason: impl Into<String>) -> Error {
     Error::Config { field: field.to_owned(), reason: reason.into() }
 }
 
-fn mistyped(field: &str, expected: &str, found: &Value) -> Error {
+pub(crate) fn mistyped(field: &str, expected: &str, found: &Value) -> Error {
     wrong(field, format!("expected {expected}, found {}", kind(found)))
 }
 

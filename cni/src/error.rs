@@ -109,6 +109,35 @@ pub enum Error {
     #[error("the addresses cannot be given back: {0}")]
     Queue(#[source] QueueError),
 
+    /// The IPAM plugin that the configuration names answered with an error: its own, word for word.
+    #[error("{plugin}: {msg}")]
+    Delegate {
+        /// The plugin.
+        plugin: String,
+        /// Its code.
+        code: u32,
+        /// Its message.
+        msg: String,
+        /// Its details.
+        details: String,
+    },
+    /// It is not there.
+    #[error("the IPAM plugin {plugin} (field \"ipam.type\") is not in CNI_PATH ({path:?}): install it there")]
+    DelegateNotFound {
+        /// The plugin.
+        plugin: String,
+        /// Where it was looked for.
+        path: String,
+    },
+    /// It did not do what the specification asks of it.
+    #[error("the IPAM plugin {plugin} failed: {reason}")]
+    DelegateFailed {
+        /// The plugin.
+        plugin: String,
+        /// How.
+        reason: String,
+    },
+
     /// Talking to the kernel failed, or it refused.
     #[error("cannot {doing}: {source}")]
     Kernel {
@@ -219,7 +248,12 @@ impl Error {
             Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,
             Self::IpamUnreachable { .. } => code::TRY_AGAIN,
             Self::Ipam(error) if passes(error) => code::TRY_AGAIN,
-            Self::Ipam(_) | Self::Lease(_) => code::IPAM,
+            // 0 is no error's; who writes it means "some error".
+            Self::Delegate { code, .. } if *code != 0 => *code,
+            Self::DelegateNotFound { .. } => code::CONFIG,
+            Self::Ipam(_) | Self::Lease(_) | Self::Delegate { .. } | Self::DelegateFailed { .. } => {
+                code::IPAM
+            }
             Self::Kernel { .. } | Self::Refused { .. } | Self::Ipv6Disabled { .. } | Self::Vanished(_) => {
                 code::KERNEL
             }
@@ -234,6 +268,9 @@ impl Error {
     fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let mut said = self.to_string();
+        if let Self::Delegate { details, .. } = self {
+            causes.extend(Some(details.clone()).filter(|details| !details.is_empty()));
+        }
         let mut next = self.source();
         while let Some(cause) = next {
             let text = cause.to_string();

@@ -9,15 +9,20 @@ pub mod add;
 pub mod check;
 pub mod config;
 pub mod del;
+pub mod delegate;
 pub mod error;
+pub mod face;
 pub mod gc;
+pub mod grant;
 mod ipam;
+mod ipamd;
 pub mod node;
 pub mod pod;
 pub mod request;
 pub mod result;
 pub mod spec;
 pub mod status;
+pub mod wanted;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -28,6 +33,7 @@ use serde::Serialize;
 pub use node::{Node, RealNode};
 
 use error::Failure;
+pub use request::Face;
 use request::{Request, Unreadable};
 use result::Output;
 use spec::{Verb, Version};
@@ -52,14 +58,20 @@ struct Versions {
     supported: [&'static str; Version::ALL.len()],
 }
 
-/// Does what the environment and standard input ask for.
-pub fn run<N: Node>(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Read, node: &N) -> Answer {
+/// Does what the environment and standard input ask of the program under the name it was called by.
+pub fn run<N: Node>(
+    face: Face,
+    variable: impl Fn(&str) -> Option<OsString>,
+    stdin: impl Read,
+    node: &N,
+) -> Answer {
     let log = Log { trace: trace(&variable) };
-    let request = match Request::read(variable, stdin) {
+    let request = match Request::read(face, variable, stdin) {
         Ok(request) => request,
         Err(Unreadable { version, error }) => return log.failed("", version, &error.into()),
     };
     let named = |verb: Verb, what: &dyn Display| format!("{} {what}: ", verb.as_str());
+    let network = face == Face::Network;
     let (what, version, outcome) = match &request {
         Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
         Request::Version => {
@@ -68,21 +80,25 @@ pub fn run<N: Node>(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Rea
         }
         Request::Add(add) => {
             let version = add.config.version;
-            let result = add::add(node, add).map(|result| Some(result.in_version(version)));
+            let result = if network { add::add(node, add) } else { face::add(add) };
+            let result = result.map(|result| Some(result.in_version(version)));
             (named(Verb::Add, &add.attachment), version, result)
         }
         Request::Del(del) => {
-            (named(Verb::Del, &del.attachment), del.config.version, del::del(node, del).map(|()| None))
+            let done = if network { del::del(node, del) } else { face::del(del) };
+            (named(Verb::Del, &del.attachment), del.config.version, done.map(|()| None))
         }
         Request::Check(check) => {
-            let checked = check::check(node, check).map(|()| None);
-            (named(Verb::Check, &check.attachment), check.config.version, checked)
+            let done = if network { check::check(node, check) } else { face::check(check) };
+            (named(Verb::Check, &check.attachment), check.config.version, done.map(|()| None))
         }
         Request::Status(config) => {
-            (named(Verb::Status, &config.name), config.version, status::status(node, config).map(|()| None))
+            let done = if network { status::status(node, config) } else { face::status(config) };
+            (named(Verb::Status, &config.name), config.version, done.map(|()| None))
         }
         Request::Gc(gc) => {
-            (named(Verb::Gc, &gc.config.name), gc.config.version, gc::gc(node, gc).map(|()| None))
+            let done = if network { gc::gc(node, gc) } else { face::gc(gc) };
+            (named(Verb::Gc, &gc.config.name), gc.config.version, done.map(|()| None))
         }
     };
     match outcome {
@@ -128,7 +144,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn about() -> String {
     format!(
-        "ferrule {}: CNI plugin that attaches pods to Ferrule's pod network.\n\
+        "ferrule {}: CNI plugin that attaches pods to Ferrule's pod network; under the name ferrule-ipam, the addresses alone.\n\
          A container runtime runs it (CNI_COMMAND in the environment, the network configuration on standard input).\n\
          CNI versions supported: {}\n",
         env!("CARGO_PKG_VERSION"),

@@ -2,12 +2,14 @@
 //! answers. Nothing else ever goes to standard output.
 
 use std::io::{Write, stderr, stdin, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
-use ferrule_cni::{Answer, RealNode, run};
+use ferrule_cni::{Answer, Face, RealNode, run};
 
 fn main() -> ExitCode {
-    let Answer { stdout: result, log, ok } = run(|name| std::env::var_os(name), stdin().lock(), &RealNode);
+    let Answer { stdout: result, log, ok } =
+        run(face(), |name| std::env::var_os(name), stdin().lock(), &RealNode);
     // One write each, so that lines of plugins running at the same time do not mix. A log that nobody reads is no
     // reason to fail.
     if let Some(line) = log {
@@ -15,4 +17,13 @@ fn main() -> ExitCode {
     }
     let written = stdout().write_all(&result).and_then(|()| stdout().flush());
     if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The name it was called by decides.
+fn face() -> Face {
+    let called = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&called).file_name() {
+        Some(name) if name == "ferrule-ipam" => Face::Ipam,
+        _ => Face::Network,
+    }
 }

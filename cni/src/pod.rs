@@ -15,7 +15,9 @@ use ferrule_model::{
 };
 use ferrule_wire::Pod;
 
-use crate::result::{self, AddResult, Dns};
+use crate::grant::Grant;
+use crate::result::{self, AddResult};
+use crate::wanted::Wanted;
 
 /// The loopback device of every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: IfIndex = IfIndex(1);
@@ -59,23 +61,28 @@ pub fn default_route(link: IfIndex, family: Family) -> (RouteKey, Route) {
 }
 
 /// The veth pair of `attachment`. Names and MACs derive from it, so that DEL and the neighbours need no lookup.
-pub fn veth(attachment: &Attachment, ifname: &IfName, pod: Option<&Pod>) -> VethSpec {
+pub fn veth(attachment: &Attachment, ifname: &IfName, pod: Option<&Pod>, wanted: &Wanted) -> VethSpec {
     VethSpec {
         host_name: host_veth_name(attachment),
         host_mac: host_mac(attachment),
-        alias: Some(alias(attachment, pod)),
+        alias: Some(alias(attachment, pod, &wanted.aliases)),
         pod_name: ifname.clone(),
-        pod_mac: pod_mac(attachment),
+        pod_mac: wanted.mac.unwrap_or_else(|| pod_mac(attachment)),
     }
 }
 
 /// For people, and for GC: the network, then whom the link serves in it. The kernel keeps the beginning of a long one.
-fn alias(attachment: &Attachment, pod: Option<&Pod>) -> String {
+fn alias(attachment: &Attachment, pod: Option<&Pod>, names: &[String]) -> String {
     let network = &attachment.network;
-    match pod {
+    let mut alias = match pod {
         Some(pod) => format!("{network}: {pod}"),
         None => format!("{network}: {}/{}", attachment.container_id, attachment.ifname),
+    };
+    for name in names {
+        alias.push_str(", ");
+        alias.push_str(name);
     }
+    alias
 }
 
 /// The network that a host's end says it belongs to. No network's name holds a colon.
@@ -89,14 +96,14 @@ pub fn are_joined(host: &Link, pod: &Link) -> bool {
     host.peer == Some(pod.index) && pod.peer == Some(host.index)
 }
 
-/// What is to be done once the pair exists, so that the pod is reached at `addresses`.
-pub fn plan(ends: &Ends, spec: &VethSpec, addresses: &[IpNetwork], mtu: Option<u32>) -> Plan {
+/// What is to be done once the pair exists, so that the pod is reached at its addresses.
+pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     let (host, pod) = (ends.host.index, ends.pod.index);
     let mut plan = Plan::default();
-    plan.pod.extend(link(&ends.pod, spec.pod_mac, mtu));
-    plan.host.extend(link(&ends.host, spec.host_mac, mtu));
-    for address in addresses {
-        let (family, ip) = (family(address), address.ip());
+    plan.pod.extend(link(&ends.pod, spec.pod_mac, grant.mtu));
+    plan.host.extend(link(&ends.host, spec.host_mac, grant.mtu));
+    for address in grant.hosts() {
+        let (family, ip) = (family(&address), address.ip());
         plan.pod.extend(pod_ops(pod, family, ip, spec.host_mac));
         plan.host.extend(host_ops(host, ip, spec.pod_mac));
     }
@@ -139,44 +146,45 @@ const fn permanent(mac: Mac) -> Neighbour {
 }
 
 /// The result of ADD in the newest version's shape.
-pub fn result(
+pub fn result(ends: &Ends, spec: &VethSpec, grant: &Grant, sandbox: &str) -> AddResult {
+    let ip = |address: IpNetwork| result::Ip {
+        version: None,
+        interface: Some(1),
+        address,
+        gateway: Some(gateway(family(&address))),
+    };
+    let route = |family| result::Route::plain(anywhere(family), Some(gateway(family)));
+    AddResult {
+        version: String::new(),
+        interfaces: interfaces(ends, spec, grant, sandbox).into(),
+        ips: grant.hosts().map(ip).collect(),
+        routes: grant.families().map(route).collect(),
+        dns: grant.dns.clone(),
+    }
+}
+
+/// The two ends as the result has them.
+pub(crate) fn interfaces(
     ends: &Ends,
     spec: &VethSpec,
-    addresses: &[IpNetwork],
-    mtu: Option<u32>,
+    grant: &Grant,
     sandbox: &str,
-) -> AddResult {
+) -> [result::Interface; 2] {
     let interface = |link: &Link, mac: Mac, sandbox: &str| result::Interface {
         name: link.name.to_string(),
         mac: Some(mac.to_string()),
-        mtu: Some(mtu.unwrap_or(link.mtu)),
+        mtu: Some(grant.mtu.unwrap_or(link.mtu)),
         sandbox: sandbox.to_owned(),
         socket_path: None,
         pci_id: None,
     };
-    let ip = |address: &IpNetwork| result::Ip {
-        version: None,
-        interface: Some(1),
-        address: host_prefix(address.ip()),
-        gateway: Some(gateway(family(address))),
-    };
-    let route =
-        |address: &IpNetwork| result::Route::plain(anywhere(family(address)), Some(gateway(family(address))));
-    AddResult {
-        version: String::new(),
-        interfaces: vec![
-            interface(&ends.host, spec.host_mac, ""),
-            interface(&ends.pod, spec.pod_mac, sandbox),
-        ],
-        ips: addresses.iter().map(ip).collect(),
-        routes: addresses.iter().map(route).collect(),
-        dns: Dns::default(),
-    }
+    [interface(&ends.host, spec.host_mac, ""), interface(&ends.pod, spec.pod_mac, sandbox)]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grant::Granted;
     use ferrule_model::{LinkKind, PROTOCOL, RouteKind};
     use proptest::prelude::*;
 
@@ -185,7 +193,7 @@ mod tests {
     }
 
     fn spec() -> VethSpec {
-        veth(&attachment(), &IfName::new("eth0").unwrap(), None)
+        veth(&attachment(), &IfName::new("eth0").unwrap(), None, &Wanted::default())
     }
 
     /// As the kernel makes them.
@@ -207,6 +215,11 @@ mod tests {
         }
     }
 
+    fn grant(addresses: &[IpNetwork], mtu: Option<u32>) -> Grant {
+        let granted = |address: &IpNetwork| Granted { address: *address, gateway: None };
+        Grant { addresses: addresses.iter().map(granted).collect(), mtu, ..Grant::default() }
+    }
+
     fn addresses(texts: &[&str]) -> Vec<IpNetwork> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
@@ -214,7 +227,7 @@ mod tests {
     #[test]
     fn the_plan_of_a_dual_stack_pod() {
         let spec = spec();
-        let plan = plan(&ends(&spec), &spec, &addresses(&["10.0.0.5/32", "fd00::5/128"]), Some(1450));
+        let plan = plan(&ends(&spec), &spec, &grant(&addresses(&["10.0.0.5/24", "fd00::5/128"]), Some(1450)));
         let text = |ops: &[Op]| ops.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(
             text(&plan.pod),
@@ -244,7 +257,7 @@ mod tests {
     fn a_family_that_is_not_leased_is_not_touched() {
         let spec = spec();
         for (lease, absent) in [("10.0.0.5/32", Family::V6), ("fd00::5/128", Family::V4)] {
-            let plan = plan(&ends(&spec), &spec, &addresses(&[lease]), None);
+            let plan = plan(&ends(&spec), &spec, &grant(&addresses(&[lease]), None));
             for op in plan.pod.iter().chain(&plan.host) {
                 if let Op::PutRoute(RouteKey { dst, .. }, _) = op {
                     assert_ne!(family(dst), absent);
@@ -256,7 +269,7 @@ mod tests {
     #[test]
     fn each_ends_neighbour_has_the_others_mac() {
         let spec = spec();
-        let plan = plan(&ends(&spec), &spec, &addresses(&["10.0.0.5/32"]), None);
+        let plan = plan(&ends(&spec), &spec, &grant(&addresses(&["10.0.0.5/32"]), None));
         let mac = |ops: &[Op]| {
             ops.iter().find_map(|op| match op {
                 Op::PutNeighbour(_, neighbour) => neighbour.mac,
@@ -272,7 +285,7 @@ mod tests {
         let spec = spec();
         let mut ends = ends(&spec);
         ends.host.mac = Some(Mac::local([9; 6]));
-        let plan = plan(&ends, &spec, &addresses(&["10.0.0.5/32"]), None);
+        let plan = plan(&ends, &spec, &grant(&addresses(&["10.0.0.5/32"]), None));
         assert_eq!(
             plan.host[0],
             Op::SetLink(ends.host.index, LinkChange { mac: Some(spec.host_mac), ..LinkChange::default() })
@@ -285,7 +298,8 @@ mod tests {
         let mut link = ends(&spec).host;
         assert_eq!(network_of(&link), None);
         for pod in [None, Some(Pod { namespace: "a: b".into(), name: "c".into(), uid: String::new() })] {
-            link.alias = Some(alias(&attachment(), pod.as_ref()));
+            link.alias = Some(alias(&attachment(), pod.as_ref(), &["db".into()]));
+            assert!(link.alias.as_ref().unwrap().ends_with(", db"));
             assert_eq!(network_of(&link), Some("pods"));
         }
         link.name = IfName::new("eth0").unwrap();
@@ -297,7 +311,7 @@ mod tests {
         fn everything_routed_is_ours(v4: [u8; 4], v6: [u16; 8], mtu in 1280_u32..65536) {
             let spec = spec();
             let lease = [host_prefix(IpAddr::from(v4)), host_prefix(IpAddr::from(v6))];
-            let plan = plan(&ends(&spec), &spec, &lease, Some(mtu));
+            let plan = plan(&ends(&spec), &spec, &grant(&lease, Some(mtu)));
             for op in plan.pod.iter().chain(&plan.host) {
                 if let Op::PutRoute(_, route) = op {
                     prop_assert_eq!(route.protocol, PROTOCOL);

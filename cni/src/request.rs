@@ -7,15 +7,27 @@ use ferrule_model::{Attachment, IfName};
 use ferrule_wire::Pod;
 
 use crate::config::{Config, Document, clipped, is_identifier};
+use crate::delegate::Delegate;
 use crate::error::Error;
 use crate::result::AddResult;
 use crate::spec::{Verb, Version};
+use crate::wanted::{Arguments, Wanted, is_true};
 
 /// No network configuration with a `prevResult` comes near this.
 const STDIN_MAX: u64 = 1 << 20;
 
+/// Which of its two names the program was called by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Face {
+    /// `ferrule`: attaches pods.
+    Network,
+    /// `ferrule-ipam`: gives addresses to plugins that do.
+    Ipam,
+}
+
 /// What the runtime asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Request {
     /// No `CNI_COMMAND`: somebody runs the plugin by hand.
     About,
@@ -46,6 +58,10 @@ pub struct Add {
     pub sandbox: Sandbox,
     /// The pod, if the runtime named it.
     pub pod: Option<Pod>,
+    /// What it wants beyond the configuration.
+    pub wanted: Wanted,
+    /// The result of the plugin before us in the list.
+    pub previous: Option<AddResult>,
 }
 
 /// DEL. The namespace may be gone and is not asked for.
@@ -104,7 +120,11 @@ impl Request {
     ///
     /// # Errors
     /// The first fault: of the environment, then of the JSON, the version, the fields.
-    pub fn read(variable: impl Fn(&str) -> Option<OsString>, stdin: impl Read) -> Result<Self, Unreadable> {
+    pub fn read(
+        face: Face,
+        variable: impl Fn(&str) -> Option<OsString>,
+        stdin: impl Read,
+    ) -> Result<Self, Unreadable> {
         let newest = |error| Unreadable { version: Version::NEWEST, error };
         let Some(verb) = verb(&variable).map_err(newest)? else { return Ok(Self::About) };
         if verb == Verb::Version {
@@ -113,7 +133,7 @@ impl Request {
         let target = Target::read(verb, &variable).map_err(newest)?;
         let document = read_all(stdin).and_then(|text| Document::parse(&text)).map_err(newest)?;
         let version = document.version;
-        build(verb, target, &document, &variable).map_err(|error| Unreadable { version, error })
+        build(face, verb, target, &document, &variable).map_err(|error| Unreadable { version, error })
     }
 }
 
@@ -182,6 +202,7 @@ fn read_all(stdin: impl Read) -> Result<Vec<u8>, Error> {
 }
 
 fn build(
+    face: Face,
     verb: Verb,
     target: Option<Target>,
     document: &Document,
@@ -191,7 +212,14 @@ fn build(
         return Err(Error::VerbTooNew { verb, found: document.version });
     }
     // Nothing more is looked at for DEL: what ADD refused has to be deletable.
-    let config = if verb == Verb::Del { document.config_for_del()? } else { document.config()? };
+    let mut config = match (face, verb) {
+        (_, Verb::Del) => document.config_for_del()?,
+        (Face::Network, _) => document.config()?,
+        (Face::Ipam, _) => document.config_for_ipam()?,
+    };
+    if face == Face::Network {
+        config.delegate = delegate(document, variable);
+    }
     let Some(Target { container_id, ifname, netns }) = target else {
         return Ok(match verb {
             Verb::Gc => Request::Gc(Gc { valid: document.valid(&config.name)?, config }),
@@ -208,61 +236,26 @@ fn build(
         let result = document.prev_result()?;
         return Ok(Request::Check(Check { config, attachment, ifname, sandbox, result }));
     }
-    document.refuse_unsupported()?;
-    let pod = pod(&text(variable, "CNI_ARGS")?.unwrap_or_default())?;
-    Ok(Request::Add(Add { config, attachment, ifname, sandbox, pod }))
+    if face == Face::Network {
+        document.refuse_unsupported()?;
+    }
+    let arguments = Arguments::parse(&text(variable, "CNI_ARGS")?.unwrap_or_default())?;
+    let wanted = Wanted::read(document.fields(), &arguments)?;
+    let previous = document.previous()?;
+    Ok(Request::Add(Add { config, attachment, ifname, sandbox, pod: arguments.pod, wanted, previous }))
 }
 
-fn is_true(text: &str) -> bool {
-    text == "1" || text.eq_ignore_ascii_case("true")
-}
-
-/// The pod that `CNI_ARGS` names: `KEY=VALUE` pairs joined by semicolons. Unknown keys are refused unless `IgnoreUnknown`
-/// is set (the conventions' section on CNI_ARGS).
-fn pod(arguments: &str) -> Result<Option<Pod>, Error> {
-    let wrong = |reason| Error::Variable { name: "CNI_ARGS", reason };
-    let mut unknown = Vec::new();
-    let mut ignore_unknown = false;
-    let mut pod = Pod { namespace: String::new(), name: String::new(), uid: String::new() };
-    for pair in arguments.split(';').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| wrong(format!("{:?} is not of the form KEY=VALUE", clipped(pair))))?;
-        match key {
-            "IgnoreUnknown" => ignore_unknown = is_true(value),
-            "K8S_POD_NAMESPACE" => value.clone_into(&mut pod.namespace),
-            "K8S_POD_NAME" => value.clone_into(&mut pod.name),
-            "K8S_POD_UID" => value.clone_into(&mut pod.uid),
-            "K8S_POD_INFRA_CONTAINER_ID" => {}
-            other => unknown.push(clipped(other)),
-        }
-    }
-    if !unknown.is_empty() && !ignore_unknown {
-        return Err(wrong(format!("unknown keys {} (IgnoreUnknown=1 lets them pass)", unknown.join(", "))));
-    }
-    Ok(Some(pod).filter(|pod| !pod.name.is_empty()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pod_is_read_from_the_arguments() {
-        let found =
-            pod("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0;X=y;K8S_POD_UID=7").unwrap();
-        let expected = Pod { namespace: "shop".into(), name: "web-0".into(), uid: "7".into() };
-        assert_eq!(found, Some(expected));
-        assert_eq!(pod("").unwrap(), None);
-        assert_eq!(pod("IgnoreUnknown=true;A=b;;").unwrap(), None);
-    }
-
-    #[test]
-    fn unknown_and_broken_arguments_are_refused() {
-        for arguments in ["A=b", "IgnoreUnknown=0;A=b", "K8S_POD_NAME", "=;"] {
-            let error = pod(arguments).unwrap_err();
-            assert_eq!(error.code(), 4, "{arguments}");
-            assert!(error.to_string().contains("CNI_ARGS"), "{error}");
-        }
-    }
+/// The IPAM plugin that the configuration names, with what it is to be given. It is looked for when it is needed.
+fn delegate(document: &Document, variable: &impl Fn(&str) -> Option<OsString>) -> Option<Delegate> {
+    const HANDED_ON: [&str; 5] =
+        ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_NETNS_OVERRIDE"];
+    let plugin = document.delegate()?.to_owned();
+    let variables = HANDED_ON.into_iter().filter_map(|name| Some((name, variable(name)?)));
+    Some(Delegate {
+        plugin,
+        path: variable("CNI_PATH"),
+        variables: variables.collect(),
+        stdin: document.text_of_all(),
+        has_result: document.has_result(),
+    })
 }

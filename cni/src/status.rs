@@ -1,25 +1,18 @@
 //! STATUS: could ADD be served now?
 
-use ferrule_model::Family;
-
 use crate::config::Config;
 use crate::error::{Error, Failure};
 use crate::ipam;
 use crate::node::Node;
 
-/// Asks `ipamd`, without which no pod gets an address, and looks whether the node forwards packets, without which no
+/// Asks whoever gives addresses, without whom no pod is attached, and looks whether the node forwards packets, without which no
 /// pod reaches anything. What else the kernel would refuse shows only when it is tried.
 ///
 /// # Errors
 /// Code 50, with the reason: the daemon is down, there is no pool, or it is exhausted. Code 51 if the node does not
 /// forward: then the pods that run are cut off too.
 pub fn status<N: Node>(node: &N, config: &Config) -> Result<(), Failure> {
-    let families = ipam::status(config)?;
-    let model = |family| match family {
-        ferrule_wire::Family::Ipv4 => Family::V4,
-        ferrule_wire::Family::Ipv6 => Family::V6,
-    };
-    match families.into_iter().map(model).find(|family| !node.forwards(*family)) {
+    match ipam::status(config)?.into_iter().find(|family| !node.forwards(*family)) {
         Some(family) => Err(Error::NotForwarding(family).into()),
         None => Ok(()),
     }

@@ -76,7 +76,8 @@ on_both_kernels! {
             json!({ "ipMasq": true }),
             json!({ "prevResult": 7 }),
             json!({ "mode": "bridge", "mtu": 1 }),
-            json!({ "ipam": { "type": "host-local" } }),
+            json!({ "ipam": { "type": "no-such" } }),
+            json!({ "ipam": 7 }),
             json!({ "MTU": 1500 }),
         ] {
             let arguments = [("CNI_ARGS", "nonsense")];

@@ -9,8 +9,8 @@ use std::thread;
 
 use ferrule_model::{Attachment, IpNetwork};
 use ferrule_wire::{
-    AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Lease, ListReply, PoolStatus,
-    PoolsReply, ReleaseReply, Reply, Request, SOCKET_NAME, StatusReply, encode,
+    AddressRange, AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Lease, ListReply,
+    PoolStatus, PoolsReply, ReleaseReply, Reply, Request, SOCKET_NAME, StatusReply, encode,
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub(crate) struct State {
     pub(crate) die: bool,
     /// Names of the methods called.
     pub(crate) calls: Vec<&'static str>,
+    /// Ranges of the last call.
+    pub(crate) ranges: Vec<AddressRange>,
     given: u8,
 }
 
@@ -96,6 +98,7 @@ impl State {
         let reply = match call {
             Call::Allocate(call) => {
                 let existing = self.leases.contains_key(&call.attachment);
+                self.ranges.clone_from(&call.ranges);
                 if !existing {
                     let lease = self.lease(&call);
                     self.leases.insert(call.attachment.clone(), lease);
@@ -143,6 +146,10 @@ impl State {
         let mut addresses: Vec<IpNetwork> = vec![format!("10.244.1.{n}/32").parse().unwrap()];
         if !self.v4_only {
             addresses.push(format!("fd00:10:244:1::{n:x}/128").parse().unwrap());
+        }
+        for requested in &call.requested {
+            let same = |address: &&mut IpNetwork| address.is_ipv4() == requested.is_ipv4();
+            *addresses.iter_mut().find(same).unwrap() = (*requested).into();
         }
         Lease {
             attachment: call.attachment.clone(),

@@ -10,7 +10,7 @@ pub(crate) mod machine;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use ferrule_cni::{Answer, run};
+use ferrule_cni::{Answer, Face, run};
 use ferrule_model::Attachment;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ impl<'a, M: Machine> Bench<'a, M> {
         }
         let node = FaultyNode { machine: self.machine, faults: self.faults.clone() };
         let variable = |name: &str| environment.get(name).map(OsString::from);
-        run(variable, config.to_string().as_bytes(), &node)
+        run(Face::Network, variable, config.to_string().as_bytes(), &node)
     }
 
     /// ADD that succeeds.
@@ -110,6 +110,11 @@ impl World {
     pub(crate) fn host_state(&self) -> (&Snapshot, &[Attachment]) {
         (&self.host, &self.leases)
     }
+}
+
+/// A namespace's path for a process that is not this one.
+pub(crate) fn path_for_others(path: &str) -> String {
+    path.replace("/proc/self/", &format!("/proc/{}/", std::process::id()))
 }
 
 /// The attachment of [`Bench::verb`].

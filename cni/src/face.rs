@@ -1,0 +1,78 @@
+//! `ferrule-ipam`: the same program under its other name serves `ipamd`'s addresses to other plugins, such as bridge, ptp
+//! and macvlan, which make the links. It makes nothing itself and needs no right but to call `ipamd`.
+
+use ferrule_model::{IpNetwork, family, host_prefix};
+
+use crate::error::{Error, Failure};
+use crate::ipam::{self, Ipam};
+use crate::pod::anywhere;
+use crate::request::{Add, Check, Del, Gc};
+use crate::result::{AddResult, Ip, Route};
+
+/// Gives addresses with the length of their subnet's prefix, and a gateway that no pod ever gets. Unless the
+/// configuration has routes, everything goes by the gateway.
+///
+/// # Errors
+/// `ipamd` gives none.
+pub fn add(request: &Add) -> Result<AddResult, Failure> {
+    let mut ipam = Ipam::wait(&request.config)?;
+    ipam.ask(request)?;
+    let (grant, _) = match ipam.answer() {
+        Ok(answer) => answer,
+        // Whether there is a lease, nobody knows.
+        Err(error @ Error::IpamUnreachable { .. }) => {
+            let released = ipam::release(&request.config, &request.attachment);
+            return Err(Failure { error, clean_up: released.err().into_iter().collect() });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let ip = |granted: &crate::grant::Granted| Ip {
+        version: None,
+        interface: None,
+        address: granted.address,
+        gateway: granted.gateway,
+    };
+    let out =
+        |granted: &crate::grant::Granted| Route::plain(anywhere(family(&granted.address)), granted.gateway);
+    Ok(AddResult {
+        ips: grant.addresses.iter().map(ip).collect(),
+        routes: match &request.config.routes {
+            Some(routes) => routes.clone(),
+            None => grant.addresses.iter().map(out).collect(),
+        },
+        ..AddResult::default()
+    })
+}
+
+/// Gives them back.
+///
+/// # Errors
+/// The release can neither be done nor queued.
+pub fn del(request: &Del) -> Result<(), Failure> {
+    Ok(ipam::release(&request.config, &request.attachment)?)
+}
+
+/// Is the lease one of the addresses that the plugin set up?
+///
+/// # Errors
+/// It is not, or `ipamd` does not answer.
+pub fn check(request: &Check) -> Result<(), Failure> {
+    let all: Vec<IpNetwork> = request.result.ips.iter().map(|ip| host_prefix(ip.address.ip())).collect();
+    Ok(ipam::check(&request.config, &request.attachment, &all, &all)?)
+}
+
+/// Could ADD be served?
+///
+/// # Errors
+/// Code 50.
+pub fn status(config: &crate::config::Config) -> Result<(), Failure> {
+    Ok(ipam::status(config).map(drop)?)
+}
+
+/// Releases what none of the runtime's attachments has.
+///
+/// # Errors
+/// `ipamd` does not answer.
+pub fn gc(request: &Gc) -> Result<(), Failure> {
+    Ok(ipam::collect(&request.config, &request.valid, &std::collections::BTreeSet::new())?)
+}

@@ -1,0 +1,174 @@
+//! The plugin's side of `ipamd`: how long it waits, and what it does when nobody answers.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ferrule_model::{Attachment, Family, IfName, IpNetwork, host_prefix, host_veth_name};
+use ferrule_wire::{
+    Allocate, CallError, Check, Client, ClientError, Collect, Lease, List, ListReply, PoolStatus, Pools,
+    Release, Status, queue_release,
+};
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::grant::Grant;
+use crate::request::Add;
+
+/// How long ADD waits for a daemon that is not up yet: a restart takes less, and the runtime tries again anyway.
+const START_WAIT: Duration = Duration::from_secs(3);
+/// How long ADD waits for the answer. The daemon drops calls that are older.
+const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
+/// How long the other verbs wait: a DEL that gets no answer queues the release, within the second or two that a runtime
+/// gives a pod's end.
+const SHORT_WAIT: Duration = Duration::from_millis(1500);
+/// Container and interface under which a network's gateway has its lease.
+const GATEWAY: &str = "gateway";
+
+/// A connection to `ipamd`.
+pub(crate) struct Ipamd<'a> {
+    config: &'a Config,
+    client: Client,
+    /// The way out of the subnets, if the pod shares a link with it.
+    way_out: Option<(Lease, Vec<PoolStatus>)>,
+}
+
+impl<'a> Ipamd<'a> {
+    /// Connects, and waits a little for a daemon that is just starting.
+    pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
+        let client = Client::connect_wait(&config.socket(), Instant::now() + START_WAIT);
+        client.map(|client| Self { config, client, way_out: None }).map_err(|error| told(config, error))
+    }
+
+    /// Asks for a lease; the answer is fetched with [`answer`](Self::answer).
+    pub(crate) fn ask(&mut self, add: &Add) -> Result<(), Error> {
+        let said = |error| told(self.config, error);
+        self.client.set_deadline(Instant::now() + ALLOCATE_WAIT);
+        let of = |attachment: Attachment| Allocate {
+            pool: add.wanted.pool.clone().or_else(|| self.config.pool.clone()),
+            deadline_ms: u64::try_from(ALLOCATE_WAIT.as_millis()).ok(),
+            ..Allocate::new(attachment)
+        };
+        if self.config.shares_subnet {
+            let gateway = self.client.call(&of(gateway(&self.config.name))).map_err(said)?.lease;
+            self.way_out = Some((gateway, self.client.call(&Pools {}).map_err(said)?.pools));
+        }
+        let call = Allocate {
+            pod: add.pod.clone(),
+            netns: Some(add.sandbox.path.clone()),
+            requested: add.wanted.addresses.clone(),
+            ranges: add.wanted.ranges.clone(),
+            ..of(add.attachment.clone())
+        };
+        self.client.send(&call).map_err(said)
+    }
+
+    /// The answer to [`ask`](Self::ask).
+    pub(crate) fn answer(&mut self) -> Result<(Grant, bool), Error> {
+        let reply = self.client.receive::<Allocate>().map_err(|error| told(self.config, error))?;
+        let grant = match &self.way_out {
+            None => Grant::alone(&reply.lease, reply.mtu),
+            Some((gateway, pools)) => Grant::shared(&reply.lease, gateway, pools, reply.mtu),
+        };
+        match grant {
+            Ok(grant) => Ok((grant, reply.existing)),
+            Err(error) if reply.existing => Err(error),
+            Err(error) => {
+                // Nobody knows of it yet.
+                release(self.config, &reply.lease.attachment)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A network whose pods share a link has one lease more, for the way out: it is nobody else's that way, whatever the
+/// pool. It stays as long as the node runs, as the bridge does.
+fn gateway(network: &str) -> Attachment {
+    Attachment { network: network.to_owned(), container_id: GATEWAY.to_owned(), ifname: GATEWAY.to_owned() }
+}
+
+fn connect(config: &Config) -> Result<Client, ClientError> {
+    Client::connect(&config.socket(), Instant::now() + SHORT_WAIT)
+}
+
+/// Gives the attachment's addresses back; for a daemon that cannot do it now, queues that.
+pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
+    let call = Release { attachment: attachment.clone() };
+    match connect(config).and_then(|mut client| client.call(&call)) {
+        Ok(_) => Ok(()),
+        // What cannot be leased to is not leased to.
+        Err(ClientError::Call(CallError::InvalidArgument { .. })) => Ok(()),
+        Err(_) => queue_release(&config.runtime_dir, attachment).map(drop).map_err(Error::Queue),
+    }
+}
+
+/// Whether the attachment is leased these addresses, or some of `others`, which plugins behind us may have added to.
+pub(crate) fn check(
+    config: &Config,
+    attachment: &Attachment,
+    addresses: &[IpNetwork],
+    others: &[IpNetwork],
+) -> Result<(), Error> {
+    let call = Check { attachment: attachment.clone(), addresses: addresses.to_vec() };
+    match connect(config).and_then(|mut client| client.call(&call)) {
+        Ok(_) => Ok(()),
+        Err(ClientError::Call(CallError::LeaseMismatch { leased, .. }))
+            if leased.iter().all(|address| others.contains(&host_prefix(address.ip()))) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(told(config, error)),
+    }
+}
+
+/// Releases the leases of this network that are not `valid`, except those whose link is `stuck`.
+pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<IfName>) -> Result<(), Error> {
+    let said = |error| told(config, error);
+    let mut client = connect(config).map_err(said)?;
+    let mut valid = [valid, &[gateway(&config.name)]].concat();
+    if !stuck.is_empty() {
+        let add = |reply: ListReply| {
+            let leases = reply.leases.into_iter().map(|lease| lease.attachment);
+            valid.extend(leases.filter(|attachment| stuck.contains(&host_veth_name(attachment))));
+        };
+        client.call_more(&List {}, add).map_err(said)?;
+    }
+    let call = Collect { network: config.name.clone(), valid };
+    loop {
+        client.set_deadline(Instant::now() + SHORT_WAIT);
+        if client.call(&call).map_err(said)?.released.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether the next ADD would get an address; the families it would get.
+pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
+    let not_available = |error: ClientError| match told(config, error) {
+        // The daemon's own words, without "gives no address": none was asked for.
+        Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
+        Error::IpamUnreachable { socket, source } => Error::NotAvailable {
+            reason: format!("ipamd cannot be reached at {}: is it running?", socket.display()),
+            source: Some(source),
+        },
+        other => Error::NotAvailable { reason: other.to_string(), source: None },
+    };
+    let mut client = connect(config).map_err(not_available)?;
+    client.call(&Status { pool: config.pool.clone() }).map_err(not_available)?;
+    let pools = client.call(&Pools {}).map_err(not_available)?.pools;
+    let Some(first) = pools.first() else { return Ok(Vec::new()) };
+    let name = config.pool.as_ref().unwrap_or(&first.name);
+    let family = |status: &PoolStatus| match status.family {
+        ferrule_wire::Family::Ipv4 => Family::V4,
+        ferrule_wire::Family::Ipv6 => Family::V6,
+    };
+    Ok(pools.iter().filter(|status| status.name == *name).map(family).collect())
+}
+
+fn told(config: &Config, error: ClientError) -> Error {
+    if error.is_unreachable() {
+        Error::IpamUnreachable { socket: config.socket(), source: Box::new(error) }
+    } else {
+        Error::Ipam(Box::new(error))
+    }
+}
