@@ -5,11 +5,13 @@
 
 use std::path::Path;
 
-use ferrule_model::{IfName, Op, Place, VethSpec};
-use ferrule_netlink::Kernel;
+use ferrule_model::{IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec};
+use ferrule_netlink::{Bridges, Kernel};
 use ferrule_wire::ClientError;
 use nix::errno::Errno;
 
+use crate::bridge;
+use crate::config::{Bridge, Mode};
 use crate::error::{Error, Failure, refused};
 use crate::grant::Grant;
 use crate::ipam::{self, Ipam};
@@ -106,13 +108,45 @@ impl<N: Node> Attempt<'_, N> {
             self.delete()?;
             ends = self.make_again()?;
         }
-        let plan = pod::plan(&ends, &self.spec, &grant);
+        let (plan, result) = match &self.request.config.mode {
+            Mode::Routed => {
+                (pod::plan(&ends, &self.spec, &grant), pod::result(&ends, &self.spec, &grant, sandbox))
+            }
+            Mode::Bridge(config) => {
+                let bridge = self.bridge(config, &ends.host)?;
+                let plan = bridge::plan(&ends, &self.spec, &bridge, &grant);
+                (plan, bridge::result(&ends, &self.spec, &bridge, &grant, sandbox))
+            }
+        };
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
         // By itself and last, because it is the one thing that does not go with the pair.
         self.apply(Place::Pod, &[pod::loopback()])?;
-        Ok(pod::result(&ends, &self.spec, &grant, sandbox))
+        Ok(result)
+    }
+
+    /// Puts the host's end on the bridge, which is made if this is its first pod.
+    fn bridge(&mut self, config: &Bridge, host: &Link) -> Result<Link, Error> {
+        let failed = |source| Error::Kernel { doing: "put the veth pair on its bridge", source };
+        let spec = bridge::spec(config);
+        let mut found = self.host.link(&spec.name).map_err(failed)?;
+        if found.is_none() {
+            match self.host.create_bridge(&spec) {
+                // Another pod's ADD was faster.
+                Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+                made => made.map_err(failed)?,
+            }
+            found = self.host.link(&spec.name).map_err(failed)?;
+        }
+        let bridge = found.filter(|link| link.kind == LinkKind::Other("bridge".into()));
+        let Some(bridge) = bridge else { return Err(Error::NoBridge(spec.name)) };
+        if !bridge.up {
+            let up = LinkChange { up: Some(true), ..LinkChange::default() };
+            self.apply(Place::Host, &[Op::SetLink(bridge.index, up)])?;
+        }
+        self.host.set_port(host.index, bridge::port(&bridge, config.isolated)).map_err(failed)?;
+        Ok(bridge)
     }
 
     /// The answer of whoever gives addresses, remembered for the way back, with what the configuration says in its place.
@@ -171,7 +205,7 @@ impl<N: Node> Attempt<'_, N> {
         let looked =
             self.host.link(&self.spec.host_name).map_err(looking("for the host's end of the veth pair"))?;
         let Some(host) = looked else { return Err(Error::IfNameTaken(self.spec.pod_name.clone())) };
-        if host.kind != ferrule_model::LinkKind::Veth {
+        if host.kind != LinkKind::Veth {
             return Err(Error::HostNameTaken(self.spec.host_name.clone()));
         }
         let looked =
@@ -226,9 +260,10 @@ impl<N: Node> Attempt<'_, N> {
 
     /// Container runtimes switch IPv6 off in namespaces that they do not expect to have any.
     fn enable_ipv6(&self, place: Place) -> Result<(), Error> {
-        let (netns, link): (_, &IfName) = match place {
-            Place::Host => (None, &self.spec.host_name),
-            Place::Pod => (Some(&self.netns), &self.spec.pod_name),
+        let (netns, link): (_, &IfName) = match (place, &self.request.config.mode) {
+            (Place::Host, Mode::Routed) => (None, &self.spec.host_name),
+            (Place::Host, Mode::Bridge(bridge)) => (None, &bridge.name),
+            (Place::Pod, _) => (Some(&self.netns), &self.spec.pod_name),
         };
         let enabled = self.node.enable_ipv6(netns, link).map_err(Error::Netns)?;
         enabled.map_err(|source| Error::Ipv6Disabled { place, link: link.clone(), source })

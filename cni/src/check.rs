@@ -2,20 +2,24 @@
 //! changed is known from the result that the runtime hands over.
 
 use std::fmt::Debug;
+use std::net::IpAddr;
 
 use ferrule_model::{
-    AddressKey, Attachment, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey, Via,
-    family, host_mac, host_prefix, host_veth_name, pod_mac,
+    AddressKey, Attachment, IfName, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
+    Via, family, host_mac, host_prefix, host_veth_name, pod_mac,
 };
-use ferrule_netlink::Kernel;
+use ferrule_netlink::{Bridges, Kernel};
 
 use crate::add::sandbox;
+use crate::bridge;
+use crate::config::Mode;
 use crate::error::{Error, Failure};
+use crate::grant::Granted;
 use crate::ipam;
 use crate::node::Node;
 use crate::pod::{Ends, are_joined, default_route, gateway};
 use crate::request::Check;
-use crate::result::{Interface, Ip};
+use crate::result::{self, Interface, Ip};
 
 /// Compares the attachment with the result of its ADD.
 ///
@@ -31,7 +35,13 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
     let expected = Expected::of(request, &mut changes);
     if let Some(ends) = links(&mut host, &mut inside, request, &expected, &mut changes).map_err(looking)? {
         pod_side(&mut inside, &ends, &expected, &mut changes).map_err(looking)?;
-        host_side(&mut host, &ends, &expected, &mut changes).map_err(looking)?;
+        match &expected.bridge {
+            None => host_side(&mut host, &ends, &expected, &mut changes).map_err(looking)?,
+            Some(name) => {
+                let isolated = matches!(&request.config.mode, Mode::Bridge(bridge) if bridge.isolated);
+                bridge_side(&mut host, &ends, name, isolated, &expected, &mut changes).map_err(looking)?;
+            }
+        }
     }
     match ipam::check(&request.config, &request.attachment, &expected.addresses, &expected.all) {
         Ok(()) => {}
@@ -47,6 +57,14 @@ struct Expected {
     host_mtu: Option<u32>,
     pod_mac: Mac,
     pod_mtu: Option<u32>,
+    /// The bridge that the host's end is on; `None` in mode `routed`. ADD decided that, whatever the configuration
+    /// has become.
+    bridge: Option<String>,
+    /// With their gateways.
+    granted: Vec<Granted>,
+    /// The routes by those gateways.
+    routes: Vec<(IpNetwork, IpAddr)>,
+    /// The addresses alone.
     addresses: Vec<IpNetwork>,
     /// All that are on the interface, those of other plugins among them.
     all: Vec<IpNetwork>,
@@ -54,10 +72,10 @@ struct Expected {
 
 impl Expected {
     fn of(request: &Check, changes: &mut Changes) -> Self {
-        let Check { attachment, ifname, result, config, .. } = request;
+        let Check { attachment, ifname, result: added, config, .. } = request;
         let host_name = host_veth_name(attachment);
         let find = |wanted: &dyn Fn(&Interface) -> bool| {
-            result.interfaces.iter().enumerate().find(|(_, interface)| wanted(interface))
+            added.interfaces.iter().enumerate().find(|(_, interface)| wanted(interface))
         };
         let host = find(&|link| link.sandbox.is_empty() && link.name == host_name.as_str());
         let pod = find(&|link| !link.sandbox.is_empty() && link.name == ifname.as_str());
@@ -65,15 +83,28 @@ impl Expected {
             changes.say("prevResult", &format!("an interface {ifname} in the container"), "none");
         }
         let place = pod.map(|(place, _)| place);
-        let on_it = || result.ips.iter().filter(|ip| ip.interface.is_some() && ip.interface == place);
-        // Ours have our gateway; a later plugin may have put others on the link.
-        let ours = |ip: &&Ip| ip.gateway == Some(gateway(family(&ip.address)));
+        let on_it = || added.ips.iter().filter(|ip| ip.interface.is_some() && ip.interface == place);
+        // Of a routed pod ours have our gateway; a later plugin may have put others on the link.
+        let routed = |ip: &&Ip| ip.gateway == Some(gateway(family(&ip.address)));
+        let before = host.and_then(|(place, _)| added.interfaces.get(place.checked_sub(1)?));
+        let bridge = before
+            .filter(|link| link.sandbox.is_empty() && !on_it().any(|ip| routed(&ip)))
+            .map(|link| link.name.clone());
+        let ours = |ip: &&Ip| if bridge.is_some() { ip.gateway.is_some() } else { routed(ip) };
+        let granted: Vec<_> =
+            on_it().filter(ours).map(|ip| Granted { address: ip.address, gateway: ip.gateway }).collect();
+        let by_ours = |route: &&result::Route| {
+            route.gw.is_some() && granted.iter().any(|granted| granted.gateway == route.gw)
+        };
         Self {
+            routes: added.routes.iter().filter(by_ours).filter_map(|r| Some((r.dst, r.gw?))).collect(),
+            addresses: granted.iter().map(|granted| host_prefix(granted.address.ip())).collect(),
+            bridge,
+            granted,
             host_mac: host_mac(attachment),
             host_mtu: host.and_then(|(_, link)| link.mtu).or(config.mtu),
             pod_mac: pod.and_then(|(_, link)| mac(link)).unwrap_or_else(|| pod_mac(attachment)),
             pod_mtu: pod.and_then(|(_, link)| link.mtu).or(config.mtu),
-            addresses: on_it().filter(ours).map(|ip| ip.address).collect(),
             all: on_it().map(|ip| host_prefix(ip.address.ip())).collect(),
         }
     }
@@ -171,19 +202,64 @@ fn pod_side<K: Kernel>(
     // Lists of one pod's namespace, with what is ours in it: a handful. The node's are never listed here.
     let addresses = kernel.addresses(link)?;
     let routes = kernel.routes(PROTOCOL)?;
-    for address in &expected.addresses {
-        let family = family(address);
+    for Granted { address, .. } in &expected.granted {
         if !addresses.contains_key(&AddressKey { link, prefix: *address }) {
             changes.say(&format!("address {address}"), &format!("on {}", ends.pod.name), "none");
         }
-        let gateway = gateway(family);
-        let neighbour = kernel.neighbour(NeighbourKey { link, address: gateway })?;
-        changes.neighbour(&format!("neighbour {gateway} in the container"), ends.host.mac, neighbour);
-        let (key, route) = default_route(link, family);
+    }
+    for (dst, gateway) in &expected.routes {
+        let (key, route) = match &expected.bridge {
+            None => default_route(link, family(dst)),
+            Some(_) => bridge::route(link, *dst, *gateway),
+        };
+        if expected.bridge.is_none() {
+            let neighbour = kernel.neighbour(NeighbourKey { link, address: *gateway })?;
+            changes.neighbour(&format!("neighbour {gateway} in the container"), ends.host.mac, neighbour);
+        }
         let found = routes.get(&key);
         if found != Some(&route) {
             let expected = format!("via {gateway} dev {}", ends.pod.name);
-            changes.say(&format!("default route ({family}) in the container"), &expected, &in_words(found));
+            let what = if dst.prefix() == 0 {
+                format!("default route ({}) in the container", family(dst))
+            } else {
+                format!("route {dst} in the container")
+            };
+            changes.say(&what, &expected, &in_words(found));
+        }
+    }
+    Ok(())
+}
+
+/// The bridge, the host's end on it, and the gateways' addresses.
+fn bridge_side<K: Bridges>(
+    kernel: &mut K,
+    ends: &Ends,
+    name: &str,
+    isolated: bool,
+    expected: &Expected,
+    changes: &mut Changes,
+) -> Result<(), ferrule_netlink::Error> {
+    let found = match IfName::new(name) {
+        Ok(name) => kernel.link(&name)?,
+        Err(_) => None,
+    };
+    let Some(bridge) = found else {
+        changes.say(&format!("bridge {name}"), "a link on the host", "none");
+        return Ok(());
+    };
+    if !bridge.up {
+        changes.say(&format!("bridge {name}"), "up", "down");
+    }
+    let port = kernel.port(&ends.host.name)?;
+    if port != Some(bridge::port(&bridge, isolated)) {
+        let found = port.map_or_else(|| "on none".to_owned(), |port| format!("{port:?}"));
+        let kind = if isolated { "on it, hairpin, isolated" } else { "on it, hairpin" };
+        changes.say(&format!("{} on bridge {name}", ends.host.name), kind, &found);
+    }
+    let addresses = kernel.addresses(bridge.index)?;
+    for prefix in expected.granted.iter().filter_map(bridge::on_the_bridge) {
+        if !addresses.contains_key(&AddressKey { link: bridge.index, prefix }) {
+            changes.say(&format!("gateway {prefix}"), &format!("on {name}"), "none");
         }
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use ferrule_model::Attachment;
+use ferrule_model::{Attachment, IfName, is_host_veth};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -17,7 +17,9 @@ use crate::spec::Version;
 /// Where `ipamd` lives unless the configuration says otherwise.
 const RUNTIME_DIR: &str = "/run/ferrule";
 /// The fields that are ours alone; `ipam` is everybody's.
-const OURS: [&str; 3] = ["runtimeDir", "mode", "mtu"];
+const OURS: [&str; 5] = ["runtimeDir", "mode", "mtu", "bridge", "isolation"];
+/// The bridge of mode `bridge` unless the configuration names another.
+const BRIDGE: &str = "ferrule0";
 /// IPv6 needs this much on every link (RFC 8200, section 5).
 const MTU_MIN: u64 = 1280;
 /// `ETH_MAX_MTU`, the most a veth takes.
@@ -34,6 +36,8 @@ pub struct Config {
     pub name: String,
     /// Where `ipamd`'s socket and the queue of releases are.
     pub runtime_dir: PathBuf,
+    /// How pods are attached.
+    pub mode: Mode,
     /// MTU of the pod's interface in bytes; `None` = what `ipamd` says.
     pub mtu: Option<u32>,
     /// Name of the pool to take addresses from; `None` = the node's first.
@@ -46,6 +50,24 @@ pub struct Config {
     pub routes: Option<Vec<Route>>,
     /// The plugin to have addresses from; `None` = `ipamd`.
     pub delegate: Option<Delegate>,
+}
+
+/// How pods are attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    /// Each by itself, with routes.
+    Routed,
+    /// All on one bridge.
+    Bridge(Bridge),
+}
+
+/// The bridge of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its name.
+    pub name: IfName,
+    /// Pods reach the node and what is behind it, but not each other.
+    pub isolated: bool,
 }
 
 impl Config {
@@ -82,8 +104,15 @@ impl Document {
     /// Checks every field of ours.
     pub(crate) fn config(&self) -> Result<Config, Error> {
         self.refuse_misspelt()?;
-        self.mode()?;
-        Ok(Config { mtu: self.mtu()?, pool: self.pool()?, dns: self.dns()?, ..self.config_for_del()? })
+        let mode = self.mode()?;
+        Ok(Config {
+            shares_subnet: mode != Mode::Routed,
+            mode,
+            mtu: self.mtu()?,
+            pool: self.pool()?,
+            dns: self.dns()?,
+            ..self.config_for_del()?
+        })
     }
 
     /// What `ferrule-ipam` needs: everything beside `ipam` is the business of the plugin that calls it.
@@ -142,6 +171,7 @@ impl Document {
             version: self.version,
             name: name.to_owned(),
             runtime_dir: self.runtime_dir()?,
+            mode: Mode::Routed,
             mtu: None,
             pool: None,
             shares_subnet: false,
@@ -189,16 +219,38 @@ impl Document {
         }
     }
 
-    fn mode(&self) -> Result<(), Error> {
+    fn mode(&self) -> Result<Mode, Error> {
         match self.text("mode")? {
-            None | Some("routed") => Ok(()),
+            None | Some("routed") => {
+                for field in ["bridge", "isolation"] {
+                    if self.fields.get(field).is_some_and(|value| !value.is_null()) {
+                        return Err(wrong(field, "it is of mode \"bridge\": remove it, or set the mode"));
+                    }
+                }
+                Ok(Mode::Routed)
+            }
+            Some("bridge") => Ok(Mode::Bridge(Bridge { name: self.bridge()?, isolated: self.isolation()? })),
             Some(other) => Err(wrong(
                 "mode",
-                format!(
-                    "{:?} is not supported: \"routed\" is the only mode (leave the field out)",
-                    clipped(other)
-                ),
+                format!("{:?} is not one of \"routed\" (the default) and \"bridge\"", clipped(other)),
             )),
+        }
+    }
+
+    fn bridge(&self) -> Result<IfName, Error> {
+        let name = clipped(self.text("bridge")?.unwrap_or(BRIDGE));
+        match IfName::new(name) {
+            Ok(name) if !is_host_veth(name.as_str()) => Ok(name),
+            Ok(name) => Err(wrong("bridge", format!("{name} is the name of a pod's link"))),
+            Err(error) => Err(wrong("bridge", error.to_string())),
+        }
+    }
+
+    fn isolation(&self) -> Result<bool, Error> {
+        match self.fields.get("isolation") {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(on)) => Ok(*on),
+            Some(other) => Err(mistyped("isolation", "true or false", other)),
         }
     }
 
@@ -366,9 +418,7 @@ mod tests {
         ] {
             assert!(looks_like(key, ours), "{key}");
         }
-        for key in
-            ["runtimeConfig", "name", "type", "dns", "args", "cniVersion", "bridge", "metadata", "", "ü"]
-        {
+        for key in ["runtimeConfig", "name", "type", "dns", "args", "cniVersion", "metadata", "", "ü"] {
             assert!(!OURS.into_iter().any(|ours| looks_like(key, ours)), "{key}");
         }
     }

@@ -179,6 +179,10 @@ pub enum Error {
     #[error("the host's link {0} has the name of the pod's veth, but is none: remove or rename it")]
     HostNameTaken(IfName),
 
+    /// The link with the bridge's name is none.
+    #[error("the node's link {0} is no bridge: remove or rename it, or name another in the field \"bridge\"")]
+    NoBridge(IfName),
+
     /// CHECK found the attachment changed.
     #[error("not as ADD left it: {}", .0.join("; "))]
     Changed(Vec<String>),
@@ -257,7 +261,7 @@ impl Error {
             Self::Kernel { .. } | Self::Refused { .. } | Self::Ipv6Disabled { .. } | Self::Vanished(_) => {
                 code::KERNEL
             }
-            Self::IfNameTaken(_) | Self::HostNameTaken(_) => code::NAME_TAKEN,
+            Self::IfNameTaken(_) | Self::HostNameTaken(_) | Self::NoBridge(_) => code::NAME_TAKEN,
             Self::Changed(_) => code::CHANGED,
             Self::NotAvailable { .. } => code::NOT_AVAILABLE,
             Self::NotForwarding(_) => code::LIMITED_CONNECTIVITY,

@@ -49,8 +49,18 @@ impl<'a> Ipamd<'a> {
             ..Allocate::new(attachment)
         };
         if self.config.shares_subnet {
-            let gateway = self.client.call(&of(gateway(&self.config.name))).map_err(said)?.lease;
-            self.way_out = Some((gateway, self.client.call(&Pools {}).map_err(said)?.pools));
+            let pools = self.client.call(&Pools {}).map_err(said)?.pools;
+            let call = of(gateway(&self.config.name));
+            let mut lease = self.client.call(&call).map_err(said)?.lease;
+            let has = |address: &IpNetwork| {
+                pools.iter().flat_map(|pool| &pool.subnets).any(|subnet| subnet.contains(address.ip()))
+            };
+            if !lease.addresses.iter().all(has) {
+                // The node's subnets are others now.
+                self.client.call(&Release { attachment: call.attachment.clone() }).map_err(said)?;
+                lease = self.client.call(&call).map_err(said)?.lease;
+            }
+            self.way_out = Some((lease, pools));
         }
         let call = Allocate {
             pod: add.pod.clone(),

@@ -1,11 +1,13 @@
 //! The CNI plugin `ferrule`: one process for each verb, from environment and standard input to one JSON text.
 //!
 //! [`request`] turns what the runtime says into a typed request and finds every fault in it; then one file does the
-//! verb: [`add`], [`del`], [`check`], [`status`], [`gc`]. [`pod`] decides, without effects, what a pod needs of the kernel;
+//! verb: [`add`], [`del`], [`check`], [`status`], [`gc`]. [`pod`] and [`bridge`] decide, without effects, what a pod needs of the
+//! kernel;
 //! [`spec`] and [`result`] are the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
 //! come from is `ipamd`'s affair, other nodes are `routed`'s.
 
 pub mod add;
+pub mod bridge;
 pub mod check;
 pub mod config;
 pub mod del;

@@ -6,14 +6,14 @@ use std::path::Path;
 use ferrule_model::{Family, IfName};
 use ferrule_netlink::netns::{Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
-use ferrule_netlink::{Error, Kernel, Netlink};
+use ferrule_netlink::{Bridges, Error, Netlink};
 
 /// A node.
 pub trait Node {
     /// A network namespace.
     type Netns;
     /// The kernel as one namespace sees it.
-    type Kernel: Kernel<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns>;
 
     /// The namespace at `path`.
     ///

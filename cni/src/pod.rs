@@ -116,7 +116,7 @@ pub fn loopback() -> Op {
 }
 
 /// What `link` lacks of being up, with this MAC and MTU.
-fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
+pub(crate) fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
     let change = LinkChange {
         up: (!link.up).then_some(true),
         mtu: mtu.filter(|mtu| *mtu != link.mtu),

@@ -224,7 +224,7 @@ fn a_fault_of_a_field_names_it_and_the_remedy() {
         ("mtu", json!(65536), "is not between 1280 and 65535"),
         ("mtu", json!(-1), "is not between 1280 and 65535"),
         ("mtu", json!(1500.5), "is not between 1280 and 65535"),
-        ("mode", json!("tunnel"), "\\\"routed\\\" is the only mode"),
+        ("mode", json!("tunnel"), "is not one of"),
         ("mode", json!(["routed"]), "expected a text, found a list"),
         ("ipam", json!("host-local"), "expected an object"),
         ("ipam", json!({ "type": "../ferrule" }), "leave `ipam` out, or name the IPAM plugin"),

@@ -18,11 +18,13 @@ pub use attachment::{Attachment, AttachmentHash};
 pub use delta::Delta;
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
-pub use names::{IfName, IfNameError, PROTOCOL, host_mac, host_veth_name, is_host_veth, pod_mac, vtep_mac};
+pub use names::{
+    IfName, IfNameError, PROTOCOL, bridge_mac, host_mac, host_veth_name, is_host_veth, pod_mac, vtep_mac,
+};
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};
 pub use prefix::{Family, family, host_prefix, network_address};
 pub use state::{
-    Address, AddressKey, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour,
+    NeighbourKey, Nexthop, NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,
 };

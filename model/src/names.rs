@@ -91,11 +91,20 @@ pub fn pod_mac(attachment: &Attachment) -> Mac {
     Mac::local([hash[6], hash[7], hash[8], hash[9], hash[10], hash[11]])
 }
 
+/// MAC of a bridge, the same whenever it is made: pods have it in their neighbour tables.
+pub fn bridge_mac(name: &IfName) -> Mac {
+    named_mac(b"bridge\0", name.as_str())
+}
+
 /// MAC of the VXLAN device of the node `name`. Made from the name alone, so that it survives reboots and every other
 /// node knows it without being told.
 pub fn vtep_mac(name: &str) -> Mac {
+    named_mac(b"vtep\0", name)
+}
+
+fn named_mac(of: &[u8], name: &str) -> Mac {
     let mut hasher = SipHasher13::new();
-    hasher.write(b"vtep\0");
+    hasher.write(of);
     hasher.write(name.as_bytes());
     let [a, b, c, d, e, f, ..] = hasher.finish128().as_bytes();
     Mac::local([a, b, c, d, e, f])

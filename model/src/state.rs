@@ -99,6 +99,26 @@ pub struct VethSpec {
     pub pod_mac: Mac,
 }
 
+/// A bridge to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeSpec {
+    /// Name.
+    pub name: IfName,
+    /// Ethernet address; it stays whatever joins.
+    pub mac: Mac,
+}
+
+/// A link's place on a bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BridgePort {
+    /// The bridge.
+    pub bridge: IfIndex,
+    /// Frames may leave by the port they came from (`IFLA_BRPORT_MODE`): a pod reaches itself by another address.
+    pub hairpin: bool,
+    /// It exchanges frames with ports that are not isolated alone (`IFLA_BRPORT_ISOLATED`).
+    pub isolated: bool,
+}
+
 /// What tells one address of a link from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AddressKey {

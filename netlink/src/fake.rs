@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link, LinkChange, LinkKind,
-    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, VxlanSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link,
+    LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind,
+    VethSpec, Via, VxlanSpec,
 };
 use nix::errno::Errno;
 
@@ -50,6 +51,8 @@ pub struct State {
 #[derive(Debug, Default)]
 struct World {
     namespaces: Vec<State>,
+    /// Links on bridges, by number: numbers are unique in a world.
+    ports: BTreeMap<IfIndex, BridgePort>,
     next_index: u32,
     fault: Option<Fault>,
     requests: u64,
@@ -241,6 +244,7 @@ impl World {
 
     fn delete_link(&mut self, netns: FakeNetns, index: IfIndex) -> Result<(), Errno> {
         let link = self.namespaces[netns.0].remove_link(index).ok_or(Errno::ENODEV)?;
+        self.ports.retain(|port, on| *port != index && on.bridge != index);
         // Indexes are unique in the world, so the peer is found wherever it is.
         if let (LinkKind::Veth, Some(peer)) = (link.kind, link.peer) {
             for state in &mut self.namespaces {
@@ -384,6 +388,53 @@ impl State {
 }
 
 impl FakeKernel {
+    pub(crate) fn make_bridge(&mut self, spec: &BridgeSpec) -> Result<(), Error> {
+        let mut world = self.world.lock();
+        let make = |world: &mut World| {
+            world.request()?;
+            if world.namespaces[self.netns.0].links.contains_key(&spec.name) {
+                return Err(Errno::EEXIST);
+            }
+            let link = Link {
+                index: world.index(),
+                name: spec.name.clone(),
+                mac: Some(spec.mac),
+                mtu: ETHERNET_MTU,
+                up: true,
+                carrier: false,
+                alias: None,
+                peer: None,
+                kind: LinkKind::Other("bridge".into()),
+            };
+            world.namespaces[self.netns.0].links.insert(spec.name.clone(), link);
+            Ok(())
+        };
+        make(&mut world).map_err(|errno| refused(format!("link add {}", spec.name), errno))
+    }
+
+    pub(crate) fn put_port(&mut self, link: IfIndex, port: BridgePort) -> Result<(), Error> {
+        let mut world = self.world.lock();
+        let put = |world: &mut World| {
+            world.request()?;
+            let state = &world.namespaces[self.netns.0];
+            state.link(link).ok_or(Errno::ENODEV)?;
+            let bridge = state.link(port.bridge).ok_or(Errno::ENODEV)?;
+            if bridge.kind != LinkKind::Other("bridge".into()) {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            world.ports.insert(link, port);
+            Ok(())
+        };
+        put(&mut world).map_err(|errno| refused(format!("link set dev {link} master"), errno))
+    }
+
+    pub(crate) fn port_of(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error> {
+        let mut world = self.world.lock();
+        world.request().map_err(|errno| refused("link show", errno))?;
+        let found = world.namespaces[self.netns.0].links.get(link);
+        Ok(found.and_then(|link| world.ports.get(&link.index).copied()))
+    }
+
     /// One counted request that reads.
     fn read<T>(&mut self, request: &str, read: impl FnOnce(&State) -> T) -> Result<T, Error> {
         let mut world = self.world.lock();

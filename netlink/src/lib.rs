@@ -1,11 +1,12 @@
 //! The only crate that talks to the kernel, and the only one with `unsafe`.
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
-//! and one contract suite holds the two to the same behaviour. Beside it: network namespaces ([`netns`]), sysctls
+//! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), network namespaces ([`netns`]), sysctls
 //! ([`sysctl`]), nftables ([`nft`]) and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion.
 
+mod bridge;
 mod decode;
 mod delete;
 mod encode;
@@ -23,6 +24,7 @@ mod socket;
 pub mod sysctl;
 pub mod wake;
 
+pub use bridge::Bridges;
 pub use error::{Error, Refusal};
 pub use kernel::Kernel;
 pub use lookup::Path;

@@ -57,6 +57,16 @@ impl Netlink {
         }
     }
 
+    /// The same for something that may not be there.
+    pub(crate) fn message_about(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
+        found(self.one(request, name))
+    }
+
+    /// Several requests in one message.
+    pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        Ok(self.socket.batch(requests)?.results)
+    }
+
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
         let messages = self.socket.dump(request)?;
         Ok(messages.iter().filter_map(|message| decode(&message.payload)).collect())

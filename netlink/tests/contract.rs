@@ -5,19 +5,19 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use ferrule_model::{
-    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link, LinkChange, LinkKind, Mac,
-    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey, VethSpec, Via, Vxlan,
-    VxlanSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link,
+    LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey,
+    VethSpec, Via, Vxlan, VxlanSpec,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns};
-use ferrule_netlink::{Kernel, Netlink};
+use ferrule_netlink::{Bridges, Kernel, Netlink};
 use nix::errno::Errno;
 
 /// A place with namespaces.
 trait Machine {
     type Netns;
-    type Kernel: Kernel<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns>;
     fn new() -> Self;
     fn netns(&self) -> Self::Netns;
     fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
@@ -406,6 +406,32 @@ fn routes_of_other_protocols_are_not_listed_and_not_deleted<M: Machine>() {
 }
 
 /// Each promise, once on the fake kernel and once on the real one.
+fn a_bridge_keeps_its_mac_and_has_ports<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let spec = BridgeSpec { name: name("br7"), mac: Mac::local([2, 0, 0, 0, 7, 1]) };
+    pair.host.create_bridge(&spec).unwrap();
+    assert_eq!(pair.host.create_bridge(&spec).unwrap_err().errno(), Some(Errno::EEXIST));
+    let bridge = pair.host.link(&spec.name).unwrap().unwrap();
+    assert_eq!(
+        (bridge.mac, bridge.up, bridge.kind),
+        (Some(spec.mac), true, LinkKind::Other("bridge".into()))
+    );
+    assert_eq!(pair.host.port(&name("fer0")).unwrap(), None);
+    for (hairpin, isolated) in [(true, false), (false, true)] {
+        let port = BridgePort { bridge: bridge.index, hairpin, isolated };
+        pair.host.set_port(pair.link.index, port).unwrap();
+        assert_eq!(pair.host.port(&name("fer0")).unwrap(), Some(port));
+    }
+    assert_eq!(pair.host.link(&spec.name).unwrap().unwrap().mac, Some(spec.mac), "it follows no port");
+    let nowhere = BridgePort { bridge: IfIndex(4_000), hairpin: true, isolated: false };
+    assert!(pair.host.set_port(pair.link.index, nowhere).is_err());
+    let no_bridge = BridgePort { bridge: IfIndex(1), ..nowhere };
+    assert!(pair.host.set_port(pair.link.index, no_bridge).is_err());
+    assert!(pair.host.delete_link(&spec.name).unwrap());
+    assert_eq!(pair.host.port(&name("fer0")).unwrap(), None);
+    assert_eq!(pair.host.port(&name("none")).unwrap(), None);
+}
+
 macro_rules! contract {
     ($($promise:ident),* $(,)?) => {
         mod fake { $(#[test] fn $promise() { super::$promise::<super::FakeWorld>(); })* }
@@ -420,6 +446,7 @@ contract!(
     a_deleted_link_is_gone_at_both_ends_with_all_that_is_on_it,
     the_name_of_a_deleted_link_is_free_at_once,
     a_link_is_changed,
+    a_bridge_keeps_its_mac_and_has_ports,
     addresses_come_and_go,
     a_route_of_every_kind_is_read_back_as_it_was_put,
     a_route_is_replaced_in_place,

@@ -9,12 +9,12 @@ use std::rc::Rc;
 
 use ferrule_cni::Node;
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, VethSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour,
+    NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
 };
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
-use ferrule_netlink::{Error, Kernel, Refusal};
+use ferrule_netlink::{Bridges, Error, Kernel, Refusal};
 use nix::errno::Errno;
 
 use super::machine::Machine;
@@ -192,5 +192,19 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
 
     fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
         self.faults.request(|| self.kernel.fdb(link))
+    }
+}
+
+impl<K: Bridges> Bridges for FaultyKernel<K> {
+    fn create_bridge(&mut self, spec: &BridgeSpec) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.create_bridge(spec))
+    }
+
+    fn set_port(&mut self, link: IfIndex, port: BridgePort) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.set_port(link, port))
+    }
+
+    fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error> {
+        self.faults.request(|| self.kernel.port(link))
     }
 }

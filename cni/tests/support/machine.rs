@@ -13,12 +13,12 @@ use ferrule_model::{
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
-use ferrule_netlink::{Kernel, Netlink};
+use ferrule_netlink::{Bridges, Kernel, Netlink};
 
 /// A node with pods, of which each has a name.
 pub(crate) trait Machine {
     type Netns;
-    type Kernel: Kernel<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns>;
 
     /// Runs `test` on a new machine, the calling thread being in its host's namespace.
     fn with(test: impl FnOnce(&Self));
