@@ -3,6 +3,7 @@
 use crate::pool::PoolSpec;
 use crate::service::Settings;
 use ferrule_config::{Config, NodeFile};
+use ferrule_wire::AddressRange;
 
 /// Name of the pool of `node.json`.
 pub(crate) const NODE_POOL: &str = "node";
@@ -14,11 +15,12 @@ pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&
         name: pool.name.clone(),
         subnets: pool.subnets.clone(),
         reserved: pool.reserved.clone(),
+        ranges: pool.ranges.iter().map(|&(first, last)| AddressRange { first, last }).collect(),
     });
     let mut pools: Vec<PoolSpec> = configured.collect();
     let cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
     if pools.is_empty() && !cidrs.is_empty() {
-        pools.push(PoolSpec { name: NODE_POOL.to_owned(), subnets: cidrs, reserved: Vec::new() });
+        pools.push(PoolSpec { name: NODE_POOL.to_owned(), subnets: cidrs, ..PoolSpec::default() });
     }
     let why_no_pool = match (node, fault) {
         (None, None) => "routed has not written node.json yet; start routed, or set [[ipam.pool]]".to_owned(),
