@@ -207,3 +207,112 @@ pub(crate) fn export(leases: &[Lease], network: &str, entries: &[Entry], namespa
     }
     files
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn entry(address: &str, container_id: &str) -> Entry {
+        Entry { address: ip(address), container_id: container_id.into(), ifname: "eth0".into() }
+    }
+
+    fn namespaces(pods: &[&str], host: &[&str]) -> Namespaces {
+        let path = |address: &IpAddr| Some(PathBuf::from(format!("/run/netns/{address}")));
+        Namespaces {
+            pods: pods.iter().map(|text| ip(text)).map(|address| (address, path(&address))).collect(),
+            host: host.iter().map(|text| ip(text)).collect(),
+        }
+    }
+
+    fn lease(container_id: &str, address: &str) -> Lease {
+        let attachment =
+            Attachment { network: "pods".into(), container_id: container_id.into(), ifname: "eth0".into() };
+        Lease {
+            attachment,
+            addresses: vec![IpNetwork::from(ip(address))],
+            pool: "node".into(),
+            pod: None,
+            netns: None,
+            given_at_boottime_ms: 0,
+        }
+    }
+
+    fn spec() -> PoolSpec {
+        let subnets = vec!["10.0.0.0/24".parse().unwrap()];
+        PoolSpec { name: "node".into(), subnets, ..PoolSpec::default() }
+    }
+
+    fn import_of(
+        entries: &[Entry],
+        namespaces: &Namespaces,
+        leases: &[Lease],
+    ) -> Result<(Vec<Lease>, Vec<Fate>), Vec<String>> {
+        let found = Found { entries, pods: HashMap::new(), namespaces, leases, pools: &[spec()] };
+        let (changes, lines) = import(&found, "pods", Duration::from_secs(1))?;
+        let given = changes.into_iter().filter_map(|change| match change {
+            Change::Given(lease) => Some(lease),
+            _ => None,
+        });
+        Ok((given.collect(), lines.into_iter().map(|line| line.fate).collect()))
+    }
+
+    #[test]
+    fn both_families_of_a_pod_are_one_lease_and_addresses_outside_the_pools_are_taken_over_too() {
+        let entries = [entry("10.0.0.2", "a"), entry("192.0.2.7", "b"), entry("fd00::2", "a")];
+        let live = namespaces(&["10.0.0.2", "fd00::2", "192.0.2.7"], &["192.0.2.1"]);
+        let (given, _) = import_of(&entries, &live, &[]).unwrap();
+        let addresses: Vec<Vec<String>> =
+            given.iter().map(|lease| lease.addresses.iter().map(ToString::to_string).collect()).collect();
+        assert_eq!(addresses, [vec!["10.0.0.2/32", "fd00::2/128"], vec!["192.0.2.7/32"]]);
+        assert!(given.iter().all(|lease| lease.pool == "node" && lease.netns.is_some()));
+    }
+
+    #[test]
+    fn what_is_leased_already_stays_what_is_gone_is_left_out() {
+        let entries = [entry("10.0.0.2", "a"), entry("10.0.0.3", "b"), entry("10.0.0.4", "c")];
+        let live = namespaces(&["10.0.0.2", "10.0.0.4"], &[]);
+        let (given, fates) = import_of(&entries, &live, &[lease("a", "10.0.0.2")]).unwrap();
+        assert_eq!(given.len(), 1);
+        assert_eq!(fates, [Fate::Already, Fate::Gone, Fate::Moved]);
+    }
+
+    #[test]
+    fn every_conflict_is_named_and_nothing_is_taken_over() {
+        let entries = [entry("10.0.0.2", "a"), entry("10.0.0.3", "b"), entry("10.0.0.4", "c")];
+        let live = namespaces(&["10.0.0.2", "10.0.0.3", "10.0.0.4"], &["10.0.0.1", "127.0.0.1"]);
+        let leases = [lease("a", "10.0.0.9"), lease("z", "10.0.0.3")];
+        let conflicts = import_of(&entries, &live, &leases).unwrap_err();
+        let expected = [
+            "10.0.0.1 is an address of this node",
+            "pods/a/eth0: has a lease of 10.0.0.9 already",
+            "10.0.0.3 of pods/b/eth0 is leased to pods/z/eth0",
+        ];
+        assert_eq!(conflicts.len(), expected.len(), "{conflicts:?}");
+        for (conflict, begin) in conflicts.iter().zip(expected) {
+            assert!(conflict.starts_with(begin), "{conflict}");
+        }
+    }
+
+    #[test]
+    fn files_follow_the_leases_of_the_network_and_none_of_a_living_pod_is_removed() {
+        let entries = [
+            entry("10.0.0.2", "a"),
+            entry("10.0.0.3", "old"),
+            entry("10.0.0.4", "gone"),
+            entry("10.0.0.5", "live"),
+        ];
+        let mut other = lease("x", "10.0.0.8");
+        other.attachment.network = "other".into();
+        let leases = [lease("a", "10.0.0.2"), lease("b", "10.0.0.3"), lease("c", "10.0.0.7"), other];
+        let files = export(&leases, "pods", &entries, &namespaces(&["10.0.0.5"], &[]));
+        assert_eq!(files.write, [entry("10.0.0.3", "b"), entry("10.0.0.7", "c")]);
+        assert_eq!(files.remove, [ip("10.0.0.4")]);
+        let fates: Vec<_> = files.lines.into_iter().map(|line| line.fate).collect();
+        assert_eq!(fates, [Fate::Already, Fate::Moved, Fate::Moved, Fate::Gone, Fate::Kept]);
+    }
+}
