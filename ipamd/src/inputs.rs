@@ -1,6 +1,7 @@
-//! The files that the settings come from: `ferrule.toml` and `node.json`, followed while the daemon runs. What follows from
+//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel, followed while the daemon runs. What follows from
 //! them is worked out in `pools`.
 
+use crate::flannel::Flannel;
 use crate::pools::settings;
 use crate::reasons::chain;
 use crate::service::Settings;
@@ -17,6 +18,7 @@ pub(crate) struct Inputs {
     node: Option<NodeFile>,
     node_fault: Option<String>,
     node_watch: FileWatch,
+    flannel: Flannel,
 }
 
 impl Inputs {
@@ -33,7 +35,10 @@ impl Inputs {
         let config = common.load_config()?;
         let (node, node_fault) = (None, None);
         let common = common.clone();
-        let mut inputs = Self { common, config, config_watch, node_path, node, node_fault, node_watch };
+        let flannel = Flannel::default();
+        let mut inputs =
+            Self { common, config, config_watch, node_path, node, node_fault, node_watch, flannel };
+        inputs.flannel.follow(&inputs.config)?;
         inputs.read_node();
         Ok(inputs)
     }
@@ -45,7 +50,7 @@ impl Inputs {
 
     /// What follows from the files.
     pub(crate) fn settings(&self) -> Settings {
-        settings(&self.config, self.node.as_ref(), self.node_fault.as_deref())
+        settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref())
     }
 
     /// Waits until one of the files has changed, and reads it. Cancel safe.
@@ -62,6 +67,7 @@ impl Inputs {
                 changed?;
                 self.read_node();
             }
+            changed = self.flannel.changed() => changed?,
         }
         Ok(())
     }
@@ -70,6 +76,7 @@ impl Inputs {
     pub(crate) fn read(&mut self) {
         self.read_config();
         self.read_node();
+        self.flannel.read();
     }
 
     fn read_config(&mut self) {
@@ -84,6 +91,9 @@ impl Inputs {
                 let pools: Vec<&str> = config.ipam.pools.iter().map(|pool| pool.name.as_str()).collect();
                 tracing::info!(?pools, "configuration read, it counts from now on");
                 self.config = config;
+                if let Err(error) = self.flannel.follow(&self.config) {
+                    tracing::error!(error = chain(&error), "flannel's file cannot be followed");
+                }
             }
             Err(error) => {
                 tracing::error!(

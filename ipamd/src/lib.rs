@@ -20,6 +20,7 @@ pub mod writer;
 
 mod connection;
 mod daemon;
+mod flannel;
 mod inputs;
 mod metrics;
 mod moving;
