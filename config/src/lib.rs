@@ -13,10 +13,11 @@ mod name;
 mod node_file;
 mod nodes;
 mod overlap;
+mod ranges;
 mod raw;
 mod settings;
-
 mod subnet_env;
+
 pub use error::{ConfigError, Fault};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};

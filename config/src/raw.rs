@@ -52,12 +52,12 @@ pub(crate) struct RawIpam {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawPool {
     pub(crate) name: Text,
-    pub(crate) subnets: Spanned<Vec<Text>>,
+    pub(crate) subnets: Option<Spanned<Vec<Text>>>,
+    pub(crate) subnet_env: Option<Text>,
+    #[serde(default)]
+    pub(crate) ranges: Vec<Text>,
     #[serde(default)]
     pub(crate) reserved: Vec<Text>,
-}
-
-/// `[routing]`
     #[serde(default)]
     pub(crate) gateways: Vec<Text>,
 }
@@ -67,6 +67,9 @@ pub(crate) struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawMetrics {
     pub(crate) ipamd: Option<Text>,
+}
+
+/// `[routing]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRouting {

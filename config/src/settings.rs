@@ -14,7 +14,8 @@ use crate::error::ConfigError;
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
-use crate::raw::{RawCluster, RawConfig, RawIpam, RawNode, RawPool, RawRouting, RawVxlan, Text};
+use crate::ranges::ranges;
+use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, RawVxlan, Text};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -24,11 +25,11 @@ const COOLDOWN_S: u32 = 30;
 /// A day: beyond that it is a mistake of units.
 const COOLDOWN_S_MAX: u32 = 86_400;
 
-/// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
 /// How long a pod's namespace and link have to be gone, when `reclaim_after_s` is not set, before its lease is taken back:
 /// longer than a runtime takes to follow up on what it has removed.
 const RECLAIM_AFTER_S: u32 = 60;
 
+/// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[node]`
@@ -39,7 +40,6 @@ pub struct Config {
     pub ipam: Ipam,
     /// `[routing]`
     pub routing: Routing,
-}
     /// `[metrics]`
     pub metrics: Metrics,
 }
@@ -49,6 +49,7 @@ pub struct Config {
 pub struct Metrics {
     /// Of `ipamd`.
     pub ipamd: Option<SocketAddr>,
+}
 
 /// `[node]`: who this node is, where that is not to be found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,11 +76,11 @@ pub struct Cluster {
 pub struct Ipam {
     /// How long a released address rests before it is given out again.
     pub cooldown: Duration,
-    /// `[[ipam.pool]]`. If there is one, `node.json`'s CIDRs are not used for addresses.
     /// How long namespace and link of a pod have to be gone before its lease is taken back.
     pub reclaim_after: Duration,
     /// Where leases are kept; absolute. Without it, the runtime directory.
     pub state_dir: Option<PathBuf>,
+    /// `[[ipam.pool]]`. If there is one, `node.json`'s CIDRs are not used for addresses.
     pub pools: Vec<Pool>,
 }
 
@@ -101,7 +102,11 @@ pub struct Pool {
     pub name: String,
     /// The networks; at least one, none overlapping another of any pool. None if `subnet_env` has them.
     pub subnets: Vec<IpNetwork>,
-    /// Addresses and networks inside the subnets that are never given out.
+    /// The file of flannel that has the networks; absolute.
+    pub subnet_env: Option<PathBuf>,
+    /// First and last address of the parts that are given out. A subnet in which none begins is given out whole.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+    /// Addresses and networks inside the subnets that are never given out; the gateways among them.
     pub reserved: Vec<IpNetwork>,
 }
 
@@ -212,18 +217,11 @@ impl Config {
             cluster: cluster(&document, &raw.cluster)?,
             ipam: ipam(&document, &raw.ipam)?,
             routing: routing(&document, &raw.routing)?,
+            metrics: metrics(&document, &raw.metrics)?,
         })
     }
 }
 
-fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
-    if let Some(name) = raw.name.as_ref().filter(|name| !check_node_name(name.get_ref())) {
-        let reason = format!("\"{}\" cannot be a node's name", name.get_ref());
-            metrics: metrics(&document, &raw.metrics)?,
-        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
-        return Err(document.fault(name, "node.name", reason, remedy));
-    }
-    Ok(Node {
 fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
     let address = |key: &str, text: &Text| {
         let address = text.get_ref().parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
@@ -234,6 +232,13 @@ fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
     Ok(Metrics { ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()? })
 }
 
+fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
+    if let Some(name) = raw.name.as_ref().filter(|name| !check_node_name(name.get_ref())) {
+        let reason = format!("\"{}\" cannot be a node's name", name.get_ref());
+        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
+        return Err(document.fault(name, "node.name", reason, remedy));
+    }
+    Ok(Node {
         name: raw.name.as_ref().map(|name| name.get_ref().clone()),
         address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
         address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
@@ -254,6 +259,15 @@ fn ipam(document: &Document<'_>, raw: &RawIpam) -> Checked<Ipam> {
         let seconds = document.number("ipam.cooldown_s", seconds, 0..=COOLDOWN_S_MAX, remedy)?;
         ipam.cooldown = Duration::from_secs(seconds.into());
     }
+    if let Some(seconds) = &raw.reclaim_after_s {
+        let remedy =
+            "write the seconds that namespace and link of a pod are gone before its address is taken back";
+        let seconds = document.number("ipam.reclaim_after_s", seconds, 1..=COOLDOWN_S_MAX, remedy)?;
+        ipam.reclaim_after = Duration::from_secs(seconds.into());
+    }
+    if let Some(text) = &raw.state_dir {
+        ipam.state_dir = Some(absolute(document, "ipam.state_dir", text)?);
+    }
     let mut names = HashMap::new();
     let mut places = Vec::new();
     for raw in &raw.pool {
@@ -261,14 +275,6 @@ fn ipam(document: &Document<'_>, raw: &RawIpam) -> Checked<Ipam> {
         if let Some(line) = names.insert(name, document.line(&raw.name.span())) {
             let reason = format!("\"{name}\" is already the name of the pool of line {line}");
             return Err(document.fault(
-    if let Some(seconds) = &raw.reclaim_after_s {
-        let remedy = "write the seconds that namespace and link of a pod are gone before its address is taken back";
-        let seconds = document.number("ipam.reclaim_after_s", seconds, 1..=COOLDOWN_S_MAX, remedy)?;
-        ipam.reclaim_after = Duration::from_secs(seconds.into());
-    }
-    if let Some(text) = &raw.state_dir {
-        ipam.state_dir = Some(absolute(document, "ipam.state_dir", text)?);
-    }
                 &raw.name,
                 "ipam.pool.name",
                 reason,
@@ -303,7 +309,35 @@ fn pool(document: &Document<'_>, raw: &RawPool) -> Checked<Pool> {
         }
         reserved.push(network);
     }
-    Ok(Pool { name: name.clone(), subnets, reserved })
+    let ranges = ranges(document, &raw.ranges, subnet_env.is_none().then_some(subnets.as_slice()))?;
+    Ok(Pool { name: name.clone(), subnets, subnet_env, ranges, reserved })
+}
+
+/// `subnets` or `subnet_env`, one of them.
+fn networks_of_pool(document: &Document<'_>, raw: &RawPool) -> Checked<(Vec<IpNetwork>, Option<PathBuf>)> {
+    let name = raw.name.get_ref();
+    let remedy = "write at least one, as subnets = [\"10.244.1.0/24\"], or remove the pool";
+    let (networks, key) = match (&raw.subnets, &raw.subnet_env) {
+        (Some(_), Some(file)) => {
+            let reason = format!("the pool \"{name}\" has subnets as well");
+            let remedy = "write either subnets or subnet_env; another pool can have the other";
+            return Err(document.fault(file, "ipam.pool.subnet_env", reason, remedy));
+        }
+        (None, Some(file)) => {
+            return Ok((Vec::new(), Some(absolute(document, "ipam.pool.subnet_env", file)?)));
+        }
+        (None, None) => {
+            let reason = format!("the pool \"{name}\" has neither subnets nor subnet_env");
+            return Err(document.fault(&raw.name, "ipam.pool.subnets", reason, remedy));
+        }
+        (Some(networks), None) => (networks, "ipam.pool.subnets"),
+    };
+    let subnets = document.networks(key, networks.get_ref())?;
+    if subnets.is_empty() {
+        let reason = format!("the pool \"{name}\" has no subnet");
+        return Err(document.fault(networks, key, reason, remedy));
+    }
+    Ok((subnets, None))
 }
 
 /// An address or a network.

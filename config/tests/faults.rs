@@ -55,6 +55,34 @@ fn what_this_version_cannot_do_is_refused_with_what_it_can() {
 }
 
 #[test]
+fn ranges_and_gateways_of_a_pool_are_checked_with_their_line() {
+    let pool = |more: &str| {
+        config_fault(&format!(
+            "[[ipam.pool]]\nname = \"a\"\nsubnets = [\"10.1.0.0/24\", \"fd01::/64\"]\n{more}\n"
+        ))
+    };
+    assert_eq!(
+        pool("ranges = [\"10.1.0.10-10.1.0.20\",\n \"10.1.0.20 - 10.1.0.30\"]"),
+        "ferrule.toml:5:2: ipam.pool.ranges: 10.1.0.20 - 10.1.0.30 overlaps 10.1.0.10-10.1.0.20 of line 4; \
+         give every address once"
+    );
+    for odd in ["10.1.0.9", "10.1.0.9-x", "10.1.0.9-10.1.0.8", "10.1.0.9-fd01::9"] {
+        let fault = pool(&format!("ranges = [\"{odd}\"]"));
+        assert!(fault.contains(&format!("4:11: ipam.pool.ranges: \"{odd}\" is not a range")), "{fault}");
+    }
+    let outside = pool("ranges = [\"10.1.0.9-10.1.1.9\"]");
+    assert!(outside.contains("inside none of the pool's subnets"), "{outside}");
+    assert!(
+        pool("gateways = [\"10.1.0.0/30\"]")
+            .contains("4:13: ipam.pool.gateways: \"10.1.0.0/30\" is not an address")
+    );
+    assert!(pool("gateways = [\"10.2.0.1\"]").contains("10.2.0.1/32 is in none of the pool's subnets"));
+    let ipam = |text: &str| config_fault(&format!("[ipam]\n{text}\n"));
+    assert!(ipam("reclaim_after_s = 0").contains("2:19: ipam.reclaim_after_s: 0 is not between 1 and 86400"));
+    assert!(ipam("state_dir = \"here\"").contains("2:13: ipam.state_dir: \"here\" is not the absolute path"));
+}
+
+#[test]
 fn networks_must_be_networks() {
     let fault = |value: &str| config_fault(&format!("[cluster]\npod_cidrs = [{value}]\n"));
     assert_eq!(

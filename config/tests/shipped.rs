@@ -40,7 +40,9 @@ fn every_example_in_ferrule_toml_is_accepted_and_differs_from_the_default() {
     assert!(
         config.node.address.is_some() && config.node.address6.is_some() && config.routing.mtu == Some(1450)
     );
-    assert_eq!((config.ipam.pools.len(), config.ipam.pools[0].reserved.len()), (2, 2));
+    let pool = &config.ipam.pools[0];
+    assert_eq!((config.ipam.pools.len(), pool.reserved.len(), pool.ranges.len()), (2, 3, 1));
+    assert_eq!(config.ipam.state_dir.as_deref(), Some(Path::new("/var/lib/ferrule")));
     assert!(config.ipam.pools[1].subnet_env.is_some() && config.metrics.ipamd.is_some());
 }
 

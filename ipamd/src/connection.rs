@@ -115,6 +115,10 @@ impl Caller {
                 return if silent { Ok(()) } else { self.fail(&CallError::ExpectedMore {}).await };
             }
             Call::List(_) => return self.list(handle).await,
+            Call::Resting(_) if silent || !request.more => {
+                return if silent { Ok(()) } else { self.fail(&CallError::ExpectedMore {}).await };
+            }
+            Call::Resting(call) => return self.resting(handle, call.pool).await,
             Call::GetInfo(_) => return self.succeed(&info(), silent).await,
             Call::GetInterfaceDescription(call) => {
                 return match description(&call.interface) {
@@ -130,7 +134,7 @@ impl Caller {
             }
             Call::Release(call) => (Request::Release(call.attachment), None),
             Call::Check(call) => (Request::Check(call), None),
-            Call::Status(_) => (Request::Status, None),
+            Call::Status(call) => (Request::Status(call), None),
             Call::Collect(call) => (Request::Collect(call), None),
             Call::Pools(_) => (Request::Pools, None),
         };
@@ -153,6 +157,24 @@ impl Caller {
             after = page.leases.last().map(|lease| lease.attachment.clone());
             let continues = page.leases.len() == PAGE;
             self.write(&Reply::success(page, continues)).await?;
+            if !continues {
+                return Ok(());
+            }
+        }
+    }
+
+    /// All resting addresses, a page a message.
+    async fn resting(&mut self, handle: &Handle, pool: Option<String>) -> Result<(), EndError> {
+        let mut after = None;
+        loop {
+            let page = match handle.ask(Request::Resting { pool: pool.clone(), after }, None).await {
+                Ok(Answer::Resting(page)) => page,
+                Ok(_) => return Ok(()),
+                Err(error) => return self.fail(&error).await,
+            };
+            after = page.last;
+            let continues = page.reply.addresses.len() == PAGE;
+            self.write(&Reply::success(page.reply, continues)).await?;
             if !continues {
                 return Ok(());
             }

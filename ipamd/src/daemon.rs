@@ -1,18 +1,19 @@
-//! The running daemon: parts put together, `node.json` followed, releases drained, and the end.
+//! The running daemon: parts put together, its files followed, releases drained, and the end.
 
 use crate::clock::{boot_clock, boot_id};
-use crate::pools::settings;
-use crate::reasons::chain;
+use crate::inputs::Inputs;
+use crate::metrics::Outside;
 use crate::server::{Limits, serve};
 use crate::socket::{Lock, SocketError};
 use crate::store::SledStore;
 use crate::writer::{Handle, StartError, Writer};
-use ferrule_config::{Config, ConfigError, NODE_FILE, NodeFile};
-use ferrule_daemon::{FileWatch, Notifier, Shutdown, WatchError};
+use ferrule_config::{Config, ConfigError};
+use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -26,13 +27,16 @@ const QUEUE_INTERVAL: Duration = Duration::from_millis(500);
 /// The daemon cannot run, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The directory cannot be served.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// Store or queue cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// `node.json` cannot be watched.
+    /// Configuration or `node.json` cannot be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// The system refuses something basic.
@@ -55,15 +59,15 @@ pub enum RunError {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(config: Config, runtime_dir: PathBuf) -> Result<(), RunError> {
+pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
+    let runtime_dir = common.runtime_dir.clone();
     let mut shutdown = Shutdown::catch().map_err(system("cannot catch signals"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot catch SIGHUP"))?;
+    let mut inputs = Inputs::open(common)?;
     let lock = Lock::take(&runtime_dir)?;
-    // The watch before the first look, so that no change falls between.
-    let watch = FileWatch::new(runtime_dir.join(NODE_FILE))?;
-    let mut node = Node { config, path: runtime_dir.join(NODE_FILE), last: None };
-    let store = Box::new(SledStore::new(&runtime_dir.join(STORE_NAME)));
+    let store = Box::new(SledStore::new(&store_path(inputs.config(), &runtime_dir)));
     let boot_id = boot_id().map_err(system("cannot read the boot id from /proc"))?;
-    let writer = Writer::open(store, node.read(), runtime_dir.clone(), boot_id, boot_clock())?;
+    let writer = Writer::open(store, inputs.settings(), runtime_dir.clone(), boot_id, boot_clock())?;
     let leases = writer.leases();
     let (handle, thread) = writer.start()?;
 
@@ -72,13 +76,20 @@ pub async fn run(config: Config, runtime_dir: PathBuf) -> Result<(), RunError> {
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
     let server = tokio::spawn(serve(listener, handle.clone(), Limits::production(), stopped));
+    let outside = inputs.config().metrics.ipamd.map(|address| {
+        let pages = Outside { handle: handle.clone() };
+        tokio::spawn(serve_metrics(address, pages, HttpLimits::default()))
+    });
     tracing::info!(leases, runtime_dir = %runtime_dir.display(), "serving");
     Notifier.ready(&format!("serving, {leases} leases at the start"));
 
-    let ended = attend(&mut node, watch, &runtime_dir, &handle, &mut shutdown).await;
+    let ended = attend(&mut inputs, &runtime_dir, &handle, &mut shutdown, &mut hangup).await;
     Notifier.stopping();
     drop(socket_file);
     drop((stop, handle));
+    if let Some(outside) = outside {
+        outside.abort();
+    }
     // The server lets the calls under way finish; with its handles the writer ends.
     let served = server.await;
     let wrote = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -89,13 +100,18 @@ pub async fn run(config: Config, runtime_dir: PathBuf) -> Result<(), RunError> {
     }
 }
 
+/// Where the leases are kept.
+pub(crate) fn store_path(config: &Config, runtime_dir: &Path) -> PathBuf {
+    config.ipam.state_dir.as_deref().unwrap_or(runtime_dir).join(STORE_NAME)
+}
+
 /// The daemon's own loop: what has to be done besides answering.
 async fn attend(
-    node: &mut Node,
-    mut watch: FileWatch,
+    inputs: &mut Inputs,
     runtime_dir: &Path,
     handle: &Handle,
     shutdown: &mut Shutdown,
+    hangup: &mut Signal,
 ) -> Result<(), RunError> {
     let mut watchdog = Notifier.watchdog();
     let mut queue = interval(QUEUE_INTERVAL);
@@ -108,10 +124,13 @@ async fn attend(
             }
             () = handle.gone() => return Err(RunError::WriterDied),
             () = watchdog.beat() => {}
-            changed = watch.changed() => {
+            changed = inputs.changed() => {
                 changed?;
-                let settings = node.read();
-                handle.configure(settings).await;
+                handle.configure(inputs.settings()).await;
+            }
+            _ = hangup.recv() => {
+                inputs.read();
+                handle.configure(inputs.settings()).await;
             }
             _ = queue.tick() => {
                 // What cannot be read is the writer's to report, once somebody needs it.
@@ -120,40 +139,6 @@ async fn attend(
                 }
             }
         }
-    }
-}
-
-/// `node.json` as last read.
-struct Node {
-    config: Config,
-    path: PathBuf,
-    last: Option<NodeFile>,
-}
-
-impl Node {
-    /// Reads the file and tells what follows from it. Of a file that is gone or broken the last good state stays.
-    fn read(&mut self) -> crate::service::Settings {
-        let fault = match NodeFile::load(&self.path) {
-            Ok(node) => {
-                tracing::info!(pod_cidrs = ?node.pod_cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), mtu = node.mtu, "node.json read");
-                self.last = Some(node);
-                None
-            }
-            Err(error) if error.is_missing() => {
-                if self.config.ipam.pools.is_empty() {
-                    tracing::info!("no node.json: waiting for routed to write it");
-                }
-                None
-            }
-            Err(error) => Some(self.report(&error)),
-        };
-        settings(&self.config, self.last.as_ref(), fault.as_deref())
-    }
-
-    fn report(&self, error: &ConfigError) -> String {
-        let kept = if self.last.is_some() { "the last good state stays" } else { "there is none before it" };
-        tracing::error!(error = chain(error), "node.json cannot be used, {kept}");
-        error.to_string()
     }
 }
 

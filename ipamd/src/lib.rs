@@ -5,20 +5,29 @@
 //! else is waiting, commits all changes to the `store` as one, and only then lets the answers go. `recover` turns
 //! what the store holds into a service at start.
 
+pub mod adopt;
 mod check;
 pub mod clock;
+pub mod leaks;
 pub mod pool;
 pub mod recover;
 pub mod server;
 pub mod service;
+pub mod sight;
 pub mod socket;
 pub mod store;
 pub mod writer;
 
 mod connection;
 mod daemon;
+mod flannel;
+mod inputs;
+mod metrics;
+mod moving;
 mod pools;
 mod reasons;
+mod resting;
 
 pub use daemon::{RunError, run};
+pub use moving::{MoveError, Moving, export, import};
 pub use reasons::chain;

@@ -1,7 +1,8 @@
 //! `ipamd`: the command. Arguments, configuration, logging; the work is the library's.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use ferrule_daemon::{CommonArgs, start_logging};
+use ipamd::Moving;
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -15,6 +16,22 @@ use std::process::ExitCode;
 struct Cli {
     #[command(flatten)]
     common: CommonArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Takes over the addresses of pods that host-local gave theirs; they run on
+    ///
+    /// For a node that leaves bridge, ptp or flannel. ipamd must not run, and neither must anything that starts or ends pods
+    /// (kubelet, the container runtime's requests). An address counts if it is up in some network namespace. Conflicts
+    /// with leases or with the node's own addresses are named, and then nothing is taken over. Needs root.
+    Import(Moving),
+    /// Writes the leases back as host-local's files, so that it goes on where ipamd stops
+    ///
+    /// The way back of `import`, with the same options. ipamd and whatever starts pods must not run. Needs root.
+    Export(Moving),
 }
 
 fn main() -> ExitCode {
@@ -30,8 +47,12 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
     start_logging(&cli.common.log)?;
-    let config = cli.common.load_config()?;
+    match &cli.command {
+        Some(Command::Import(moving)) => return Ok(ipamd::import(&cli.common, moving)?),
+        Some(Command::Export(moving)) => return Ok(ipamd::export(&cli.common, moving)?),
+        None => {}
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(ipamd::run(config, cli.common.runtime_dir.clone()))?;
+    runtime.block_on(ipamd::run(&cli.common))?;
     Ok(())
 }

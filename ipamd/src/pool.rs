@@ -9,10 +9,11 @@
 //!
 //! Memory follows what was given, never the size of the subnet: a /64 costs what its leases cost.
 
-use ferrule_wire::Family;
+use ferrule_wire::{AddressRange, Family};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
 /// From this many released addresses on, the one released longest ago is preferred to a fresh one, so that the line
@@ -20,7 +21,7 @@ use std::time::Duration;
 const LINE_CAP: usize = 1 << 16;
 
 /// A pool as configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolSpec {
     /// Its name.
     pub name: String,
@@ -28,6 +29,30 @@ pub struct PoolSpec {
     pub subnets: Vec<IpNetwork>,
     /// Addresses and networks that are never given: gateways, other machines.
     pub reserved: Vec<IpNetwork>,
+    /// A subnet that has some of these gives only addresses inside them.
+    pub ranges: Vec<AddressRange>,
+}
+
+/// What a caller asks a pool for, beyond an address of each family.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Exactly these, at most one of a family.
+    pub requested: &'a [IpAddr],
+    /// Only addresses inside one of these, for the families that occur.
+    pub ranges: &'a [AddressRange],
+}
+
+/// Why a pool gives nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No address is left; the counts of the family, or of its part inside the ranges that were asked for.
+    Exhausted(Counts),
+    /// The requested address is given.
+    InUse(IpAddr),
+    /// The requested address is none that this pool gives.
+    NotOurs(IpAddr),
+    /// No address of the range is one that this pool gives.
+    Outside(AddressRange),
 }
 
 /// An address taken from a pool.
@@ -50,7 +75,7 @@ pub struct Counts {
     pub in_use: u64,
     /// Released, within the cooldown.
     pub resting: u64,
-    /// Never given.
+    /// Never given: network, broadcast, reserved, and what the configured ranges leave out.
     pub reserved: u128,
     /// All addresses of the subnets.
     pub size: u128,
@@ -86,10 +111,23 @@ impl Pool {
     /// Gives one address of each family, all or none.
     ///
     /// # Errors
-    /// The counts of the first family that has none left.
-    pub fn allocate(&mut self, now: Duration) -> Result<Vec<Taken>, Counts> {
-        let next = self.next(now)?;
-        Ok(self.spaces.iter_mut().zip(next).map(|(space, number)| space.take(number)).collect())
+    /// Why the first family that cannot give one does not.
+    pub fn allocate(&mut self, wish: Wish<'_>, now: Duration) -> Result<Vec<Taken>, Refusal> {
+        if let Some(&stray) = wish.requested.iter().find(|&&address| !self.may_give(address)) {
+            return Err(Refusal::NotOurs(stray));
+        }
+        if let Some(&stray) = wish.ranges.iter().find(|range| !self.spaces.iter().any(|s| s.meets(range))) {
+            return Err(Refusal::Outside(stray));
+        }
+        let choose = |space: &mut Space| space.choose(wish, now);
+        let chosen = self.spaces.iter_mut().map(choose).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.spaces.iter_mut().zip(chosen).map(|(space, number)| space.take(number)).collect())
+    }
+
+    /// Whether the address is one that this pool gives, now or once it is free.
+    #[must_use]
+    pub fn may_give(&self, address: IpAddr) -> bool {
+        self.spaces.iter().any(|s| s.family == family_of(address) && s.may_give(number_of(address)))
     }
 
     /// Whether [`allocate`](Self::allocate) would succeed now.
@@ -97,11 +135,9 @@ impl Pool {
     /// # Errors
     /// As that one's.
     pub fn probe(&mut self, now: Duration) -> Result<(), Counts> {
-        self.next(now).map(drop)
-    }
-
-    fn next(&mut self, now: Duration) -> Result<Vec<u128>, Counts> {
-        self.spaces.iter_mut().map(|space| space.next(now).ok_or_else(|| space.counts(now))).collect()
+        let full =
+            self.spaces.iter_mut().find_map(|space| space.next(now).is_none().then(|| space.counts(now)));
+        full.map_or(Ok(()), Err)
     }
 
     /// Takes an address back. `false` if this pool did not give it or it is not the pool's any more.
@@ -120,6 +156,12 @@ impl Pool {
         self.space(address).is_some_and(|space| space.restore_released(number_of(address), released_at))
     }
 
+    /// Whether it has subnets of this family.
+    #[must_use]
+    pub fn has_family(&self, family: Family) -> bool {
+        self.spaces.iter().any(|space| space.family == family)
+    }
+
     /// Whether this pool holds the address as given.
     #[must_use]
     pub fn has_given(&self, address: IpAddr) -> bool {
@@ -129,6 +171,20 @@ impl Pool {
     /// Released addresses with the time of their release, longest ago first within a family.
     pub fn released(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
         self.spaces.iter().flat_map(|s| s.line.iter().map(|&(at, number)| (s.address_of(number), at)))
+    }
+
+    /// The addresses that rest at `now`, released behind (`time`, `address`), longest ago first; at most `most`.
+    pub(crate) fn resting(
+        &self,
+        after: Option<(Duration, IpAddr)>,
+        now: Duration,
+        most: usize,
+    ) -> Vec<(Duration, IpAddr)> {
+        let spaces = self.spaces.iter();
+        let mut found: Vec<_> = spaces.flat_map(|space| space.resting(after, now).take(most)).collect();
+        found.sort_unstable();
+        found.truncate(most);
+        found
     }
 
     /// The counts of each family.
@@ -169,7 +225,12 @@ impl Space {
         let subnets = ours(&spec.subnets);
         let mut reserved: Vec<_> = ours(&spec.reserved).iter().map(bounds).collect();
         reserved.sort_unstable();
-        let stretches: Vec<_> = subnets.iter().flat_map(|s| without(hosts(s), &reserved)).collect();
+        let ranges: Vec<_> = spec.ranges.iter().filter_map(|range| numbers_of(family, range)).collect();
+        let stretches: Vec<_> = subnets
+            .iter()
+            .flat_map(|subnet| inside(subnet, &ranges))
+            .flat_map(|stretch| without(stretch, &reserved))
+            .collect();
         Self {
             family,
             subnets,
@@ -211,6 +272,40 @@ impl Space {
             self.cursor.1 += 1;
         }
         None
+    }
+
+    /// The address that meets the wish.
+    fn choose(&mut self, wish: Wish<'_>, now: Duration) -> Result<u128, Refusal> {
+        let requested = wish.requested.iter().copied().find(|&address| family_of(address) == self.family);
+        if let Some(address) = requested {
+            let number = number_of(address);
+            return if self.given.contains(&number) { Err(Refusal::InUse(address)) } else { Ok(number) };
+        }
+        let ranges: Vec<_> = wish.ranges.iter().filter_map(|range| numbers_of(self.family, range)).collect();
+        if ranges.is_empty() {
+            return self.next(now).ok_or_else(|| Refusal::Exhausted(self.counts(now)));
+        }
+        let stretches = self.stretches_in(&ranges);
+        // Passes at most as many addresses as are given or in the line.
+        let fresh =
+            stretches.iter().find_map(|&(first, last)| (first..=last).find(|&number| !self.is_known(number)));
+        let among = |number: &u128| stretches.iter().any(|&(first, last)| (first..=last).contains(number));
+        let longest = || self.line.iter().map(|&(_, number)| number).find(among);
+        fresh.or_else(longest).ok_or_else(|| Refusal::Exhausted(self.counts_in(&ranges, now)))
+    }
+
+    /// Whether there is an address in the range that may be given.
+    fn meets(&self, range: &AddressRange) -> bool {
+        numbers_of(self.family, range).is_some_and(|range| !self.stretches_in(&[range]).is_empty())
+    }
+
+    /// What may be given inside the ranges, in the order of use.
+    fn stretches_in(&self, ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
+        let parts = self
+            .stretches
+            .iter()
+            .flat_map(|&stretch| ranges.iter().filter_map(move |&range| common(stretch, range)));
+        parts.collect()
     }
 
     fn take(&mut self, number: u128) -> Taken {
@@ -266,6 +361,43 @@ impl Space {
         }
     }
 
+    fn resting(
+        &self,
+        after: Option<(Duration, IpAddr)>,
+        now: Duration,
+    ) -> impl Iterator<Item = (Duration, IpAddr)> {
+        let from = match after {
+            // Of one time, addresses are in order, IPv4 before IPv6.
+            Some((at, address)) if family_of(address) == self.family => Excluded((at, number_of(address))),
+            Some((at, _)) if self.family == Family::Ipv4 => Excluded((at, u128::MAX)),
+            Some((at, _)) => Included((at, 0)),
+            None => Unbounded,
+        };
+        let resting = self.line.range((from, Unbounded)).filter(move |(at, _)| *at + self.cooldown > now);
+        resting.map(|&(at, number)| (at, self.address_of(number)))
+    }
+
+    /// The counts of what lies inside the ranges.
+    fn counts_in(&self, ranges: &[(u128, u128)], now: Duration) -> Counts {
+        let among = |number: u128| ranges.iter().any(|&(first, last)| (first..=last).contains(&number));
+        let in_use = self.given.iter().filter(|&&number| among(number)).count() as u64;
+        let rests = |at: Duration| at + self.cooldown > now;
+        let line = self.line.iter().filter(|&&(at, number)| rests(at) && among(number));
+        let resting = line.count() as u64;
+        let size = ranges.iter().copied().map(length).fold(0, u128::saturating_add);
+        let stretches = self.stretches_in(ranges);
+        let givable = stretches.into_iter().map(length).fold(0, u128::saturating_add);
+        Counts {
+            family: self.family,
+            subnets: self.subnets.clone(),
+            in_use,
+            resting,
+            reserved: size.saturating_sub(givable),
+            size,
+            free: givable.saturating_sub(u128::from(in_use) + u128::from(resting)),
+        }
+    }
+
     fn address_of(&self, number: u128) -> IpAddr {
         match self.family {
             // Numbers of an IPv4 space come from IPv4 addresses, so the cut loses nothing.
@@ -288,6 +420,30 @@ fn number_of(address: IpAddr) -> u128 {
         IpAddr::V4(v4) => v4.to_bits().into(),
         IpAddr::V6(v6) => v6.to_bits(),
     }
+}
+
+/// First and last number of a range, if it is of this family and not empty.
+fn numbers_of(family: Family, range: &AddressRange) -> Option<(u128, u128)> {
+    let (first, last) = (number_of(range.first), number_of(range.last));
+    let ours = family_of(range.first) == family && family_of(range.last) == family;
+    (ours && first <= last).then_some((first, last))
+}
+
+/// The stretches of a subnet's hosts: those inside its ranges if it has some, else all. Ranges are taken in order, which
+/// is the order of use.
+fn inside(subnet: &IpNetwork, ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
+    let whole = bounds(subnet);
+    let mut own = ranges.iter().filter(|&&range| common(whole, range).is_some()).peekable();
+    if own.peek().is_none() {
+        return vec![hosts(subnet)];
+    }
+    own.filter_map(|&range| common(hosts(subnet), range)).collect()
+}
+
+/// What two stretches have in common.
+fn common(one: (u128, u128), other: (u128, u128)) -> Option<(u128, u128)> {
+    let (first, last) = (one.0.max(other.0), one.1.min(other.1));
+    (first <= last).then_some((first, last))
 }
 
 /// First and last address of a network.

@@ -3,6 +3,8 @@
 use crate::pool::PoolSpec;
 use crate::service::Settings;
 use ferrule_config::{Config, NodeFile};
+use ferrule_wire::AddressRange;
+use std::path::Path;
 
 /// Name of the pool of `node.json`.
 pub(crate) const NODE_POOL: &str = "node";
@@ -10,20 +12,27 @@ pub(crate) const NODE_POOL: &str = "node";
 /// The settings that follow from configuration and `node.json`. `node` is the last good state of the file, `fault` what
 /// was wrong when it was last read.
 pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&str>) -> Settings {
-    let configured = config.ipam.pools.iter().map(|pool| PoolSpec {
+    let (known, waiting): (Vec<_>, Vec<_>) =
+        config.ipam.pools.iter().partition(|pool| !pool.subnets.is_empty());
+    let configured = known.into_iter().map(|pool| PoolSpec {
         name: pool.name.clone(),
         subnets: pool.subnets.clone(),
         reserved: pool.reserved.clone(),
+        ranges: pool.ranges.iter().map(|&(first, last)| AddressRange { first, last }).collect(),
     });
     let mut pools: Vec<PoolSpec> = configured.collect();
     let cidrs = node.map(|node| node.pod_cidrs.clone()).unwrap_or_default();
-    if pools.is_empty() && !cidrs.is_empty() {
-        pools.push(PoolSpec { name: NODE_POOL.to_owned(), subnets: cidrs, reserved: Vec::new() });
+    if config.ipam.pools.is_empty() && !cidrs.is_empty() {
+        pools.push(PoolSpec { name: NODE_POOL.to_owned(), subnets: cidrs, ..PoolSpec::default() });
     }
-    let why_no_pool = match (node, fault) {
-        (None, None) => "routed has not written node.json yet; start routed, or set [[ipam.pool]]".to_owned(),
-        (None, Some(fault)) => format!("node.json cannot be used: {fault}"),
-        (Some(node), _) => format!("routed knows no pod CIDR of the node {:?} yet", node.node),
+    let file = waiting.first().and_then(|pool| pool.subnet_env.as_ref());
+    let why_no_pool = match (file, node, fault) {
+        (Some(file), ..) => waits_for(file),
+        (None, None, None) => {
+            "routed has not written node.json yet; start routed, or set [[ipam.pool]]".to_owned()
+        }
+        (None, None, Some(fault)) => format!("node.json cannot be used: {fault}"),
+        (None, Some(node), _) => format!("routed knows no pod CIDR of the node {:?} yet", node.node),
     };
     Settings {
         pools,
@@ -34,10 +43,17 @@ pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&
     }
 }
 
+fn waits_for(file: &Path) -> String {
+    format!(
+        "flannel has not written {} yet, or it cannot be used (the log says why); start flannel, or set `subnets` in \
+         [[ipam.pool]]",
+        file.display()
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     fn config(text: &str) -> Config {
         Config::parse(text, Path::new("ferrule.toml")).unwrap()

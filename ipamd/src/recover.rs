@@ -1,6 +1,6 @@
 //! What the store holds, turned into a service. Pure.
 
-use crate::service::{Change, Service, Settings};
+use crate::service::{Change, Former, Released, Service, Settings};
 use crate::store::{Batch, Contents};
 use ferrule_wire::Attachment;
 use ipnetwork::IpNetwork;
@@ -20,8 +20,9 @@ pub struct Doubled {
 
 /// A service that goes on where the store's last commit left it, and what the store is to be told of it.
 ///
-/// Times of another boot mean nothing now: the addresses released then rest anew from now on. Leases stay,
-/// whatever boot they are of: an address that may be in use is never given.
+/// A reboot ended all namespaces, and with them every lease of the boot before: wherever the store lies, what it holds of
+/// another boot is over. Its times mean nothing now, so all addresses rest anew from now on. Of a store that does not say
+/// which boot it is of, leases stay: an address that may be in use is never given.
 ///
 /// # Errors
 /// An address has two leases: nothing may be given out.
@@ -35,14 +36,30 @@ pub fn recover(
     let mut batch = Batch::default();
     if contents.boot_id.as_deref() != Some(boot_id) {
         batch.boot_id = Some(boot_id.to_owned());
-        for (address, at) in &mut contents.holdings.released {
-            *at = now;
-            batch.changes.push(Change::Released { address: *address, at: now });
+        for released in &mut contents.holdings.released {
+            released.at = now;
+            batch.changes.push(Change::Released(released.clone()));
+        }
+        if contents.boot_id.is_some() {
+            end_all(&mut contents, now, &mut batch.changes);
         }
     }
     let mut service = Service::new(settings, contents.holdings);
     batch.changes.extend(service.forget_rested(now));
     Ok((service, batch))
+}
+
+/// Ends every lease; the addresses rest from now on.
+fn end_all(contents: &mut Contents, now: Duration, changes: &mut Vec<Change>) {
+    for lease in std::mem::take(&mut contents.holdings.leases) {
+        let of = Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() };
+        for address in lease.addresses.iter().map(IpNetwork::ip) {
+            let released = Released { address, at: now, of: Some(of.clone()) };
+            contents.holdings.released.push(released.clone());
+            changes.push(Change::Released(released));
+        }
+        changes.push(Change::Ended(lease));
+    }
 }
 
 fn once_each(contents: &Contents) -> Result<(), Doubled> {
@@ -67,7 +84,7 @@ mod tests {
 
     fn settings() -> Settings {
         let subnets = vec!["10.0.0.0/31".parse().unwrap()];
-        let pools = vec![PoolSpec { name: "node".into(), subnets, reserved: Vec::new() }];
+        let pools = vec![PoolSpec { name: "node".into(), subnets, ..PoolSpec::default() }];
         let cooldown = Duration::from_secs(30);
         Settings { pools, cooldown, mtu: None, why_no_pool: String::new() }
     }
@@ -88,19 +105,16 @@ mod tests {
     }
 
     fn contents(boot_id: Option<&str>, leases: Vec<Lease>, released: &[(&str, u64)]) -> Contents {
-        let released =
-            released.iter().map(|(ip, at)| (ip.parse().unwrap(), Duration::from_secs(*at))).collect();
+        let released = released.iter().map(|(ip, at)| released_at(ip, Duration::from_secs(*at))).collect();
         Contents { boot_id: boot_id.map(str::to_owned), holdings: Holdings { leases, released } }
     }
 
+    fn released_at(ip: &str, at: Duration) -> Released {
+        Released { address: ip.parse().unwrap(), at, of: None }
+    }
+
     fn next(service: &mut Service, now: u64) -> String {
-        let call = Allocate {
-            attachment: attachment("next"),
-            pool: None,
-            pod: None,
-            netns: None,
-            deadline_ms: None,
-        };
+        let call = Allocate::new(attachment("next"));
         match service.handle(Request::Allocate(call), Duration::from_secs(now), &mut Vec::new()) {
             Ok(Answer::Allocate(reply)) => reply.lease.addresses[0].to_string(),
             other => panic!("{other:?}"),
@@ -125,13 +139,28 @@ mod tests {
     }
 
     #[test]
-    fn in_another_boot_leases_stay_and_addresses_rest_anew() {
+    fn another_boot_ends_all_leases_and_addresses_rest_anew() {
         let contents = contents(Some("old"), vec![lease("a", "10.0.0.0/32")], &[("10.0.0.1", 90_000)]);
         let now = Duration::from_secs(3);
-        let (service, batch) = recover(contents, settings(), "new", now).unwrap();
-        assert_eq!(service.len(), 1);
+        let (mut service, batch) = recover(contents, settings(), "new", now).unwrap();
+        assert!(service.is_empty());
         assert_eq!(batch.boot_id.as_deref(), Some("new"));
-        assert_eq!(batch.changes, [Change::Released { address: "10.0.0.1".parse().unwrap(), at: now }]);
+        let of = Some(Former { attachment: attachment("a"), pod: None });
+        let ended = Released { address: "10.0.0.0".parse().unwrap(), at: now, of };
+        let expected = [
+            Change::Released(released_at("10.0.0.1", now)),
+            Change::Released(ended),
+            Change::Ended(lease("a", "10.0.0.0/32")),
+        ];
+        assert_eq!(batch.changes, expected);
+        assert_eq!(next(&mut service, 4), "10.0.0.0/32", "both rest, and nothing else is left");
+    }
+
+    #[test]
+    fn a_store_that_does_not_know_its_boot_keeps_its_leases() {
+        let contents = contents(None, vec![lease("a", "10.0.0.0/32")], &[]);
+        let (service, batch) = recover(contents, settings(), "new", Duration::ZERO).unwrap();
+        assert_eq!((service.len(), batch.changes), (1, Vec::new()));
     }
 
     #[test]

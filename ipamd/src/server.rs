@@ -86,6 +86,7 @@ fn greet(
             drop(callers.spawn(converse(stream, handle.clone(), limits, stopped.clone())));
         }
         Ok(uid) => {
+            handle.metrics().refused();
             tracing::warn!(uid, "refused a caller: only root and the daemon's own user may call");
             drop(callers.spawn(refuse(stream, limits)));
         }

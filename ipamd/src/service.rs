@@ -5,16 +5,19 @@
 //! changes durable and undoing them when the store fails lives in `writer`.
 
 use crate::check;
-use crate::pool::{Counts, Pool, PoolSpec};
+use crate::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
+use crate::resting::Formers;
 use ferrule_wire::{
-    Allocate, AllocateReply, Attachment, CallError, Check, CheckReply, Collect, CollectReply, Lease,
-    PoolStatus, PoolsReply, ReleaseReply, StatusReply,
+    Allocate, AllocateReply, Attachment, CallError, Check, CheckReply, Collect, CollectReply, Family, Lease,
+    PoolStatus, PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
 };
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::ops::Bound;
 use std::time::Duration;
+
+pub use crate::resting::Former;
 
 /// Most leases in one answer: at the longest names that [`check`] lets through, they fit in one message.
 pub const PAGE: usize = 64;
@@ -27,14 +30,20 @@ pub enum Change {
     /// A lease ended.
     Ended(Lease),
     /// An address was released.
-    Released {
-        /// The address.
-        address: IpAddr,
-        /// When, on the boot clock.
-        at: Duration,
-    },
+    Released(Released),
     /// The release of an address does not matter any more.
     Forgotten(IpAddr),
+}
+
+/// A released address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// The address.
+    pub address: IpAddr,
+    /// When, on the boot clock.
+    pub at: Duration,
+    /// Whose it was, for people who ask why it rests.
+    pub of: Option<Former>,
 }
 
 /// What the store holds: all there is to know apart from the configuration.
@@ -42,8 +51,8 @@ pub enum Change {
 pub struct Holdings {
     /// Leases.
     pub leases: Vec<Lease>,
-    /// Released addresses and when, on the boot clock.
-    pub released: Vec<(IpAddr, Duration)>,
+    /// Released addresses.
+    pub released: Vec<Released>,
 }
 
 /// What the configuration and `node.json` say.
@@ -69,7 +78,7 @@ pub enum Request {
     /// See the interface file.
     Check(Check),
     /// See the interface file.
-    Status,
+    Status(Status),
     /// See the interface file.
     Collect(Collect),
     /// The next leases behind this attachment, at most [`PAGE`]: a part of `List`.
@@ -79,12 +88,18 @@ pub enum Request {
     },
     /// See the interface file.
     Pools,
+    /// The next resting addresses behind this one and the time of its release, at most [`PAGE`]: a part of `Resting`.
+    Resting {
+        /// Name of the pool; `None` = all.
+        pool: Option<String>,
+        /// The last one of the page before.
+        after: Option<(Duration, IpAddr)>,
+    },
 }
 
 /// A success.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the frequent one, and lives for one call")]
 #[expect(missing_docs, reason = "each variant is the reply of the method it is called after")]
 pub enum Answer {
     Allocate(AllocateReply),
@@ -94,6 +109,18 @@ pub enum Answer {
     Collect(CollectReply),
     Leases(ferrule_wire::ListReply),
     Pools(PoolsReply),
+    Resting(RestingPage),
+}
+
+/// A part of the answer to `Resting`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RestingPage {
+    /// The part.
+    #[serde(flatten)]
+    pub reply: RestingReply,
+    /// Behind which the next one begins.
+    #[serde(skip)]
+    pub last: Option<(Duration, IpAddr)>,
 }
 
 /// The leases and the pools they come from.
@@ -103,6 +130,8 @@ pub struct Service {
     pools: Vec<Pool>,
     /// Released addresses that no pool gives now, for the case that their subnet comes back within their cooldown.
     homeless: BTreeMap<IpAddr, Duration>,
+    /// Who had the addresses that rest.
+    formers: Formers,
     settings: Settings,
 }
 
@@ -111,8 +140,10 @@ impl Service {
     #[must_use]
     pub fn new(settings: Settings, holdings: Holdings) -> Self {
         let leases = holdings.leases.into_iter().map(|lease| (lease.attachment.clone(), lease)).collect();
-        let mut service = Self { leases, pools: Vec::new(), homeless: BTreeMap::new(), settings };
-        service.place(holdings.released);
+        let formers = Formers::new(&holdings.released);
+        let mut service = Self { leases, pools: Vec::new(), homeless: BTreeMap::new(), formers, settings };
+        service
+            .place(holdings.released.into_iter().map(|released| (released.address, released.at)).collect());
         service
     }
 
@@ -168,12 +199,15 @@ impl Service {
                 Ok(Answer::Release(ReleaseReply { released }))
             }
             Request::Check(call) => self.check(call).map(Answer::Check),
-            Request::Status => self.status(now).map(Answer::Status),
+            Request::Status(call) => self.status(call.pool, now).map(Answer::Status),
             Request::Collect(call) => Ok(Answer::Collect(self.collect(&call, now, changes))),
             Request::Leases { after } => {
                 Ok(Answer::Leases(ferrule_wire::ListReply { leases: self.leases_after(after) }))
             }
             Request::Pools => Ok(Answer::Pools(self.pools(now))),
+            Request::Resting { pool, after } => {
+                self.resting(pool.as_deref(), after, now).map(Answer::Resting)
+            }
         }
     }
 
@@ -186,10 +220,24 @@ impl Service {
         check::allocate(&call)?;
         let mtu = self.settings.mtu;
         if let Some(lease) = self.leases.get(&call.attachment) {
-            return Ok(AllocateReply { lease: lease.clone(), existing: true, mtu });
+            return match call.requested.iter().all(|&ip| lease.addresses.contains(&IpNetwork::from(ip))) {
+                true => Ok(AllocateReply { lease: lease.clone(), existing: true, mtu }),
+                false => Err(CallError::LeaseMismatch {
+                    attachment: call.attachment,
+                    leased: lease.addresses.clone(),
+                    claimed: call.requested.into_iter().map(IpNetwork::from).collect(),
+                }),
+            };
         }
-        let pool = self.pool(call.pool)?;
-        let taken = pool.allocate(now).map_err(|counts| exhausted(pool.name(), &counts))?;
+        let pool = self.pool_for(call.pool, &call.requested)?;
+        let wish = Wish { requested: &call.requested, ranges: &call.ranges };
+        let taken = match pool.allocate(wish, now) {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                let name = pool.name().to_owned();
+                return Err(self.refused(&name, refusal));
+            }
+        };
         let lease = Lease {
             attachment: call.attachment,
             addresses: taken.iter().map(|taken| IpNetwork::from(taken.address)).collect(),
@@ -198,8 +246,10 @@ impl Service {
             netns: call.netns,
             given_at_boottime_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         };
-        let had = taken.iter().filter(|taken| taken.was_released);
-        changes.extend(had.map(|taken| Change::Forgotten(taken.address)));
+        for taken in taken.iter().filter(|taken| taken.was_released) {
+            self.formers.forget(taken.address);
+            changes.push(Change::Forgotten(taken.address));
+        }
         changes.push(Change::Given(lease.clone()));
         self.leases.insert(lease.attachment.clone(), lease.clone());
         Ok(AllocateReply { lease, existing: false, mtu })
@@ -217,7 +267,9 @@ impl Service {
             if !self.pools.iter_mut().any(|pool| pool.release(address, now)) {
                 self.homeless.insert(address, now);
             }
-            changes.push(Change::Released { address, at: now });
+            let of = Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() };
+            self.formers.keep(address, now, of.clone(), self.settings.cooldown);
+            changes.push(Change::Released(Released { address, at: now, of: Some(of) }));
         }
         Some(lease)
     }
@@ -236,8 +288,8 @@ impl Service {
         Err(CallError::LeaseMismatch { attachment, leased, claimed })
     }
 
-    fn status(&mut self, now: Duration) -> Result<StatusReply, CallError> {
-        let pool = self.pool(None)?;
+    fn status(&mut self, pool: Option<String>, now: Duration) -> Result<StatusReply, CallError> {
+        let pool = self.pool(pool)?;
         pool.probe(now).map_err(|counts| exhausted(pool.name(), &counts))?;
         Ok(StatusReply {})
     }
@@ -272,15 +324,114 @@ impl Service {
             free: counts.free.to_string(),
         };
         let pools = self.pools.iter();
-        PoolsReply { pools: pools.flat_map(|pool| pool.counts(now).map(|c| status(pool, c))).collect() }
+        let mut pools: Vec<_> = pools.flat_map(|pool| pool.counts(now).map(|c| status(pool, c))).collect();
+        pools.extend(self.withdrawn());
+        PoolsReply { pools }
+    }
+
+    /// Pools, or families of a pool, that are no more but have leases yet.
+    fn withdrawn(&self) -> impl Iterator<Item = PoolStatus> {
+        let is_there =
+            |name: &str, family| self.pools.iter().any(|pool| pool.name() == name && pool.has_family(family));
+        let mut draining: BTreeMap<(&str, Family), u64> = BTreeMap::new();
+        for lease in self.leases.values() {
+            for family in lease.addresses.iter().map(Family::of) {
+                if !is_there(&lease.pool, family) {
+                    *draining.entry((&lease.pool, family)).or_default() += 1;
+                }
+            }
+        }
+        draining.into_iter().map(|((name, family), draining)| PoolStatus {
+            name: name.to_owned(),
+            family,
+            subnets: Vec::new(),
+            in_use: 0,
+            resting: 0,
+            reserved: "0".to_owned(),
+            size: "0".to_owned(),
+            free: "0".to_owned(),
+            draining,
+        })
     }
 
     /// Addresses of one family that leases of this pool hold and the pool may not give any more.
     fn draining(&self, pool: &Pool, counts: &Counts) -> u64 {
         let leases = self.leases.values().filter(|lease| lease.pool == pool.name());
         let addresses = leases.flat_map(|lease| &lease.addresses);
-        let ours = addresses.filter(|address| ferrule_wire::Family::of(address) == counts.family);
+        let ours = addresses.filter(|address| Family::of(address) == counts.family);
         ours.filter(|address| !pool.has_given(address.ip())).count() as u64
+    }
+
+    fn resting(
+        &mut self,
+        pool: Option<&str>,
+        after: Option<(Duration, IpAddr)>,
+        now: Duration,
+    ) -> Result<RestingPage, CallError> {
+        if pool.is_some() {
+            self.pool(pool.map(str::to_owned))?;
+        }
+        let asked = |name: &str| pool.is_none_or(|asked| asked == name);
+        let pools = self.pools.iter().filter(|pool| asked(pool.name()));
+        let mut found: Vec<_> = pools
+            .flat_map(|pool| {
+                let resting = pool.resting(after, now, PAGE).into_iter();
+                resting.map(|(at, address)| (at, address, pool.name().to_owned()))
+            })
+            .collect();
+        found.sort_unstable();
+        found.truncate(PAGE);
+        let last = found.last().map(|&(at, address, _)| (at, address));
+        let addresses = found.into_iter().map(|found| self.rest(found, now)).collect();
+        Ok(RestingPage { reply: RestingReply { addresses }, last })
+    }
+
+    fn rest(&self, (at, address, pool): (Duration, IpAddr, String), now: Duration) -> Rest {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let former = self.formers.of(address);
+        Rest {
+            address: address.to_string(),
+            pool,
+            released_at_boottime_ms: millis(at),
+            left_ms: millis((at + self.settings.cooldown).saturating_sub(now)),
+            attachment: former.map(|former| former.attachment.clone()),
+            pod: former.and_then(|former| former.pod.clone()),
+        }
+    }
+
+    /// The pool named, else the one that has the first of the requested addresses, else the node's first.
+    fn pool_for(&mut self, name: Option<String>, requested: &[IpAddr]) -> Result<&mut Pool, CallError> {
+        let owner = requested.first().and_then(|&ip| self.pools.iter().find(|pool| pool.may_give(ip)));
+        let name = name.or_else(|| owner.map(|pool| pool.name().to_owned()));
+        self.pool(name)
+    }
+
+    /// A pool's refusal as the caller is told it.
+    fn refused(&self, pool: &str, refusal: Refusal) -> CallError {
+        let argument = |field: &str, reason| CallError::InvalidArgument { field: field.to_owned(), reason };
+        match refusal {
+            Refusal::Exhausted(counts) => exhausted(pool, &counts),
+            Refusal::InUse(address) => match self.holder(address) {
+                Some(attachment) => CallError::AddressInUse { address, attachment },
+                None => argument("requested", format!("{address} is in use")),
+            },
+            Refusal::NotOurs(address) => argument(
+                "requested",
+                format!(
+                    "{address} is not an address that pool {pool:?} gives: see its subnets, ranges, reserved"
+                ),
+            ),
+            Refusal::Outside(range) => argument(
+                "ranges",
+                format!("{range} has no address that pool {pool:?} gives: see its subnets"),
+            ),
+        }
+    }
+
+    /// Whose lease holds the address. Looks through all of them: for errors.
+    fn holder(&self, address: IpAddr) -> Option<Attachment> {
+        let holds = |lease: &&Lease| lease.addresses.iter().any(|held| held.ip() == address);
+        self.leases.values().find(holds).map(|lease| lease.attachment.clone())
     }
 
     fn pool(&mut self, name: Option<String>) -> Result<&mut Pool, CallError> {

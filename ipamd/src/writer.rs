@@ -8,6 +8,7 @@
 //! for the same attachment: it was meant for the lease before, and must never end the one to come.
 
 use crate::clock::Clock;
+use crate::metrics::{self, Metrics};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
@@ -15,8 +16,9 @@ use crate::store::{Batch, Store, StoreError};
 use ferrule_wire::{CallError, ClaimError, QueueError, QueuedRelease};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
@@ -44,6 +46,7 @@ pub enum StartError {
 
 /// What the writer is asked to do.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large one is the frequent one, and lives for one call")]
 enum Job {
     Call(Call),
     Configure(Settings),
@@ -63,6 +66,7 @@ struct Call {
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
     clock: Clock,
+    metrics: Arc<Metrics>,
 }
 
 impl Handle {
@@ -72,6 +76,23 @@ impl Handle {
     /// # Errors
     /// As the interface file says.
     pub async fn ask(&self, request: Request, patience: Option<Duration>) -> Result<Answer, CallError> {
+        let (method, begun) = (metrics::method(&request), Instant::now());
+        let answered = self.perform(request, patience).await;
+        self.metrics.answered(method, begun.elapsed(), answered.as_ref().err());
+        answered
+    }
+
+    /// What is counted of the daemon's work.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) async fn perform(
+        &self,
+        request: Request,
+        patience: Option<Duration>,
+    ) -> Result<Answer, CallError> {
         let expires_at = patience.map(|patience| (self.clock)().saturating_add(patience));
         let (answer, answered) = oneshot::channel();
         let stopped = || CallError::StoreFailed { reason: "ipamd is stopping".to_owned() };
@@ -112,6 +133,7 @@ pub struct Writer {
     clock: Clock,
     /// The last commit failed: `Status` tries the store before it says that all is well.
     doubtful: bool,
+    metrics: Arc<Metrics>,
 }
 
 /// One batch in the making.
@@ -141,15 +163,16 @@ impl Writer {
         clock: Clock,
     ) -> Result<Self, StartError> {
         ferrule_wire::make_queue(&runtime_dir)?;
+        let metrics = Arc::default();
         let mut writer =
-            Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful: false };
+            Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful: false, metrics };
         writer.service = Some(writer.read_store()?);
         let mut round = Round::default();
         writer.claim_queue(&mut round)?;
         if !round.batch.is_empty() {
             writer.store.commit(&round.batch)?;
         }
-        finish(round);
+        finish(round, &writer.metrics);
         Ok(writer)
     }
 
@@ -165,7 +188,7 @@ impl Writer {
     /// [`StartError::Thread`].
     pub fn start(self) -> Result<(Handle, JoinHandle<()>), StartError> {
         let (jobs, waiting) = mpsc::channel(BACKLOG);
-        let handle = Handle { jobs, clock: self.clock.clone() };
+        let handle = Handle { jobs, clock: self.clock.clone(), metrics: Arc::clone(&self.metrics) };
         let named = thread::Builder::new().name("writer".to_owned());
         let thread = named.spawn(move || self.run(waiting)).map_err(StartError::Thread)?;
         Ok((handle, thread))
@@ -173,6 +196,7 @@ impl Writer {
 
     fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_CAP);
+        self.metrics.leases(self.leases());
         while waiting.blocking_recv_many(&mut jobs, BATCH_CAP) > 0 {
             self.round(jobs.drain(..));
         }
@@ -194,12 +218,16 @@ impl Writer {
             }
         }
         if round.batch.is_empty() {
-            return finish(round);
+            return finish(round, &self.metrics);
         }
-        match self.store.commit(&round.batch) {
+        let begun = Instant::now();
+        let committed = self.store.commit(&round.batch);
+        self.metrics.committed(begun.elapsed(), committed.is_ok());
+        match committed {
             Ok(()) => {
                 self.doubtful = false;
-                finish(round);
+                self.metrics.leases(self.leases());
+                finish(round, &self.metrics);
             }
             Err(error) => self.undo(round, &error),
         }
@@ -230,7 +258,7 @@ impl Writer {
         {
             self.claim(queued, now, round);
         }
-        if self.doubtful && matches!(request, Request::Status) {
+        if self.doubtful && matches!(request, Request::Status(_)) {
             // Something to write, so that the answer tells whether the store can be written again.
             round.batch.boot_id = Some(self.boot_id.clone());
         }
@@ -313,8 +341,9 @@ impl Writer {
 }
 
 /// The batch is durable: says so, to the log, to the queue and to the callers.
-fn finish(round: Round) {
+fn finish(round: Round, metrics: &Metrics) {
     for change in &round.batch.changes {
+        metrics.changed(change);
         log(change);
     }
     // Before the answers: whoever has one may allocate again, and a release still in the queue would end that lease.
@@ -333,7 +362,7 @@ fn log(change: &Change) {
     let (lease, what) = match change {
         Change::Given(lease) => (lease, "lease given"),
         Change::Ended(lease) => (lease, "lease released"),
-        Change::Released { .. } | Change::Forgotten(_) => return,
+        Change::Released(_) | Change::Forgotten(_) => return,
     };
     let addresses =
         lease.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",");

@@ -64,12 +64,12 @@ fn without_node_json_it_says_so_and_follows_it_when_it_comes() {
     let place = Place::new("");
     let _daemon = place.start();
     let mut client = place.client();
-    for error in [call_error(client.call(&Status {})), call_error(client.call(&allocate("a")))] {
+    for error in [call_error(client.call(&Status::default())), call_error(client.call(&allocate("a")))] {
         let CallError::NoPool { pool: None, reason } = &error else { panic!("{error:?}") };
         assert!(reason.contains("routed has not written node.json yet"), "{reason}");
     }
     place.write_node(&node("\"10.1.0.0/31\""));
-    until("node.json is taken", || client.call(&Status {}).is_ok());
+    until("node.json is taken", || client.call(&Status::default()).is_ok());
     let first = client.call(&allocate("a")).unwrap();
     assert_eq!((first.lease.addresses[0].to_string(), first.mtu), ("10.1.0.0/32".into(), Some(1450)));
 
@@ -85,7 +85,72 @@ fn without_node_json_it_says_so_and_follows_it_when_it_comes() {
     assert_eq!(client.call(&allocate("c")).unwrap().lease.addresses[0].to_string(), "10.2.0.1/32");
     fs::remove_file(place.runtime_dir().join("node.json")).unwrap();
     until("it is missed", || place.log().contains("no node.json: waiting"));
-    assert!(matches!(call_error(client.call(&Status {})), CallError::PoolExhausted { .. }));
+    assert!(matches!(call_error(client.call(&Status::default())), CallError::PoolExhausted { .. }));
+}
+
+/// `[[ipam.pool]]` of these subnets.
+fn pool_of(subnets: &str) -> String {
+    format!("[ipam]\ncooldown_s = 0\n[[ipam.pool]]\nname = \"own\"\nsubnets = [{subnets}]\n")
+}
+
+#[test]
+fn the_configuration_is_followed_and_withdrawn_subnets_drain() {
+    let place = Place::new(&pool_of("\"10.1.0.0/31\""));
+    let _daemon = place.start();
+    let mut client = place.client();
+    let mut first = |id: &str| client.call(&allocate(id)).map(|reply| reply.lease.addresses[0].to_string());
+    assert_eq!(first("a").unwrap(), "10.1.0.0/32");
+
+    // A file in the place of the file, as editors and configuration management do it.
+    let new = place.dir.path().join("new");
+    fs::write(&new, pool_of("\"10.2.0.0/31\"")).unwrap();
+    fs::rename(&new, place.dir.path().join("ferrule.toml")).unwrap();
+    until("the change counts", || place.log().contains("it counts from now on"));
+    assert_eq!(first("b").unwrap(), "10.2.0.0/32");
+    assert_eq!(first("a").unwrap(), "10.1.0.0/32", "its subnet drains, its lease stays");
+    let pools = place.client().call(&Pools {}).unwrap().pools;
+    assert_eq!((pools[0].draining, pools[0].in_use), (1, 1));
+
+    // A fault: named with its line, and the last good state stays.
+    fs::write(place.dir.path().join("ferrule.toml"), pool_of("\"10.2.0.1/31\"")).unwrap();
+    until("the fault is told", || place.log().contains("the last good one stays"));
+    assert!(place.log().contains("ferrule.toml:5:12: ipam.pool.subnets"), "{}", place.log_end());
+    place.client().call(&Release { attachment: attachment("a") }).unwrap();
+    assert_eq!(first("c").unwrap(), "10.2.0.1/32");
+    assert!(
+        matches!(call_error(first("d")), CallError::PoolExhausted { in_use: 2, .. }),
+        "withdrawn is withdrawn"
+    );
+}
+
+#[test]
+fn sighup_reads_the_files_again() {
+    let place = Place::new(&pool_of("\"10.1.0.0/31\""));
+    let daemon = place.start();
+    let mut client = place.client();
+    client.call(&Status::default()).unwrap();
+    nix::sys::signal::kill(daemon.pid(), nix::sys::signal::SIGHUP).unwrap();
+    until("the signal is heard", || place.log().contains("nothing in it changed"));
+    client.call(&Status::default()).unwrap();
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn addresses_and_ranges_can_be_requested() {
+    let place = Place::new(POOL);
+    let _daemon = place.start();
+    let mut client = place.client();
+    let mut call = allocate("a");
+    call.requested = vec!["10.9.0.77".parse().unwrap()];
+    let lease = client.call(&call).unwrap().lease;
+    assert_eq!(lease.addresses, ["10.9.0.77/32".parse().unwrap(), "fd09::1/128".parse().unwrap()]);
+    call.attachment = attachment("b");
+    let CallError::AddressInUse { attachment: holder, .. } = call_error(client.call(&call)) else { panic!() };
+    assert_eq!(holder, attachment("a"));
+    call.requested = Vec::new();
+    let (first, last) = ("fd09::77".parse().unwrap(), "fd09::78".parse().unwrap());
+    call.ranges = vec![ferrule_wire::AddressRange { first, last }];
+    assert_eq!(client.call(&call).unwrap().lease.addresses[1].ip(), first);
 }
 
 #[test]
@@ -151,12 +216,12 @@ fn the_watchdog_is_fed_when_the_service_manager_asks_for_it() {
 fn a_second_daemon_is_refused_and_harms_nobody() {
     let place = Place::new(POOL);
     let _daemon = place.start();
-    place.client().call(&Status {}).unwrap();
+    place.client().call(&Status::default()).unwrap();
     let second = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another ipamd serves"), "{said}");
-    place.client().call(&Status {}).unwrap();
+    place.client().call(&Status::default()).unwrap();
 }
 
 #[test]

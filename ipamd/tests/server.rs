@@ -34,7 +34,7 @@ impl Server {
         let pool = PoolSpec {
             name: "node".into(),
             subnets: vec!["10.0.0.0/16".parse().unwrap()],
-            reserved: Vec::new(),
+            ..PoolSpec::default()
         };
         let cooldown = Duration::from_secs(30);
         let settings = Settings { pools: vec![pool], cooldown, mtu: Some(1450), why_no_pool: String::new() };
@@ -93,13 +93,7 @@ fn attachment(container_id: &str) -> Attachment {
 }
 
 fn allocate(container_id: &str) -> Allocate {
-    Allocate {
-        attachment: attachment(container_id),
-        pool: None,
-        pod: None,
-        netns: None,
-        deadline_ms: Some(20_000),
-    }
+    Allocate { deadline_ms: Some(20_000), ..Allocate::new(attachment(container_id)) }
 }
 
 /// Everything until the server hangs up.
@@ -119,7 +113,7 @@ fn read_to_end(mut stream: UnixStream) -> String {
 fn a_life_of_a_lease() {
     let server = Server::start(|_| {});
     let mut client = server.client();
-    client.call(&Status {}).unwrap();
+    client.call(&Status::default()).unwrap();
     client.send(&allocate("a")).unwrap();
     let given = client.receive::<Allocate>().unwrap();
     assert_eq!((given.existing, given.mtu), (false, Some(1450)));
@@ -162,7 +156,7 @@ fn a_long_list_comes_in_several_messages() {
     assert!(messages > 1);
     let error = client.call(&List {}).unwrap_err();
     assert!(matches!(error, ClientError::Call(CallError::ExpectedMore {})), "{error}");
-    client.call(&Status {}).unwrap();
+    client.call(&Status::default()).unwrap();
 }
 
 #[test]
@@ -236,7 +230,7 @@ fn slow_silent_and_half_callers_are_not_noticed_by_others() {
     let read = slow.read(&mut reply).unwrap();
     assert_eq!(&reply[..read], b"{\"parameters\":{}}\0");
     drop((half, silent));
-    client.call(&Status {}).unwrap();
+    client.call(&Status::default()).unwrap();
 }
 
 #[test]
@@ -260,7 +254,7 @@ fn who_does_not_read_is_hung_up_on() {
     // Until the answers fill both buffers and the server gives up; then the pipe is broken.
     let broken = (0..100_000).find_map(|_| stream.write_all(call.as_bytes()).err());
     assert!(matches!(broken.map(|e| e.kind()), Some(ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)));
-    server.client().call(&Status {}).unwrap();
+    server.client().call(&Status::default()).unwrap();
 }
 
 #[test]
@@ -270,7 +264,7 @@ fn too_large_a_message_is_refused_and_its_sender_hung_up_on() {
     // The server hangs up in the middle, so the write may fail.
     let _ = stream.write_all(&vec![b' '; 4 * MESSAGE_CAP]);
     assert!(read_to_end(stream).contains("org.varlink.service.InvalidParameter"));
-    server.client().call(&Status {}).unwrap();
+    server.client().call(&Status::default()).unwrap();
 }
 
 #[test]
@@ -285,7 +279,7 @@ fn callers_beyond_the_bound_wait_for_a_place() {
     let server = Server::start(|limits| limits.connections = 2);
     let held = [server.raw(), server.raw()];
     let mut waiting = server.client();
-    waiting.send(&Status {}).unwrap();
+    waiting.send(&Status::default()).unwrap();
     waiting.set_deadline(Instant::now() + Duration::from_millis(200));
     assert!(matches!(waiting.receive::<Status>(), Err(ClientError::Deadline { .. })));
     drop(held);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use ferrule_wire::{
-    Allocate, AllocateReply, Attachment, CallError, ReleaseReply, find_queued, make_queue, queue_release,
-    queued,
+    Allocate, AllocateReply, Attachment, CallError, ReleaseReply, Status, find_queued, make_queue,
+    queue_release, queued,
 };
 use ipamd::clock::Clock;
 use ipamd::pool::PoolSpec;
@@ -56,7 +56,8 @@ impl Store for Gate {
 }
 
 fn settings(subnet: &str) -> Settings {
-    let pool = PoolSpec { name: "node".into(), subnets: vec![subnet.parse().unwrap()], reserved: Vec::new() };
+    let pool =
+        PoolSpec { name: "node".into(), subnets: vec![subnet.parse().unwrap()], ..PoolSpec::default() };
     Settings { pools: vec![pool], cooldown: COOLDOWN, mtu: None, why_no_pool: String::new() }
 }
 
@@ -78,13 +79,7 @@ async fn allocate_within(
     container_id: &str,
     patience: Option<Duration>,
 ) -> Result<AllocateReply, CallError> {
-    let call = Allocate {
-        attachment: attachment(container_id),
-        pool: None,
-        pod: None,
-        netns: None,
-        deadline_ms: None,
-    };
+    let call = Allocate::new(attachment(container_id));
     match handle.ask(Request::Allocate(call), patience).await? {
         Answer::Allocate(reply) => Ok(reply),
         other => panic!("{other:?}"),
@@ -230,7 +225,7 @@ async fn a_failed_release_leaves_the_lease() {
 async fn status_tells_of_a_failing_store_until_it_works_again() {
     let dir = tempfile::tempdir().unwrap();
     let (handle, faults) = with_faults(dir.path());
-    let status = async || handle.ask(Request::Status, None).await;
+    let status = async || handle.ask(Request::Status(Status::default()), None).await;
     assert!(status().await.is_ok());
     faults.fail_commits(2);
     assert!(is_store_failed(&allocate(&handle, "a").await));

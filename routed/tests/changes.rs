@@ -14,15 +14,15 @@ use ferrule_model::{
     Change, Family, IfName, LinkChange, LinkKind, NexthopId, Op, PROTOCOL, Route, RouteKey, family,
 };
 use ferrule_netlink::Kernel;
-use ferrule_netlink::fake::{FakeNetns, FakeWorld, State};
+use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use nix::errno::Errno;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use routed::apply::Applier;
-use routed::nodes::{Cluster, NodeChange};
-use world::{Watched, applier, backend, cluster, essence, machine, settle};
+use routed::nodes::Cluster;
+use world::{Watched, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle};
 
 /// What another program does on the node.
 #[derive(Debug, Clone)]
@@ -48,22 +48,6 @@ enum Step {
     Act(Act, Vec<bool>),
 }
 
-fn changes(before: &Cluster, after: &Cluster) -> Vec<NodeChange> {
-    let names: BTreeSet<_> = before.others.keys().chain(after.others.keys()).collect();
-    let change = |name: &String| NodeChange {
-        name: name.clone(),
-        before: before.others.get(name).cloned(),
-        after: after.others.get(name).cloned(),
-    };
-    names.into_iter().map(change).filter(|change| change.before != change.after).collect()
-}
-
-fn scratch(cluster: &Cluster, backend: Backend) -> State {
-    let (world, netns) = machine();
-    settle(&mut applier(&world, netns, backend), &world, cluster, &[]);
-    world.state(&netns)
-}
-
 fn fault() -> impl Strategy<Value = Option<(u64, Errno)>> {
     // Not ESRCH: a kernel that says that a thing is gone is believed.
     let errno = prop_oneof![Just(Errno::ENOBUFS), Just(Errno::EINVAL), Just(Errno::ENETDOWN)];
@@ -84,15 +68,6 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Act::DeviceMtu),
         Just(Act::DeleteDevice),
     ]
-}
-
-/// Clusters of one and the same node.
-fn clusters(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Cluster>> {
-    prop::collection::vec(cluster(), count).prop_map(|mut clusters| {
-        let own = clusters[0].own.clone();
-        clusters.iter_mut().for_each(|cluster| cluster.own.clone_from(&own));
-        clusters
-    })
 }
 
 fn story() -> impl Strategy<Value = Vec<Step>> {
@@ -191,7 +166,7 @@ fn told(before: &State, after: &State, act: Option<&Act>) -> Vec<Told> {
     all
 }
 
-fn hears(applier: &mut Applier<Watched>, told: &[Told]) -> bool {
+fn hears(applier: &mut Applier<Watched<FakeKernel>>, told: &[Told]) -> bool {
     let mut differs = false;
     for told in told {
         differs |= match told {
@@ -208,7 +183,7 @@ fn walk(
     netns: FakeNetns,
     backend: Backend,
     steps: &[(Cluster, Option<(u64, Errno)>)],
-) -> Applier<Watched> {
+) -> Applier<Watched<FakeKernel>> {
     let mut applier = applier(world, netns, backend);
     let mut now = Instant::now();
     let mut before: Option<&Cluster> = None;
@@ -236,7 +211,7 @@ fn walk(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn change_by_change_it_comes_to_the_same_as_from_scratch(

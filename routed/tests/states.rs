@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use world::{applier, backend, cluster, essence, faults, machine, settle, two_nodes};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_state_to_any_state(

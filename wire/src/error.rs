@@ -5,6 +5,7 @@ use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::net::IpAddr;
 
 /// An error reply of the daemon. It serialises as Varlink has it: `{"error": NAME, "parameters": {..}}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -12,8 +13,8 @@ use serde_json::{Map, Value};
 pub enum CallError {
     /// No address of this family is left.
     #[error(
-        "no {family} address is left in pool {pool:?} ({in_use} in use, {resting} resting, {reserved} reserved): \
-         add a subnet to the pool or delete pods"
+        "no {family} address is left in pool {pool:?} ({in_use} in use, {resting} resting, {reserved} reserved): {}",
+        remedy(*in_use)
     )]
     #[serde(rename = "io.ferrule.Ipam.PoolExhausted")]
     PoolExhausted {
@@ -37,6 +38,18 @@ pub enum CallError {
         pool: Option<String>,
         /// Why, and what to do.
         reason: String,
+    },
+    /// A requested address belongs to another attachment.
+    #[error(
+        "{address} is leased to {} of container {} in network {:?}: request another, or delete that pod",
+        attachment.ifname, attachment.container_id, attachment.network
+    )]
+    #[serde(rename = "io.ferrule.Ipam.AddressInUse")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        attachment: Attachment,
     },
     /// The attachment has no lease.
     #[error("{} of container {} in network {:?} has no lease", attachment.ifname, attachment.container_id, attachment.network)]
@@ -160,6 +173,16 @@ impl CallError {
             // A map of strings always serialises; the type of to_value cannot say so.
             Ok(_) | Err(_) => (Value::Null, Value::Object(Map::new())),
         }
+    }
+}
+
+/// What helps against exhaustion. Resting addresses are given before a pool counts as exhausted, so it is leases that
+/// fill it, unless there was never an address to give.
+const fn remedy(in_use: u64) -> &'static str {
+    if in_use == 0 {
+        "nothing is left to give, take addresses out of `reserved` or widen the ranges"
+    } else {
+        "add a subnet to the pool or delete pods"
     }
 }
 

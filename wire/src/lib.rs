@@ -18,12 +18,12 @@ pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
 pub use message::{
     Allocate, AllocateReply, Call, Check, CheckReply, Collect, CollectReply, GetInfo, GetInfoReply,
     GetInterfaceDescription, GetInterfaceDescriptionReply, List, ListReply, METHODS, Method, Pools,
-    PoolsReply, Release, ReleaseReply, Reply, Request, Status, StatusReply,
+    PoolsReply, Release, ReleaseReply, Reply, Request, Resting, RestingReply, Status, StatusReply,
 };
 pub use queue::{
     ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued,
 };
-pub use types::{Family, Lease, Pod, PoolStatus};
+pub use types::{AddressRange, Family, Lease, Pod, PoolStatus, Rest};
 
 /// Name of the interface.
 pub const INTERFACE: &str = "io.ferrule.Ipam";

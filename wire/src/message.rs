@@ -1,12 +1,13 @@
 //! Calls and replies as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
 
 use crate::error::CallError;
-use crate::types::{Lease, Pod, PoolStatus};
+use crate::types::{AddressRange, Lease, Pod, PoolStatus, Rest};
 use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use std::net::IpAddr;
 
 /// A method: its parameters are the type itself.
 pub trait Method: Serialize + DeserializeOwned {
@@ -59,6 +60,8 @@ methods! {
     List = "io.ferrule.Ipam.List" -> ListReply,
     /// All pools.
     Pools = "io.ferrule.Ipam.Pools" -> PoolsReply,
+    /// The addresses that rest.
+    Resting = "io.ferrule.Ipam.Resting" -> RestingReply,
     /// Who serves here.
     GetInfo = "org.varlink.service.GetInfo" -> GetInfoReply,
     /// The definition of an interface.
@@ -83,6 +86,28 @@ pub struct Allocate {
     /// How long the caller waits from now, in milliseconds: a call that waits longer in the daemon changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
+    /// Exactly these addresses, at most one of a family; families that do not occur get theirs as always.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub requested: Vec<IpAddr>,
+    /// Only addresses inside one of these, for the families that occur.
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<AddressRange>,
+}
+
+impl Allocate {
+    /// A call that leaves everything to the daemon; the fields say otherwise.
+    #[must_use]
+    pub const fn new(attachment: Attachment) -> Self {
+        Self {
+            attachment,
+            pool: None,
+            pod: None,
+            netns: None,
+            deadline_ms: None,
+            requested: Vec::new(),
+            ranges: Vec::new(),
+        }
+    }
 }
 
 /// Answer to [`Allocate`].
@@ -126,10 +151,14 @@ pub struct Check {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReply {}
 
-/// Would the next [`Allocate`] without a pool succeed?
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Would the next [`Allocate`] from this pool succeed?
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Status {}
+pub struct Status {
+    /// Name of the pool; `None` = the node's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
 
 /// Answer to [`Status`]: it would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +203,23 @@ pub struct Pools {}
 pub struct PoolsReply {
     /// The pools.
     pub pools: Vec<PoolStatus>,
+}
+
+/// The addresses that rest, those released longest ago first; answers in several messages, see
+/// [`crate::Client::call_more`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resting {
+    /// Name of the pool; `None` = of all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+/// One of the answers to [`Resting`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestingReply {
+    /// The next addresses.
+    pub addresses: Vec<Rest>,
 }
 
 /// Who serves here, and which interfaces.
@@ -278,6 +324,11 @@ impl Reply<Value> {
     pub fn failure(error: &CallError) -> Self {
         Self { parameters: Some(error.parameters()), continues: false, error: Some(error.name()) }
     }
+}
+
+/// Varlink's "not there" may be written as null too.
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// The standard error for a method that is not ours: which half of its name is unknown?

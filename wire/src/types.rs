@@ -4,6 +4,7 @@ use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 
 /// The pod behind an attachment: for people who read leases and logs, it decides nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,21 @@ pub struct Lease {
     pub netns: Option<String>,
     /// When it was given, in milliseconds of `CLOCK_BOOTTIME`.
     pub given_at_boottime_ms: u64,
+}
+
+/// All addresses from first to last, both among them; of one family, or it holds none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct AddressRange {
+    /// The lowest.
+    pub first: IpAddr,
+    /// The highest.
+    pub last: IpAddr,
+}
+
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
 }
 
 /// An address family.
@@ -93,4 +109,23 @@ pub struct PoolStatus {
     pub free: String,
     /// Addresses in leases of this pool that are no longer the pool's to give.
     pub draining: u64,
+}
+
+/// An address that was released and waits out the cooldown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// The address.
+    pub address: String,
+    /// The pool that will give it again.
+    pub pool: String,
+    /// When it was released, in milliseconds of `CLOCK_BOOTTIME`.
+    pub released_at_boottime_ms: u64,
+    /// Milliseconds from now until it has rested.
+    pub left_ms: u64,
+    /// Who had it, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
+    /// The pod that had it, if the runtime named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
 }

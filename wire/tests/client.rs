@@ -66,7 +66,7 @@ fn an_answer_in_several_messages() {
 fn an_error_is_typed() {
     let (mut client, _server, _dir) =
         with_answer(b"{\"error\":\"io.ferrule.Ipam.NoPool\",\"parameters\":{\"reason\":\"wait\"}}\0");
-    let error = client.call(&Status {}).unwrap_err();
+    let error = client.call(&Status::default()).unwrap_err();
     assert!(!error.is_unreachable());
     let ClientError::Call(error) = error else { panic!("{error}") };
     assert_eq!(error, CallError::NoPool { pool: None, reason: "wait".into() });
@@ -75,7 +75,7 @@ fn an_error_is_typed() {
 #[test]
 fn an_error_without_parameters() {
     let (mut client, _server, _dir) = with_answer(b"{\"error\":\"io.ferrule.Ipam.DeadlineExceeded\"}\0");
-    let error = client.call(&Status {}).unwrap_err();
+    let error = client.call(&Status::default()).unwrap_err();
     assert!(matches!(error, ClientError::Call(CallError::DeadlineExceeded {})), "{error}");
 }
 
@@ -93,7 +93,7 @@ fn silence_and_half_an_answer_end_at_the_deadline() {
     for answer in [&b""[..], b"{\"parameters\":"] {
         let (mut client, _server, _dir) = with_answer(answer);
         client.set_deadline(soon());
-        let error = client.call(&Status {}).unwrap_err();
+        let error = client.call(&Status::default()).unwrap_err();
         assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
         assert!(error.is_unreachable());
     }
@@ -107,7 +107,7 @@ fn a_server_that_never_reads_ends_at_the_deadline() {
     let mut client = Client::connect(&path, late()).unwrap();
     let (_stream, _) = listener.accept().unwrap();
     let netns = Some("x".repeat(MESSAGE_CAP - 4096));
-    let call = Allocate { attachment: attachment(), pool: None, pod: None, netns, deadline_ms: None };
+    let call = Allocate { netns, ..Allocate::new(attachment()) };
     client.set_deadline(soon());
     let error = client.call(&call).unwrap_err();
     assert!(matches!(error, ClientError::Deadline { .. }), "{error}");
@@ -116,7 +116,7 @@ fn a_server_that_never_reads_ends_at_the_deadline() {
 #[test]
 fn a_closed_connection_is_an_error() {
     let (mut client, server, _dir) = with_answer(b"{");
-    client.send(&Status {}).unwrap();
+    client.send(&Status::default()).unwrap();
     drop(server.join().unwrap());
     assert!(matches!(client.receive::<Status>(), Err(ClientError::Closed)));
 }
@@ -124,16 +124,10 @@ fn a_closed_connection_is_an_error() {
 #[test]
 fn too_large_a_call_is_not_sent() {
     let (mut client, _server, _dir) = with_answer(b"{\"parameters\":{}}\0");
-    let call = Allocate {
-        attachment: attachment(),
-        pool: Some("x".repeat(MESSAGE_CAP)),
-        pod: None,
-        netns: None,
-        deadline_ms: None,
-    };
+    let call = Allocate { pool: Some("x".repeat(MESSAGE_CAP)), ..Allocate::new(attachment()) };
     let error = client.call(&call).unwrap_err();
     assert!(matches!(error, ClientError::Frame(FrameError::TooLarge)), "{error}");
-    client.call(&Status {}).unwrap();
+    client.call(&Status::default()).unwrap();
 }
 
 #[test]
@@ -145,7 +139,7 @@ fn too_large_an_answer_is_refused() {
     let (mut stream, _) = listener.accept().unwrap();
     // The client hangs up in the middle, so the write may fail.
     let server = thread::spawn(move || drop(stream.write_all(&vec![b' '; 2 * MESSAGE_CAP])));
-    let error = client.call(&Status {}).unwrap_err();
+    let error = client.call(&Status::default()).unwrap_err();
     assert!(matches!(error, ClientError::Frame(FrameError::TooLarge)), "{error}");
     drop(client);
     server.join().unwrap();
@@ -181,7 +175,7 @@ fn connect_wait_finds_a_server_that_comes_up() {
     let (bound_path, deadline) = (path.clone(), late());
     let client = thread::spawn(move || Client::connect_wait(&path, deadline));
     let server = serve(UnixListener::bind(bound_path).unwrap(), b"{\"parameters\":{}}\0");
-    client.join().unwrap().unwrap().call(&Status {}).unwrap();
+    client.join().unwrap().unwrap().call(&Status::default()).unwrap();
     server.join().unwrap();
 }
 

@@ -152,7 +152,16 @@ impl Interface {
 
     fn object(&self, fields: &Fields, all: bool) -> Value {
         let wanted = fields.iter().filter(|(_, kind)| all || !matches!(kind, Type::Optional(_)));
-        Value::Object(wanted.map(|(name, kind)| (name.clone(), self.value(kind, all))).collect())
+        Value::Object(wanted.map(|(name, kind)| (name.clone(), self.field(name, kind, all))).collect())
+    }
+
+    /// Fields of these names hold addresses without a length.
+    fn field(&self, name: &str, kind: &Type, all: bool) -> Value {
+        match (name, kind) {
+            ("address" | "first" | "last", Type::String) => json!("10.0.0.1"),
+            ("requested", _) => json!(["10.0.0.1"]),
+            _ => self.value(kind, all),
+        }
     }
 }
 
@@ -214,9 +223,10 @@ fn parameters_and_replies_have_the_fields_of_the_files() {
     method_agrees::<ferrule_wire::Collect>(&interfaces);
     method_agrees::<ferrule_wire::List>(&interfaces);
     method_agrees::<ferrule_wire::Pools>(&interfaces);
+    method_agrees::<ferrule_wire::Resting>(&interfaces);
     method_agrees::<ferrule_wire::GetInfo>(&interfaces);
     method_agrees::<ferrule_wire::GetInterfaceDescription>(&interfaces);
-    assert_eq!(METHODS.len(), 9, "a new method is to be named above");
+    assert_eq!(METHODS.len(), 10, "a new method is to be named above");
 }
 
 #[test]
@@ -234,6 +244,8 @@ fn types_have_no_optional_field_that_the_file_lacks() {
         netns: Some("/run/netns/x".into()),
         given_at_boottime_ms: 1,
     };
+    let range =
+        ferrule_wire::AddressRange { first: "10.0.0.1".parse().unwrap(), last: "10.0.0.9".parse().unwrap() };
     let reply = ferrule_wire::AllocateReply { lease: lease.clone(), existing: true, mtu: Some(1450) };
     let allocate = ferrule_wire::Allocate {
         attachment: lease.attachment.clone(),
@@ -241,6 +253,8 @@ fn types_have_no_optional_field_that_the_file_lacks() {
         pod: lease.pod.clone(),
         netns: lease.netns.clone(),
         deadline_ms: Some(1),
+        requested: vec!["10.0.0.1".parse().unwrap()],
+        ranges: vec![range],
     };
     let interface = ours();
     let keys = |value: Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();

@@ -135,13 +135,7 @@ fn calls(client: usize, duration: Duration) -> Result<Vec<f64>> {
             container_id: format!("{client:032x}{number:032x}"),
             ifname: "eth0".to_owned(),
         };
-        let allocate = Allocate {
-            attachment: attachment.clone(),
-            pool: None,
-            pod: None,
-            netns: None,
-            deadline_ms: Some(5000),
-        };
+        let allocate = Allocate { deadline_ms: Some(5000), ..Allocate::new(attachment.clone()) };
         let start = Instant::now();
         connection.call(&allocate).map_err(failed)?;
         let between = Instant::now();

@@ -12,7 +12,12 @@ fn at(seconds: u64) -> Duration {
 
 fn spec(subnets: &[&str], reserved: &[&str]) -> PoolSpec {
     let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    PoolSpec { name: "p".into(), subnets: networks(subnets), reserved: networks(reserved) }
+    PoolSpec {
+        name: "p".into(),
+        subnets: networks(subnets),
+        reserved: networks(reserved),
+        ranges: Vec::new(),
+    }
 }
 
 fn pool(subnets: &[&str], reserved: &[&str]) -> Pool {
@@ -20,11 +25,13 @@ fn pool(subnets: &[&str], reserved: &[&str]) -> Pool {
 }
 
 fn give(pool: &mut Pool, now: u64) -> Vec<String> {
-    pool.allocate(at(now)).unwrap().iter().map(|taken| taken.address.to_string()).collect()
+    pool.allocate(Wish::default(), at(now)).unwrap().iter().map(|taken| taken.address.to_string()).collect()
 }
 
 fn give_all(pool: &mut Pool) -> Vec<String> {
-    std::iter::from_fn(|| pool.allocate(at(0)).ok()).map(|taken| taken[0].address.to_string()).collect()
+    std::iter::from_fn(|| pool.allocate(Wish::default(), at(0)).ok())
+        .map(|taken| taken[0].address.to_string())
+        .collect()
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -64,6 +71,63 @@ fn the_ends_of_the_address_space_hold_no_trap() {
     assert_eq!(everything.size, u128::MAX);
 }
 
+fn range(first: &str, last: &str) -> AddressRange {
+    AddressRange { first: ip(first), last: ip(last) }
+}
+
+#[test]
+fn a_subnet_with_ranges_gives_only_what_is_inside() {
+    let mut spec = spec(&["10.0.0.0/29", "10.0.1.0/30", "fd00::/64"], &["10.0.0.5/32"]);
+    spec.ranges =
+        vec![range("10.0.0.5", "10.0.0.7"), range("10.0.0.1", "10.0.0.2"), range("fd00::9", "fd00::b")];
+    let mut pool = Pool::new(&spec, COOLDOWN);
+    let given: Vec<_> = (0..3).map(|_| give(&mut pool, 0)).collect();
+    assert_eq!(given, [["10.0.0.6", "fd00::9"], ["10.0.0.1", "fd00::a"], ["10.0.0.2", "fd00::b"]]);
+    let counts: Vec<_> = pool.counts(at(0)).collect();
+    assert_eq!((counts[0].size, counts[0].reserved, counts[0].free), (12, 7, 2));
+    assert_eq!((counts[1].in_use, counts[1].free), (3, 0));
+}
+
+#[test]
+fn a_requested_address_is_given_or_refused_by_name() {
+    let mut pool = pool(&["10.0.0.0/24", "fd00::/64"], &["10.0.0.9/32"]);
+    let mut ask = |address: &str, now| {
+        let requested = [ip(address)];
+        let wish = Wish { requested: &requested, ..Wish::default() };
+        let taken = pool.allocate(wish, at(now))?;
+        Ok(taken.iter().map(|taken| taken.address.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(ask("10.0.0.7", 0).unwrap(), ["10.0.0.7", "fd00::1"]);
+    assert_eq!(ask("fd00::5", 0).unwrap(), ["10.0.0.1", "fd00::5"]);
+    assert_eq!(ask("10.0.0.7", 0), Err(Refusal::InUse(ip("10.0.0.7"))));
+    for stray in ["10.0.0.0", "10.0.0.255", "10.0.0.9", "10.0.1.1", "fd00::", "fd01::1"] {
+        assert_eq!(ask(stray, 0), Err(Refusal::NotOurs(ip(stray))));
+    }
+    assert!(pool.release(ip("10.0.0.7"), at(1)));
+    let requested = [ip("10.0.0.7"), ip("fd00::9")];
+    let taken = pool.allocate(Wish { requested: &requested, ..Wish::default() }, at(2)).unwrap();
+    assert_eq!(taken[0], Taken { address: ip("10.0.0.7"), was_released: true }, "resting, but asked for");
+    assert_eq!(taken[1].address, ip("fd00::9"));
+}
+
+#[test]
+fn requested_ranges_narrow_one_family_fresh_ones_first() {
+    let mut pool = pool(&["10.0.0.0/24", "fd00::/64"], &["10.0.0.4/32"]);
+    let ranges = [range("10.0.0.3", "10.0.0.5"), range("10.0.0.254", "10.0.1.9")];
+    let ask = |pool: &mut Pool, now| pool.allocate(Wish { ranges: &ranges, ..Wish::default() }, at(now));
+    let give = |taken: Result<Vec<Taken>, Refusal>| taken.unwrap()[0].address.to_string();
+    assert_eq!(give(ask(&mut pool, 0)), "10.0.0.3");
+    assert!(pool.release(ip("10.0.0.3"), at(1)));
+    assert_eq!(give(ask(&mut pool, 100)), "10.0.0.5", "nobody had it");
+    assert_eq!(give(ask(&mut pool, 100)), "10.0.0.254");
+    assert_eq!(give(ask(&mut pool, 100)), "10.0.0.3");
+    let Err(Refusal::Exhausted(counts)) = ask(&mut pool, 100) else { panic!() };
+    assert_eq!((counts.in_use, counts.reserved, counts.size, counts.free), (3, 12, 15, 0));
+    let outside = [range("10.1.0.0", "10.1.0.9")];
+    let refused = pool.allocate(Wish { ranges: &outside, ..Wish::default() }, at(0));
+    assert_eq!(refused, Err(Refusal::Outside(outside[0])));
+}
+
 #[test]
 fn subnets_are_used_in_their_order() {
     let mut pool = pool(&["10.9.0.0/31", "10.1.0.0/31"], &[]);
@@ -75,7 +139,7 @@ fn dual_stack_is_all_or_nothing() {
     let mut pool = pool(&["fd00::/64", "10.0.0.0/30"], &[]);
     assert_eq!(give(&mut pool, 0), ["10.0.0.1", "fd00::1"]);
     assert_eq!(give(&mut pool, 0), ["10.0.0.2", "fd00::2"]);
-    let counts = pool.allocate(at(0)).unwrap_err();
+    let Err(Refusal::Exhausted(counts)) = pool.allocate(Wish::default(), at(0)) else { panic!() };
     assert_eq!((counts.family, counts.in_use, counts.reserved), (Family::Ipv4, 2, 2));
     assert!(pool.release(ip("10.0.0.1"), at(1)));
     assert_eq!(give(&mut pool, 100), ["10.0.0.1", "fd00::3"], "the failed call took no IPv6 address");
@@ -91,7 +155,7 @@ fn fresh_ones_come_before_released_ones_and_those_in_the_order_of_release() {
     assert!(pool.release(ip("10.0.0.1"), at(2)));
     let order: Vec<String> = (0..4).flat_map(|_| give(&mut pool, 1000)).collect();
     assert_eq!(order, ["10.0.0.5", "10.0.0.6", "10.0.0.3", "10.0.0.1"]);
-    assert!(pool.allocate(at(1000)).is_err());
+    assert!(pool.allocate(Wish::default(), at(1000)).is_err());
 }
 
 #[test]
@@ -102,7 +166,7 @@ fn only_resting_ones_left_the_oldest_is_taken() {
     assert!(pool.release(ip("10.0.0.1"), at(10)));
     assert!(pool.release(ip("10.0.0.0"), at(11)));
     assert_eq!(pool.counts(at(12)).next().unwrap().resting, 2);
-    let taken = pool.allocate(at(12)).unwrap();
+    let taken = pool.allocate(Wish::default(), at(12)).unwrap();
     assert_eq!(taken, [Taken { address: ip("10.0.0.1"), was_released: true }]);
 }
 
@@ -141,7 +205,7 @@ fn a_large_subnet_costs_nothing_and_the_line_stays_bounded() {
     let mut pool = pool(&["10.0.0.0/8", "fd00::/64"], &[]);
     pool.spaces.iter_mut().for_each(|space| space.line_cap = 10);
     for second in 0..10_000 {
-        for taken in pool.allocate(at(second)).unwrap() {
+        for taken in pool.allocate(Wish::default(), at(second)).unwrap() {
             assert!(pool.release(taken.address, at(second)));
         }
     }
@@ -215,6 +279,7 @@ fn specs() -> impl Strategy<Value = PoolSpec> {
             name: "p".into(),
             subnets: subnets.into_iter().rev().map(|n| network(n * 16, prefix)).collect(),
             reserved: reserved.into_iter().map(|(host, prefix)| network(host, prefix)).collect(),
+            ranges: Vec::new(),
         }
     })
 }
@@ -229,8 +294,8 @@ proptest! {
             match step {
                 Step::Wait(seconds) => now += at(seconds),
                 Step::Allocate => {
-                    prop_assert_eq!(pool.probe(now).is_ok(), pool.clone().allocate(now).is_ok());
-                    let taken = pool.allocate(now).ok().map(|taken| taken[0].address);
+                    prop_assert_eq!(pool.probe(now).is_ok(), pool.clone().allocate(Wish::default(), now).is_ok());
+                    let taken = pool.allocate(Wish::default(), now).ok().map(|taken| taken[0].address);
                     prop_assert_eq!(taken, naive.allocate());
                 }
                 Step::Release(choice) if naive.given.is_empty() => {

@@ -1,7 +1,7 @@
 //! The service against plain expectations, and against a naive reference under random sequences.
 
 use super::*;
-use ferrule_wire::{Family, Pod};
+use ferrule_wire::{AddressRange, Pod};
 use proptest::prelude::*;
 
 const COOLDOWN: Duration = Duration::from_secs(30);
@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Duration {
 
 fn spec(name: &str, subnets: &[&str]) -> PoolSpec {
     let subnets = subnets.iter().map(|text| text.parse().unwrap()).collect();
-    PoolSpec { name: name.into(), subnets, reserved: Vec::new() }
+    PoolSpec { name: name.into(), subnets, ..PoolSpec::default() }
 }
 
 fn settings(pools: Vec<PoolSpec>) -> Settings {
@@ -28,7 +28,7 @@ fn attachment(container_id: &str) -> Attachment {
 }
 
 fn call(container_id: &str) -> Allocate {
-    Allocate { attachment: attachment(container_id), pool: None, pod: None, netns: None, deadline_ms: None }
+    Allocate::new(attachment(container_id))
 }
 
 fn do_(service: &mut Service, request: Request, now: u64) -> (Result<Answer, CallError>, Vec<Change>) {
@@ -91,7 +91,8 @@ fn release_frees_rests_and_is_idempotent() {
     let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 5);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: nets(&["10.0.0.0/32"]) })));
     let address = lease.addresses[0].ip();
-    assert_eq!(changes, [Change::Ended(lease), Change::Released { address, at: at(5) }]);
+    let of = Some(Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
+    assert_eq!(changes, [Change::Ended(lease), Change::Released(Released { address, at: at(5), of })]);
     let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 6);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: Vec::new() })));
     assert_eq!(changes, []);
@@ -106,7 +107,10 @@ fn release_frees_rests_and_is_idempotent() {
 #[test]
 fn exhaustion_names_pool_family_and_counts() {
     let mut service = service(&["10.0.0.0/30", "fd00::/64"]);
-    assert_eq!(do_(&mut service, Request::Status, 0).0, Ok(Answer::Status(StatusReply {})));
+    assert_eq!(
+        do_(&mut service, Request::Status(Status::default()), 0).0,
+        Ok(Answer::Status(StatusReply {}))
+    );
     allocate(&mut service, "a", 0).unwrap();
     allocate(&mut service, "b", 0).unwrap();
     let error = CallError::PoolExhausted {
@@ -118,7 +122,7 @@ fn exhaustion_names_pool_family_and_counts() {
     };
     let (answer, changes) = do_(&mut service, Request::Allocate(call("c")), 0);
     assert_eq!((answer, changes), (Err(error.clone()), Vec::new()));
-    assert_eq!(do_(&mut service, Request::Status, 0).0, Err(error));
+    assert_eq!(do_(&mut service, Request::Status(Status::default()), 0).0, Err(error));
     assert!(allocate(&mut service, "a", 0).unwrap().existing, "who has a lease keeps getting it");
 }
 
@@ -136,11 +140,119 @@ fn pools_are_chosen_by_name() {
 }
 
 #[test]
+fn a_requested_address_finds_its_pool_and_says_who_has_it() {
+    let pools = vec![spec("blue", &["10.1.0.0/24"]), spec("green", &["10.2.0.0/24"])];
+    let mut service = Service::new(settings(pools), Holdings::default());
+    let ask = |service: &mut Service, id: &str, address: &str, pool: Option<&str>| {
+        let requested = vec![address.parse().unwrap()];
+        let call = Allocate { requested, pool: pool.map(str::to_owned), ..call(id) };
+        do_(service, Request::Allocate(call), 0)
+    };
+    let (answer, _) = ask(&mut service, "a", "10.2.0.7", None);
+    let Ok(Answer::Allocate(reply)) = answer else { panic!("{answer:?}") };
+    assert_eq!((reply.lease.pool.as_str(), &reply.lease.addresses), ("green", &nets(&["10.2.0.7/32"])));
+    let (again, changes) = ask(&mut service, "a", "10.2.0.7", None);
+    assert!(matches!(again, Ok(Answer::Allocate(reply)) if reply.existing) && changes.is_empty());
+
+    let refused = |answer: (Result<Answer, CallError>, Vec<Change>)| {
+        assert_eq!(answer.1, [], "an error changes nothing");
+        answer.0.unwrap_err()
+    };
+    let other = refused(ask(&mut service, "a", "10.2.0.8", None));
+    assert!(matches!(&other, CallError::LeaseMismatch { claimed, .. } if *claimed == nets(&["10.2.0.8/32"])));
+    let in_use = refused(ask(&mut service, "b", "10.2.0.7", None));
+    let address = "10.2.0.7".parse().unwrap();
+    assert_eq!(in_use, CallError::AddressInUse { address, attachment: attachment("a") });
+    for (address, pool) in [("10.2.0.9", Some("blue")), ("10.3.0.1", None)] {
+        let stray = refused(ask(&mut service, "b", address, pool));
+        assert!(
+            matches!(&stray, CallError::InvalidArgument { field, .. } if field == "requested"),
+            "{stray}"
+        );
+    }
+    let twice = Allocate { requested: vec![address, address], ..call("b") };
+    assert!(do_(&mut service, Request::Allocate(twice), 0).0.is_err());
+}
+
+#[test]
+fn requested_ranges_are_checked_and_narrow() {
+    let mut service = service(&["10.1.0.0/24"]);
+    let mut ask = |first: &str, last: &str| {
+        let ranges = vec![AddressRange { first: first.parse().unwrap(), last: last.parse().unwrap() }];
+        do_(&mut service, Request::Allocate(Allocate { ranges, ..call("a") }), 0).0
+    };
+    for (first, last) in [("10.1.0.9", "10.1.0.8"), ("10.1.0.9", "fd00::1"), ("10.9.0.1", "10.9.0.2")] {
+        let Err(CallError::InvalidArgument { field, .. }) = ask(first, last) else {
+            panic!("{first}-{last}")
+        };
+        assert_eq!(field, "ranges");
+    }
+    let Ok(Answer::Allocate(reply)) = ask("10.1.0.8", "10.1.0.9") else { panic!() };
+    assert_eq!(reply.lease.addresses, nets(&["10.1.0.8/32"]));
+}
+
+#[test]
+fn status_is_of_the_pool_that_is_asked_for() {
+    let pools = vec![spec("one", &["10.1.0.0/32"]), spec("two", &["10.2.0.0/32"])];
+    let mut service = Service::new(settings(pools), Holdings::default());
+    allocate(&mut service, "a", 0).unwrap();
+    let mut status = |pool: Option<&str>| {
+        do_(&mut service, Request::Status(Status { pool: pool.map(str::to_owned) }), 0).0.map(drop)
+    };
+    assert!(matches!(status(None), Err(CallError::PoolExhausted { in_use: 1, .. })));
+    assert_eq!(status(Some("two")), Ok(()));
+    assert!(matches!(status(Some("three")), Err(CallError::NoPool { .. })));
+}
+
+#[test]
+fn what_fills_a_pool_is_told_apart_with_the_remedy() {
+    let mut full = service(&["10.1.0.0/30"]);
+    for id in ["a", "b"] {
+        allocate(&mut full, id, 0).unwrap();
+    }
+    let text = allocate(&mut full, "c", 0).unwrap_err().to_string();
+    assert!(text.contains("2 in use, 0 resting, 2 reserved") && text.contains("add a subnet"), "{text}");
+    release(&mut full, "a", 1);
+    assert_eq!(
+        allocate(&mut full, "c", 2).unwrap().lease.addresses,
+        nets(&["10.1.0.1/32"]),
+        "rather than failing"
+    );
+
+    let reserved = PoolSpec { reserved: nets(&["10.1.0.0/30"]), ..spec("node", &["10.1.0.0/30"]) };
+    let mut empty = Service::new(settings(vec![reserved]), Holdings::default());
+    let text = allocate(&mut empty, "a", 0).unwrap_err().to_string();
+    assert!(
+        text.contains("0 in use, 0 resting, 4 reserved") && text.contains("take addresses out"),
+        "{text}"
+    );
+    let status = do_(&mut empty, Request::Status(Status::default()), 0).0.unwrap_err();
+    assert_eq!(status.to_string(), text);
+}
+
+#[test]
+fn a_withdrawn_pool_is_shown_until_its_leases_are_gone() {
+    let mut service = service(&["10.1.0.0/24"]);
+    allocate(&mut service, "a", 0).unwrap();
+    service.reconfigure(settings(vec![spec("other", &["10.2.0.0/24"])]));
+    let pools = |service: &mut Service| match do_(service, Request::Pools, 0).0 {
+        Ok(Answer::Pools(reply)) => {
+            reply.pools.into_iter().map(|pool| (pool.name, pool.draining, pool.size)).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    let other = ("other".to_owned(), 0, "256".to_owned());
+    assert_eq!(pools(&mut service), [other.clone(), ("node".to_owned(), 1, "0".to_owned())]);
+    release(&mut service, "a", 1);
+    assert_eq!(pools(&mut service), [other]);
+}
+
+#[test]
 fn without_a_pool_the_reason_is_given() {
     let mut service = Service::new(settings(Vec::new()), Holdings::default());
     let error = CallError::NoPool { pool: None, reason: "wait for node.json".into() };
     assert_eq!(allocate(&mut service, "a", 0), Err(error.clone()));
-    assert_eq!(do_(&mut service, Request::Status, 0).0, Err(error));
+    assert_eq!(do_(&mut service, Request::Status(Status::default()), 0).0, Err(error));
     assert_eq!(release(&mut service, "a", 0), []);
 }
 
@@ -303,8 +415,8 @@ fn apply(held: &mut Holdings, changes: Vec<Change>) {
         match change {
             Change::Given(lease) => held.leases.push(lease),
             Change::Ended(lease) => held.leases.retain(|held| held.attachment != lease.attachment),
-            Change::Released { address, at } => held.released.push((address, at)),
-            Change::Forgotten(address) => held.released.retain(|(released, _)| *released != address),
+            Change::Released(released) => held.released.push(released),
+            Change::Forgotten(address) => held.released.retain(|released| released.address != address),
         }
     }
 }
@@ -408,8 +520,7 @@ fn judge(
         return Ok(());
     }
     prop_assert_eq!(reply.lease.addresses.len(), 2);
-    let resting =
-        |ip: &IpAddr| before.released.iter().any(|(r, since)| r == ip && *since + COOLDOWN > at(now));
+    let resting = |ip: &IpAddr| before.released.iter().any(|r| r.address == *ip && r.at + COOLDOWN > at(now));
     for address in reply.lease.addresses.iter().map(IpNetwork::ip) {
         let choice = givable(if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 });
         prop_assert!(choice.contains(&address));

@@ -1,7 +1,7 @@
 //! Records as they lie in the store: keys with a prefix, values as versioned JSON. Pure.
 
 use super::{Batch, Contents, StoreError};
-use crate::service::Change;
+use crate::service::{Change, Former, Released};
 use ferrule_wire::Lease;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -33,6 +33,8 @@ struct LeaseRecord {
 struct ReleasedRecord {
     address: IpAddr,
     released_at_boottime_ns: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<Former>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,12 +56,10 @@ fn write(change: &Change) -> Result<Write, serde_json::Error> {
     Ok(match change {
         Change::Given(lease) => (lease_key(lease), Some(value(LeaseRecord { lease: lease.clone() })?)),
         Change::Ended(lease) => (lease_key(lease), None),
-        Change::Released { address, at } => {
+        Change::Released(Released { address, at, of }) => {
             let released_at_boottime_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-            (
-                released_key(address),
-                Some(value(ReleasedRecord { address: *address, released_at_boottime_ns })?),
-            )
+            let record = ReleasedRecord { address: *address, released_at_boottime_ns, of: of.clone() };
+            (released_key(address), Some(value(record)?))
         }
         Change::Forgotten(address) => (released_key(address), None),
     })
@@ -88,8 +88,9 @@ pub(super) fn read(contents: &mut Contents, key: &[u8], value: &[u8]) -> Result<
     } else if key.starts_with(RELEASED) {
         let record: ReleasedRecord = parse(&key, value)?;
         let at = Duration::from_nanos(record.released_at_boottime_ns);
-        contents.holdings.released.push((record.address, at));
-        released_key(&record.address)
+        let key_of = released_key(&record.address);
+        contents.holdings.released.push(Released { address: record.address, at, of: record.of });
+        key_of
     } else if key == BOOT {
         contents.boot_id = Some(parse::<BootRecord>(&key, value)?.boot_id);
         BOOT.to_owned()

@@ -1,6 +1,7 @@
 //! What every store promises, held against both; and what the one on disk does with records it should not trust.
 
 use super::*;
+use crate::service::{Former, Released};
 use ferrule_wire::{Attachment, Lease, Pod};
 use std::path::Path;
 use std::time::Duration;
@@ -33,12 +34,14 @@ fn contract(store: &mut dyn Store) {
     commit(store, vec![Change::Given(one.clone()), Change::Given(two.clone())]);
     let address = "10.0.0.1".parse().unwrap();
     let at = Duration::from_nanos(1_234_567_890_123);
-    commit(store, vec![Change::Ended(one.clone()), Change::Released { address, at }]);
+    let of = Former { attachment: one.attachment.clone(), pod: one.pod.clone() };
+    let released = Released { address, at, of: Some(of) };
+    commit(store, vec![Change::Ended(one.clone()), Change::Released(released.clone())]);
     let expected = |leases: Vec<Lease>, released| Contents {
         boot_id: Some("this".into()),
         holdings: Holdings { leases, released },
     };
-    assert_eq!(store.load().unwrap(), expected(vec![two.clone()], vec![(address, at)]));
+    assert_eq!(store.load().unwrap(), expected(vec![two.clone()], vec![released]));
 
     // The last word of a batch on a key counts, and removing what is not there is no error.
     let again = vec![

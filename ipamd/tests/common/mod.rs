@@ -23,7 +23,7 @@ pub fn attachment(container_id: &str) -> Attachment {
 }
 
 pub fn allocate(container_id: &str) -> Allocate {
-    Allocate { attachment: attachment(container_id), pool: None, pod: None, netns: None, deadline_ms: None }
+    Allocate::new(attachment(container_id))
 }
 
 /// Waits for something to become true.

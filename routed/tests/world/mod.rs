@@ -17,32 +17,58 @@ use ferrule_netlink::{Error, Kernel, Refusal};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::apply::Applier;
-use routed::nodes::{Cluster, Node};
+use routed::nodes::{Cluster, Node, NodeChange};
 
-/// The fake kernel, looked at after every single change.
-pub(crate) struct Watched {
-    kernel: FakeKernel,
-    world: FakeWorld,
-    netns: FakeNetns,
+/// A kernel that is looked at after every single change.
+pub(crate) struct Watched<K> {
+    kernel: K,
+    routes: Box<dyn FnMut() -> BTreeSet<RouteKey>>,
     /// Destinations that must have a route at every moment.
     pub(crate) always: BTreeSet<RouteKey>,
     pub(crate) lost: Vec<String>,
+    /// The change that is refused, counted from now, and how.
+    refused: Option<(usize, Errno)>,
 }
 
-impl Kernel for Watched {
-    type Netns = FakeNetns;
+impl<K: Kernel> Watched<K> {
+    /// `routes` tells which routes there are.
+    pub(crate) fn new(kernel: K, routes: impl FnMut() -> BTreeSet<RouteKey> + 'static) -> Self {
+        let (always, lost) = (BTreeSet::new(), Vec::new());
+        Self { kernel, routes: Box::new(routes), always, lost, refused: None }
+    }
+
+    pub(crate) fn refuse(&mut self, refusal: Option<(usize, Errno)>) {
+        self.refused = refusal;
+    }
+
+    fn is_refused(&mut self) -> Option<Errno> {
+        match self.refused.take() {
+            Some((0, errno)) => Some(errno),
+            later => {
+                self.refused = later.map(|(left, errno)| (left - 1, errno));
+                None
+            }
+        }
+    }
+}
+
+impl<K: Kernel> Kernel for Watched<K> {
+    type Netns = K::Netns;
 
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
         let mut answers = Vec::new();
         for op in ops {
+            if let Some(errno) = self.is_refused() {
+                answers.push(Err(errno.into()));
+                continue;
+            }
             answers.extend(self.kernel.apply(std::slice::from_ref(op))?);
-            let routes = self.world.state(&self.netns).routes;
-            let gone = self.always.iter().filter(|key| !routes.contains_key(key));
-            self.lost.extend(gone.map(|key| format!("{} after {op}", key.dst)));
+            let routes = (self.routes)();
+            self.lost.extend(self.always.difference(&routes).map(|key| format!("{} after {op}", key.dst)));
         }
         Ok(answers)
     }
-    fn create_veth(&mut self, spec: &VethSpec, pod: &FakeNetns) -> Result<Link, Error> {
+    fn create_veth(&mut self, spec: &VethSpec, pod: &K::Netns) -> Result<Link, Error> {
         self.kernel.create_veth(spec, pod)
     }
     fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
@@ -107,20 +133,16 @@ pub(crate) fn machine() -> (FakeWorld, FakeNetns) {
     (world, netns)
 }
 
-pub(crate) fn applier(world: &FakeWorld, netns: FakeNetns, backend: Backend) -> Applier<Watched> {
-    let watched = Watched {
-        kernel: world.kernel(&netns),
-        world: world.clone(),
-        netns,
-        always: BTreeSet::new(),
-        lost: Vec::new(),
-    };
+pub(crate) fn applier(world: &FakeWorld, netns: FakeNetns, backend: Backend) -> Applier<Watched<FakeKernel>> {
+    let looking = world.clone();
+    let watched =
+        Watched::new(world.kernel(&netns), move || looking.state(&netns).routes.into_keys().collect());
     Applier::new(watched, Routing { backend, ..Routing::default() })
 }
 
 /// Passes until nothing is pending, with one fault in each of the first ones; how many passes it took.
 pub(crate) fn settle(
-    applier: &mut Applier<Watched>,
+    applier: &mut Applier<Watched<FakeKernel>>,
     world: &FakeWorld,
     cluster: &Cluster,
     faults: &[(u64, Errno)],
@@ -235,4 +257,31 @@ pub(crate) fn two_nodes() -> Cluster {
         vtep_mac: vtep_mac(&format!("n{number}")),
     };
     Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]) }
+}
+
+/// What is new in `after`.
+pub(crate) fn changes(before: &Cluster, after: &Cluster) -> Vec<NodeChange> {
+    let names: BTreeSet<_> = before.others.keys().chain(after.others.keys()).collect();
+    let change = |name: &String| NodeChange {
+        name: name.clone(),
+        before: before.others.get(name).cloned(),
+        after: after.others.get(name).cloned(),
+    };
+    names.into_iter().map(change).filter(|change| change.before != change.after).collect()
+}
+
+/// Clusters of one and the same node.
+pub(crate) fn clusters(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Cluster>> {
+    prop::collection::vec(cluster(), count).prop_map(|mut clusters| {
+        let own = clusters[0].own.clone();
+        clusters.iter_mut().for_each(|cluster| cluster.own.clone_from(&own));
+        clusters
+    })
+}
+
+/// What a daemon makes of a bare machine.
+pub(crate) fn scratch(cluster: &Cluster, backend: Backend) -> State {
+    let (world, netns) = machine();
+    settle(&mut applier(&world, netns, backend), &world, cluster, &[]);
+    world.state(&netns)
 }

@@ -1,0 +1,174 @@
+//! What the kernel knows of pods, held against the leases of the store. Pure: what the kernel knows is read in `sight`.
+//!
+//! An address that is routed to a pod's link is in use, whatever the store says: a store that was lost, truncated or
+//! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the routes
+//! and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
+
+use crate::service::Change;
+use crate::sight::PodLink;
+use ferrule_model::host_veth_name;
+use ferrule_wire::{Attachment, Lease, Pod};
+use ipnetwork::IpNetwork;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// The network of a lease whose link does not tell whom it serves. No network's name begins so.
+const UNKNOWN: &str = "(unknown)";
+
+/// What the store has to be told, so that every address in use is leased: of links that have no lease, or one of other
+/// addresses. `pool_of` names the pool that has an address.
+#[must_use]
+pub fn adopt(
+    leases: &[Lease],
+    links: &BTreeMap<String, PodLink>,
+    pool_of: impl Fn(IpAddr) -> Option<String>,
+    now: Duration,
+) -> Vec<Change> {
+    let by_link: HashMap<String, &Lease> =
+        leases.iter().map(|lease| (host_veth_name(&lease.attachment).as_str().to_owned(), lease)).collect();
+    let right = |name: &str, link: &PodLink| {
+        let holds = |lease: &&Lease| lease.addresses.iter().any(|held| link.addresses.contains(&held.ip()));
+        // An unknown one's name is in its container id.
+        let unknown =
+            || leases.iter().find(|l| l.attachment.network == UNKNOWN && l.attachment.container_id == name);
+        by_link.get(name).copied().or_else(unknown).is_some_and(|lease| holds(&lease))
+    };
+    let wrong: Vec<_> =
+        links.iter().filter(|(name, link)| !link.addresses.is_empty() && !right(name, link)).collect();
+    let taken: HashSet<IpAddr> = wrong.iter().flat_map(|(_, link)| link.addresses.iter().copied()).collect();
+    let names: HashSet<&str> = wrong.iter().map(|(name, _)| name.as_str()).collect();
+    let ends = leases.iter().filter(|lease| {
+        let claims = lease.addresses.iter().any(|held| taken.contains(&held.ip()));
+        claims || names.contains(host_veth_name(&lease.attachment).as_str())
+    });
+    let mut changes: Vec<Change> = ends.cloned().map(Change::Ended).collect();
+    changes.extend(taken.iter().copied().map(Change::Forgotten));
+    let given = wrong.into_iter().map(|(name, link)| Change::Given(lease(name, link, &pool_of, now)));
+    changes.extend(given);
+    changes
+}
+
+fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>, now: Duration) -> Lease {
+    let (attachment, pod) = whom(name, &link.alias);
+    let mut addresses: Vec<IpNetwork> = link.addresses.iter().copied().map(IpNetwork::from).collect();
+    addresses.sort_unstable();
+    Lease {
+        attachment,
+        pool: link
+            .addresses
+            .iter()
+            .find_map(|&address| pool_of(address))
+            .unwrap_or_else(|| UNKNOWN.to_owned()),
+        addresses,
+        pod,
+        netns: None,
+        given_at_boottime_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// Whom a link serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the pod if the runtime did not name
+/// it. It is believed if the link's name, a hash of the attachment, agrees.
+fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
+    let told = alias.split_once(": ").and_then(|(network, rest)| {
+        let (pod, end) = rest.rsplit_once(' ').map_or((None, rest), |(pod, end)| (Some(pod), end));
+        let (container_id, ifname) = end.rsplit_once('/')?;
+        let attachment = Attachment {
+            network: network.to_owned(),
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        };
+        let pod = pod.and_then(|pod| pod.split_once('/')).map(|(namespace, name)| Pod {
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: String::new(),
+        });
+        (host_veth_name(&attachment).as_str() == name).then_some((attachment, pod))
+    });
+    told.unwrap_or_else(|| {
+        let attachment = Attachment {
+            network: UNKNOWN.to_owned(),
+            container_id: name.to_owned(),
+            ifname: UNKNOWN.to_owned(),
+        };
+        (attachment, None)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(id: &str) -> Attachment {
+        Attachment { network: "pods".into(), container_id: id.into(), ifname: "eth0".into() }
+    }
+
+    fn leased(id: &str, address: &str) -> Lease {
+        Lease {
+            attachment: attachment(id),
+            addresses: vec![address.parse().unwrap()],
+            pool: "node".into(),
+            pod: None,
+            netns: Some("/run/netns/x".into()),
+            given_at_boottime_ms: 7,
+        }
+    }
+
+    fn link(id: &str, alias: &str, addresses: &[&str]) -> (String, PodLink) {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        (host_veth_name(&attachment(id)).as_str().to_owned(), PodLink { alias: alias.into(), addresses })
+    }
+
+    fn run(leases: &[Lease], links: Vec<(String, PodLink)>) -> Vec<Change> {
+        adopt(leases, &links.into_iter().collect(), |_| Some("node".into()), Duration::from_secs(9))
+    }
+
+    #[test]
+    fn what_agrees_and_what_is_not_routed_yet_is_left_alone() {
+        let leases = [leased("a", "10.0.0.1/32"), leased("b", "10.0.0.2/32")];
+        let links = vec![link("a", "", &["10.0.0.1", "192.0.2.9"]), link("b", "", &[]), link("c", "", &[])];
+        assert_eq!(run(&leases, links), []);
+    }
+
+    #[test]
+    fn a_link_without_a_lease_gets_it_back_from_routes_and_alias() {
+        let changes = run(&[], vec![link("a", "pods: shop/web-0 a/eth0", &["10.0.0.1", "fd00::1"])]);
+        let pod = Pod { namespace: "shop".into(), name: "web-0".into(), uid: String::new() };
+        let expected = Lease {
+            addresses: vec!["10.0.0.1/32".parse().unwrap(), "fd00::1/128".parse().unwrap()],
+            pod: Some(pod),
+            netns: None,
+            given_at_boottime_ms: 9000,
+            ..leased("a", "10.0.0.1/32")
+        };
+        assert_eq!(changes.last(), Some(&Change::Given(expected)));
+        let without_pod = run(&[], vec![link("a", "pods: a/eth0", &["10.0.0.1"])]);
+        let Some(Change::Given(lease)) = without_pod.last() else { panic!("{without_pod:?}") };
+        assert_eq!((&lease.attachment, &lease.pod), (&attachment("a"), &None));
+    }
+
+    #[test]
+    fn an_alias_that_does_not_fit_its_link_is_not_believed_but_the_address_is_held() {
+        for alias in ["", "pods: shop/web-0 b/eth0", "pods: a", "somebody's"] {
+            let links = vec![link("a", alias, &["10.0.0.1"])];
+            let changes = run(&[], links.clone());
+            let Some(Change::Given(lease)) = changes.last() else { panic!("{changes:?}") };
+            assert_eq!(
+                (lease.attachment.network.as_str(), &lease.attachment.container_id),
+                (UNKNOWN, &links[0].0)
+            );
+            assert_eq!(run(std::slice::from_ref(lease), links), [], "once is enough");
+        }
+    }
+
+    #[test]
+    fn an_older_store_yields_to_the_kernel() {
+        // The store says that a has 10.0.0.1 and b 10.0.0.2; since then b left and a new pod c got 10.0.0.2.
+        let leases = [leased("a", "10.0.0.1/32"), leased("b", "10.0.0.2/32")];
+        let changes =
+            run(&leases, vec![link("a", "", &["10.0.0.1"]), link("c", "pods: c/eth0", &["10.0.0.2"])]);
+        assert_eq!(changes[0], Change::Ended(leases[1].clone()));
+        assert!(matches!(&changes[2], Change::Given(lease) if lease.attachment == attachment("c")));
+        assert_eq!(changes.len(), 3);
+    }
+}

@@ -1,0 +1,129 @@
+//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel, followed while the daemon runs. What follows from
+//! them is worked out in `pools`.
+
+use crate::flannel::Flannel;
+use crate::pools::settings;
+use crate::reasons::chain;
+use crate::service::Settings;
+use ferrule_config::{Config, ConfigError, DEFAULT_CONFIG, NODE_FILE, NodeFile};
+use ferrule_daemon::{CommonArgs, FileWatch, WatchError};
+use std::path::{Path, PathBuf};
+
+/// The files as last read. Of one that is broken, or of `node.json` when it is gone, the last good state stays.
+pub(crate) struct Inputs {
+    common: CommonArgs,
+    config: Config,
+    config_watch: FileWatch,
+    node_path: PathBuf,
+    node: Option<NodeFile>,
+    node_fault: Option<String>,
+    node_watch: FileWatch,
+    flannel: Flannel,
+}
+
+impl Inputs {
+    /// Reads the files and watches them from here on. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The configuration cannot be used, or the kernel gives no watch.
+    pub(crate) fn open(common: &CommonArgs) -> Result<Self, crate::RunError> {
+        // The watches before the first look, so that no change falls between.
+        let path = common.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
+        let config_watch = FileWatch::new(path)?;
+        let node_path = common.runtime_file(NODE_FILE);
+        let node_watch = FileWatch::new(&node_path)?;
+        let config = common.load_config()?;
+        let (node, node_fault) = (None, None);
+        let common = common.clone();
+        let flannel = Flannel::default();
+        let mut inputs =
+            Self { common, config, config_watch, node_path, node, node_fault, node_watch, flannel };
+        inputs.flannel.follow(&inputs.config)?;
+        inputs.read_node();
+        Ok(inputs)
+    }
+
+    /// The configuration in force.
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What follows from the files.
+    pub(crate) fn settings(&self) -> Settings {
+        settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref())
+    }
+
+    /// Waits until one of the files has changed, and reads it. Cancel safe.
+    ///
+    /// # Errors
+    /// The kernel takes the watch away.
+    pub(crate) async fn changed(&mut self) -> Result<(), WatchError> {
+        tokio::select! {
+            changed = self.config_watch.changed() => {
+                changed?;
+                self.read_config();
+            }
+            changed = self.node_watch.changed() => {
+                changed?;
+                self.read_node();
+            }
+            changed = self.flannel.changed() => changed?,
+        }
+        Ok(())
+    }
+
+    /// Reads all files.
+    pub(crate) fn read(&mut self) {
+        self.read_config();
+        self.read_node();
+        self.flannel.read();
+    }
+
+    fn read_config(&mut self) {
+        match self.common.load_config() {
+            Ok(config) if config == self.config => {
+                tracing::info!("configuration read, nothing in it changed");
+            }
+            Ok(config) => {
+                if config.ipam.state_dir != self.config.ipam.state_dir {
+                    tracing::warn!("[ipam] state_dir counts from the next start on");
+                }
+                let pools: Vec<&str> = config.ipam.pools.iter().map(|pool| pool.name.as_str()).collect();
+                tracing::info!(?pools, "configuration read, it counts from now on");
+                self.config = config;
+                if let Err(error) = self.flannel.follow(&self.config) {
+                    tracing::error!(error = chain(&error), "flannel's file cannot be followed");
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "the configuration cannot be used, the last good one stays"
+                );
+            }
+        }
+    }
+
+    fn read_node(&mut self) {
+        self.node_fault = None;
+        match NodeFile::load(&self.node_path) {
+            Ok(node) => {
+                let pod_cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+                tracing::info!(?pod_cidrs, mtu = node.mtu, "node.json read");
+                self.node = Some(node);
+            }
+            Err(error) if error.is_missing() => {
+                if self.config.ipam.pools.is_empty() {
+                    tracing::info!("no node.json: waiting for routed to write it");
+                }
+            }
+            Err(error) => self.node_fault = Some(self.report(&error)),
+        }
+    }
+
+    fn report(&self, error: &ConfigError) -> String {
+        let kept = if self.node.is_some() { "the last good state stays" } else { "there is none before it" };
+        tracing::error!(error = chain(error), "node.json cannot be used, {kept}");
+        error.to_string()
+    }
+}

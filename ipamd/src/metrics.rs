@@ -1,0 +1,221 @@
+//! What is counted, and the pages that show it: `/metrics`, `/healthz` and `/readyz`. How they get to a caller is
+//! `ferrule_daemon`'s part; what is in the pools is asked of the writer when somebody looks.
+
+use crate::service::{Answer, Change, Request};
+use crate::writer::Handle;
+use ferrule_daemon::{Counter, Exposition, Histogram, Kind, Page, Pages, process_figures};
+use ferrule_wire::{CallError, Family, PoolStatus, Status};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a probe waits for the writer. A commit takes milliseconds; a disk that takes longer than this is the news.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The methods that the writer performs, in the order of the page.
+const METHODS: [&str; 8] = ["Allocate", "Release", "Check", "Status", "Collect", "List", "Pools", "Resting"];
+
+/// What is counted while the daemon runs. Cheap to add to, from any thread.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    calls: [Histogram; METHODS.len()],
+    /// By method and error. Locked for a call that failed only, and a look.
+    errors: Mutex<BTreeMap<(&'static str, String), u64>>,
+    leases: AtomicUsize,
+    given: Counter,
+    ended: Counter,
+    commits: Histogram,
+    store_failures: Counter,
+    refused: Counter,
+}
+
+impl Metrics {
+    /// A call was answered.
+    pub(crate) fn answered(&self, method: usize, took: Duration, error: Option<&CallError>) {
+        self.calls[method].observe(took);
+        let Some(error) = error else { return };
+        let name = error.name();
+        let name = name.rsplit('.').next().unwrap_or_default().to_owned();
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        *errors.entry((METHODS[method], name)).or_default() += 1;
+    }
+
+    /// A change is durable.
+    pub(crate) fn changed(&self, change: &Change) {
+        match change {
+            Change::Given(_) => self.given.increment(),
+            Change::Ended(_) => self.ended.increment(),
+            Change::Released(_) | Change::Forgotten(_) => {}
+        }
+    }
+
+    /// How many leases there are now.
+    pub(crate) fn leases(&self, leases: usize) {
+        self.leases.store(leases, Ordering::Relaxed);
+    }
+
+    /// A commit ended.
+    pub(crate) fn committed(&self, took: Duration, worked: bool) {
+        self.commits.observe(took);
+        if !worked {
+            self.store_failures.increment();
+        }
+    }
+
+    /// A caller who may not call was turned away.
+    pub(crate) fn refused(&self) {
+        self.refused.increment();
+    }
+
+    fn write(&self, page: &mut Exposition, pools: &[PoolStatus]) {
+        page.family("ferrule_ipamd_build_info", Kind::Gauge, "The version that runs; always 1.")
+            .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
+        page.family("ferrule_ipamd_leases", Kind::Gauge, "Leases in the store.")
+            .sample(&[], self.leases.load(Ordering::Relaxed));
+        page.family("ferrule_ipamd_leases_given_total", Kind::Counter, "Leases given.")
+            .sample(&[], self.given.get());
+        page.family(
+            "ferrule_ipamd_leases_ended_total",
+            Kind::Counter,
+            "Leases that ended, however they did.",
+        )
+        .sample(&[], self.ended.get());
+        write_pools(page, pools);
+        let help =
+            "From a call's arrival until its answer is durable. List and Resting: each page of the answer.";
+        page.family("ferrule_ipamd_call_duration_seconds", Kind::Histogram, help);
+        for (method, times) in METHODS.iter().zip(&self.calls) {
+            page.histogram(&[("method", method)], times);
+        }
+        page.family(
+            "ferrule_ipamd_call_errors_total",
+            Kind::Counter,
+            "Calls that were answered with an error.",
+        );
+        for ((method, error), count) in &*self.errors.lock().unwrap_or_else(PoisonError::into_inner) {
+            page.sample(&[("method", method), ("error", error)], count);
+        }
+        page.family(
+            "ferrule_ipamd_commit_duration_seconds",
+            Kind::Histogram,
+            "What the store took for a commit.",
+        )
+        .histogram(&[], &self.commits);
+        page.family(
+            "ferrule_ipamd_store_failures_total",
+            Kind::Counter,
+            "Commits that failed: nothing was changed.",
+        )
+        .sample(&[], self.store_failures.get());
+        page.family("ferrule_ipamd_callers_refused_total", Kind::Counter, "Callers that may not call.")
+            .sample(&[], self.refused.get());
+    }
+}
+
+fn write_pools(page: &mut Exposition, pools: &[PoolStatus]) {
+    let family = |pool: &PoolStatus| match pool.family {
+        Family::Ipv4 => "ipv4",
+        Family::Ipv6 => "ipv6",
+    };
+    let help = "Addresses of a pool by state: in_use, resting, reserved, free. Their sum is the size.";
+    page.family("ferrule_ipamd_pool_addresses", Kind::Gauge, help);
+    for pool in pools {
+        let states = [
+            ("in_use", pool.in_use.to_string()),
+            ("resting", pool.resting.to_string()),
+            ("reserved", pool.reserved.clone()),
+            ("free", pool.free.clone()),
+        ];
+        for (state, count) in states {
+            page.sample(&[("pool", &pool.name), ("family", family(pool)), ("state", state)], count);
+        }
+    }
+    page.family("ferrule_ipamd_pool_size", Kind::Gauge, "All addresses of a pool's subnets.");
+    for pool in pools {
+        page.sample(&[("pool", &pool.name), ("family", family(pool))], &pool.size);
+    }
+    let help = "Addresses in leases of a pool that are no longer the pool's to give.";
+    page.family("ferrule_ipamd_pool_draining", Kind::Gauge, help);
+    for pool in pools {
+        page.sample(&[("pool", &pool.name), ("family", family(pool))], pool.draining);
+    }
+}
+
+/// A request's place in [`METHODS`].
+pub(crate) const fn method(request: &Request) -> usize {
+    match request {
+        Request::Allocate(_) => 0,
+        Request::Release(_) => 1,
+        Request::Check(_) => 2,
+        Request::Status(_) => 3,
+        Request::Collect(_) => 4,
+        Request::Leases { .. } => 5,
+        Request::Pools => 6,
+        Request::Resting { .. } => 7,
+    }
+}
+
+/// The daemon as those see it who look from outside.
+pub(crate) struct Outside {
+    pub(crate) handle: Handle,
+}
+
+impl Outside {
+    /// The writer's answer, in time or not at all; a look is no call and is not counted as one.
+    async fn ask(&self, request: Request) -> Result<Answer, String> {
+        let asked = timeout(PATIENCE, self.handle.perform(request, Some(PATIENCE))).await;
+        asked.map_err(|_| "the writer does not answer".to_owned())?.map_err(|error| error.to_string())
+    }
+}
+
+impl Pages for Outside {
+    async fn page(&self, path: &str) -> Option<Page> {
+        let page = |result: Result<String, String>| match result {
+            Ok(text) => Page { good: true, text },
+            Err(reason) => Page { good: false, text: format!("{reason}\n") },
+        };
+        match path {
+            "/metrics" => {
+                // Without the writer the counters are still worth reading.
+                let pools = match self.ask(Request::Pools).await {
+                    Ok(Answer::Pools(reply)) => reply.pools,
+                    _ => Vec::new(),
+                };
+                let mut text = Exposition::new();
+                self.handle.metrics().write(&mut text, &pools);
+                process_figures(&mut text);
+                Some(page(Ok(text.into_text())))
+            }
+            // The writer turns.
+            "/healthz" => Some(page(self.ask(Request::Pools).await.map(|_| "ok\n".to_owned()))),
+            // A pod would get an address.
+            "/readyz" => {
+                let status = self.ask(Request::Status(Status::default())).await;
+                Some(page(status.map(|_| "ok\n".to_owned())))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_has_its_method_s_name() {
+        let attachment =
+            ferrule_wire::Attachment { network: "n".into(), container_id: "c".into(), ifname: "i".into() };
+        for (request, name) in [
+            (Request::Release(attachment), "Release"),
+            (Request::Status(Status::default()), "Status"),
+            (Request::Leases { after: None }, "List"),
+            (Request::Pools, "Pools"),
+            (Request::Resting { pool: None, after: None }, "Resting"),
+        ] {
+            assert_eq!(METHODS[method(&request)], name);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Who had an address that rests, for people who ask why it does. Pure. That it rests, and until when, is `pool`'s.
+
+use crate::service::Released;
+use ferrule_wire::{Attachment, Pod};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Below this many nothing is swept: it would not be worth the walk.
+const FEW: usize = 1024;
+
+/// Whose an address was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// The attachment that had it.
+    pub attachment: Attachment,
+    /// Its pod, if the runtime named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<Pod>,
+}
+
+/// The former holders of the addresses that rest. Those of addresses that have rested go in a sweep now and then, so that
+/// memory follows what rests, and not the line of released addresses.
+#[derive(Debug, Clone)]
+pub(crate) struct Formers {
+    by_address: HashMap<IpAddr, (Duration, Former)>,
+    sweep_at: usize,
+}
+
+impl Formers {
+    /// Those that the store knows.
+    pub(crate) fn new(released: &[Released]) -> Self {
+        let known = released.iter().filter_map(|r| Some((r.address, (r.at, r.of.clone()?))));
+        Self { by_address: known.collect(), sweep_at: FEW }
+    }
+
+    /// An address was released by this one.
+    pub(crate) fn keep(&mut self, address: IpAddr, at: Duration, former: Former, cooldown: Duration) {
+        if self.by_address.len() >= self.sweep_at {
+            self.by_address.retain(|_, (released, _)| *released + cooldown > at);
+            self.sweep_at = FEW.max(2 * self.by_address.len());
+        }
+        self.by_address.insert(address, (at, former));
+    }
+
+    /// An address has another holder now.
+    pub(crate) fn forget(&mut self, address: IpAddr) {
+        self.by_address.remove(&address);
+    }
+
+    /// Who had the address.
+    pub(crate) fn of(&self, address: IpAddr) -> Option<&Former> {
+        self.by_address.get(&address).map(|(_, former)| former)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_of_addresses_that_have_rested_do_not_pile_up() {
+        let mut formers = Formers::new(&[]);
+        let attachment =
+            Attachment { network: "pods".into(), container_id: "a".into(), ifname: "eth0".into() };
+        let former = Former { attachment, pod: None };
+        for number in 0..100_000_u32 {
+            let at = Duration::from_millis(number.into());
+            formers.keep(IpAddr::from(number.to_be_bytes()), at, former.clone(), Duration::from_millis(100));
+            assert!(formers.by_address.len() <= 2 * FEW);
+            assert_eq!(formers.of(IpAddr::from(number.to_be_bytes())), Some(&former));
+        }
+    }
+}

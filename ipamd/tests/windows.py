@@ -1,0 +1,62 @@
+"""Looks at ipamd through clients that are not Ferrule's: the packages `varlink` and `prometheus-client` of PyPI.
+
+windows.py varlink SOCKET    what introspection, List, Pools and Resting tell, as JSON
+windows.py prometheus        reads a page of /metrics on standard input; samples as JSON
+windows.py call SOCKET       one call of Pools; exit 3 if it is answered PermissionDenied, 4 if there is no connection
+"""
+
+import json
+import sys
+
+
+def through_varlink(socket):
+    import varlink
+
+    with varlink.Client.new_with_address("unix:" + socket) as client:
+        interfaces = client.get_interfaces()
+        with client.open("io.ferrule.Ipam") as ipam:
+            told = {
+                "interfaces": list(interfaces),
+                "leases": [lease for page in ipam.List(_more=True) for lease in page["leases"]],
+                "pools": ipam.Pools()["pools"],
+                "resting": [rest for page in ipam.Resting(_more=True) for rest in page["addresses"]],
+            }
+            try:
+                ipam.Resting(pool="nope", _more=True).__next__()
+            except varlink.VarlinkError as error:
+                told["error"] = [error.error(), error.parameters()["pool"]]
+    json.dump(told, sys.stdout)
+
+
+def through_prometheus():
+    from prometheus_client.parser import text_string_to_metric_families
+
+    families = {}
+    for family in text_string_to_metric_families(sys.stdin.read()):
+        samples = [[sample.name, sample.labels, sample.value] for sample in family.samples]
+        families[family.name] = {"type": family.type, "help": family.documentation, "samples": samples}
+    json.dump(families, sys.stdout)
+
+
+def call(socket):
+    import varlink
+
+    try:
+        with varlink.Client.new_with_address("unix:" + socket) as client, client.open("io.ferrule.Ipam") as ipam:
+            ipam.Pools()
+    except varlink.VarlinkError as error:
+        sys.exit(3 if error.error() == "org.varlink.service.PermissionDenied" else str(error))
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(4)
+
+
+match sys.argv[1:]:
+    case ["varlink", socket]:
+        through_varlink(socket)
+    case ["prometheus"]:
+        through_prometheus()
+    case ["call", socket]:
+        call(socket)
+    case _:
+        sys.exit(__doc__)

@@ -1,0 +1,215 @@
+//! The daemon through the eyes of others: a Varlink client and a reader of metrics that are not ours (PyPI's `varlink` and
+//! `prometheus-client`, run by `windows.py`), and health over HTTP.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod common;
+
+use common::{Place, allocate, attachment, soon, until};
+use ferrule_wire::{Check, Pod, Release};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const POOL: &str =
+    "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\", \"fd09::/64\"]\nreserved = [\"10.9.0.9\"]\n";
+
+/// What `windows.py` says, as JSON.
+fn python(arguments: &[&str], input: &str) -> Value {
+    // Where `tests/setup` puts the packages: beside what cargo builds.
+    let target = Path::new(env!("CARGO_BIN_EXE_ipamd")).ancestors().nth(2).unwrap().join("python");
+    assert!(target.join("varlink").exists(), "{} has no varlink: type tests/setup", target.display());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/windows.py");
+    let mut command = Command::new("python3");
+    command.arg(script).args(arguments).env("PYTHONPATH", &target).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("python3: {error}; type tests/setup"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn pod(name: &str) -> Option<Pod> {
+    Some(Pod { namespace: "shop".into(), name: name.into(), uid: "u-1".into() })
+}
+
+#[test]
+fn a_varlink_client_that_is_not_ours_sees_leases_pools_and_what_rests() {
+    let place = Place::new(POOL);
+    let _daemon = place.start();
+    let mut client = place.client();
+    // More than one page of each.
+    for number in 0..100 {
+        let mut call = allocate(&format!("c{number:03}"));
+        call.pod = pod(&format!("web-{number}"));
+        client.call(&call).unwrap();
+    }
+    for number in 0..70 {
+        client.call(&Release { attachment: attachment(&format!("c{number:03}")) }).unwrap();
+    }
+    let socket = place.runtime_dir().join("ipamd.sock");
+    let told = python(&["varlink", socket.to_str().unwrap()], "");
+
+    assert_eq!(told["interfaces"], json!(["org.varlink.service", "io.ferrule.Ipam"]));
+    let leases = told["leases"].as_array().unwrap();
+    assert_eq!(leases.len(), 30);
+    assert_eq!(leases[0]["pod"], json!({ "namespace": "shop", "name": "web-70", "uid": "u-1" }));
+    assert_eq!(leases[0]["attachment"]["container_id"], "c070");
+
+    let v4 = &told["pools"][0];
+    assert_eq!((&v4["name"], &v4["family"], &v4["size"]), (&json!("own"), &json!("ipv4"), &json!("256")));
+    assert_eq!(
+        (&v4["in_use"], &v4["resting"], &v4["reserved"], &v4["free"]),
+        (&json!(30), &json!(70), &json!("3"), &json!("153"))
+    );
+
+    let resting = told["resting"].as_array().unwrap();
+    assert_eq!(resting.len(), 140);
+    let of = |address: &str| resting.iter().find(|rest| rest["address"] == address).unwrap();
+    let rest = of("10.9.0.1");
+    assert_eq!((&rest["pool"], &rest["attachment"]["container_id"]), (&json!("own"), &json!("c000")));
+    assert_eq!(rest["pod"]["name"], "web-0");
+    assert_eq!(of("fd09::1")["pod"]["name"], "web-0");
+    let left = rest["left_ms"].as_u64().unwrap();
+    assert!((1..=30_000).contains(&left), "{left}");
+    assert!(rest["released_at_boottime_ms"].as_u64().unwrap() > 0);
+    let since: Vec<_> =
+        resting.iter().map(|rest| rest["released_at_boottime_ms"].as_u64().unwrap()).collect();
+    assert!(since.is_sorted(), "longest ago first");
+    assert_eq!(told["error"], json!(["io.ferrule.Ipam.NoPool", "nope"]));
+}
+
+#[test]
+fn who_had_a_resting_address_is_known_after_a_restart() {
+    let place = Place::new(POOL);
+    let daemon = place.start();
+    let mut call = allocate("a");
+    call.pod = pod("web-0");
+    place.client().call(&call).unwrap();
+    place.client().call(&Release { attachment: attachment("a") }).unwrap();
+    daemon.kill();
+    let _daemon = place.start();
+    let mut resting = Vec::new();
+    place
+        .client()
+        .call_more(&ferrule_wire::Resting { pool: Some("own".into()) }, |page| resting.extend(page.addresses))
+        .unwrap();
+    assert_eq!(resting.len(), 2);
+    assert!(resting.iter().all(|rest| rest.pod == pod("web-0") && rest.attachment == Some(attachment("a"))));
+}
+
+/// A configuration with metrics on a port that is free now.
+fn with_metrics(pool: &str) -> (Place, SocketAddr) {
+    // The test's own network namespace begins with it down (tests/in-namespace).
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(up.is_ok_and(|up| up.success()), "ip link set lo up; `tests/setup` installs ip");
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    (Place::new(&format!("{pool}[metrics]\nipamd = \"{address}\"\n")), address)
+}
+
+/// Status and text of a page.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(soon() - std::time::Instant::now())).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned())
+}
+
+fn listens(address: SocketAddr) {
+    until("the metrics are served", || TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok());
+}
+
+/// One sample's value.
+fn value(families: &Value, name: &str, labels: &Value) -> f64 {
+    let samples =
+        families.as_object().unwrap().values().flat_map(|family| family["samples"].as_array().unwrap());
+    let mut found = samples.filter(|sample| sample[0] == name && sample[1] == *labels);
+    let sample = found.next().unwrap_or_else(|| panic!("no {name} {labels}"));
+    assert!(found.next().is_none(), "{name} {labels} twice");
+    sample[2].as_f64().unwrap()
+}
+
+#[test]
+fn prometheus_reads_what_was_done_and_what_is_left() {
+    let (place, address) = with_metrics(POOL);
+    let daemon = place.start();
+    let mut client = place.client();
+    for id in ["a", "b", "c"] {
+        client.call(&allocate(id)).unwrap();
+    }
+    client.call(&Release { attachment: attachment("a") }).unwrap();
+    client.call(&Check { attachment: attachment("a"), addresses: Vec::new() }).unwrap_err();
+    listens(address);
+    let (status, page) = get(address, "/metrics");
+    assert_eq!(status, 200);
+    let families = python(&["prometheus"], &page);
+
+    let call = json!({ "method": "Allocate" });
+    assert_eq!(value(&families, "ferrule_ipamd_call_duration_seconds_count", &call), 3.0);
+    assert!(value(&families, "ferrule_ipamd_call_duration_seconds_sum", &call) > 0.0);
+    let errors = json!({ "method": "Check", "error": "LeaseNotFound" });
+    assert_eq!(value(&families, "ferrule_ipamd_call_errors_total", &errors), 1.0);
+    let none = json!({});
+    for (name, expected) in [
+        ("ferrule_ipamd_leases", 2.0),
+        ("ferrule_ipamd_leases_given_total", 3.0),
+        ("ferrule_ipamd_leases_ended_total", 1.0),
+        ("ferrule_ipamd_store_failures_total", 0.0),
+    ] {
+        assert_eq!(value(&families, name, &none), expected, "{name}");
+    }
+    assert!(value(&families, "ferrule_ipamd_commit_duration_seconds_count", &none) >= 4.0);
+    for (state, expected) in [("in_use", 2.0), ("resting", 1.0), ("reserved", 3.0), ("free", 250.0)] {
+        let labels = json!({ "pool": "own", "family": "ipv4", "state": state });
+        assert_eq!(value(&families, "ferrule_ipamd_pool_addresses", &labels), expected, "{state}");
+    }
+    let v6 = json!({ "pool": "own", "family": "ipv6" });
+    assert_eq!(value(&families, "ferrule_ipamd_pool_size", &v6), 2f64.powi(64));
+    assert!(value(&families, "process_resident_memory_bytes", &none) > 1e6);
+
+    // The conventions: every name is ours or every process', has a help text, units and kinds in the names.
+    for (name, family) in families.as_object().unwrap() {
+        assert!(name.starts_with("ferrule_ipamd_") || name.starts_with("process_"), "{name}");
+        assert!(!family["help"].as_str().unwrap().is_empty(), "{name}");
+        if family["type"] == "histogram" {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for line in page.lines().filter(|line| line.starts_with(&format!("# TYPE {name}"))) {
+            assert_eq!(line.ends_with(" counter"), line.contains("_total "), "{line}");
+        }
+    }
+    drop(client);
+    // Somebody who holds a connection to the metrics does not hold up the end.
+    let _held = TcpStream::connect(address).unwrap();
+    assert!(daemon.stop().success(), "{}", place.log_end());
+}
+
+#[test]
+fn health_tells_a_pool_that_is_missing_from_a_daemon_that_is_ill() {
+    let (place, address) = with_metrics("");
+    let _daemon = place.start();
+    listens(address);
+    assert_eq!(get(address, "/healthz"), (200, "ok\n".to_owned()));
+    let (status, text) = get(address, "/readyz");
+    assert!(status == 503 && text.contains("routed has not written node.json yet"), "{status} {text}");
+    place.write_node(r#"{"node":"a","pod_cidrs":["10.1.0.0/24"],"cluster_cidrs":[],"mtu":1450}"#);
+    until("it is ready", || get(address, "/readyz") == (200, "ok\n".to_owned()));
+    assert_eq!(get(address, "/").0, 404);
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_and_does_not_keep_it_from_serving() {
+    let (place, address) = with_metrics(POOL);
+    let taken = TcpListener::bind(address).unwrap();
+    let _daemon = place.start();
+    place.client().call(&allocate("a")).unwrap();
+    until("it is told", || place.log().contains("this address cannot be had"));
+    drop(taken);
+    until("it is tried again", || TcpStream::connect(address).is_ok());
+}

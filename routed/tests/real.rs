@@ -1,0 +1,163 @@
+//! Any state of the cluster to any other on the real kernel, each pair in a namespace of its own: by a pass that reads
+//! and change by change, with refusals on the way. The same state results as from scratch, and no destination that both
+//! states have is ever without a route.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use ferrule_config::{Backend, Routing};
+use ferrule_model::{
+    Address, AddressKey, IfIndex, IfName, LinkChange, LinkKind, Mac, Op, PROTOCOL, RouteKey, VethSpec,
+};
+use ferrule_netlink::fake::State;
+use ferrule_netlink::netns::{self, Netns};
+use ferrule_netlink::{Kernel, Netlink};
+use nix::errno::Errno;
+use proptest::prelude::*;
+use routed::apply::Applier;
+use routed::nodes::{Cluster, Node};
+use world::{Watched, backend, changes, clusters, essence};
+
+/// A node's machine: an underlay link with both addresses.
+struct Machine(Netns);
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+impl Machine {
+    fn new() -> Self {
+        let netns = netns::make().expect("CAP_SYS_ADMIN: run through tests/in-namespace");
+        let mut kernel = Netlink::open_in(&netns).unwrap();
+        let spec = VethSpec {
+            host_name: name("eth0"),
+            host_mac: Mac::local([2, 0, 0, 0, 0, 1]),
+            alias: None,
+            pod_name: name("wire"),
+            pod_mac: Mac::local([2, 0, 0, 0, 0, 2]),
+        };
+        let eth0 = kernel.create_veth(&spec, &netns).unwrap();
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
+        let address = |text: &str| {
+            let key = AddressKey { link: eth0.index, prefix: text.parse().unwrap() };
+            Op::PutAddress(key, Address { nodad: key.prefix.is_ipv6() })
+        };
+        let ops = [
+            Op::SetLink(IfIndex(1), up.clone()),
+            Op::SetLink(eth0.peer.unwrap(), up),
+            address("192.0.2.1/24"),
+            address("2001:db8::1/64"),
+        ];
+        assert!(kernel.apply(&ops).unwrap().iter().all(Result::is_ok));
+        Self(netns)
+    }
+
+    fn applier(&self, backend: Backend) -> Applier<Watched<Netlink>> {
+        let mut looking = Netlink::open_in(&self.0).unwrap();
+        let routes = move || looking.routes(PROTOCOL).unwrap().into_keys().collect();
+        let kernel = Netlink::open_in(&self.0).unwrap();
+        Applier::new(Watched::new(kernel, routes), Routing { backend, ..Routing::default() })
+    }
+
+    fn state(&self) -> State {
+        let mut kernel = Netlink::open_in(&self.0).unwrap();
+        let mut state = State { routes: kernel.routes(PROTOCOL).unwrap(), ..State::default() };
+        let nexthops = kernel.nexthops().unwrap();
+        state.nexthops = nexthops.into_iter().map(|(id, nexthop)| (id, nexthop.unwrap())).collect();
+        for link in kernel.links().unwrap() {
+            let index = link.index;
+            if matches!(link.kind, LinkKind::Vxlan(_)) {
+                let ours = |key: &AddressKey| routed::owner::is_our_address(key);
+                state
+                    .addresses
+                    .extend(kernel.addresses(index).unwrap().into_iter().filter(|(key, _)| ours(key)));
+                state.neighbours.extend(kernel.neighbours(index).unwrap());
+                state.fdb.extend(kernel.fdb(index).unwrap());
+            }
+            // The kernel knows others of its own, which differ from machine to machine.
+            if matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Veth) {
+                state.links.insert(link.name.clone(), link);
+            }
+        }
+        state
+    }
+
+    fn routes(&self) -> BTreeSet<RouteKey> {
+        Netlink::open_in(&self.0).unwrap().routes(PROTOCOL).unwrap().into_keys().collect()
+    }
+}
+
+/// All on this node's segment: the kernel refuses a plain route to any other.
+fn near(mut cluster: Cluster) -> Cluster {
+    for node in cluster.others.values_mut() {
+        if let Some([198, 51, 100, host]) = node.v4.map(|v4| v4.octets()) {
+            *node = Node { v4: Some([192, 0, 2, host].into()), ..(**node).clone() }.into();
+        }
+    }
+    cluster
+}
+
+/// From `before` to `after`, with a refusal at that op, and on until nothing is pending.
+fn walk(
+    applier: &mut Applier<Watched<Netlink>>,
+    (before, after): (Option<&Cluster>, &Cluster),
+    refusal: Option<(usize, Errno)>,
+) {
+    let changes = before.map_or_else(Vec::new, |before| changes(before, after));
+    applier.kernel().refuse(refusal);
+    let mut now = Instant::now();
+    let mut pending = applier.update(after, &changes, now).map_or(1, |report| report.pending);
+    applier.kernel().refuse(None);
+    for _ in 0..8 {
+        if pending == 0 {
+            return;
+        }
+        now += Duration::from_secs(60);
+        pending = applier.update(after, &[], now).unwrap().pending;
+    }
+    panic!("it does not settle: {:?}", applier.update(after, &[], now + Duration::from_secs(60)));
+}
+
+fn refusal() -> impl Strategy<Value = Option<(usize, Errno)>> {
+    let errno = prop_oneof![Just(Errno::ENOBUFS), Just(Errno::EINVAL), Just(Errno::ENETDOWN)];
+    prop::option::of((0usize..30, errno))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_state_to_any_state_on_the_real_kernel(
+        states in clusters(2..4),
+        (from, to) in (backend(), backend()),
+        refusals in prop::collection::vec(refusal(), 4),
+    ) {
+        let is_native = from == Backend::Native || to == Backend::Native;
+        let states: Vec<_> = states.into_iter().map(|c| if is_native { near(c) } else { c }).collect();
+        let last = states.last().unwrap();
+        let scratch = Machine::new();
+        walk(&mut scratch.applier(to), (None, last), None);
+        let expected = scratch.state();
+
+        let machine = Machine::new();
+        walk(&mut machine.applier(from), (None, &states[0]), None);
+        // A daemon with another configuration on what the old one left, and then one change after another.
+        let mut applier = machine.applier(to);
+        let mut before = None;
+        for (state, refusal) in states.iter().zip(refusals) {
+            let there = machine.routes();
+            let wanted = world::scratch(state, to).routes;
+            applier.kernel().always = there.into_iter().filter(|key| wanted.contains_key(key)).collect();
+            walk(&mut applier, (before, state), refusal);
+            before = Some(state);
+        }
+        prop_assert_eq!(essence(&machine.state()), essence(&expected));
+        prop_assert_eq!(&applier.kernel().lost, &Vec::<String>::new());
+        let report = applier.pass(last, Instant::now()).unwrap();
+        prop_assert_eq!(report.tally.total(), 0, "what it believes is true");
+    }
+}
