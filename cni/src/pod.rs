@@ -71,11 +71,12 @@ pub fn veth(attachment: &Attachment, ifname: &IfName, pod: Option<&Pod>, wanted:
     }
 }
 
-/// For people, and for GC: the network, then whom the link serves in it. The kernel keeps the beginning of a long one.
+/// For people, for GC, and for an `ipamd` that has lost its store: the network, the pod, then the attachment's other parts.
+/// The kernel keeps the beginning of a long one.
 fn alias(attachment: &Attachment, pod: Option<&Pod>, names: &[String]) -> String {
     let network = &attachment.network;
     let mut alias = match pod {
-        Some(pod) => format!("{network}: {pod}"),
+        Some(pod) => format!("{network}: {pod} {}/{}", attachment.container_id, attachment.ifname),
         None => format!("{network}: {}/{}", attachment.container_id, attachment.ifname),
     };
     for name in names {

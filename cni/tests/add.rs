@@ -247,7 +247,7 @@ on_both_kernels! {
         assert_eq!(lease.pool, "blue");
         assert_eq!(lease.netns, Some(bench.machine.path("pod")));
         let link = bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap();
-        assert_eq!(link.alias.as_deref(), Some("pods: shop/web-0"));
+        assert_eq!(link.alias.as_deref(), Some("pods: shop/web-0 c0ffee/eth0"));
     }
 }
 
