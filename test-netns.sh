@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Ferrule on several nodes on this machine, in namespaces of its own, proved with packets.
 #
-# Usage: ./test-netns.sh [--nodes N] [--pods P] [--backend vxlan|native|all] [--keep] [--no-build]
+# Usage: ./test-netns.sh [--nodes N] [--pods P] [--backend vxlan|native|auto|all] [--keep] [--no-build]
 #
-#   --nodes N      number of nodes, 2 to 200 (default 3)
+#   --nodes N      number of nodes, 2 to 200 (default 3; auto has at least 4)
 #   --pods P       pods on each node, 1 to 26 (default 2)
 #   --backend B    how the nodes carry pod packets to each other (default all: one after the other)
 #                    native   plain routes; all nodes on one segment
 #                    vxlan    tunnels; two segments with a router between them
+#                    auto     plain routes within a segment, tunnels across; two segments, nodes in turn on both
 #   --keep         leave the network up at the end and open a shell in node 1; everything goes when you leave it
 #   --no-build     run what was built last
 #   --help         this text
@@ -80,7 +81,7 @@ main() {
     if ! [[ $pods =~ ^[0-9]{1,2}$ ]] || ((10#$pods < 1 || 10#$pods > 26)); then
         die "--pods is a number from 1 to 26"
     fi
-    [[ $backend =~ ^(vxlan|native|all)$ ]] || die "--backend is vxlan, native or all"
+    [[ $backend =~ ^(vxlan|native|auto|all)$ ]] || die "--backend is vxlan, native, auto or all"
 
     tests/setup --lab
     if ((must_build)); then

@@ -8,6 +8,7 @@
 //! this crate is reading a file in the `load` functions; all else is a function of the text it is given.
 
 mod document;
+mod edited;
 mod error;
 mod name;
 mod node_file;
@@ -18,6 +19,7 @@ mod raw;
 mod settings;
 mod subnet_env;
 
+pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};

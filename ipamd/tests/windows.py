@@ -2,7 +2,6 @@
 
 windows.py varlink SOCKET    what introspection, List, Pools and Resting tell, as JSON
 windows.py prometheus        reads a page of /metrics on standard input; samples as JSON
-windows.py call SOCKET       one call of Pools; exit 3 if it is answered PermissionDenied, 4 if there is no connection
 """
 
 import json
@@ -38,25 +37,10 @@ def through_prometheus():
     json.dump(families, sys.stdout)
 
 
-def call(socket):
-    import varlink
-
-    try:
-        with varlink.Client.new_with_address("unix:" + socket) as client, client.open("io.ferrule.Ipam") as ipam:
-            ipam.Pools()
-    except varlink.VarlinkError as error:
-        sys.exit(3 if error.error() == "org.varlink.service.PermissionDenied" else str(error))
-    except OSError as error:
-        print(error, file=sys.stderr)
-        sys.exit(4)
-
-
 match sys.argv[1:]:
     case ["varlink", socket]:
         through_varlink(socket)
     case ["prometheus"]:
         through_prometheus()
-    case ["call", socket]:
-        call(socket)
     case _:
         sys.exit(__doc__)

@@ -13,7 +13,7 @@ use ferrule_model::{
     PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
 };
 
-use crate::nodes::{Cluster, Node};
+use crate::nodes::Node;
 
 /// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
 const OVERHEAD_V4: u32 = 50;
@@ -197,17 +197,6 @@ pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
 }
 
-/// The networks of all pods: the configured ones, or those of all known nodes.
-pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwork> {
-    if !configured.is_empty() {
-        return configured.to_vec();
-    }
-    let nodes = std::iter::once(&cluster.own).chain(cluster.others.values().map(AsRef::as_ref));
-    let mut cidrs: Vec<_> = nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect();
-    cidrs.sort_unstable();
-    cidrs
-}
-
 /// All that the objects depend on beside the other nodes. As long as it stands, each node's part is its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ground {
@@ -365,6 +354,7 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::Cluster;
     use ferrule_model::vtep_mac;
 
     const ETH0: IfIndex = IfIndex(2);
@@ -531,13 +521,5 @@ mod tests {
         assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1400));
         routing = Routing { backend: Backend::Native, ..Routing::default() };
         assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1300), "the least of the two links'");
-    }
-
-    #[test]
-    fn without_configured_networks_the_cluster_is_what_the_nodes_have() {
-        let configured = ["10.244.0.0/16".parse().unwrap()];
-        assert_eq!(cluster_cidrs(&configured, &cluster()), configured);
-        let all: Vec<_> = cluster_cidrs(&[], &cluster()).iter().map(ToString::to_string).collect();
-        assert_eq!(all, ["10.244.1.0/24", "10.244.2.0/24", "fd00:1::/64", "fd00:2::/64"]);
     }
 }

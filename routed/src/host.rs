@@ -10,7 +10,7 @@ use ferrule_model::IpNetwork;
 use ferrule_netlink::nft::{self, NftError};
 
 use crate::nodes::Cluster;
-use crate::{desired, masquerade, sysctl};
+use crate::{masquerade, networks, sysctl};
 
 /// Keeps the host's side right.
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Host {
     }
 
     fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
-        desired::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster)
+        networks::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster)
     }
 
     /// Logs what is new among the complaints about one subject.

@@ -8,7 +8,7 @@
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
 //! rest right: [`sysctl`], the [`masquerade`] table, `node.json`.
 //!
-//! Pure: `nodes`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
+//! Pure: `nodes`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
 //! `masquerade`.
 
 pub mod apply;
@@ -20,6 +20,7 @@ pub mod drift;
 pub mod goal;
 pub mod host;
 pub mod masquerade;
+pub mod networks;
 pub mod nexthops;
 pub mod nodes;
 pub mod objects;

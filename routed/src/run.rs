@@ -194,7 +194,7 @@ impl Table {
             NodeEvent::Changes(updates) => self.nodes.update(updates),
         };
         let lines: Vec<_> = changes.iter().take(LINES + 1).map(ToString::to_string).collect();
-        log_lines(&lines, changes.len(), "more nodes are news", |line| tracing::info!("{line}"));
+        log_lines(&lines, changes.len(), "more nodes came, went or changed", |line| tracing::info!("{line}"));
         let own = self.nodes.own_name();
         if was_known && changes.iter().all(|change| change.name != own) {
             return (!changes.is_empty()).then_some(Message::Nodes(changes));

@@ -13,6 +13,8 @@ pub enum Backend {
     Native,
     /// VXLAN: two segments with a router between them.
     Vxlan,
+    /// Routes within a segment, VXLAN across: the same two segments, with several nodes on each.
+    Auto,
 }
 
 impl Backend {
@@ -21,6 +23,7 @@ impl Backend {
         match self {
             Backend::Native => "native",
             Backend::Vxlan => "vxlan",
+            Backend::Auto => "auto",
         }
     }
 
@@ -28,7 +31,7 @@ impl Backend {
     pub fn segments(self) -> usize {
         match self {
             Backend::Native => 1,
-            Backend::Vxlan => 2,
+            Backend::Vxlan | Backend::Auto => 2,
         }
     }
 }

@@ -29,6 +29,7 @@ const SYSTEM_DIRS: &str = "/usr/sbin:/sbin";
 enum Choice {
     Vxlan,
     Native,
+    Auto,
     All,
 }
 
@@ -92,12 +93,15 @@ fn run(args: &Args, report: &mut Report) -> Result<()> {
     let backends: &[Backend] = match args.backend {
         Choice::Vxlan => &[Backend::Vxlan],
         Choice::Native => &[Backend::Native],
-        Choice::All => &[Backend::Native, Backend::Vxlan],
+        Choice::Auto => &[Backend::Auto],
+        Choice::All => &[Backend::Native, Backend::Vxlan, Backend::Auto],
     };
     let size = Size { nodes: args.nodes.into(), pods: args.pods.into() };
     for (index, backend) in backends.iter().enumerate() {
         let keep = args.keep && index + 1 == backends.len();
-        scenario::run(*backend, size, &install, &log_dir, keep, report);
+        // Two on each segment, so that both ways are gone.
+        let nodes = if *backend == Backend::Auto { size.nodes.max(4) } else { size.nodes };
+        scenario::run(*backend, Size { nodes, ..size }, &install, &log_dir, keep, report);
     }
     Ok(())
 }

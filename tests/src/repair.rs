@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    addressing::{Backend, pod_cidrs},
+    addressing::pod_cidrs,
     cluster::{Cluster, READY_WITHIN, VXLAN_DEVICE},
     command::{json, run},
     error::{LabError, Result},
@@ -39,7 +39,8 @@ fn by_hand(cluster: &Cluster) -> Result<String> {
 
 /// What is deleted, and how. Each command fails if there is nothing to delete.
 fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, String)>> {
-    let last = cluster.nodes.len();
+    let tunnelled = cluster.topology.last_tunnelled();
+    let last = tunnelled.unwrap_or(cluster.nodes.len());
     let [cidr4, cidr6] = pod_cidrs(last);
     let mut all = vec![
         ("IPv4 route", format!("ip route del {cidr4}")),
@@ -47,7 +48,7 @@ fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, 
         ("nexthop with its routes", format!("ip nexthop del id {}", nexthop(cluster)?)),
         ("nftables table", "nft delete table inet ferrule".to_owned()),
     ];
-    if cluster.topology.backend == Backend::Native {
+    if tunnelled.is_none() {
         return Ok(all);
     }
     // Which of the device's entries are the last node's is told by the MAC its FDB entry has.

@@ -20,7 +20,7 @@ pub struct Size {
 pub fn run(backend: Backend, size: Size, install: &Install, dir: &Path, keep: bool, report: &mut Report) {
     let shape = match backend {
         Backend::Native => "one segment",
-        Backend::Vxlan => "two segments, a router between them",
+        Backend::Vxlan | Backend::Auto => "two segments, a router between them",
     };
     let about = format!("{} nodes on {shape}, {} pods on each", size.nodes, size.pods);
     report.chapter(backend.as_str(), &about);

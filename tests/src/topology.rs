@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   node1 ─┐                  ┌─ node2        native: one segment, all nodes on it
-//!   node3 ─┴ seg1 ─ router ─ seg2 ┴ node4     vxlan:  two segments, nodes in turn on one and the other
+//!   node3 ─┴ seg1 ─ router ─ seg2 ┴ node4     vxlan, auto: two segments, nodes in turn on one and the other
 //!                     │
 //!                  outside                    has a route back to the nodes, none to any pod
 //! ```
@@ -56,6 +56,16 @@ impl Topology {
         let topology = Topology { backend, fabric, outside, machines };
         topology.wire_up()?;
         Ok(topology)
+    }
+
+    /// The last node whose packets from the first one carry a tunnel's header, if the backend makes any.
+    pub fn last_tunnelled(&self) -> Option<usize> {
+        let is_across = |number: &usize| segment(self.backend, *number) != segment(self.backend, 1);
+        match self.backend {
+            Backend::Native => None,
+            Backend::Vxlan => Some(self.machines.len()),
+            Backend::Auto => (1..=self.machines.len()).rev().find(is_across),
+        }
     }
 
     fn wire_up(&self) -> Result<()> {

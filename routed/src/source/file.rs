@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferrule_config::NodesFile;
+use ferrule_config::{ConfigError, Edit, EditedNodes};
 use ferrule_daemon::{FileWatch, WatchError};
 use tokio::time::Instant;
 
 use super::{NodeEvent, Source};
-use crate::nodes::Node;
+use crate::nodes::{Node, NodeUpdate};
 
 /// How often the file is looked at when the kernel tells of no changes.
 const WITHOUT_WATCH: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ pub struct FileSource {
     /// The file has not been read yet since it changed.
     unread: bool,
     /// The last state that was told.
-    told: Option<NodesFile>,
+    told: Option<EditedNodes>,
     /// What was last said in the log about a file that cannot be used.
     complaint: Option<String>,
 }
@@ -40,10 +40,10 @@ impl FileSource {
         Ok(Self { path, watch, next_look: Instant::now(), unread: true, told: None, complaint: None })
     }
 
-    /// The file's nodes, if they are to be told.
-    fn read(&mut self) -> Option<Vec<Node>> {
-        let file = match NodesFile::load(&self.path) {
-            Ok(file) => file,
+    /// What the file says that is not told yet.
+    fn read(&mut self) -> Option<NodeEvent> {
+        let news = match EditedNodes::read(&self.path).and_then(|text| self.take(text)) {
+            Ok(news) => news,
             Err(error) => {
                 self.complain(error.is_missing(), error.to_string());
                 return None;
@@ -52,11 +52,25 @@ impl FileSource {
         if self.complaint.take().is_some() {
             tracing::info!("{} is good now", self.path.display());
         }
-        if self.told.as_ref() == Some(&file) {
-            return None;
-        }
-        self.told = Some(file.clone());
-        Some(file.nodes.into_iter().map(Node::from).collect())
+        news
+    }
+
+    fn take(&mut self, text: String) -> Result<Option<NodeEvent>, ConfigError> {
+        let Some(told) = &mut self.told else {
+            let first = self.told.insert(EditedNodes::parse(text, &self.path)?);
+            return Ok(Some(NodeEvent::Snapshot(all(first))));
+        };
+        Ok(match told.edit(text, &self.path)? {
+            Edit::Whole => Some(NodeEvent::Snapshot(all(told))),
+            Edit::Part { gone, come } if gone == come => None,
+            Edit::Part { gone, come } => {
+                let stays = |name: &String| come.iter().any(|node| node.name == *name);
+                let gone = gone.into_iter().map(|node| node.name).filter(|name| !stays(name));
+                let mut updates: Vec<_> = gone.map(NodeUpdate::Remove).collect();
+                updates.extend(come.into_iter().map(|node| NodeUpdate::Put(node.into())));
+                Some(NodeEvent::Changes(updates))
+            }
+        })
     }
 
     fn complain(&mut self, missing: bool, error: String) {
@@ -98,11 +112,15 @@ impl Source for FileSource {
                 self.changed().await;
             }
             self.unread = false;
-            if let Some(nodes) = self.read() {
-                return NodeEvent::Snapshot(nodes);
+            if let Some(news) = self.read() {
+                return news;
             }
         }
     }
+}
+
+fn all(nodes: &EditedNodes) -> Vec<Node> {
+    nodes.nodes().iter().cloned().map(Node::from).collect()
 }
 
 #[cfg(test)]
@@ -117,7 +135,13 @@ mod tests {
     async fn next(source: &mut FileSource, wait: Duration) -> Option<Vec<String>> {
         match tokio::time::timeout(wait, source.next()).await.ok()? {
             NodeEvent::Snapshot(nodes) => Some(nodes.into_iter().map(|node| node.name).collect()),
-            NodeEvent::Changes(changes) => panic!("{changes:?}"),
+            NodeEvent::Changes(changes) => {
+                let put = |change| match change {
+                    NodeUpdate::Put(node) => Some(node.name),
+                    NodeUpdate::Remove(_) => None,
+                };
+                Some(changes.into_iter().filter_map(put).collect())
+            }
         }
     }
 

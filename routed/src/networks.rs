@@ -1,0 +1,106 @@
+//! The networks of all pods, as few as say it: pure.
+
+use std::net::IpAddr;
+
+use ferrule_model::{IpNetwork, family};
+
+use crate::nodes::Cluster;
+
+/// The networks of all pods: the configured ones, or those of all known nodes.
+pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwork> {
+    if !configured.is_empty() {
+        return configured.to_vec();
+    }
+    let nodes = std::iter::once(&cluster.own).chain(cluster.others.values().map(AsRef::as_ref));
+    merged(nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect())
+}
+
+/// The same addresses in as few networks as possible, in order: thousands of nodes' networks, given out in a row, are a
+/// handful.
+pub fn merged(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    networks.sort_unstable_by_key(|network| (network.network(), network.prefix()));
+    let mut merged: Vec<IpNetwork> = Vec::new();
+    for mut network in networks {
+        if merged.last().is_some_and(|last| last.contains(network.network())) {
+            continue;
+        }
+        while let Some(parent) = merged.last().and_then(|last| parent_of(last, &network)) {
+            merged.pop();
+            network = parent;
+        }
+        merged.push(network);
+    }
+    merged
+}
+
+/// The network whose two halves these are.
+fn parent_of(lower: &IpNetwork, upper: &IpNetwork) -> Option<IpNetwork> {
+    if family(lower) != family(upper) || lower.prefix() != upper.prefix() || lower.prefix() == 0 {
+        return None;
+    }
+    let parent = IpNetwork::new(lower.network(), lower.prefix() - 1).ok()?;
+    (parent.network() == lower.network() && parent.contains(upper.network()) && is_other(lower, upper.ip()))
+        .then_some(parent)
+}
+
+fn is_other(network: &IpNetwork, address: IpAddr) -> bool {
+    !network.contains(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::Node;
+    use ferrule_model::vtep_mac;
+    use proptest::prelude::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNetwork> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn neighbouring_networks_become_one() {
+        let nodes: Vec<_> = (0..=255).map(|n| format!("10.244.{n}.0/24").parse().unwrap()).collect();
+        assert_eq!(merged(nodes), networks(&["10.244.0.0/16"]));
+        let some =
+            networks(&["10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24", "fd00:0:0:2::/64", "fd00:0:0:3::/64"]);
+        assert_eq!(merged(some), networks(&["10.0.1.0/24", "10.0.2.0/23", "fd00:0:0:2::/63"]));
+    }
+
+    #[test]
+    fn without_configured_networks_the_cluster_is_what_the_nodes_have() {
+        let node = |name: &str, pods: &[&str]| Node {
+            name: name.into(),
+            v4: None,
+            v6: None,
+            pod_cidrs: networks(pods),
+            vtep_mac: vtep_mac(name),
+        };
+        let own = node("a", &["10.244.1.0/24", "fd00:1::/64"]);
+        let other = node("b", &["10.244.2.0/24"]);
+        let cluster = Cluster { own, others: [("b".into(), other.into())].into() };
+        let configured = networks(&["10.244.0.0/16"]);
+        assert_eq!(cluster_cidrs(&configured, &cluster), configured);
+        assert_eq!(
+            cluster_cidrs(&[], &cluster),
+            networks(&["10.244.1.0/24", "10.244.2.0/24", "fd00:1::/64"])
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_address_comes_or_goes(parts in prop::collection::vec((any::<u8>(), 24u8..=32), 0..40)) {
+            let network = |(last, prefix): &(u8, u8)| {
+                let network: IpNetwork = IpNetwork::new([10, 0, 0, *last].into(), *prefix).unwrap();
+                IpNetwork::new(network.network(), *prefix).unwrap()
+            };
+            let given: Vec<_> = parts.iter().map(network).collect();
+            let merged = merged(given.clone());
+            for last in 0..=255u8 {
+                let address = [10, 0, 0, last].into();
+                let times = merged.iter().filter(|network| network.contains(address)).count();
+                prop_assert_eq!(times, usize::from(given.iter().any(|network| network.contains(address))));
+            }
+        }
+    }
+}
