@@ -82,6 +82,31 @@ fn pods_of_one_node_and_the_node_itself_talk_both_ways() {
     });
 }
 
+/// Replies leave by the first interface, whichever address they bear, and the node hands them on as it should: what
+/// comes back has the address that was asked.
+#[test]
+fn a_pod_in_two_networks_answers_under_the_address_that_was_asked() {
+    RealMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        machine.add_pod("second");
+        let first = addresses(&bench.add());
+        let more = json!({ "name": "more" });
+        let second = addresses(&result(&bench.verb_with("ADD", &[("CNI_IFNAME", "net1")], &more)));
+        let variables = [("CNI_CONTAINERID", "decaf"), ("CNI_NETNS", &machine.path("second"))];
+        let peer = addresses(&result(&bench.verb_with("ADD", &variables, &json!({}))));
+        for own in [first, second] {
+            for (own, peer) in own.into_iter().zip(&peer) {
+                let (own, peer) = (socket(machine, "pod", own), socket(machine, "second", *peer));
+                send(&peer, &own);
+                send(&own, &peer);
+            }
+        }
+        // Deleting the first leaves the second.
+        result(&bench.verb("DEL"));
+        assert_eq!(bench.ipamd.leases().len(), 2);
+    });
+}
+
 #[test]
 fn ipv6_that_is_switched_off_is_switched_on_for_our_links_alone() {
     RealMachine::with(|machine| {
