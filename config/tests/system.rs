@@ -78,7 +78,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 fn the_units_expose_no_more_than_they_must() {
     let directory = tempfile::tempdir().unwrap();
     for (name, more, most) in
-        [("ipamd", None, 0.5), ("ipamd", Some("metrics.conf"), 1.1), ("routed", None, 1.7)]
+        [("ipamd", None, 0.9), ("ipamd", Some("metrics.conf"), 1.1), ("routed", None, 1.7)]
     {
         let unit = unit(directory.path(), name);
         if let Some(more) = more {

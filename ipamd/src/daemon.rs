@@ -3,6 +3,7 @@
 use crate::clock::{boot_clock, boot_id};
 use crate::inputs::Inputs;
 use crate::metrics::Outside;
+use crate::reclaim::search;
 use crate::server::{Limits, serve};
 use crate::socket::{Lock, SocketError};
 use crate::store::SledStore;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Name of the store's directory in the runtime directory.
@@ -80,13 +81,16 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
         let pages = Outside { handle: handle.clone() };
         tokio::spawn(serve_metrics(address, pages, HttpLimits::default()))
     });
+    let (grace, asked) = watch::channel(inputs.config().ipam.reclaim_after);
+    let search = tokio::spawn(search(handle.clone(), asked));
     tracing::info!(leases, runtime_dir = %runtime_dir.display(), "serving");
     Notifier.ready(&format!("serving, {leases} leases at the start"));
 
-    let ended = attend(&mut inputs, &runtime_dir, &handle, &mut shutdown, &mut hangup).await;
+    let ended = attend(&mut inputs, &runtime_dir, &handle, &grace, &mut shutdown, &mut hangup).await;
     Notifier.stopping();
     drop(socket_file);
     drop((stop, handle));
+    search.abort();
     if let Some(outside) = outside {
         outside.abort();
     }
@@ -110,6 +114,7 @@ async fn attend(
     inputs: &mut Inputs,
     runtime_dir: &Path,
     handle: &Handle,
+    grace: &watch::Sender<Duration>,
     shutdown: &mut Shutdown,
     hangup: &mut Signal,
 ) -> Result<(), RunError> {
@@ -126,11 +131,11 @@ async fn attend(
             () = watchdog.beat() => {}
             changed = inputs.changed() => {
                 changed?;
-                handle.configure(inputs.settings()).await;
+                configure(inputs, handle, grace).await;
             }
             _ = hangup.recv() => {
                 inputs.read();
-                handle.configure(inputs.settings()).await;
+                configure(inputs, handle, grace).await;
             }
             _ = queue.tick() => {
                 // What cannot be read is the writer's to report, once somebody needs it.
@@ -140,6 +145,13 @@ async fn attend(
             }
         }
     }
+}
+
+async fn configure(inputs: &Inputs, handle: &Handle, grace: &watch::Sender<Duration>) {
+    grace.send_if_modified(|grace| {
+        std::mem::replace(grace, inputs.config().ipam.reclaim_after) != inputs.config().ipam.reclaim_after
+    });
+    handle.configure(inputs.settings()).await;
 }
 
 fn system(doing: &'static str) -> impl FnOnce(io::Error) -> RunError {

@@ -26,6 +26,7 @@ mod metrics;
 mod moving;
 mod pools;
 mod reasons;
+mod reclaim;
 mod resting;
 
 pub use daemon::{RunError, run};

@@ -169,6 +169,12 @@ impl Service {
         &self.settings
     }
 
+    /// The lease of an attachment.
+    #[must_use]
+    pub fn lease(&self, attachment: &Attachment) -> Option<&Lease> {
+        self.leases.get(attachment)
+    }
+
     /// Number of leases.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -8,12 +8,14 @@
 //! for the same attachment: it was meant for the lease before, and must never end the one to come.
 
 use crate::clock::Clock;
+use crate::leaks::{Lost, is_still_lost};
 use crate::metrics::{self, Metrics};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
+use crate::sight::Sight;
 use crate::store::{Batch, Store, StoreError};
-use ferrule_wire::{CallError, ClaimError, QueueError, QueuedRelease};
+use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,12 +47,12 @@ pub enum StartError {
 }
 
 /// What the writer is asked to do.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "the large one is the frequent one, and lives for one call")]
 enum Job {
     Call(Call),
     Configure(Settings),
     DrainQueue,
+    /// Take a lease back that nobody uses any more, if this last look agrees.
+    Reclaim(Lost, Arc<dyn Sight>),
 }
 
 #[derive(Debug)]
@@ -111,6 +113,16 @@ impl Handle {
         self.tell(Job::DrainQueue).await;
     }
 
+    /// Has a lease taken back that was found lost, unless a last look right before the release says otherwise.
+    pub async fn reclaim(&self, lost: Lost, sight: Arc<dyn Sight>) {
+        self.tell(Job::Reclaim(lost, sight)).await;
+    }
+
+    /// The time now.
+    pub(crate) fn now(&self) -> Duration {
+        (self.clock)()
+    }
+
     /// Waits until the writer is gone, which while a handle exists means that it died.
     pub async fn gone(&self) {
         self.jobs.closed().await;
@@ -142,6 +154,7 @@ struct Round {
     batch: Batch,
     calls: Vec<Pending>,
     claimed: Vec<QueuedRelease>,
+    reclaimed: Vec<(Lease, Duration)>,
 }
 
 /// A call that was performed and waits for the commit.
@@ -210,6 +223,7 @@ impl Writer {
             match job {
                 Job::Call(call) => self.perform(call, now, &mut round),
                 Job::Configure(settings) => self.configure(settings, now, &mut round),
+                Job::Reclaim(lost, sight) => self.reclaim(&lost, &*sight, now, &mut round),
                 Job::DrainQueue => {
                     if let Err(error) = self.claim_queue(&mut round) {
                         tracing::error!(error = chain(&error), "the queued releases cannot be read");
@@ -274,6 +288,19 @@ impl Writer {
             service.reconfigure(settings);
             round.batch.changes.extend(service.forget_rested(now));
         }
+    }
+
+    /// The last look and the release are one step: no `Allocate` of the same attachment comes between.
+    fn reclaim(&mut self, lost: &Lost, sight: &dyn Sight, now: Duration, round: &mut Round) {
+        let Some(service) = &mut self.service else { return };
+        let Some(lease) = service.lease(&lost.attachment).cloned() else { return };
+        if lease.given_at_boottime_ms != lost.given_at_boottime_ms || !is_still_lost(&lease, sight) {
+            return;
+        }
+        let release = Request::Release(lost.attachment.clone());
+        let released = service.handle(release, now, &mut round.batch.changes);
+        debug_assert!(released.is_ok(), "a release always succeeds in memory");
+        round.reclaimed.push((lease, now.saturating_sub(lost.since)));
     }
 
     /// Takes all queued releases into the round.
@@ -342,6 +369,9 @@ impl Writer {
 
 /// The batch is durable: says so, to the log, to the queue and to the callers.
 fn finish(round: Round, metrics: &Metrics) {
+    for (lease, gone_for) in &round.reclaimed {
+        log_reclaimed(lease, *gone_for);
+    }
     for change in &round.batch.changes {
         metrics.changed(change);
         log(change);
@@ -358,16 +388,30 @@ fn finish(round: Round, metrics: &Metrics) {
     }
 }
 
+/// Why the lease that is logged as released next was.
+fn log_reclaimed(lease: &Lease, gone_for: Duration) {
+    tracing::warn!(
+        addresses = joined(lease),
+        container_id = lease.attachment.container_id,
+        netns = lease.netns,
+        link = %ferrule_model::host_veth_name(&lease.attachment),
+        gone_for_s = gone_for.as_secs(),
+        "lease reclaimed: the runtime never ended the pod, but its namespace and its link are gone"
+    );
+}
+
+fn joined(lease: &Lease) -> String {
+    lease.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",")
+}
+
 fn log(change: &Change) {
     let (lease, what) = match change {
         Change::Given(lease) => (lease, "lease given"),
         Change::Ended(lease) => (lease, "lease released"),
         Change::Released(_) | Change::Forgotten(_) => return,
     };
-    let addresses =
-        lease.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",");
     tracing::info!(
-        addresses,
+        addresses = joined(lease),
         pod = lease.pod.as_ref().map(tracing::field::display),
         network = lease.attachment.network,
         container_id = lease.attachment.container_id,

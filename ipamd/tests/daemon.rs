@@ -191,6 +191,38 @@ fn queued_releases_are_done_before_it_is_ready_and_within_a_second_after() {
     drop(daemon);
 }
 
+/// The daemon as after a reboot: with another boot id, mounted over the kernel's where nobody else sees it.
+fn in_another_boot(place: &Place) -> Reaped {
+    let id = place.dir.path().join("boot_id");
+    fs::write(&id, "00000000-0000-4000-8000-000000000001\n").unwrap();
+    let program = place.command();
+    let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", script]).arg(&id);
+    command.arg(program.get_program()).args(program.get_args());
+    command.spawn().map(Reaped).unwrap()
+}
+
+#[test]
+fn a_reboot_ends_all_leases_wherever_the_store_lies() {
+    let state = tempfile::tempdir().unwrap();
+    let config = format!("[ipam]\nstate_dir = \"{}\"\n{POOL}", state.path().display());
+    let place = Place::new(&config);
+    let daemon = place.start();
+    let mut client = place.client();
+    client.call(&allocate("a")).unwrap();
+    client.call(&allocate("b")).unwrap();
+    daemon.kill();
+    assert!(state.path().join("ipam").is_dir() && !place.runtime_dir().join("ipam").exists());
+
+    let rebooted = in_another_boot(&place);
+    let mut client = place.client();
+    assert_eq!(leases(&mut client), []);
+    let lease = client.call(&allocate("c")).unwrap().lease;
+    assert_eq!(lease.addresses[0].to_string(), "10.9.0.3/32", "those of the boot before rest");
+    drop(rebooted);
+}
+
 /// Killed and waited for when dropped.
 struct Reaped(std::process::Child);
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Place, allocate, attachment, leases};
-use ferrule_wire::{Attachment, Release};
+use ferrule_wire::{Attachment, Lease, Release};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,6 +14,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
 
 const PLUGINS: &str = "/usr/lib/cni";
 const POOL: &str = "[[ipam.pool]]\nname = \"node\"\nsubnets = [\"10.244.1.0/24\", \"fd00:1::/64\"]\n";
@@ -149,10 +150,6 @@ impl Drop for Unnamed {
     }
 }
 
-fn reaches(address: &str) {
-    sh(&format!("ping -c 1 -W 5 {address}"));
-}
-
 /// As libcni keeps it beside host-local's directory.
 fn cache(old: &Old, container_id: &str) {
     let results = old.networks.parent().unwrap().join("results");
@@ -164,24 +161,39 @@ fn cache(old: &Old, container_id: &str) {
     fs::write(results.join(format!("cbr0-{container_id}-eth0")), cached.to_string()).unwrap();
 }
 
-#[test]
-fn a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing() {
-    if !on_a_node("a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing") {
-        return;
+/// The pods of the story: those with a name have a namespace's file, the one without has only a process.
+struct Pods {
+    a: [String; 2],
+    c: [String; 2],
+    unnamed: [String; 2],
+    keeper: Unnamed,
+}
+
+impl Pods {
+    /// Started on bridge and host-local. One more, b, ends without a DEL.
+    fn start(old: &Old) -> Self {
+        sh("for pod in a b c d; do ip netns add $pod; done");
+        let a = old.add("a", "/run/netns/a");
+        old.add("b", "/run/netns/b");
+        let c = old.add("c", "/run/netns/c");
+        let keeper = Unnamed::new();
+        let unnamed = old.add("u", &keeper.netns());
+        cache(old, "a");
+        sh("ip netns del b");
+        Self { a, c, unnamed, keeper }
     }
-    let old = Old::new(POOL);
-    sh("for pod in a b c d; do ip netns add $pod; done");
-    let [a, a6] = old.add("a", "/run/netns/a");
-    old.add("b", "/run/netns/b");
-    let [c, _] = old.add("c", "/run/netns/c");
-    let unnamed = Unnamed::new();
-    let [u, u6] = old.add("u", &unnamed.netns());
-    cache(&old, "a");
-    // Its DEL never came.
-    sh("ip netns del b");
+
+    fn are_reached(&self) {
+        assert!(Path::new(&self.keeper.netns()).exists());
+        for address in [&self.a[0], &self.unnamed[0]] {
+            sh(&format!("ping -c 1 -W 5 {address}"));
+        }
+    }
+}
+
+fn moves_in(old: &Old, pods: &Pods) {
     let before = old.taken();
     assert_eq!(before.len(), 8);
-
     // The bridge has an address that the pool would give to a pod.
     let refused = old.command("import", &[]);
     assert_eq!(refused.status.code(), Some(1));
@@ -193,17 +205,17 @@ fn a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing() {
         old.moves("import", &["--dry-run"]),
         "3 moved, 0 there already, 1 left out, 0 left as they are (nothing was changed: --dry-run)"
     );
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     assert_eq!(old.moves("import", &[]), "3 moved, 0 there already, 1 left out, 0 left as they are");
     println!("an import took {:?}", begun.elapsed());
-    assert_eq!(
-        old.moves("import", &["--network", "cbr0"]),
-        "0 moved, 3 there already, 1 left out, 0 left as they are"
-    );
+    let again = old.moves("import", &["--network", "cbr0"]);
+    assert_eq!(again, "0 moved, 3 there already, 1 left out, 0 left as they are");
     assert_eq!(old.taken(), before, "host-local's files are left as they are");
-    reaches(&a);
-    reaches(&u);
+    pods.are_reached();
+}
 
+/// The addresses of a pod that came under the daemon; c went.
+fn lives(old: &Old, pods: &Pods) -> [String; 2] {
     let daemon = old.place.start();
     let mut client = old.place.client();
     let running = old.command("import", &[]);
@@ -214,41 +226,53 @@ fn a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing() {
     );
     let found = leases(&mut client);
     let of = |id: &str| found.iter().find(|lease| lease.attachment == attachment(id)).unwrap();
-    assert_eq!(of("a").addresses, [format!("{a}/32").parse().unwrap(), format!("{a6}/128").parse().unwrap()]);
+    assert_eq!(addresses(of("a")), pods.a);
     assert_eq!(of("a").pod.as_ref().unwrap().to_string(), "shop/web-0");
     assert_eq!((of("a").netns.as_deref(), of("u").netns.as_deref()), (Some("/run/netns/a"), None));
     assert_eq!((of("a").pool.as_str(), found.len()), ("node", 3));
 
-    // A pod comes, one goes.
-    let new = client.call(&allocate("new")).unwrap().lease;
-    let new: Vec<String> = new.addresses.iter().map(|address| address.ip().to_string()).collect();
-    assert!(
-        !before
-            .difference(&BTreeSet::from(["10.244.1.3".into(), "fd00:1::3".into()]))
-            .any(|taken| new.contains(taken)),
-        "{new:?}"
-    );
+    let new = addresses(&client.call(&allocate("new")).unwrap().lease);
+    let taken = [&pods.a, &pods.c, &pods.unnamed];
+    assert!(taken.into_iter().flatten().all(|address| !new.contains(address)), "{new:?}");
     sh("ip netns del c");
     assert_eq!(client.call(&Release { attachment: attachment("c") }).unwrap().released.len(), 2);
     assert!(daemon.stop().success());
+    new
+}
 
-    // And back.
+fn addresses(lease: &Lease) -> [String; 2] {
+    let addresses: Vec<_> = lease.addresses.iter().map(|address| address.ip().to_string()).collect();
+    addresses.try_into().unwrap()
+}
+
+fn moves_out(old: &Old, pods: &Pods, new: &[String; 2]) {
+    let before = old.taken();
     assert!(old.moves("export", &["--dry-run"]).contains("--dry-run"));
     assert_eq!(old.taken(), before);
     let summary = old.moves("export", &[]);
     assert!(summary.starts_with("1 moved, 2 there already, "), "{summary}");
-    assert_eq!(old.taken(), [a.clone(), a6.clone(), u.clone(), u6, new[0].clone(), new[1].clone()].into());
+    let held: BTreeSet<String> = [&pods.a, &pods.unnamed, new].into_iter().flatten().cloned().collect();
+    assert_eq!(old.taken(), held);
     assert_eq!(fs::read_to_string(old.networks.join("cbr0").join(&new[0])).unwrap(), "new\r\neth0");
 
     // host-local goes on: no address twice, and the DEL of a pod that lived through all this frees its own.
-    let [d, d6] = old.add("d", "/run/netns/d");
-    let known = [&a, &u, &new[0], &new[1], &"10.244.1.1".to_owned(), &a6];
-    assert!(!known.contains(&&d) && !known.contains(&&d6), "{d} {d6}");
-    println!("host-local gave {d} after the way back; {c} was free again");
+    let given = old.add("d", "/run/netns/d");
+    assert!(given.iter().all(|address| !held.contains(address)), "{given:?}");
+    println!("host-local gave {given:?} after the way back; {:?} were free again", pods.c);
+    pods.are_reached();
     old.plugin("DEL", "a", "/run/netns/a");
-    assert!(!old.taken().contains(&a) && !old.taken().contains(&a6));
-    reaches(&u);
-    reaches(&d);
+    assert!(pods.a.iter().all(|address| !old.taken().contains(address)));
+}
+
+#[test]
+fn a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing() {
+    if on_a_node("a_node_moves_in_from_host_local_and_back_out_without_a_pod_noticing") {
+        let old = Old::new(POOL);
+        let pods = Pods::start(&old);
+        moves_in(&old, &pods);
+        let new = lives(&old, &pods);
+        moves_out(&old, &pods, &new);
+    }
 }
 
 /// The user that a unit would run as; an ordinary user's namespace has but one.

@@ -27,6 +27,9 @@ const REQUESTS_A_SEND: usize = 200;
 /// Attempts to list a table that changes meanwhile.
 const DUMP_ATTEMPTS: u32 = 10;
 
+/// Bytes of the longest datagram: a dump fills 32 KiB at most (`netlink_dump`), and a notification one message.
+const DATAGRAM: usize = 64 << 10;
+
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 const NLMSG_NOOP: u16 = 1;
@@ -206,9 +209,14 @@ impl Socket {
 
     /// The messages of one datagram.
     pub(crate) fn receive(&self) -> Result<Vec<Message>, Error> {
+        let mut datagram = Vec::with_capacity(DATAGRAM);
         loop {
-            match self.raw.recv_from_full() {
-                Ok((datagram, _)) => return messages(&datagram),
+            match self.raw.recv(&mut datagram, libc::MSG_TRUNC) {
+                // With MSG_TRUNC the length is the datagram's, whatever there was room for.
+                Ok(length) if length > DATAGRAM => {
+                    return Err(Error::Decode(format!("a datagram of {length} bytes")));
+                }
+                Ok(_) => return messages(&datagram),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::Receive(error)),
             }

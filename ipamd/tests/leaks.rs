@@ -1,0 +1,186 @@
+//! Leases that nobody gave back: the real daemon, real links, and paths in the place of namespaces.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod common;
+
+use common::{Place, allocate, attachment, leases, until};
+use ferrule_wire::{Client, Lease};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+const CONFIG: &str = "[ipam]\nreclaim_after_s = 1\ncooldown_s = 0\n\
+    [[ipam.pool]]\nname = \"p\"\nsubnets = [\"10.7.0.0/20\"]\n";
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("`ip` is missing: install iproute2");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn link_name(id: &str) -> String {
+    ferrule_model::host_veth_name(&attachment(id)).as_str().to_owned()
+}
+
+/// The host's end of the pod's pair, as the plugin calls it.
+fn add_link(id: &str) {
+    let name = link_name(id);
+    ip(&["link", "add", &name, "type", "veth", "peer", "name", &format!("p{}", &name[3..])]);
+}
+
+fn delete_link(id: &str) {
+    ip(&["link", "delete", &link_name(id)]);
+}
+
+fn netns(place: &Place, id: &str) -> PathBuf {
+    let directory = place.dir.path().join("netns");
+    fs::create_dir_all(&directory).unwrap();
+    directory.join(id)
+}
+
+fn give(place: &Place, client: &mut Client, id: &str) -> Lease {
+    let mut call = allocate(id);
+    call.netns = Some(netns(place, id).to_str().unwrap().to_owned());
+    client.call(&call).unwrap().lease
+}
+
+fn ids(client: &mut Client) -> BTreeSet<String> {
+    leases(client).into_iter().map(|lease| lease.attachment.container_id).collect()
+}
+
+fn is_reclaimed(place: &Place, id: &str) -> bool {
+    place.log().lines().any(|line| line.contains("lease reclaimed") && line.contains(id))
+}
+
+#[test]
+fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
+    let place = Place::new(CONFIG);
+    let daemon = place.start();
+    let mut client = place.client();
+    for id in ["live", "no-link", "no-namespace", "lost-one", "lost-two"] {
+        give(&place, &mut client, id);
+    }
+    client.call(&allocate("without-path")).unwrap();
+    // Nothing seen yet: for all the daemon knows it is in a network namespace of its own.
+    for id in ["live", "no-link"] {
+        fs::write(netns(&place, id), "").unwrap();
+    }
+    for id in ["live", "no-namespace"] {
+        add_link(id);
+    }
+    until("the first is taken back", || is_reclaimed(&place, "lost-one") && is_reclaimed(&place, "lost-two"));
+    let log = place.log();
+    let line =
+        log.lines().find(|line| line.contains("lease reclaimed") && line.contains("lost-one")).unwrap();
+    for part in ["10.7.0.", "netns/lost-one", &link_name("lost-one")] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+    let stay = ["live", "no-link", "no-namespace", "without-path"].map(str::to_owned);
+    assert_eq!(ids(&mut client), BTreeSet::from(stay));
+
+    // A link that goes later, and a daemon that was restarted: the others stay through two more graces.
+    daemon.kill();
+    let _daemon = place.start();
+    let mut client = place.client();
+    fs::remove_file(netns(&place, "no-link")).unwrap();
+    until("the second is taken back", || is_reclaimed(&place, "no-link"));
+    assert_eq!(ids(&mut client), BTreeSet::from(["live", "no-namespace", "without-path"].map(str::to_owned)));
+    delete_link("no-namespace");
+    until("the third is taken back", || is_reclaimed(&place, "no-namespace"));
+    assert_eq!(ids(&mut client), BTreeSet::from(["live", "without-path"].map(str::to_owned)));
+    delete_link("live");
+}
+
+#[test]
+fn a_daemon_that_sees_no_link_of_its_leases_takes_nothing_back() {
+    let place = Place::new(CONFIG);
+    let _daemon = place.start();
+    let mut client = place.client();
+    give(&place, &mut client, "blind-lost");
+    // Longer than several looks; the sign that looks go on is that the first link seen changes everything.
+    sleep(Duration::from_millis(2500));
+    assert!(!is_reclaimed(&place, "blind-lost"));
+    give(&place, &mut client, "blind-live");
+    fs::write(netns(&place, "blind-live"), "").unwrap();
+    add_link("blind-live");
+    until("it is taken back", || is_reclaimed(&place, "blind-lost"));
+    assert_eq!(ids(&mut client), BTreeSet::from(["blind-live".to_owned()]));
+    delete_link("blind-live");
+}
+
+/// Pods come (their namespace and link late, in either order) and go without a word, while the daemon is killed and started:
+/// none is taken back while it has a namespace or a link, and each that went is.
+#[test]
+fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
+    const PODS: usize = 24;
+    let place = Arc::new(Place::new(CONFIG));
+    let daemon = place.start();
+    fs::write(netns(&place, "anchor"), "").unwrap();
+    add_link("anchor");
+    give(&place, &mut place.client(), "anchor");
+    let done = Arc::new(AtomicBool::new(false));
+    let pods: Vec<_> = (0..PODS)
+        .map(|number| {
+            let place = Arc::clone(&place);
+            thread::spawn(move || {
+                let id = format!("churn-{number}");
+                let mut client = place.client();
+                let mut call = allocate(&id);
+                call.netns = Some(netns(&place, &id).to_str().unwrap().to_owned());
+                while client.call(&call).is_err() {
+                    client = place.client();
+                }
+                // Late by up to 0.7 s, well within the grace.
+                sleep(Duration::from_millis(30 * number as u64));
+                match number % 3 {
+                    0 => fs::write(netns(&place, &id), "").unwrap(),
+                    1 => add_link(&id),
+                    _ => {
+                        add_link(&id);
+                        fs::write(netns(&place, &id), "").unwrap();
+                    }
+                }
+            })
+        })
+        .collect();
+    let restarts = {
+        let (place, done) = (Arc::clone(&place), Arc::clone(&done));
+        thread::spawn(move || {
+            let mut daemon = daemon;
+            while !done.load(Ordering::SeqCst) {
+                // Longer than a grace and a look, so that losses have time to be found in one life of the daemon.
+                sleep(Duration::from_millis(1700));
+                daemon.kill();
+                daemon = place.start();
+            }
+            daemon
+        })
+    };
+    pods.into_iter().for_each(|pod| pod.join().unwrap());
+    let mut dead = BTreeSet::new();
+    for number in (0..PODS).step_by(2) {
+        let id = format!("churn-{number}");
+        if number % 3 != 1 {
+            fs::remove_file(netns(&place, &id)).unwrap();
+        }
+        if number % 3 != 0 {
+            delete_link(&id);
+        }
+        dead.insert(id);
+    }
+    until("every dead pod's lease is taken back", || {
+        dead.iter().all(|id| is_reclaimed(&place, &format!("{id}\"")))
+    });
+    done.store(true, Ordering::SeqCst);
+    let _daemon = restarts.join().unwrap();
+    let expected: BTreeSet<String> = (0..PODS)
+        .map(|number| format!("churn-{number}"))
+        .filter(|id| !dead.contains(id))
+        .chain(["anchor".to_owned()])
+        .collect();
+    assert_eq!(ids(&mut place.client()), expected);
+}
