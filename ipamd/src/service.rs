@@ -274,6 +274,7 @@ impl Service {
         let lease = self.leases.remove(attachment)?;
         changes.push(Change::Ended(lease.clone()));
         for address in lease.addresses.iter().map(IpNetwork::ip) {
+            self.drained(&lease.pool, address);
             if !self.pools.iter_mut().any(|pool| pool.release(address, now)) {
                 self.homeless.insert(address, now);
             }
@@ -285,7 +286,6 @@ impl Service {
     }
 
     fn check(&self, call: Check) -> Result<CheckReply, CallError> {
-            self.drained(&lease.pool, address);
         let Check { attachment, addresses: mut claimed } = call;
         let Some(lease) = self.leases.get(&attachment) else {
             return Err(CallError::LeaseNotFound { attachment });
@@ -470,6 +470,14 @@ impl Service {
             // No pool has it: its subnet was withdrawn, and it goes with its lease.
             let _ = self.pools.iter_mut().any(|pool| pool.restore_given(address.ip()));
         }
+        self.draining.clear();
+        for lease in self.leases.values() {
+            for address in &lease.addresses {
+                if !Self::is_held(&self.pools, &lease.pool, address.ip()) {
+                    *self.draining.entry((lease.pool.clone(), Family::of(address))).or_default() += 1;
+                }
+            }
+        }
         for (address, at) in released {
             if !self.pools.iter_mut().any(|pool| pool.restore_released(address, at)) {
                 self.homeless.insert(address, at);
@@ -481,14 +489,6 @@ impl Service {
 fn exhausted(pool: &str, counts: &Counts) -> CallError {
     CallError::PoolExhausted {
         pool: pool.to_owned(),
-        self.draining.clear();
-        for lease in self.leases.values() {
-            for address in &lease.addresses {
-                if !Self::is_held(&self.pools, &lease.pool, address.ip()) {
-                    *self.draining.entry((lease.pool.clone(), Family::of(address))).or_default() += 1;
-                }
-            }
-        }
         family: counts.family,
         in_use: counts.in_use,
         resting: counts.resting,
