@@ -173,6 +173,17 @@ impl Service {
         &self.settings
     }
 
+    /// All leases, by attachment.
+    pub fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// Name of the pool that has the address.
+    #[must_use]
+    pub fn pool_of(&self, address: IpAddr) -> Option<String> {
+        self.pools.iter().find(|pool| pool.may_give(address)).map(|pool| pool.name().to_owned())
+    }
+
     /// The lease of an attachment.
     #[must_use]
     pub fn lease(&self, attachment: &Attachment) -> Option<&Lease> {
