@@ -51,6 +51,10 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 	$(CARGO) test --locked --workspace
 	./test-netns.sh
 
+.PHONY: soak
+soak: ## Kills ipamd a thousand times under load: some minutes
+	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
+
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
 	./test-netns.sh

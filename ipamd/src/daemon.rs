@@ -4,9 +4,9 @@ use crate::clock::{boot_clock, boot_id};
 use crate::inputs::Inputs;
 use crate::metrics::Outside;
 use crate::reclaim::search;
+use crate::rescue::{self, RescueError};
 use crate::server::{Limits, serve};
 use crate::socket::{Lock, SocketError};
-use crate::store::SledStore;
 use crate::writer::{Handle, StartError, Writer};
 use ferrule_config::{Config, ConfigError};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
@@ -34,6 +34,9 @@ pub enum RunError {
     /// The directory cannot be served.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The store cannot be opened safely.
+    #[error(transparent)]
+    Rescue(#[from] RescueError),
     /// Store or queue cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -66,9 +69,12 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot catch SIGHUP"))?;
     let mut inputs = Inputs::open(common)?;
     let lock = Lock::take(&runtime_dir)?;
-    let store = Box::new(SledStore::new(&store_path(inputs.config(), &runtime_dir)));
+    let opened = rescue::open(&store_path(inputs.config(), &runtime_dir))?;
     let boot_id = boot_id().map_err(system("cannot read the boot id from /proc"))?;
-    let writer = Writer::open(store, inputs.settings(), runtime_dir.clone(), boot_id, boot_clock())?;
+    let links = rescue::links(opened.state)?;
+    let mut writer =
+        Writer::open(opened.store, inputs.settings(), runtime_dir.clone(), boot_id, boot_clock())?;
+    writer.adopt(&links)?;
     let leases = writer.leases();
     let (handle, thread) = writer.start()?;
 

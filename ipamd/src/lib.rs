@@ -27,6 +27,7 @@ mod moving;
 mod pools;
 mod reasons;
 mod reclaim;
+pub mod rescue;
 mod resting;
 
 pub use daemon::{RunError, run};

@@ -62,7 +62,8 @@ fn end_all(contents: &mut Contents, now: Duration, changes: &mut Vec<Change>) {
     }
 }
 
-fn once_each(contents: &Contents) -> Result<(), Doubled> {
+/// Whether every address has one lease.
+pub(crate) fn once_each(contents: &Contents) -> Result<(), Doubled> {
     let mut holders: HashMap<IpNetwork, &Attachment> = HashMap::new();
     for lease in &contents.holdings.leases {
         for &address in &lease.addresses {

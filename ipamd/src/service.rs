@@ -132,6 +132,9 @@ pub struct Service {
     homeless: BTreeMap<IpAddr, Duration>,
     /// Who had the addresses that rest.
     formers: Formers,
+    /// Addresses in leases of a pool that the pool does not give, by the pool's name. Counted when the pools change, so that
+    /// a look at the pools does not walk all leases.
+    draining: BTreeMap<(String, Family), u64>,
     settings: Settings,
 }
 
@@ -141,7 +144,8 @@ impl Service {
     pub fn new(settings: Settings, holdings: Holdings) -> Self {
         let leases = holdings.leases.into_iter().map(|lease| (lease.attachment.clone(), lease)).collect();
         let formers = Formers::new(&holdings.released);
-        let mut service = Self { leases, pools: Vec::new(), homeless: BTreeMap::new(), formers, settings };
+        let (homeless, draining) = (BTreeMap::new(), BTreeMap::new());
+        let mut service = Self { leases, pools: Vec::new(), homeless, formers, draining, settings };
         service
             .place(holdings.released.into_iter().map(|released| (released.address, released.at)).collect());
         service
@@ -167,6 +171,17 @@ impl Service {
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// All leases, by attachment.
+    pub fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.leases.values()
+    }
+
+    /// Name of the pool that has the address.
+    #[must_use]
+    pub fn pool_of(&self, address: IpAddr) -> Option<String> {
+        self.pools.iter().find(|pool| pool.may_give(address)).map(|pool| pool.name().to_owned())
     }
 
     /// The lease of an attachment.
@@ -270,6 +285,7 @@ impl Service {
         let lease = self.leases.remove(attachment)?;
         changes.push(Change::Ended(lease.clone()));
         for address in lease.addresses.iter().map(IpNetwork::ip) {
+            self.drained(&lease.pool, address);
             if !self.pools.iter_mut().any(|pool| pool.release(address, now)) {
                 self.homeless.insert(address, now);
             }
@@ -319,7 +335,7 @@ impl Service {
 
     fn pools(&self, now: Duration) -> PoolsReply {
         let status = |pool: &Pool, counts: Counts| PoolStatus {
-            draining: self.draining(pool, &counts),
+            draining: self.draining.get(&(pool.name().to_owned(), counts.family)).copied().unwrap_or(0),
             name: pool.name().to_owned(),
             family: counts.family,
             subnets: counts.subnets,
@@ -339,16 +355,9 @@ impl Service {
     fn withdrawn(&self) -> impl Iterator<Item = PoolStatus> {
         let is_there =
             |name: &str, family| self.pools.iter().any(|pool| pool.name() == name && pool.has_family(family));
-        let mut draining: BTreeMap<(&str, Family), u64> = BTreeMap::new();
-        for lease in self.leases.values() {
-            for family in lease.addresses.iter().map(Family::of) {
-                if !is_there(&lease.pool, family) {
-                    *draining.entry((&lease.pool, family)).or_default() += 1;
-                }
-            }
-        }
-        draining.into_iter().map(|((name, family), draining)| PoolStatus {
-            name: name.to_owned(),
+        let withdrawn = self.draining.iter().filter(move |((name, family), _)| !is_there(name, *family));
+        withdrawn.map(|(&(ref name, family), &draining)| PoolStatus {
+            name: name.clone(),
             family,
             subnets: Vec::new(),
             in_use: 0,
@@ -360,12 +369,22 @@ impl Service {
         })
     }
 
-    /// Addresses of one family that leases of this pool hold and the pool may not give any more.
-    fn draining(&self, pool: &Pool, counts: &Counts) -> u64 {
-        let leases = self.leases.values().filter(|lease| lease.pool == pool.name());
-        let addresses = leases.flat_map(|lease| &lease.addresses);
-        let ours = addresses.filter(|address| Family::of(address) == counts.family);
-        ours.filter(|address| !pool.has_given(address.ip())).count() as u64
+    /// Whether the pool of that name holds the address as given.
+    fn is_held(pools: &[Pool], name: &str, address: IpAddr) -> bool {
+        pools.iter().any(|pool| pool.name() == name && pool.has_given(address))
+    }
+
+    /// An address of a lease of this pool is about to be released.
+    fn drained(&mut self, pool: &str, address: IpAddr) {
+        if self.draining.is_empty() || Self::is_held(&self.pools, pool, address) {
+            return;
+        }
+        let key = (pool.to_owned(), Family::of(&IpNetwork::from(address)));
+        match self.draining.get_mut(&key) {
+            Some(1) => drop(self.draining.remove(&key)),
+            Some(count) => *count -= 1,
+            None => {}
+        }
     }
 
     fn resting(
@@ -461,6 +480,14 @@ impl Service {
         for address in self.leases.values().flat_map(|lease| &lease.addresses) {
             // No pool has it: its subnet was withdrawn, and it goes with its lease.
             let _ = self.pools.iter_mut().any(|pool| pool.restore_given(address.ip()));
+        }
+        self.draining.clear();
+        for lease in self.leases.values() {
+            for address in &lease.addresses {
+                if !Self::is_held(&self.pools, &lease.pool, address.ip()) {
+                    *self.draining.entry((lease.pool.clone(), Family::of(address))).or_default() += 1;
+                }
+            }
         }
         for (address, at) in released {
             if !self.pools.iter_mut().any(|pool| pool.restore_released(address, at)) {

@@ -7,15 +7,17 @@
 //! Queued releases go through here too. A release that is queued for an attachment is performed before an `Allocate`
 //! for the same attachment: it was meant for the lease before, and must never end the one to come.
 
+use crate::adopt::adopt;
 use crate::clock::Clock;
 use crate::leaks::{Lost, is_still_lost};
 use crate::metrics::{self, Metrics};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
-use crate::sight::Sight;
+use crate::sight::{PodLink, Sight};
 use crate::store::{Batch, Store, StoreError};
 use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -187,6 +189,33 @@ impl Writer {
         }
         finish(round, &writer.metrics);
         Ok(writer)
+    }
+
+    /// Has every address that the kernel routes to a pod's link leased; the number of leases made so.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn adopt(&mut self, links: &BTreeMap<String, PodLink>) -> Result<usize, StartError> {
+        let Some(service) = &self.service else { return Ok(0) };
+        let leases: Vec<Lease> = service.all().cloned().collect();
+        let changes = adopt(&leases, links, |address| service.pool_of(address), (self.clock)());
+        if changes.is_empty() {
+            return Ok(0);
+        }
+        for change in &changes {
+            if let Change::Given(lease) = change {
+                tracing::warn!(
+                    addresses = joined(lease),
+                    pod = lease.pod.as_ref().map(tracing::field::display),
+                    container_id = lease.attachment.container_id,
+                    "lease made anew: the store did not have it, and the kernel routes its addresses to a pod"
+                );
+            }
+        }
+        let given = changes.iter().filter(|change| matches!(change, Change::Given(_))).count();
+        self.store.commit(&Batch { changes, boot_id: None })?;
+        self.service = Some(self.read_store()?);
+        Ok(given)
     }
 
     /// Number of leases.

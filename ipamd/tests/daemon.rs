@@ -257,20 +257,20 @@ fn a_second_daemon_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn a_damaged_store_stops_the_start_and_is_left_as_it_is() {
+fn a_store_of_a_later_version_stops_the_start_and_is_left_as_it_is() {
     let place = Place::new(POOL);
     let store = place.runtime_dir().join("ipam");
     {
         let db = sled::open(&store).unwrap();
-        db.insert("lease/00", "{").unwrap();
+        db.insert("lease/00", r#"{"version":2}"#).unwrap();
         db.flush().unwrap();
     }
     let output = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("lease/00") && said.contains("damaged"), "{said}");
+    assert!(said.contains("lease/00") && said.contains("install the later one again"), "{said}");
     assert!(!place.runtime_dir().join("ipamd.sock").exists());
-    assert_eq!(sled::open(&store).unwrap().get("lease/00").unwrap().unwrap(), "{");
+    assert_eq!(sled::open(&store).unwrap().get("lease/00").unwrap().unwrap(), r#"{"version":2}"#);
 }
 
 #[test]

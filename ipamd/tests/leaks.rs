@@ -22,6 +22,11 @@ fn ip(arguments: &[&str]) {
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A network namespace for this test alone: links are seen by every daemon of the namespace.
+fn alone() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+}
+
 fn link_name(id: &str) -> String {
     ferrule_model::host_veth_name(&attachment(id)).as_str().to_owned()
 }
@@ -58,6 +63,7 @@ fn is_reclaimed(place: &Place, id: &str) -> bool {
 
 #[test]
 fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
+    alone();
     let place = Place::new(CONFIG);
     let daemon = place.start();
     let mut client = place.client();
@@ -97,6 +103,7 @@ fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
 
 #[test]
 fn a_daemon_that_sees_no_link_of_its_leases_takes_nothing_back() {
+    alone();
     let place = Place::new(CONFIG);
     let _daemon = place.start();
     let mut client = place.client();
@@ -117,6 +124,7 @@ fn a_daemon_that_sees_no_link_of_its_leases_takes_nothing_back() {
 #[test]
 fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
     const PODS: usize = 24;
+    alone();
     let place = Arc::new(Place::new(CONFIG));
     let daemon = place.start();
     fs::write(netns(&place, "anchor"), "").unwrap();

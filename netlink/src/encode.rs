@@ -36,6 +36,7 @@ pub(crate) mod rtm {
     pub(crate) const NEWNEIGH: u16 = 28;
     pub(crate) const DELNEIGH: u16 = 29;
     pub(crate) const GETNEIGH: u16 = 30;
+    pub(crate) const NEWNETCONF: u16 = 80;
     pub(crate) const NEWNEXTHOP: u16 = 104;
     pub(crate) const DELNEXTHOP: u16 = 105;
     pub(crate) const GETNEXTHOP: u16 = 106;

@@ -1,5 +1,6 @@
-//! Two kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
-//! it without a word (`fib_table_flush` tells nobody), and changes of an nftables table.
+//! Three kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
+//! it without a word (`fib_table_flush` tells nobody), sysctls of forwarding and reverse path filtering, and changes of
+//! an nftables table.
 //!
 //! Only what is needed to tell whether they concern the listener is read of them.
 
@@ -19,8 +20,10 @@ use crate::decode;
 use crate::encode::rtm;
 use crate::socket::{Message, messages};
 
-/// `RTNLGRP_NEXTHOP` (32) and `NFNLGRP_NFTABLES` (7) as bits of a netlink address.
+/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
+/// a netlink address.
 const GROUP_NEXTHOP: u32 = 1 << 31;
+const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
 const GROUP_NFTABLES: u32 = 1 << 6;
 
 /// `struct nfgenmsg`.
@@ -49,6 +52,8 @@ pub struct NexthopEvent {
 pub enum Wake {
     /// Of a nexthop object.
     Nexthop(NexthopEvent),
+    /// A sysctl of forwarding or reverse path filtering was changed, by whomever, or a link came or went with its own.
+    Sysctl,
     /// The nftables table was changed, by whomever.
     Table,
     /// Events were lost.
@@ -58,21 +63,21 @@ pub enum Wake {
 /// The two subscriptions.
 #[derive(Debug)]
 pub struct Wakes {
-    nexthops: OwnedFd,
+    routing: OwnedFd,
     tables: OwnedFd,
     table: String,
 }
 
 impl Wakes {
-    /// Subscribes in the calling thread's network namespace, to all nexthop objects and to the nftables table of this
-    /// name.
+    /// Subscribes in the calling thread's network namespace, to all nexthop objects, to the sysctls, and to the nftables
+    /// table of this name.
     ///
     /// # Errors
     /// A socket cannot be opened.
     pub fn open(table: &str) -> io::Result<Self> {
-        let nexthops = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP)?;
+        let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUPS_NETCONF)?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
-        Ok(Self { nexthops, tables, table: table.to_owned() })
+        Ok(Self { routing, tables, table: table.to_owned() })
     }
 
     /// Blocks until there are events that may concern us; at least one.
@@ -82,12 +87,12 @@ impl Wakes {
     pub fn wait(&mut self) -> io::Result<Vec<Wake>> {
         loop {
             let mut ready =
-                [&self.nexthops, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+                [&self.routing, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
             match poll(&mut ready, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
-            let mut wakes = told(&self.nexthops, nexthop_event)?;
+            let mut wakes = told(&self.routing, routing_event)?;
             wakes.extend(told(&self.tables, |message| table_event(message, &self.table))?);
             if !wakes.is_empty() {
                 return Ok(wakes);
@@ -124,8 +129,9 @@ fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Resul
     Ok(wakes)
 }
 
-fn nexthop_event(message: &Message) -> Option<Wake> {
+fn routing_event(message: &Message) -> Option<Wake> {
     let change = match message.kind {
+        rtm::NEWNETCONF => return Some(Wake::Sysctl),
         rtm::NEWNEXTHOP => Change::Put,
         rtm::DELNEXTHOP => Change::Delete,
         _ => return None,
@@ -145,6 +151,22 @@ fn table_event(message: &Message, table: &str) -> Option<Wake> {
 mod tests {
     use super::*;
     use crate::{netns, nft};
+
+    #[test]
+    fn a_sysctl_wakes() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open("ferrule").unwrap();
+                for name in
+                    ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
+                {
+                    crate::sysctl::set(name, "1").unwrap();
+                    assert_eq!(wakes.wait().unwrap()[0], Wake::Sysctl, "{name}");
+                }
+            })
+            .unwrap();
+    }
 
     #[test]
     fn only_the_table_asked_for_wakes() {

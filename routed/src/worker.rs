@@ -236,7 +236,7 @@ impl<K: Kernel> Worker<K> {
                 let differs = self.applier.hears_nexthop(&event);
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(Wake::Table) => {
+            Message::Wake(Wake::Table | Wake::Sysctl) => {
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
                 self.due.host_by(gap.max(now + DEBOUNCE));
             }

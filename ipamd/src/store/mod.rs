@@ -73,6 +73,14 @@ pub enum StoreError {
     /// It cannot be written.
     #[error("the store cannot be written")]
     Write(#[source] Box<dyn Error + Send + Sync>),
+    /// Its files are damaged, or an older copy of them lies there.
+    #[error("the store {} is damaged: {reason}", path.display())]
+    Corrupt {
+        /// Its directory.
+        path: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// A record is of a later version of this program.
     #[error(
         "the record {key:?} has version {version}, which this ipamd does not know: install the later one again"
@@ -93,6 +101,14 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl StoreError {
+    /// Whether the store's contents are lost, as opposed to a system that does not let it be used.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Damaged { .. })
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn the_disk_remembers() {
 #[test]
 fn a_store_that_was_not_read_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = SledStore::new(dir.path());
+    let mut store = SledStore::new(&dir.path().join("ipam"));
     assert!(matches!(store.commit(&Batch::default()), Err(StoreError::Write(_))));
 }
 
@@ -101,8 +101,9 @@ fn a_failed_commit_in_memory_writes_nothing_or_all() {
 /// What the store on disk says to a record that was put there behind its back.
 fn with_record(key: &str, value: &str) -> StoreError {
     let dir = tempfile::tempdir().unwrap();
-    put(dir.path(), key, value);
-    SledStore::new(dir.path()).load().unwrap_err()
+    let path = dir.path().join("ipam");
+    put(&path, key, value);
+    SledStore::new(&path).load().unwrap_err()
 }
 
 fn put(path: &Path, key: &str, value: &str) {
@@ -136,4 +137,49 @@ fn what_is_no_store_is_not_opened() {
     std::fs::write(&file, "x").unwrap();
     let error = SledStore::new(&file).load().unwrap_err();
     assert!(matches!(error, StoreError::Open { .. }), "{error}");
+}
+
+/// Bytes flipped, cut off, zeroed at random places: either everything is there or the store says that it is damaged.
+#[test]
+fn no_damage_goes_unnoticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, copy) = (dir.path().join("ipam"), dir.path().join("copy"));
+    let mut store = SledStore::new(&path);
+    store.load().unwrap();
+    for number in 0..300 {
+        let id = number.to_string();
+        commit(&mut store, vec![Change::Given(lease(&id, "10.0.0.1/32"))]);
+        if number % 3 == 0 {
+            commit(&mut store, vec![Change::Ended(lease(&id, "10.0.0.1/32"))]);
+        }
+    }
+    let whole = store.load().unwrap();
+    drop(store);
+    let bytes = std::fs::read(path.join("db")).unwrap();
+    let mut noticed = 0;
+    for round in 0..60_usize {
+        let place = (round * 7_919 + 13) * 1_009 % bytes.len();
+        let mut damaged = bytes.clone();
+        match round % 3 {
+            0 => damaged[place] ^= 1 << (round % 8),
+            1 => damaged.truncate(place),
+            _ => damaged.iter_mut().skip(place).take(512).for_each(|byte| *byte = 0),
+        }
+        let _ = std::fs::remove_dir_all(&copy);
+        let copied = std::process::Command::new("cp").arg("-r").arg(&path).arg(&copy).status();
+        assert!(copied.unwrap().success());
+        std::fs::copy(path.with_extension("commits"), copy.with_extension("commits")).unwrap();
+        std::fs::write(copy.join("db"), damaged).unwrap();
+        match SledStore::new(&copy).load() {
+            Ok(contents) => assert_eq!(contents, whole, "round {round} at {place}"),
+            Err(error) => {
+                assert!(error.is_damage(), "round {round} at {place}: {error}");
+                noticed += 1;
+            }
+        }
+    }
+    assert!(noticed > 20, "{noticed}: too little damage to prove anything");
+    std::fs::remove_dir_all(&copy).unwrap();
+    let missing = SledStore::new(&copy).load().unwrap_err();
+    assert!(missing.to_string().contains("0 commits of 400"), "{missing}");
 }

@@ -1,5 +1,7 @@
 //! A node for the tests: a network namespace with an underlay made of a veth pair, a directory, and the daemon in it.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixDatagram;
@@ -57,12 +59,19 @@ impl Node {
         self.write_config();
     }
 
+    /// More of the configuration, for the next start.
+    pub(crate) fn configure(&self, more: &str) {
+        self.write_config();
+        let text = fs::read_to_string(self.path("ferrule.toml")).unwrap();
+        fs::write(self.path("ferrule.toml"), text + more).unwrap();
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     pub(crate) fn is_tunnel(&self) -> bool {
-        self.backend == "vxlan"
+        self.backend != "native"
     }
 
     /// Writes the nodes file as an editor does: a new file over the old one.

@@ -1,0 +1,149 @@
+//! Opening the store at the start, and what is done about one that is damaged: it is kept aside, a new one takes its place,
+//! and nothing is served before the addresses in use are known from the kernel (`sight`, `adopt`).
+
+use crate::reasons::chain;
+use crate::recover::once_each;
+use crate::sight::{PodLink, pod_links};
+use crate::store::{Batch, Contents, SledStore, Store, StoreError};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How long to wait before the kernel is asked, when the store may lack leases: an ADD that got its address from the daemon
+/// before has put its route by then, or given up (the plugin waits 5 s for the answer, and milliseconds for the kernel).
+const SETTLE: Duration = Duration::from_secs(6);
+
+/// The store cannot be opened safely.
+#[derive(Debug, thiserror::Error)]
+pub enum RescueError {
+    /// It cannot be read, and not because it is damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The damaged one cannot be moved.
+    #[error("the store {} is damaged and cannot be moved aside", path.display())]
+    Aside {
+        /// The store.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel's side cannot be read.
+    #[error("cannot read /proc/net, so the addresses in use cannot be told")]
+    Kernel(#[source] io::Error),
+    /// Pods run whose addresses cannot be told.
+    #[error(
+        "the store was lost and these pods' links have no route that tells their address: {links}; \
+         delete these pods, or the links, then it starts"
+    )]
+    Untold {
+        /// Names of the links.
+        links: String,
+    },
+}
+
+/// A store that was read once, and what it is.
+pub struct Opened {
+    /// The store; its first load answers with what was read.
+    pub store: Box<dyn Store>,
+    /// Whether it may lack leases.
+    pub state: State,
+}
+
+/// What a store is at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// That of the run before: it lacks nothing.
+    Whole,
+    /// New. Pods that run all the same are of a store that was taken away, or have their addresses from elsewhere.
+    New,
+    /// In the place of a damaged one.
+    Damaged,
+}
+
+/// Opens the store in this directory. A damaged one is moved aside.
+///
+/// # Errors
+/// See [`RescueError`]: nothing may be given out.
+pub fn open(path: &Path) -> Result<Opened, RescueError> {
+    let mut store = SledStore::new(path);
+    let damage = match store.load() {
+        Ok(contents) => match once_each(&contents) {
+            Ok(()) => {
+                let state = if contents.boot_id.is_none() { State::New } else { State::Whole };
+                return Ok(Opened { store: Box::new(Primed { store, contents: Some(contents) }), state });
+            }
+            Err(doubled) => doubled.to_string(),
+        },
+        Err(error) if error.is_damage() => chain(&error),
+        Err(error) => return Err(error.into()),
+    };
+    drop(store);
+    let aside = move_aside(path).map_err(|source| RescueError::Aside { path: path.to_owned(), source })?;
+    tracing::error!(
+        damage,
+        kept = %aside.display(),
+        "the store is damaged: it is kept aside, and its leases are made anew from the pods that run"
+    );
+    Ok(Opened { store: Box::new(SledStore::new(path)), state: State::Damaged })
+}
+
+/// The pods' links with their addresses. In the place of a damaged store all of them are known, or this fails.
+///
+/// # Errors
+/// See [`RescueError`].
+pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
+    let links = pod_links().map_err(RescueError::Kernel)?;
+    if state == State::Whole || links.is_empty() {
+        return Ok(links);
+    }
+    tracing::warn!(
+        links = links.len(),
+        "the store is new although pods run: asking the kernel in {SETTLE:?}"
+    );
+    sleep(SETTLE);
+    let links = pod_links().map_err(RescueError::Kernel)?;
+    let untold: Vec<&str> =
+        links.iter().filter(|(_, link)| link.addresses.is_empty()).map(|(name, _)| name.as_str()).collect();
+    let untold = untold.join(", ");
+    if state == State::Damaged && !untold.is_empty() {
+        return Err(RescueError::Untold { links: untold });
+    }
+    if !untold.is_empty() {
+        tracing::warn!(
+            links = untold,
+            "pods' links without a route: their addresses, if from here, are not known"
+        );
+    }
+    Ok(links)
+}
+
+/// Where a damaged store goes: beside, under the first number that is free.
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = |number: u32| path.with_extension(format!("damaged-{number}"));
+    let aside = (1..).map(name).find(|aside| !aside.exists()).unwrap_or_else(|| name(0));
+    match std::fs::rename(path, &aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    SledStore::forget_mark(path)?;
+    Ok(aside)
+}
+
+/// A store that was read already.
+struct Primed {
+    store: SledStore,
+    contents: Option<Contents>,
+}
+
+impl Store for Primed {
+    fn load(&mut self) -> Result<Contents, StoreError> {
+        self.contents.take().map_or_else(|| self.store.load(), Ok)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.store.commit(batch)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a node lives through, on the real kernel: other programs that change or claim what is ours, a week off, another
+//! address, other nodes that move.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Node, PATIENCE, within};
+use nix::sys::signal::Signal;
+
+/// Promised: what someone else changes is back within this time.
+const REPAIR: Duration = Duration::from_secs(1);
+
+/// Three nodes; the address of the third in each family.
+fn nodes_with_third_at(v4: &str, v6: &str) -> String {
+    let node = |number: u8, v4: &str, v6: &str| {
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress = \"{v4}\"\naddress6 = \"{v6}\"\n\
+             pod_cidrs = [\"10.244.{number}.0/24\", \"fd00:10:244:{number}::/64\"]\n"
+        )
+    };
+    node(1, "192.0.2.1", "2001:db8::1") + &node(2, "192.0.2.2", "2001:db8::2") + &node(3, v4, v6)
+}
+
+#[test]
+fn a_sysctl_that_someone_changes_is_right_within_a_second() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    for (name, wrong, right) in [
+        ("net.ipv4.ip_forward", "0", "1"),
+        ("net.ipv6.conf.all.forwarding", "0", "1"),
+        ("net.ipv4.conf.ferrule/1.rp_filter", "1", "2"),
+    ] {
+        node.run("sysctl", &format!("-w {name}={wrong}"));
+        let is_right = || node.run("sysctl", &format!("-n {name}")).trim() == right;
+        assert!(within(REPAIR, is_right).is_some(), "{name}:\n{}", daemon.log());
+    }
+}
+
+#[test]
+fn after_a_week_off_orphans_go_and_nothing_else_does() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let right = node.state();
+    assert!(!daemon.signal(Signal::SIGKILL).success());
+
+    // Other programs' things, in the ranges of ours and with our numbers.
+    node.ip("nexthop add id 70000500 via 192.0.2.50 dev eth0 proto static");
+    node.ip("nexthop add id 70000501 blackhole");
+    node.ip("nexthop add id 70000502 group 70000500");
+    node.ip("route add 10.244.77.0/24 via 192.0.2.50 proto static");
+    node.ip("route add 10.244.2.128/25 via 192.0.2.50 proto static");
+    let theirs = || node.ip("route show proto static") + &node.ip("nexthop show id 70000502");
+    let before = theirs();
+    // What a node that has left the cluster meanwhile had.
+    node.ip("nexthop add id 70000900 via 10.244.9.0 dev ferrule.1 onlink proto 70");
+    node.ip("route add 10.244.9.0/24 nhid 70000900 proto 70");
+    node.ip("-6 route add unreachable fd00:10:244:9::/64 proto 70");
+    node.ip("neigh add 10.244.9.0 lladdr 02:00:00:00:00:09 dev ferrule.1 nud permanent");
+    node.run("bridge", "fdb add 02:00:00:00:00:09 dev ferrule.1 dst 192.0.2.9 self permanent");
+    node.ip("route del 10.244.3.0/24");
+
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert_eq!(node.state(), right, "{}", daemon.log());
+    assert_eq!(theirs(), before);
+    // The numbers that are taken are not given again.
+    node.write_nodes(&[1, 2, 3, 4]);
+    assert!(within(PATIENCE, || node.state().contains("10.244.4.0/24")).is_some(), "{}", daemon.log());
+    assert_eq!(theirs(), before);
+}
+
+#[test]
+fn a_foreign_route_in_the_place_of_ours_is_left_alone_named_and_followed() {
+    let node = Node::new("native");
+    node.ip("route add 10.244.2.0/24 via 192.0.2.50 proto static");
+    node.ip("-6 route add fd00:10:244:2::/64 via 2001:db8::50 proto static metric 1024");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    daemon.wait_for_log("cannot set route 10.244.2.0/24: a route of protocol 4 has the same destination");
+    daemon
+        .wait_for_log("cannot set route fd00:10:244:2::/64: a route of protocol 4 has the same destination");
+    assert!(node.ip("route show 10.244.2.0/24").contains("via 192.0.2.50"));
+    assert!(node.state().contains("10.244.3.0/24"), "the others are not held up");
+    node.ip("route del 10.244.2.0/24");
+    let ours = || node.ip("route show 10.244.2.0/24").contains("192.0.2.2");
+    assert!(within(REPAIR, ours).is_some(), "{}", daemon.log());
+}
+
+#[test]
+fn a_node_on_another_segment_is_refused_by_name_without_a_tunnel() {
+    let node = Node::new("native");
+    node.write_nodes_text(&nodes_with_third_at("198.51.100.3", "2001:db8::3"));
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    daemon.wait_for_log("via 198.51.100.3 on eth0: Nexthop has invalid gateway");
+    daemon.wait_for_log("a node has to be on this node's segment");
+    let state = node.state();
+    assert!(!state.contains("10.244.3.0/24") && state.contains("fd00:10:244:3::/64"), "{state}");
+}
+
+#[test]
+fn with_auto_a_node_that_moves_behind_a_router_and_back_keeps_its_routes() {
+    let node = Node::new("auto");
+    let (near, far) = (("192.0.2.3", "2001:db8::3"), ("198.51.100.3", "2001:db8:9::3"));
+    node.write_nodes_text(&nodes_with_third_at(near.0, near.1));
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let route = |family: &str, to: &str| node.ip(&format!("{family} route show {to}"));
+    let leaves_by = |link: &str| {
+        let dev = format!("dev {link} ");
+        let routes = [route("-4", "10.244.3.0/24"), route("-6", "fd00:10:244:3::/64")];
+        routes.iter().all(|route| route.contains(&dev))
+    };
+    assert!(leaves_by("eth0"), "{}", node.state());
+    let before = node.state();
+    let listener = node.listen();
+    node.write_nodes_text(&nodes_with_third_at(far.0, far.1));
+    assert!(within(PATIENCE, || leaves_by("ferrule.1")).is_some(), "{}", daemon.log());
+    assert!(node.state().contains("dst 198.51.100.3"));
+    node.write_nodes_text(&nodes_with_third_at(near.0, near.1));
+    assert!(within(PATIENCE, || leaves_by("eth0")).is_some(), "{}", daemon.log());
+    let plain = |state: &str| {
+        let line = |line: &str| {
+            line.split_whitespace().filter(|word| !word.starts_with("70000")).collect::<Vec<_>>().join(" ")
+        };
+        state.lines().map(line).collect::<std::collections::BTreeSet<_>>()
+    };
+    let same = || plain(&node.state()) == plain(&before);
+    assert!(within(REPAIR, same).is_some(), "{}\n{before}", node.state());
+    let heard = listener.heard();
+    let is_loss = |line: &&str| {
+        line.starts_with("Deleted 10.244.3.0/24") || line.starts_with("Deleted fd00:10:244:3::/64")
+    };
+    assert_eq!(heard.lines().find(is_loss), None, "routes are replaced, never deleted");
+}
+
+#[test]
+fn a_node_that_gets_another_address_moves_its_tunnel() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    node.ip("addr add 192.0.2.100/24 dev eth0");
+    let text = nodes_with_third_at("192.0.2.3", "2001:db8::3").replace("\"192.0.2.1\"", "\"192.0.2.100\"");
+    node.write_nodes_text(&text);
+    let moved = || {
+        let state = node.state();
+        state.contains("local 192.0.2.100")
+            && state.contains("10.244.2.0/24")
+            && state.contains("10.244.3.0/24")
+    };
+    assert!(within(PATIENCE, moved).is_some(), "{}\n{}", node.state(), daemon.log());
+}
+
+#[test]
+fn a_device_under_another_name_leaves_nothing_of_the_old_one() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    node.configure("[routing.vxlan]\ndevice = \"tunnel.7\"\n");
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert!(!node.command("ip", "link show ferrule.1").status.success(), "{}", daemon.log());
+    assert!(node.ip("route show 10.244.2.0/24").contains("tunnel.7"));
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    // And cleanup finds it by what it is, whatever the configuration says now.
+    node.configure("");
+    assert!(node.cleanup().status.success());
+    assert!(!node.command("ip", "link show tunnel.7").status.success());
+}
+
+#[test]
+fn a_number_that_another_program_takes_meanwhile_is_given_up() {
+    let node = Node::new("native");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    for id in 70_000_000..70_000_020 {
+        // Some of them are ours.
+        node.command("ip", &format!("nexthop add id {id} blackhole"));
+    }
+    let theirs = node.ip("nexthop show").matches("blackhole").count();
+    node.write_nodes(&[1, 2, 3]);
+    assert!(within(PATIENCE, || node.state().contains("10.244.3.0/24")).is_some(), "{}", daemon.log());
+    assert_eq!(node.ip("nexthop show").matches("blackhole").count(), theirs);
+}

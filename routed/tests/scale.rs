@@ -1,0 +1,103 @@
+//! A thousand nodes: work goes by what changes and not by the cluster, counted in requests on the fake kernel and held
+//! to the truth on the real one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+
+mod world;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ferrule_config::{Backend, Routing};
+use ferrule_model::{Address, AddressKey, IfIndex, IfName, LinkChange, Mac, Op, VethSpec, vtep_mac};
+use ferrule_netlink::{Kernel, Netlink, netns};
+use routed::apply::Applier;
+use routed::nodes::{Cluster, Node, NodeChange};
+use world::{applier, machine};
+
+const NODES: u16 = 1_000;
+/// Of one node of two families: FDB entry, neighbours, nexthops, routes.
+const OBJECTS: usize = 1 + 3 * 2;
+
+fn node(number: u16, generation: u16) -> Node {
+    let (name, [a, b]) = (format!("n{number}"), number.to_be_bytes());
+    Node {
+        v4: Some(if number == 0 { [192, 0, 2, 1] } else { [198, 18, a, b] }.into()),
+        v6: Some(format!("2001:db8::{}", number + 1).parse().unwrap()),
+        pod_cidrs: [
+            format!("10.{}.{b}.0/24", 64 + 16 * generation + u16::from(a)),
+            format!("fd00:{generation}:{number:x}::/64"),
+        ]
+        .map(|cidr| cidr.parse().unwrap())
+        .into(),
+        vtep_mac: vtep_mac(&name),
+        name,
+    }
+}
+
+fn cluster(count: u16) -> Cluster {
+    let others = (1..count).map(|number| (format!("n{number}"), Arc::new(node(number, 0))));
+    Cluster { own: node(0, 0), others: others.collect() }
+}
+
+/// Replaces a node: it goes, and comes back with other networks; each is a change of its own.
+fn replace<K: Kernel>(applier: &mut Applier<K>, cluster: &mut Cluster, number: u16) -> usize {
+    let name = format!("n{number}");
+    let before = cluster.others[&name].clone();
+    let steps = [(Some(before), None), (None, Some(Arc::new(node(number, 1))))];
+    let mut changed = 0;
+    for (before, after) in steps {
+        let change = [NodeChange { name: name.clone(), before, after }];
+        cluster.change(&change);
+        let report = applier.update(cluster, &change, Instant::now()).unwrap();
+        assert_eq!(report.pending, 0, "{:?}", report.refused);
+        changed += report.tally.total();
+    }
+    changed
+}
+
+#[test]
+fn a_change_costs_the_same_in_a_small_cluster_and_in_a_large_one() {
+    let cost = |count| {
+        let (world, netns) = machine();
+        let (mut applier, mut cluster) = (applier(&world, netns, Backend::Vxlan), cluster(count));
+        applier.pass(&cluster, Instant::now()).unwrap();
+        let before = world.requests();
+        assert_eq!(replace(&mut applier, &mut cluster, 5), 2 * OBJECTS);
+        world.requests() - before
+    };
+    assert_eq!(cost(10), 2 * OBJECTS as u64, "one request for each object, and none that reads");
+    assert_eq!(cost(NODES), cost(10));
+}
+
+#[test]
+fn a_rolling_replacement_of_all_nodes_costs_what_changes_on_the_real_kernel() {
+    let netns = netns::make().expect("CAP_SYS_ADMIN: run through tests/in-namespace");
+    let mut kernel = Netlink::open_in(&netns).unwrap();
+    let spec = VethSpec {
+        host_name: IfName::new("eth0").unwrap(),
+        host_mac: Mac::local([2, 0, 0, 0, 0, 1]),
+        alias: None,
+        pod_name: IfName::new("wire").unwrap(),
+        pod_mac: Mac::local([2, 0, 0, 0, 0, 2]),
+    };
+    let eth0 = kernel.create_veth(&spec, &netns).unwrap();
+    let up = LinkChange { up: Some(true), ..LinkChange::default() };
+    let address = AddressKey { link: eth0.index, prefix: "192.0.2.1/24".parse().unwrap() };
+    let ops = [
+        Op::SetLink(IfIndex(1), up.clone()),
+        Op::SetLink(eth0.peer.unwrap(), up),
+        Op::PutAddress(address, Address::default()),
+    ];
+    assert!(kernel.apply(&ops).unwrap().iter().all(Result::is_ok));
+
+    let mut applier = Applier::new(kernel, Routing::default());
+    let mut cluster = cluster(NODES);
+    let report = applier.pass(&cluster, Instant::now()).unwrap();
+    let others = usize::from(NODES) - 1;
+    assert_eq!((report.pending, report.objects), (0, others * OBJECTS + 4), "{:?}", report.refused);
+    let changed: usize = (1..NODES).map(|number| replace(&mut applier, &mut cluster, number)).sum();
+    assert_eq!(changed, 2 * others * OBJECTS);
+    let report = applier.pass(&cluster, Instant::now()).unwrap();
+    assert_eq!((report.tally.total(), report.objects), (0, others * OBJECTS + 4), "what it believes is true");
+}
