@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use crate::bridge;
 use crate::config::{Bridge, Mode};
 use crate::error::{Error, Failure, refused};
+use crate::extras;
 use crate::grant::Grant;
 use crate::ipam::{self, Ipam};
 use crate::node::Node;
@@ -29,10 +30,16 @@ use crate::result::{AddResult, Dns};
 pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
+    let config = &request.config;
     let mut attempt = Attempt {
         node,
         request,
-        spec: pod::veth(&request.attachment, &request.ifname, request.pod.as_ref(), &request.wanted),
+        spec: config.extras.mark(pod::veth(
+            &request.attachment,
+            &request.ifname,
+            request.pod.as_ref(),
+            &request.wanted,
+        )),
         host: node.host().map_err(socket)?,
         inside: node.inside(&netns).map_err(socket)?,
         netns,
@@ -97,7 +104,8 @@ struct Attempt<'a, N: Node> {
 
 impl<N: Node> Attempt<'_, N> {
     fn attach(&mut self, ipam: &mut Ipam<'_>) -> Result<AddResult, Error> {
-        let sandbox = &self.request.sandbox.path;
+        let Add { config, attachment, sandbox, .. } = self.request;
+        let sandbox = &sandbox.path;
         self.lease = Lease::Unknown;
         ipam.ask(self.request)?;
         self.lease = Lease::Asked;
@@ -108,12 +116,12 @@ impl<N: Node> Attempt<'_, N> {
             self.delete()?;
             ends = self.make_again()?;
         }
-        let (plan, result) = match &self.request.config.mode {
+        let (plan, result) = match &config.mode {
             Mode::Routed => {
                 (pod::plan(&ends, &self.spec, &grant), pod::result(&ends, &self.spec, &grant, sandbox))
             }
-            Mode::Bridge(config) => {
-                let bridge = self.bridge(config, &ends.host)?;
+            Mode::Bridge(bridged) => {
+                let bridge = self.bridge(bridged, &ends.host)?;
                 let plan = bridge::plan(&ends, &self.spec, &bridge, &grant);
                 (plan, bridge::result(&ends, &self.spec, &bridge, &grant, sandbox))
             }
@@ -121,6 +129,12 @@ impl<N: Node> Attempt<'_, N> {
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
+        let link = (&self.spec, &ends);
+        let way = match &config.mode {
+            Mode::Routed => &self.spec.host_name,
+            Mode::Bridge(bridge) => &bridge.name,
+        };
+        config.extras.put(self.node, &mut self.host, attachment, link, way, &grant)?;
         // By itself and last, because it is the one thing that does not go with the pair.
         self.apply(Place::Pod, &[pod::loopback()])?;
         Ok(result)
@@ -285,6 +299,14 @@ impl<N: Node> Attempt<'_, N> {
         if delete && let Err(error) = self.delete() {
             errors.push(error);
             // An address that a link may still hold is not given back; DEL comes and does both.
+            return errors;
+        }
+        if delete
+            && !self.request.config.extras.is_none()
+            && let Err(error) = extras::remove(self.node, &mut self.host, &self.request.attachment, None)
+        {
+            errors.push(error);
+            // Nor one that a host port may lead to.
             return errors;
         }
         let release = match self.lease {

@@ -42,6 +42,11 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
                 bridge_side(&mut host, &ends, name, isolated, &expected, &mut changes).map_err(looking)?;
             }
         }
+        let Check { config, attachment, .. } = request;
+        let found = config.extras.differences(node, &mut host, attachment, &ends.host, &expected.addresses);
+        for (what, expected, found) in found.map_err(looking)? {
+            changes.say(&what, &expected, &found);
+        }
     }
     match ipam::check(&request.config, &request.attachment, &expected.addresses, &expected.all) {
         Ok(()) => {}

@@ -11,8 +11,10 @@ use serde_json::{Map, Value};
 
 use crate::delegate::Delegate;
 use crate::error::Error;
+use crate::extras::Extras;
 use crate::result::{AddResult, Dns, Route};
 use crate::spec::Version;
+use crate::{ports, shaping};
 
 /// Where `ipamd` lives unless the configuration says otherwise.
 const RUNTIME_DIR: &str = "/run/ferrule";
@@ -50,6 +52,8 @@ pub struct Config {
     pub routes: Option<Vec<Route>>,
     /// The plugin to have addresses from; `None` = `ipamd`.
     pub delegate: Option<Delegate>,
+    /// Host ports and bandwidth.
+    pub extras: Extras,
 }
 
 /// How pods are attached.
@@ -111,6 +115,7 @@ impl Document {
             mtu: self.mtu()?,
             pool: self.pool()?,
             dns: self.dns()?,
+            extras: self.extras()?,
             ..self.config_for_del()?
         })
     }
@@ -178,7 +183,30 @@ impl Document {
             dns: Dns::default(),
             routes: None,
             delegate: None,
+            extras: Extras::default(),
         })
+    }
+
+    fn extras(&self) -> Result<Extras, Error> {
+        Ok(Extras {
+            ports: ports::read(self.runtime_config("portMappings")?)?,
+            bandwidth: shaping::read(self.runtime_config("bandwidth")?)?,
+        })
+    }
+
+    /// What the runtime gives for a capability. It does so where the configuration declares it, and need not hand the
+    /// declaration on (section 3, "Deriving execution configuration"); where it does, what is not declared is not ours:
+    /// another plugin of the list has it.
+    fn runtime_config(&self, capability: &str) -> Result<&Value, Error> {
+        let declared = self.fields.get("capabilities").and_then(Value::as_object);
+        if declared.is_some_and(|declared| declared.get(capability) != Some(&Value::Bool(true))) {
+            return Ok(&Value::Null);
+        }
+        match self.fields.get("runtimeConfig") {
+            None | Some(Value::Null) => Ok(&Value::Null),
+            Some(Value::Object(given)) => Ok(given.get(capability).unwrap_or(&Value::Null)),
+            Some(other) => Err(mistyped("runtimeConfig", "an object", other)),
+        }
     }
 
     fn dns(&self) -> Result<Dns, Error> {

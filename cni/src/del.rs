@@ -6,6 +6,7 @@ use ferrule_model::host_veth_name;
 use ferrule_netlink::Kernel;
 
 use crate::error::{Error, Failure};
+use crate::extras;
 use crate::ipam;
 use crate::node::Node;
 use crate::request::Del;
@@ -13,11 +14,13 @@ use crate::request::Del;
 /// Detaches the pod.
 ///
 /// # Errors
-/// The link cannot be deleted: then the lease stays too, and the runtime tries again. Or the release can neither be done
+/// The link cannot be deleted, or a host port not be closed: then the lease stays too, and the runtime tries again. Or the release can neither be done
 /// nor queued.
 pub fn del<N: Node>(node: &N, request: &Del) -> Result<(), Failure> {
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
-    host.delete_link(&host_veth_name(&request.attachment))
+    let deleted = host
+        .delete_link(&host_veth_name(&request.attachment))
         .map_err(|source| Error::Kernel { doing: "delete the veth pair", source })?;
+    extras::remove(node, &mut host, &request.attachment, deleted.as_ref())?;
     Ok(ipam::release(&request.config, &request.attachment)?)
 }

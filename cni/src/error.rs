@@ -13,6 +13,8 @@ use ferrule_netlink::sysctl::SysctlError;
 use ferrule_wire::{CallError, ClientError, QueueError};
 use serde::Serialize;
 
+use crate::hostports::HostPortError;
+use crate::shaping::ShapingError;
 use crate::spec::{Verb, Version};
 
 /// Why a verb failed.
@@ -182,6 +184,12 @@ pub enum Error {
     /// The link with the bridge's name is none.
     #[error("the node's link {0} is no bridge: remove or rename it, or name another in the field \"bridge\"")]
     NoBridge(IfName),
+    /// A host port cannot be opened.
+    #[error(transparent)]
+    HostPort(HostPortError),
+    /// The bandwidth cannot be limited.
+    #[error(transparent)]
+    Shaping(ShapingError),
 
     /// CHECK found the attachment changed.
     #[error("not as ADD left it: {}", .0.join("; "))]
@@ -233,6 +241,8 @@ mod code {
     pub(super) const NAME_TAKEN: u32 = 101;
     /// `ipamd` refused for a reason that does not pass by itself.
     pub(super) const IPAM: u32 = 102;
+    /// Another pod has the host port.
+    pub(super) const PORT_TAKEN: u32 = 104;
     /// CHECK: something is not as ADD left it.
     pub(super) const CHANGED: u32 = 103;
 }
@@ -262,6 +272,8 @@ impl Error {
                 code::KERNEL
             }
             Self::IfNameTaken(_) | Self::HostNameTaken(_) | Self::NoBridge(_) => code::NAME_TAKEN,
+            Self::HostPort(HostPortError::Taken { .. }) => code::PORT_TAKEN,
+            Self::HostPort(_) | Self::Shaping(_) => code::KERNEL,
             Self::Changed(_) => code::CHANGED,
             Self::NotAvailable { .. } => code::NOT_AVAILABLE,
             Self::NotForwarding(_) => code::LIMITED_CONNECTIVITY,

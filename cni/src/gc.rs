@@ -8,6 +8,7 @@ use ferrule_model::{IfName, host_veth_name};
 use ferrule_netlink::Kernel;
 
 use crate::error::{Error, Failure};
+use crate::extras;
 use crate::ipam;
 use crate::node::Node;
 use crate::pod::network_of;
@@ -21,14 +22,20 @@ pub fn gc<N: Node>(node: &N, request: &Gc) -> Result<(), Failure> {
     let mut errors = Vec::new();
     match links(node, request, &mut errors) {
         // An address is not free while a link may hold it.
-        Ok(stuck) => errors.extend(ipam::collect(&request.config, &request.valid, &stuck).err()),
+        Ok(None) => {}
+        Ok(Some(stuck)) => errors.extend(ipam::collect(&request.config, &request.valid, &stuck).err()),
         Err(error) => errors.push(error),
     }
     Failure::of(errors)
 }
 
-/// Deletes the host's ends that nothing valid has, and gives the names of those that stay nevertheless.
-fn links<N: Node>(node: &N, request: &Gc, errors: &mut Vec<Error>) -> Result<BTreeSet<IfName>, Error> {
+/// Deletes the host's ends that nothing valid has, and gives the names of those that stay nevertheless; `None`
+/// if something else stays.
+fn links<N: Node>(
+    node: &N,
+    request: &Gc,
+    errors: &mut Vec<Error>,
+) -> Result<Option<BTreeSet<IfName>>, Error> {
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
     let links = host.links().map_err(|source| Error::Kernel { doing: "list the links", source })?;
     let valid: BTreeSet<_> = request.valid.iter().map(host_veth_name).collect();
@@ -40,5 +47,9 @@ fn links<N: Node>(node: &N, request: &Gc, errors: &mut Vec<Error>) -> Result<BTr
             stuck.insert(link.name.clone());
         }
     }
-    Ok(stuck)
+    let left = extras::collect(node, &mut host, &links, &request.config.name, &request.valid);
+    let closed = left.is_empty();
+    errors.extend(left);
+    // Nor while a host port may lead to it.
+    if closed { Ok(Some(stuck)) } else { Ok(None) }
 }

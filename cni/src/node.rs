@@ -4,8 +4,10 @@
 use std::path::Path;
 
 use ferrule_model::{Family, IfName};
+use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Error, Netlink};
 
 /// A node.
@@ -13,7 +15,9 @@ pub trait Node {
     /// A network namespace.
     type Netns;
     /// The kernel as one namespace sees it.
-    type Kernel: Bridges<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns> + Traffic;
+    /// Netfilter in our own namespace.
+    type Netfilter: Netfilter;
 
     /// The namespace at `path`.
     ///
@@ -49,6 +53,18 @@ pub trait Node {
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError>;
 
+    /// Netfilter in our own namespace.
+    ///
+    /// # Errors
+    /// No socket.
+    fn netfilter(&self) -> Result<Self::Netfilter, Error>;
+
+    /// Lets packets of the node's loopback addresses go out of and come in by a link of our own namespace.
+    ///
+    /// # Errors
+    /// The sysctl cannot be written.
+    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
+
     /// Whether the node hands packets of this family on; what cannot be told is taken for granted.
     fn forwards(&self, family: Family) -> bool;
 }
@@ -60,6 +76,7 @@ pub struct RealNode;
 impl Node for RealNode {
     type Netns = Netns;
     type Kernel = Netlink;
+    type Netfilter = NetfilterSocket;
 
     fn netns(&self, path: &Path) -> Result<Netns, NetnsError> {
         Netns::open(path)
@@ -87,6 +104,14 @@ impl Node for RealNode {
             Some(netns) => netns.run(set),
             None => Ok(set()),
         }
+    }
+
+    fn netfilter(&self) -> Result<NetfilterSocket, Error> {
+        NetfilterSocket::open()
+    }
+
+    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
+        sysctl::set(&format!("net/ipv4/conf/{link}/route_localnet"), "1").map(drop)
     }
 
     fn forwards(&self, family: Family) -> bool {

@@ -22,6 +22,7 @@ struct Untouchable;
 impl Node for Untouchable {
     type Netns = FakeNetns;
     type Kernel = FakeKernel;
+    type Netfilter = ferrule_netlink::netfilter::FakeNetfilter;
 
     fn netns(&self, path: &Path) -> Result<FakeNetns, NetnsError> {
         // As far as a request that is read well goes.
@@ -36,6 +37,14 @@ impl Node for Untouchable {
     fn inside(&self, _: &FakeNetns) -> Result<FakeKernel, ferrule_netlink::Error> {
         panic!("touched")
     }
+    fn netfilter(&self) -> Result<Self::Netfilter, ferrule_netlink::Error> {
+        panic!("touched")
+    }
+
+    fn route_localnet(&self, _link: &IfName) -> Result<(), SysctlError> {
+        panic!("touched")
+    }
+
     fn forwards(&self, _: ferrule_model::Family) -> bool {
         true
     }

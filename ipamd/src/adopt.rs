@@ -71,6 +71,8 @@ fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>,
 /// it. It is believed if the link's name, a hash of the attachment, agrees.
 fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
     let told = alias.split_once(": ").and_then(|(network, rest)| {
+        // Behind a comma the pod's other names follow.
+        let rest = rest.split_once(", ").map_or(rest, |(rest, _)| rest);
         let (pod, end) = rest.rsplit_once(' ').map_or((None, rest), |(pod, end)| (Some(pod), end));
         let (container_id, ifname) = end.rsplit_once('/')?;
         let attachment = Attachment {
@@ -142,7 +144,7 @@ mod tests {
             ..leased("a", "10.0.0.1/32")
         };
         assert_eq!(changes.last(), Some(&Change::Given(expected)));
-        let without_pod = run(&[], vec![link("a", "pods: a/eth0", &["10.0.0.1"])]);
+        let without_pod = run(&[], vec![link("a", "pods: a/eth0, web, (+)", &["10.0.0.1"])]);
         let Some(Change::Given(lease)) = without_pod.last() else { panic!("{without_pod:?}") };
         assert_eq!((&lease.attachment, &lease.pod), (&attachment("a"), &None));
     }

@@ -1,6 +1,11 @@
 //! Moving in from host-local and back out again: Debian's own bridge and host-local before and after, pods that are network
 //! namespaces, and the real daemon in between.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test: what fails is to be seen"
+)]
 
 mod common;
 

@@ -135,6 +135,20 @@ fn value(families: &Value, name: &str, labels: &Value) -> f64 {
     sample[2].as_f64().unwrap()
 }
 
+/// Every name is ours or every process', has a help text, and its unit and kind in it.
+fn follows_the_conventions(families: &Value, page: &str) {
+    for (name, family) in families.as_object().unwrap() {
+        assert!(name.starts_with("ferrule_ipamd_") || name.starts_with("process_"), "{name}");
+        assert!(!family["help"].as_str().unwrap().is_empty(), "{name}");
+        if family["type"] == "histogram" {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for line in page.lines().filter(|line| line.starts_with(&format!("# TYPE {name}"))) {
+            assert_eq!(line.ends_with(" counter"), line.contains("_total "), "{line}");
+        }
+    }
+}
+
 #[test]
 fn prometheus_reads_what_was_done_and_what_is_left() {
     let (place, address) = with_metrics(POOL);
@@ -173,17 +187,7 @@ fn prometheus_reads_what_was_done_and_what_is_left() {
     assert_eq!(value(&families, "ferrule_ipamd_pool_size", &v6), 2f64.powi(64));
     assert!(value(&families, "process_resident_memory_bytes", &none) > 1e6);
 
-    // The conventions: every name is ours or every process', has a help text, units and kinds in the names.
-    for (name, family) in families.as_object().unwrap() {
-        assert!(name.starts_with("ferrule_ipamd_") || name.starts_with("process_"), "{name}");
-        assert!(!family["help"].as_str().unwrap().is_empty(), "{name}");
-        if family["type"] == "histogram" {
-            assert!(name.ends_with("_seconds"), "{name}");
-        }
-        for line in page.lines().filter(|line| line.starts_with(&format!("# TYPE {name}"))) {
-            assert_eq!(line.ends_with(" counter"), line.contains("_total "), "{line}");
-        }
-    }
+    follows_the_conventions(&families, &page);
     drop(client);
     // Somebody who holds a connection to the metrics does not hold up the end.
     let _held = TcpStream::connect(address).unwrap();

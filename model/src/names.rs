@@ -12,6 +12,8 @@ pub const PROTOCOL: u8 = 70;
 
 /// What host veth names begin with; [`HOST_VETH_DIGITS`] hex digits follow.
 const HOST_VETH_PREFIX: &str = "fer";
+/// What the names of devices begin with that limit what pods send; as many digits follow.
+const IFB_PREFIX: &str = "fei";
 /// 3 + 12 fill the 15 bytes that the kernel has for a name.
 const HOST_VETH_DIGITS: usize = 12;
 
@@ -72,9 +74,31 @@ pub fn host_veth_name(attachment: &Attachment) -> IfName {
     IfName(name)
 }
 
+/// Name of the host's end for the attachment whose hash reads so; `None` if the text is no hash.
+pub fn host_veth_of(hash: &str) -> Option<IfName> {
+    let name = format!("{HOST_VETH_PREFIX}{}", hash.get(..HOST_VETH_DIGITS)?);
+    is_host_veth(&name).then_some(IfName(name))
+}
+
+/// Name of the device that limits what the pod of `attachment` sends: `fei` and the digits of its veth.
+pub fn ifb_name(attachment: &Attachment) -> IfName {
+    let mut name = format!("{IFB_PREFIX}{}", attachment.hash());
+    name.truncate(IFB_PREFIX.len() + HOST_VETH_DIGITS);
+    IfName(name)
+}
+
+/// Whether a link of this name is such a device.
+pub fn is_ifb(name: &str) -> bool {
+    has_digits(name, IFB_PREFIX)
+}
+
 /// Whether a link of this name is the host's end of a pod's veth pair, made by the plugin.
 pub fn is_host_veth(name: &str) -> bool {
-    name.strip_prefix(HOST_VETH_PREFIX).is_some_and(|digits| {
+    has_digits(name, HOST_VETH_PREFIX)
+}
+
+fn has_digits(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|digits| {
         digits.len() == HOST_VETH_DIGITS && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
@@ -126,6 +150,18 @@ mod tests {
         {
             assert!(!is_host_veth(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_pods_other_names_tell_its_veth() {
+        let veth = host_veth_name(&attachment());
+        assert_eq!(host_veth_of(&attachment().hash().to_string()), Some(veth.clone()));
+        for nonsense in ["", "0123", "0123456789AB", "änderungen12"] {
+            assert_eq!(host_veth_of(nonsense), None, "{nonsense}");
+        }
+        let ifb = ifb_name(&attachment());
+        assert_eq!(ifb.as_str()[3..], veth.as_str()[3..]);
+        assert!(is_ifb(ifb.as_str()) && !is_ifb(veth.as_str()) && !is_host_veth(ifb.as_str()));
     }
 
     #[test]

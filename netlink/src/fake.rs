@@ -3,6 +3,8 @@
 //! A [`FakeWorld`] has any number of network namespaces, between which veth pairs reach. The contract suite runs on
 //! this and on the real kernel, so what a test learns here holds there.
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use ferrule_model::{
 };
 use nix::errno::Errno;
 
+use crate::traffic::Tbf;
 use crate::{Error, Kernel, Refusal};
 
 /// A machine's worth of network namespaces.
@@ -46,6 +49,10 @@ pub struct State {
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// FDB entries.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
+    /// How fast links may send.
+    pub limits: BTreeMap<IfIndex, Tbf>,
+    /// Where what links receive is redirected to.
+    pub redirects: BTreeMap<IfIndex, IfIndex>,
 }
 
 #[derive(Debug, Default)]
@@ -272,6 +279,8 @@ impl State {
         self.addresses.retain(|key, _| key.link != index);
         self.neighbours.retain(|key, _| key.link != index);
         self.fdb.retain(|key, _| key.link != index);
+        self.limits.remove(&index);
+        self.redirects.retain(|from, to| *from != index && *to != index);
         self.links.remove(&name)
     }
 
@@ -460,15 +469,13 @@ impl Kernel for FakeKernel {
         made.map_err(|errno| refused(format!("link add {}", spec.host_name), errno))
     }
 
-    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+    fn delete_link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
         let mut world = self.world.lock();
         world.request().map_err(|errno| refused(format!("link del {name}"), errno))?;
-        match world.namespaces[self.netns.0].links.get(name).map(|link| link.index) {
-            None => Ok(false),
-            Some(index) => world
-                .delete_link(self.netns, index)
-                .map(|()| true)
-                .map_err(|errno| refused(format!("link del {name}"), errno)),
+        let Some(link) = world.namespaces[self.netns.0].links.get(name).cloned() else { return Ok(None) };
+        match world.delete_link(self.netns, link.index) {
+            Ok(()) => Ok(Some(link)),
+            Err(errno) => Err(refused(format!("link del {name}"), errno)),
         }
     }
 

@@ -31,12 +31,12 @@ pub trait Kernel {
     /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Self::Netns) -> Result<Link, Error>;
 
-    /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. `false` if
-    /// there was none of this name.
+    /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. Gives the link
+    /// as it was, `None` if there was none of this name.
     ///
     /// # Errors
     /// The kernel refused, or the socket failed.
-    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error>;
+    fn delete_link(&mut self, name: &IfName) -> Result<Option<Link>, Error>;
 
     /// The link of this name, without listing all.
     ///

@@ -2,7 +2,8 @@
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables ([`nft`]) and, with the feature `monitor`, the kernel's events (`monitor`).
+//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), bandwidth ([`traffic`])
+//! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion.
 
@@ -17,11 +18,13 @@ mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
 pub mod monitor;
+pub mod netfilter;
 pub mod netns;
 pub mod nft;
 mod real;
 mod socket;
 pub mod sysctl;
+pub mod traffic;
 pub mod wake;
 
 pub use bridge::Bridges;

@@ -49,7 +49,7 @@ impl Netlink {
     }
 
     /// One request and the message that answers it.
-    fn one(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
+    pub(crate) fn one(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
         let Answers { mut results, mut messages } = self.socket.batch(&[request])?;
         match results.pop() {
             Some(Err(refusal)) => Err(Error::Refused { request: name, refusal }),
@@ -65,6 +65,20 @@ impl Netlink {
     /// Several requests in one message.
     pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Refusal>>, Error> {
         Ok(self.socket.batch(requests)?.results)
+    }
+
+    /// Requests of which each has to be granted.
+    pub(crate) fn carry_out(&mut self, requests: &[Request], name: &str) -> Result<(), Error> {
+        let refusal = self.socket.batch(requests)?.results.into_iter().find_map(Result::err);
+        match refusal {
+            Some(refusal) => Err(Error::Refused { request: name.to_owned(), refusal }),
+            None => Ok(()),
+        }
+    }
+
+    /// The messages of a list.
+    pub(crate) fn list_raw(&mut self, request: &Request) -> Result<Vec<Message>, Error> {
+        self.socket.dump(request)
     }
 
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
@@ -129,11 +143,10 @@ impl Kernel for Netlink {
         Err(error)
     }
 
-    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
-        match self.link(name)? {
-            Some(link) => delete::link(&mut self.socket, link.index, name),
-            None => Ok(false),
-        }
+    fn delete_link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        let Some(link) = self.link(name)? else { return Ok(None) };
+        let deleted = delete::link(&mut self.socket, link.index, name)?;
+        Ok(deleted.then_some(link))
     }
 
     fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {

@@ -1,4 +1,4 @@
-//! A route netlink socket that sends many requests in one message and gives each its answer.
+//! A netlink socket that sends many requests in one message and gives each its answer.
 //!
 //! The kernel works through the requests of one `sendmsg` in their order, in the caller's context
 //! (`netlink_rcv_skb`), and answers a refused one with an error that carries its sequence number. So only the last one
@@ -65,7 +65,7 @@ pub(crate) struct Answers {
     pub(crate) messages: Vec<Message>,
 }
 
-/// A route netlink socket. It belongs to the namespace it was opened in, wherever its thread goes.
+/// A netlink socket of one protocol. It belongs to the namespace it was opened in, wherever its thread goes.
 #[derive(Debug)]
 pub(crate) struct Socket {
     raw: Raw,
@@ -73,10 +73,15 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Opens one in the calling thread's namespace.
+    /// Opens one for route netlink in the calling thread's namespace.
     pub(crate) fn open() -> Result<Self, Error> {
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// Opens one for another protocol (`NETLINK_*`).
+    pub(crate) fn of(protocol: isize) -> Result<Self, Error> {
         let open = || -> io::Result<Raw> {
-            let mut raw = Raw::new(NETLINK_ROUTE)?;
+            let mut raw = Raw::new(protocol)?;
             raw.bind_auto()?;
             raw.connect(&SocketAddr::new(0, 0))?;
             raw.set_ext_ack(true)?;
@@ -149,6 +154,42 @@ impl Socket {
                 answers.results[start + place] = verdict(&message)?;
                 if message.sequence == self.sequence {
                     return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Sends `changes` between `begin` and `end` as one transaction of nfnetlink: all of them are done, or none.
+    ///
+    /// The last change is acknowledged after the commit, and a refused one before that. What concerns the whole
+    /// transaction is an error of its beginning (`nfnetlink_rcv_batch`).
+    pub(crate) fn transaction(
+        &mut self,
+        begin: &Request,
+        changes: &[Request],
+        end: &Request,
+    ) -> Result<Result<(), Refusal>, Error> {
+        let Some((last, before)) = changes.split_last() else { return Ok(Ok(())) };
+        let mut buffer = Vec::new();
+        self.append(&mut buffer, begin, NLM_F_REQUEST);
+        let beginning = self.sequence;
+        for change in before {
+            self.append(&mut buffer, change, NLM_F_REQUEST);
+        }
+        self.append(&mut buffer, last, NLM_F_REQUEST | NLM_F_ACK);
+        let acknowledged = self.sequence;
+        self.append(&mut buffer, end, NLM_F_REQUEST);
+        self.send(&buffer)?;
+        let mut refused = Ok(());
+        loop {
+            for message in self.receive()?.iter().filter(|message| is_acknowledgement(message)) {
+                let place = message.sequence.wrapping_sub(beginning);
+                if place > acknowledged.wrapping_sub(beginning) {
+                    continue;
+                }
+                refused = refused.and(verdict(message)?);
+                if message.sequence == acknowledged || (place == 0 && refused.is_err()) {
+                    return Ok(refused);
                 }
             }
         }

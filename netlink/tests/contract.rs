@@ -163,17 +163,17 @@ fn a_deleted_link_is_gone_at_both_ends_with_all_that_is_on_it<M: Machine>() {
     let mut pair = Pair::<M>::new();
     let dst = prefix("10.0.0.5/32");
     ok(&mut pair.host, &[Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(pair.link.index)))]);
-    assert!(pair.host.delete_link(&name("fer0")).unwrap());
+    assert!(pair.host.delete_link(&name("fer0")).unwrap().is_some());
     assert_eq!(pair.host.link(&name("fer0")).unwrap(), None);
     assert_eq!(pair.pod.link(&name("eth0")).unwrap(), None);
     assert_eq!(pair.host.routes(PROTOCOL).unwrap().len(), 0);
-    assert!(!pair.host.delete_link(&name("fer0")).unwrap(), "twice is no error");
+    assert_eq!(pair.host.delete_link(&name("fer0")).unwrap(), None, "twice is no error");
 }
 
 fn the_name_of_a_deleted_link_is_free_at_once<M: Machine>() {
     let mut pair = Pair::<M>::new();
     for _ in 0..5 {
-        assert!(pair.host.delete_link(&name("fer0")).unwrap());
+        assert!(pair.host.delete_link(&name("fer0")).unwrap().is_some());
         pair.host.create_veth(&spec(), &pair.pod_netns).unwrap();
     }
 }
@@ -427,7 +427,7 @@ fn a_bridge_keeps_its_mac_and_has_ports<M: Machine>() {
     assert!(pair.host.set_port(pair.link.index, nowhere).is_err());
     let no_bridge = BridgePort { bridge: IfIndex(1), ..nowhere };
     assert!(pair.host.set_port(pair.link.index, no_bridge).is_err());
-    assert!(pair.host.delete_link(&spec.name).unwrap());
+    assert!(pair.host.delete_link(&spec.name).unwrap().is_some());
     assert_eq!(pair.host.port(&name("fer0")).unwrap(), None);
     assert_eq!(pair.host.port(&name("none")).unwrap(), None);
 }

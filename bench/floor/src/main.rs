@@ -45,7 +45,11 @@ fn main() -> Result<(), Fault> {
         "add" => add(&next()?, &next()?, next()?.parse()?),
         "del" => {
             let name = IfName::new(next()?)?;
-            if Netlink::open()?.delete_link(&name)? { Ok(()) } else { Err(format!("no link {name}").into()) }
+            if Netlink::open()?.delete_link(&name)?.is_some() {
+                Ok(())
+            } else {
+                Err(format!("no link {name}").into())
+            }
         }
         verb => Err(format!("{verb} is no verb").into()),
     }

@@ -12,8 +12,11 @@ use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour,
     NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
 };
+use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::netns::NetnsError;
+use ferrule_netlink::nft::NftError;
 use ferrule_netlink::sysctl::SysctlError;
+use ferrule_netlink::traffic::{Tbf, Traffic};
 use ferrule_netlink::{Bridges, Error, Kernel, Refusal};
 use nix::errno::Errno;
 
@@ -43,6 +46,11 @@ impl Faults {
     /// Takes back a fault that did not happen; whether there was one.
     pub(crate) fn take(&self) -> bool {
         self.0.borrow_mut().take().is_some()
+    }
+
+    /// Takes back a fault that did not happen, and tells how many requests it was still to let pass.
+    pub(crate) fn left(&self) -> u64 {
+        self.0.borrow_mut().take().map_or(0, |(left, _)| left)
     }
 
     fn next(&self) -> Option<Fault> {
@@ -88,6 +96,7 @@ pub(crate) struct FaultyNode<'a, M> {
 impl<M: Machine> Node for FaultyNode<'_, M> {
     type Netns = M::Netns;
     type Kernel = FaultyKernel<M::Kernel>;
+    type Netfilter = FaultyNetfilter<M::Netfilter>;
 
     fn netns(&self, path: &Path) -> Result<M::Netns, NetnsError> {
         self.machine.netns(path)
@@ -113,8 +122,77 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
         self.machine.enable_ipv6(netns, link)
     }
 
+    fn netfilter(&self) -> Result<Self::Netfilter, Error> {
+        Ok(FaultyNetfilter { netfilter: self.machine.netfilter(), faults: self.faults.clone() })
+    }
+
+    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
+        self.machine.route_localnet(link)
+    }
+
     fn forwards(&self, family: Family) -> bool {
         self.machine.forwards(family)
+    }
+}
+
+pub(crate) struct FaultyNetfilter<F> {
+    netfilter: F,
+    faults: Faults,
+}
+
+impl<F: Netfilter> Netfilter for FaultyNetfilter<F> {
+    fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
+        self.faults.request(|| self.netfilter.change(table, changes, generation))
+    }
+
+    fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
+        self.faults.request(|| self.netfilter.elements(table, set))
+    }
+
+    fn generation(&mut self) -> Result<u32, Error> {
+        self.faults.request(|| self.netfilter.generation())
+    }
+
+    fn load(&mut self, script: &str) -> Result<(), NftError> {
+        match self.faults.request(|| Ok(self.netfilter.load(script))) {
+            Ok(result) => result,
+            Err(error) => Err(NftError::Refused(error.to_string())),
+        }
+    }
+
+    fn forget_udp(
+        &mut self,
+        family: Family,
+        port: u16,
+        wanted: &dyn Fn(&Flow) -> bool,
+    ) -> Result<usize, Error> {
+        self.faults.request(|| self.netfilter.forget_udp(family, port, wanted))
+    }
+}
+
+impl<K: Kernel + Traffic> Traffic for FaultyKernel<K> {
+    fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
+        self.faults.request(|| self.kernel.add_ifb(name, mtu, alias))
+    }
+
+    fn set_alias(&mut self, name: &IfName, alias: &str) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.set_alias(name, alias))
+    }
+
+    fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.limit(link, tbf))
+    }
+
+    fn redirect(&mut self, from: IfIndex, to: IfIndex) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.redirect(from, to))
+    }
+
+    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
+        self.faults.request(|| self.kernel.limit_of(link))
+    }
+
+    fn redirect_of(&mut self, link: IfIndex) -> Result<Option<IfIndex>, Error> {
+        self.faults.request(|| self.kernel.redirect_of(link))
     }
 }
 
@@ -146,7 +224,7 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
         self.faults.request(|| self.kernel.create_veth(spec, pod))
     }
 
-    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+    fn delete_link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
         self.faults.request(|| self.kernel.delete_link(name))
     }
 

@@ -11,14 +11,17 @@ use ferrule_model::{
     Address, AddressKey, Family, IfName, Link, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
+use ferrule_netlink::netfilter::{FakeNetfilter, Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Kernel, Netlink};
 
 /// A node with pods, of which each has a name.
 pub(crate) trait Machine {
     type Netns;
-    type Kernel: Bridges<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns> + Traffic;
+    type Netfilter: Netfilter;
 
     /// Runs `test` on a new machine, the calling thread being in its host's namespace.
     fn with(test: impl FnOnce(&Self));
@@ -29,6 +32,8 @@ pub(crate) trait Machine {
     fn netns(&self, path: &Path) -> Result<Self::Netns, NetnsError>;
     fn is_own(&self, netns: &Self::Netns) -> bool;
     fn host(&self) -> Self::Kernel;
+    fn netfilter(&self) -> Self::Netfilter;
+    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
     fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
     fn enable_ipv6(
         &self,
@@ -45,15 +50,18 @@ pub(crate) trait Machine {
 /// The node on maps.
 pub(crate) struct FakeMachine {
     world: FakeWorld,
+    netfilter: FakeNetfilter,
     pods: RefCell<BTreeMap<String, FakeNetns>>,
 }
 
 impl Machine for FakeMachine {
     type Netns = FakeNetns;
     type Kernel = FakeKernel;
+    type Netfilter = FakeNetfilter;
 
     fn with(test: impl FnOnce(&Self)) {
-        let machine = Self { world: FakeWorld::new(), pods: RefCell::default() };
+        let machine =
+            Self { world: FakeWorld::new(), netfilter: FakeNetfilter::new(), pods: RefCell::default() };
         machine.add_pod("host");
         test(&machine);
     }
@@ -86,6 +94,14 @@ impl Machine for FakeMachine {
         self.netns(Path::new(&self.path("host"))).unwrap() == *netns
     }
 
+    fn netfilter(&self) -> FakeNetfilter {
+        self.netfilter.clone()
+    }
+
+    fn route_localnet(&self, _link: &IfName) -> Result<(), SysctlError> {
+        Ok(())
+    }
+
     fn host(&self) -> FakeKernel {
         self.inside("host")
     }
@@ -115,6 +131,7 @@ pub(crate) struct RealMachine {
 impl Machine for RealMachine {
     type Netns = Netns;
     type Kernel = Netlink;
+    type Netfilter = NetfilterSocket;
 
     fn with(test: impl FnOnce(&Self)) {
         let host = netns::make().expect("CAP_SYS_ADMIN is needed: run through tests/in-namespace");
@@ -149,6 +166,14 @@ impl Machine for RealMachine {
 
     fn is_own(&self, netns: &Netns) -> bool {
         RealNode.is_own(netns).unwrap()
+    }
+
+    fn netfilter(&self) -> NetfilterSocket {
+        RealNode.netfilter().unwrap()
+    }
+
+    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
+        RealNode.route_localnet(link)
     }
 
     fn host(&self) -> Netlink {

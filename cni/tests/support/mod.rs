@@ -5,6 +5,7 @@
 
 pub(crate) mod faulty;
 pub(crate) mod ipamd;
+pub(crate) mod lab;
 pub(crate) mod machine;
 
 use std::collections::BTreeMap;

@@ -71,7 +71,7 @@ impl<K: Kernel> Kernel for Watched<K> {
     fn create_veth(&mut self, spec: &VethSpec, pod: &K::Netns) -> Result<Link, Error> {
         self.kernel.create_veth(spec, pod)
     }
-    fn delete_link(&mut self, name: &IfName) -> Result<bool, Error> {
+    fn delete_link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
         self.kernel.delete_link(name)
     }
     fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {

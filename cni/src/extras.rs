@@ -1,0 +1,142 @@
+//! What a pod has beside its link because the runtime asked for it: host ports (`ports`, `hostports`) and a limited
+//! bandwidth (`shaping`). The verbs meet both here.
+//!
+//! These are the things that do not all go with the veth pair. So that the many pods without them cost nothing more, the
+//! host's end says in its alias that there may be some; where the host's end is gone already, they are looked for.
+
+use ferrule_model::{Attachment, IfName, IpNetwork, Link, VethSpec};
+use ferrule_netlink::traffic::Traffic;
+use ferrule_netlink::{Error as NetlinkError, Kernel};
+
+use crate::error::Error;
+use crate::grant::Grant;
+use crate::hostports;
+use crate::node::Node;
+use crate::pod::Ends;
+use crate::ports::{self, PortMapping};
+use crate::shaping::{self, Bandwidth};
+
+/// What the runtime asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// `runtimeConfig.portMappings`.
+    pub ports: Vec<PortMapping>,
+    /// `runtimeConfig.bandwidth`.
+    pub bandwidth: Bandwidth,
+}
+
+/// The end of a host's end's alias, as one more of the pod's names: none looks like it.
+const MARK: &str = ", (+)";
+/// The kernel keeps no more of an alias, and may have cut the mark off.
+const ALIAS_MAX: usize = 255;
+
+impl Extras {
+    /// Whether nothing is asked for.
+    pub const fn is_none(&self) -> bool {
+        self.ports.is_empty() && self.bandwidth.is_none()
+    }
+
+    /// The veth pair with the mark, if it needs one.
+    pub(crate) fn mark(&self, spec: VethSpec) -> VethSpec {
+        if self.is_none() {
+            return spec;
+        }
+        VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
+    }
+
+    /// Gives the pod what was asked for; the node's packets go by the link `way` to it.
+    ///
+    /// # Errors
+    /// Something is not to be had; what was done by then is there until [`remove`].
+    pub(crate) fn put<N: Node>(
+        &self,
+        node: &N,
+        host: &mut N::Kernel,
+        attachment: &Attachment,
+        (spec, ends): (&VethSpec, &Ends),
+        way: &IfName,
+        grant: &Grant,
+    ) -> Result<(), Error> {
+        if self.is_none() {
+            return Ok(());
+        }
+        let mut link = ends.host.clone();
+        if let Some(alias) = spec.alias.as_ref().filter(|_| !may_have_some(&link)) {
+            // An ADD before did not ask for any.
+            host.set_alias(&link.name, alias)
+                .map_err(|source| Error::Kernel { doing: "mark the veth pair", source })?;
+            link.alias = Some(alias.clone());
+        }
+        shaping::put(host, &link, &self.bandwidth, attachment, grant.mtu.unwrap_or(link.mtu))?;
+        if self.ports.is_empty() {
+            return Ok(());
+        }
+        let addresses: Vec<_> = grant.hosts().collect();
+        let wanted = ports::elements(&self.ports, &addresses, attachment)?;
+        hostports::put(node, host, way, &self.ports, &wanted)
+    }
+
+    /// What is not as it was asked for: what, how it should be, how it is.
+    ///
+    /// # Errors
+    /// The kernel did not answer.
+    pub(crate) fn differences<N: Node>(
+        &self,
+        node: &N,
+        host: &mut N::Kernel,
+        attachment: &Attachment,
+        link: &Link,
+        addresses: &[IpNetwork],
+    ) -> Result<Vec<(String, String, String)>, NetlinkError> {
+        let mut differences = shaping::differences(host, link, &self.bandwidth, attachment, link.mtu)?;
+        if !self.ports.is_empty() {
+            match ports::elements(&self.ports, addresses, attachment) {
+                Ok(wanted) => differences.extend(hostports::missing(node, &wanted)?),
+                Err(error) => {
+                    differences.push(("host ports".into(), "as configured".into(), error.to_string()));
+                }
+            }
+        }
+        Ok(differences)
+    }
+}
+
+fn may_have_some(link: &Link) -> bool {
+    link.alias.as_ref().is_none_or(|alias| alias.ends_with(MARK) || alias.len() >= ALIAS_MAX)
+}
+
+/// Removes what an attachment may have, whose host's end was `deleted` before, if it was there.
+///
+/// # Errors
+/// The kernel refused.
+pub(crate) fn remove<N: Node>(
+    node: &N,
+    host: &mut N::Kernel,
+    attachment: &Attachment,
+    deleted: Option<&Link>,
+) -> Result<(), Error> {
+    if deleted.is_some_and(|link| !may_have_some(link)) {
+        return Ok(());
+    }
+    let closed = hostports::remove(node, attachment);
+    shaping::remove(host, attachment)?;
+    closed
+}
+
+/// Removes what is in `network` and none of the `valid` attachments'; `links` are the node's. Gives what went wrong.
+pub(crate) fn collect<N: Node>(
+    node: &N,
+    host: &mut N::Kernel,
+    links: &[Link],
+    network: &str,
+    valid: &[Attachment],
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for name in shaping::stale(links, network, valid) {
+        if let Err(source) = host.delete_link(name) {
+            errors.push(Error::Kernel { doing: "delete a device that limits nobody's bandwidth", source });
+        }
+    }
+    errors.extend(hostports::collect(node, network, valid).err());
+    errors
+}

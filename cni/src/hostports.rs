@@ -1,0 +1,270 @@
+//! Host ports in the kernel: a pod's elements put there, removed by whose they are, looked for. What they are is `ports`'
+//! affair.
+//!
+//! The elements of a pod come in one transaction and go in one. Removing goes by the owner that each element names, so
+//! DEL needs no mappings and removes nobody else's; a transaction of somebody else between looking and removing makes
+//! it look again.
+
+use std::collections::BTreeSet;
+
+use ferrule_model::{Attachment, Family, IfName};
+use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
+use ferrule_netlink::nft::NftError;
+use ferrule_netlink::sysctl::SysctlError;
+use ferrule_netlink::{Error as NetlinkError, Kernel};
+use nix::errno::Errno;
+
+use crate::error::Error;
+use crate::node::Node;
+use crate::ports::{self, Granted, MAPS, Owner, PortMapping, Protocol, SETS, TABLE};
+
+/// Attempts of a transaction between which somebody else's came each time.
+const ATTEMPTS: u32 = 100;
+
+/// Why host ports cannot be granted.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPortError {
+    /// Another pod has the port.
+    #[error("host port {port} is taken by {owner}: delete that pod, or ask for another hostPort")]
+    Taken {
+        /// The port.
+        port: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The table could not be made.
+    #[error("cannot make the nftables table {TABLE} for host ports: {0}")]
+    Table(#[source] NftError),
+    /// The table is there, but not as it was made.
+    #[error(
+        "the nftables table {TABLE} lacks a map: somebody changed it; `nft delete table inet {TABLE}` and attach the \
+         pods with host ports again"
+    )]
+    Broken,
+    /// Connections from the node's 127.0.0.1 cannot be let through.
+    #[error("host ports on 127.0.0.1: {0}")]
+    Localnet(#[source] SysctlError),
+    /// Every attempt met another transaction.
+    #[error("nftables' rulesets changed during each of {ATTEMPTS} attempts to change the host ports")]
+    Busy,
+}
+
+fn talking(doing: &'static str) -> impl FnOnce(NetlinkError) -> Error {
+    move |source| Error::Kernel { doing, source }
+}
+
+const OPEN: &str = "open a netlink socket for host ports";
+const PUT: &str = "open the host ports";
+const LOOK: &str = "look for the host ports";
+const REMOVE: &str = "close the host ports";
+const FORGET: &str = "forget the UDP connections of a host port";
+
+/// Grants the elements that `mappings` come to, to a pod behind `link`.
+///
+/// # Errors
+/// Another pod has one of the ports, or the kernel refused; then nothing has been granted.
+pub(crate) fn put<N: Node>(
+    node: &N,
+    host: &mut N::Kernel,
+    link: &IfName,
+    mappings: &[PortMapping],
+    wanted: &[Element],
+) -> Result<(), Error> {
+    if mappings.iter().any(PortMapping::is_on_loopback) {
+        node.route_localnet(link).map_err(|source| Error::HostPort(HostPortError::Localnet(source)))?;
+    }
+    let mut netfilter = node.netfilter().map_err(talking(OPEN))?;
+    let all: Vec<_> = wanted.iter().map(Change::Add).collect();
+    let mut done = netfilter.change(TABLE, &all, None);
+    if errno(&done) == Some(Errno::ENOENT) {
+        let made = netfilter.load(ports::SKELETON);
+        done = netfilter.change(TABLE, &all, None);
+        if errno(&done) == Some(Errno::ENOENT) {
+            // Two may have made it at once; a table that was there before should have served.
+            let error = made.map_or_else(HostPortError::Table, |()| HostPortError::Broken);
+            return Err(Error::HostPort(error));
+        }
+    }
+    match errno(&done) {
+        Some(Errno::EEXIST) => replace(&mut netfilter, host, wanted)?,
+        _ => done.map_err(talking(PUT))?,
+    }
+    for granted in wanted.iter().filter_map(Granted::of) {
+        // What came for the port before it was the pod's would go on going nowhere.
+        forget(&mut netfilter, &granted, &|flow| {
+            !flow.answered
+                && flow.destination == flow.answers_from
+                && flow.source == flow.answers_to
+                && granted.host_ip.is_none_or(|address| address == flow.destination)
+        })?;
+    }
+    Ok(())
+}
+
+fn errno<T>(done: &Result<T, NetlinkError>) -> Option<Errno> {
+    done.as_ref().err().and_then(NetlinkError::errno)
+}
+
+/// Puts what is wanted in the place of what nobody alive has.
+fn replace(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Element]) -> Result<(), Error> {
+    for _ in 0..ATTEMPTS {
+        let generation = netfilter.generation().map_err(talking(PUT))?;
+        let found = listed(netfilter, &[&MAPS[..], &SETS[..]].concat()).map_err(talking(LOOK))?;
+        let mut in_the_way = Vec::new();
+        let mut add = Vec::new();
+        for element in wanted {
+            let there = found.iter().find(|there| (there.set, &there.key) == (element.set, &element.key));
+            if there == Some(element) {
+                continue;
+            }
+            in_the_way.extend(there);
+            add.push(Change::Add(element));
+        }
+        let mut dead = BTreeSet::new();
+        for there in &in_the_way {
+            if wanted.iter().all(|element| element.comment != there.comment) {
+                refuse_if_alive(host, there)?;
+                dead.insert(&there.comment);
+            }
+        }
+        // With what is in the way goes all that the dead left.
+        let goes = |there: &&Element| in_the_way.contains(there) || dead.contains(&there.comment);
+        let mut changes: Vec<_> = found.iter().filter(goes).map(Change::Delete).collect();
+        changes.append(&mut add);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        match netfilter.change(TABLE, &changes, Some(generation)) {
+            Err(error) if error.errno() == Some(Errno::ERESTART) => {}
+            done => return done.map_err(talking(PUT)),
+        }
+    }
+    Err(Error::HostPort(HostPortError::Busy))
+}
+
+/// An error if the owner of `element` is attached: its veth is there.
+fn refuse_if_alive(host: &mut impl Kernel, element: &Element) -> Result<(), Error> {
+    let Some(veth) = Owner::read(&element.comment).and_then(|owner| owner.veth()) else {
+        let owner = format!("an element that is not Ferrule's (comment {:?})", element.comment);
+        return Err(taken(element, owner));
+    };
+    match host.link(&veth).map_err(talking(LOOK))? {
+        None => Ok(()),
+        Some(link) => {
+            let pod = link.alias.unwrap_or_else(|| "a pod".to_owned());
+            Err(taken(element, format!("{pod} ({veth})")))
+        }
+    }
+}
+
+fn taken(element: &Element, owner: String) -> Error {
+    let port = Granted::of(element).map_or_else(|| element.set.to_owned(), |granted| granted.name());
+    Error::HostPort(HostPortError::Taken { port, owner })
+}
+
+fn listed(netfilter: &mut impl Netfilter, sets: &[&'static str]) -> Result<Vec<Element>, NetlinkError> {
+    let mut found = Vec::new();
+    for set in sets {
+        found.extend(netfilter.elements(TABLE, set)?);
+    }
+    Ok(found)
+}
+
+/// Removes all that is `attachment`'s.
+///
+/// # Errors
+/// The kernel refused, or did not answer.
+pub(crate) fn remove<N: Node>(node: &N, attachment: &Attachment) -> Result<(), Error> {
+    let owner = Owner::of(attachment).to_string();
+    remove_where(node, |element| element.comment == owner)
+}
+
+/// Removes what is in `network` and none of the `valid` attachments'.
+///
+/// # Errors
+/// The kernel refused, or did not answer.
+pub(crate) fn collect<N: Node>(node: &N, network: &str, valid: &[Attachment]) -> Result<(), Error> {
+    let valid: BTreeSet<_> = valid.iter().map(|attachment| Owner::of(attachment).to_string()).collect();
+    remove_where(node, |element| {
+        Owner::read(&element.comment).is_some_and(|owner| owner.is_in(network))
+            && !valid.contains(&element.comment)
+    })
+}
+
+fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<(), Error> {
+    let mut netfilter = match node.netfilter() {
+        // A kernel without netfilter has no host ports.
+        Err(NetlinkError::Open(error)) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => {
+            return Ok(());
+        }
+        netfilter => netfilter.map_err(talking(OPEN))?,
+    };
+    for _ in 0..ATTEMPTS {
+        let generation = match netfilter.generation() {
+            // As above: `nfnetlink_rcv_msg` knows no such subsystem.
+            Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(()),
+            generation => generation.map_err(talking(LOOK))?,
+        };
+        let mut found = match listed(&mut netfilter, &MAPS) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
+            found => found.map_err(talking(LOOK))?,
+        };
+        found.retain(&wanted);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let beside = listed(&mut netfilter, &SETS).map_err(talking(LOOK))?;
+        let beside: Vec<_> = beside.into_iter().filter(&wanted).collect();
+        let changes: Vec<_> = found.iter().chain(&beside).map(Change::Delete).collect();
+        match netfilter.change(TABLE, &changes, Some(generation)) {
+            Err(error) if matches!(error.errno(), Some(Errno::ERESTART | Errno::ENOENT)) => continue,
+            done => done.map_err(talking(REMOVE))?,
+        }
+        for granted in found.iter().filter_map(Granted::of) {
+            // An established one would keep its translation, and reach whoever gets the address next.
+            forget(&mut netfilter, &granted, &|flow| flow.answers_from == granted.pod.ip())?;
+        }
+        return Ok(());
+    }
+    Err(Error::HostPort(HostPortError::Busy))
+}
+
+fn forget(
+    netfilter: &mut impl Netfilter,
+    granted: &Granted,
+    wanted: &dyn Fn(&Flow) -> bool,
+) -> Result<(), Error> {
+    if granted.protocol != Protocol::Udp {
+        return Ok(());
+    }
+    let family = Family::of(granted.pod.ip());
+    netfilter.forget_udp(family, granted.host_port, wanted).map(drop).map_err(talking(FORGET))
+}
+
+/// Those of the `wanted` that are not there, each with what is in its place.
+///
+/// # Errors
+/// The kernel did not answer.
+pub(crate) fn missing<N: Node>(
+    node: &N,
+    wanted: &[Element],
+) -> Result<Vec<(String, String, String)>, NetlinkError> {
+    let mut netfilter = node.netfilter()?;
+    let found = match listed(&mut netfilter, &[&MAPS[..], &SETS[..]].concat()) {
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Vec::new(),
+        found => found?,
+    };
+    let mut missing = Vec::new();
+    for element in wanted.iter().filter(|element| !found.contains(element)) {
+        let there = found.iter().find(|there| (there.set, &there.key) == (element.set, &element.key));
+        let text = |element: &Element| match Granted::of(element) {
+            Some(granted) => (format!("host port {}", granted.name()), format!("to {}", granted.pod)),
+            None => (format!("masquerading in {}", element.set), "for the pod".to_owned()),
+        };
+        let (what, expected) = text(element);
+        let instead = there
+            .map_or_else(|| "none".to_owned(), |there| format!("{} of {}", text(there).1, there.comment));
+        missing.push((what, expected, instead));
+    }
+    Ok(missing)
+}

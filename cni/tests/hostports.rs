@@ -1,0 +1,231 @@
+//! Host ports on the real kernel: packets from everywhere, the source that the pod sees, and what is left behind.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use ferrule_cni::ports::{MAPS, SETS, TABLE};
+use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
+use ferrule_netlink::netns::Netns;
+use ferrule_netlink::sysctl;
+use serde_json::{Value, json};
+
+use support::lab::{CLIENT, DEADLINE, NODE, addresses, asking, at, ip, seen, serve, with_lab};
+use support::machine::Machine;
+use support::{failure, result};
+
+/// How long nothing has to come for it not to come.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// All elements of the table.
+fn elements() -> usize {
+    let mut netfilter = NetfilterSocket::open().unwrap();
+    MAPS.iter().chain(&SETS).map(|set| netfilter.elements(TABLE, set).unwrap().len()).sum()
+}
+
+#[test]
+fn a_port_is_reached_from_everywhere_and_the_pod_sees_who_comes() {
+    with_lab(|lab| {
+        let mappings = json!([{ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" }]);
+        let added = result(&lab.add("pod", "c0ffee", &mappings));
+        let pod = lab.pod("pod");
+        serve(&pod, 80);
+        let host = Netns::current().unwrap();
+        lab.machine.add_pod("second");
+        let second = addresses(&result(&lab.add("second", "decaf", &json!([]))));
+        let second_pod = lab.pod("second");
+
+        for (n, address) in addresses(&added).into_iter().enumerate() {
+            let node = at(NODE[n], 8080);
+            assert_eq!(seen(&lab.client, node).unwrap(), ip(CLIENT[n]), "from outside");
+            assert_eq!(seen(&host, node).unwrap(), ip(NODE[n]), "from the node");
+            assert_eq!(seen(&second_pod, node).unwrap(), second[n], "from another pod");
+            let itself = seen(&pod, node).unwrap();
+            assert_ne!(itself, address, "to itself: by the node, so that the answer comes back");
+            assert_eq!(
+                seen(&lab.client, SocketAddr::new(address, 80)).unwrap(),
+                ip(CLIENT[n]),
+                "past the node"
+            );
+        }
+        assert_eq!(seen(&host, at("127.0.0.1", 8080)).unwrap(), ip(NODE[0]), "from 127.0.0.1");
+        let refused = seen(&host, at("::1", 8080)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "from ::1, at once");
+
+        let check = |runtime: &Value| {
+            let mut fields = asking(runtime);
+            fields["prevResult"] = added.clone();
+            lab.bench.verb_with("CHECK", &[], &fields)
+        };
+        result(&check(&mappings));
+        let (code, text) = failure(&check(&json!([{ "hostPort": 8081, "containerPort": 80 }])));
+        assert_eq!(code, 103);
+        assert!(text.contains("host port tcp 8081: expected to 10.244.1.1:80, found none"), "{text}");
+
+        result(&lab.del("c0ffee"));
+        assert_eq!(elements(), 0);
+        for node in NODE {
+            assert_eq!(seen(&host, at(node, 8080)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+    });
+}
+
+#[test]
+fn a_port_on_one_address_is_on_no_other() {
+    with_lab(|lab| {
+        let mappings = json!([
+            { "hostPort": 8080, "containerPort": 80, "hostIP": NODE[0] },
+            { "hostPort": 8081, "containerPort": 80, "hostIP": "127.0.0.1" },
+            { "hostPort": 8082, "containerPort": 80, "hostIP": NODE[1] },
+            { "hostPort": 8083, "containerPort": 80, "hostIP": "0.0.0.0" },
+            { "hostPort": 8084, "containerPort": 80, "hostIP": "::" }
+        ]);
+        result(&lab.add("pod", "c0ffee", &mappings));
+        serve(&lab.pod("pod"), 80);
+        let host = Netns::current().unwrap();
+        let places = [NODE[0], "127.0.0.1", NODE[1]];
+        for (port, open) in [
+            (8080, [true, false, false]),
+            (8081, [false, true, false]),
+            (8082, [false, false, true]),
+            (8083, [true, true, false]),
+            (8084, [false, false, true]),
+        ] {
+            for (place, open) in places.into_iter().zip(open) {
+                assert_eq!(seen(&host, at(place, port)).is_ok(), open, "{place} {port}");
+            }
+        }
+    });
+}
+
+/// What makes 127.0.0.1 work must not let anybody else to the node's loopback addresses.
+#[test]
+fn a_pod_does_not_reach_what_listens_on_the_nodes_loopback_address() {
+    with_lab(|lab| {
+        result(&lab.add("pod", "c0ffee", &json!([{ "hostPort": 8080, "containerPort": 80 }])));
+        let node = UdpSocket::bind("127.0.0.1:0").unwrap();
+        node.set_read_timeout(Some(SILENCE)).unwrap();
+        let to = node.local_addr().unwrap();
+        // A pod with the rights for it can make its own kernel send there.
+        let pod = lab.pod("pod");
+        let ip = |args: &str| {
+            let run = || std::process::Command::new("ip").args(args.split(' ')).status().unwrap();
+            assert!(pod.run(run).unwrap().success(), "ip {args}");
+        };
+        pod.run(|| {
+            for place in ["all", "eth0"] {
+                sysctl::set(&format!("net/ipv4/conf/{place}/route_localnet"), "1").unwrap();
+            }
+        })
+        .unwrap();
+        ip("route del local 127.0.0.0/8 dev lo table local");
+        ip("route del local 127.0.0.1 dev lo table local");
+        ip("route add 127.0.0.0/8 via 169.254.1.1 dev eth0 onlink");
+        let address = addresses(&lab.bench.add())[0];
+        let sent = pod.run(|| UdpSocket::bind((address, 0)).unwrap().send_to(b"x", to)).unwrap();
+        assert_eq!(sent.unwrap(), 1, "the pod did send");
+        let error = node.recv_from(&mut [0; 8]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+        let dropped =
+            std::process::Command::new("nft").args(["delete", "chain", "inet", TABLE, "martians"]).status();
+        assert!(dropped.unwrap().success());
+        node.set_read_timeout(Some(DEADLINE)).unwrap();
+        pod.run(|| UdpSocket::bind((address, 0)).unwrap().send_to(b"x", to).unwrap()).unwrap();
+        assert_eq!(node.recv_from(&mut [0; 8]).unwrap().0, 1, "without the rule it would have come through");
+    });
+}
+
+#[test]
+fn udp_connections_follow_the_pod() {
+    with_lab(|lab| {
+        let mappings = json!([{ "hostPort": 5353, "containerPort": 53, "protocol": "UDP" }]);
+        let node = at(NODE[0], 5353);
+        // One socket throughout: the kernel tracks one connection.
+        let client = lab.client.run(|| UdpSocket::bind((ip(CLIENT[0]), 0)).unwrap()).unwrap();
+        client.send_to(b"before the pod", node).unwrap();
+        let server = |name: &str| {
+            let socket = lab.pod(name).run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+            socket
+        };
+        let arrives = |server: &UdpSocket| {
+            let (deadline, mut buffer) = (Instant::now() + DEADLINE, [0; 64]);
+            while Instant::now() < deadline {
+                client.send_to(b"x", node).unwrap();
+                if let Ok((_, from)) = server.recv_from(&mut buffer) {
+                    server.send_to(b"y", from).unwrap();
+                    return Some(from.ip());
+                }
+            }
+            None
+        };
+        result(&lab.add("pod", "c0ffee", &mappings));
+        assert_eq!(
+            arrives(&server("pod")),
+            Some(ip(CLIENT[0])),
+            "what came before the pod does not stay with the node"
+        );
+        result(&lab.del("c0ffee"));
+        lab.machine.add_pod("second");
+        result(&lab.add("second", "decaf", &mappings));
+        assert_eq!(arrives(&server("second")), Some(ip(CLIENT[0])), "nor with the pod before");
+    });
+}
+
+/// The kernel translates SCTP whether or not it can speak it: a raw packet is enough to see that.
+#[test]
+fn sctp_is_translated() {
+    with_lab(|lab| {
+        let mappings = json!([{ "hostPort": 9999, "containerPort": 99, "protocol": "SCTP" }]);
+        let added = result(&lab.add("pod", "c0ffee", &mappings));
+        let script = format!(
+            "import socket, struct\n\
+             def crc(data):\n\
+             \x20   c = 0xffffffff\n\
+             \x20   for b in data:\n\
+             \x20       c ^= b\n\
+             \x20       for _ in range(8): c = (c >> 1) ^ (0x82f63b78 if c & 1 else 0)\n\
+             \x20   return c ^ 0xffffffff\n\
+             init = struct.pack('>BBHIIHHI', 1, 0, 20, 1, 65535, 1, 1, 1)\n\
+             head = struct.pack('>HHI', 4000, 9999, 0)\n\
+             packet = head + struct.pack('<I', crc(head + bytes(4) + init)) + init\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)\n\
+             s.sendto(packet, ('{}', 0))\n",
+            NODE[0]
+        );
+        let receiver = "import socket\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 132)\n\
+             s.settimeout(10)\n\
+             print('ready', flush=True)\n\
+             p = s.recv(2000)\n\
+             print(socket.inet_ntoa(p[12:16]), int.from_bytes(p[22:24], 'big'), flush=True)\n";
+        let python = |netns: &Netns, script: &str| {
+            netns
+                .run(|| {
+                    std::process::Command::new("python3")
+                        .args(["-c", script])
+                        .stdout(std::process::Stdio::piped())
+                        .spawn()
+                        .expect("python3 is needed: install the package python3")
+                })
+                .unwrap()
+        };
+        let mut receiving = python(&lab.pod("pod"), receiver);
+        let mut output = std::io::BufReader::new(receiving.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        // The first may come before the link is ready.
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline && receiving.try_wait().unwrap().is_none() {
+            assert!(python(&lab.client, &script).wait().unwrap().success());
+        }
+        line.clear();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, format!("{} 99\n", CLIENT[0]), "{added}");
+    });
+}

@@ -1,0 +1,125 @@
+//! [`Netfilter`] on maps, with the refusals of the real one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ferrule_model::Family;
+use nix::errno::Errno;
+
+use super::{Change, Element, Flow, Netfilter};
+use crate::Error;
+use crate::nft::NftError;
+
+/// The fake; clones share everything.
+#[derive(Debug, Clone, Default)]
+pub struct FakeNetfilter(Arc<Mutex<World>>);
+
+#[derive(Debug, Default)]
+struct World {
+    /// Tables, and the sets of each by name, the elements of each by key.
+    tables: BTreeMap<String, BTreeMap<String, BTreeMap<Vec<u8>, Element>>>,
+    flows: Vec<(Family, u16, Flow)>,
+    generation: u32,
+}
+
+impl FakeNetfilter {
+    /// No table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A UDP connection to `port` begins.
+    pub fn add_udp_flow(&self, family: Family, port: u16, flow: Flow) {
+        self.lock().flows.push((family, port, flow));
+    }
+
+    /// All elements of all tables.
+    pub fn all(&self) -> BTreeSet<Element> {
+        let world = self.lock();
+        world.tables.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refused(table: &str, errno: Errno) -> Error {
+    Error::Refused { request: format!("nft element of {table}"), refusal: errno.into() }
+}
+
+fn apply(sets: &mut BTreeMap<String, BTreeMap<Vec<u8>, Element>>, change: Change<'_>) -> Result<(), Errno> {
+    let (Change::Add(element) | Change::Delete(element)) = change;
+    let elements = sets.get_mut(element.set).ok_or(Errno::ENOENT)?;
+    match change {
+        Change::Add(_) if elements.contains_key(&element.key) => Err(Errno::EEXIST),
+        Change::Add(_) => {
+            elements.insert(element.key.clone(), element.clone());
+            Ok(())
+        }
+        Change::Delete(_) => elements.remove(&element.key).map(drop).ok_or(Errno::ENOENT),
+    }
+}
+
+impl Netfilter for FakeNetfilter {
+    fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
+        let mut world = self.lock();
+        if generation.is_some_and(|generation| generation != world.generation) {
+            return Err(refused(table, Errno::ERESTART));
+        }
+        let mut sets = world.tables.get(table).cloned().ok_or_else(|| refused(table, Errno::ENOENT))?;
+        for change in changes {
+            apply(&mut sets, *change).map_err(|errno| refused(table, errno))?;
+        }
+        world.tables.insert(table.to_owned(), sets);
+        world.generation += 1;
+        Ok(())
+    }
+
+    fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
+        let world = self.lock();
+        let elements = world.tables.get(table).and_then(|sets| sets.get(set));
+        let elements = elements.ok_or_else(|| refused(table, Errno::ENOENT))?;
+        Ok(elements.values().cloned().collect())
+    }
+
+    fn generation(&mut self) -> Result<u32, Error> {
+        Ok(self.lock().generation)
+    }
+
+    /// Understands of a script what table it creates, with which sets and maps.
+    fn load(&mut self, script: &str) -> Result<(), NftError> {
+        let mut world = self.lock();
+        let named = |word: &str| {
+            let mut words = script.split_whitespace().peekable();
+            let mut names = Vec::new();
+            while let Some(found) = words.next() {
+                if found == word {
+                    names.extend(words.peek().map(ToString::to_string));
+                }
+            }
+            names
+        };
+        let table = script.strip_prefix("create table inet ").and_then(|rest| rest.split_whitespace().next());
+        let Some(table) = table else { return Ok(()) };
+        if world.tables.contains_key(table) {
+            return Err(NftError::Refused("File exists".into()));
+        }
+        let sets = ["map", "set"].into_iter().flat_map(named).map(|name| (name, BTreeMap::new()));
+        world.tables.insert(table.to_owned(), sets.collect());
+        world.generation += 1;
+        Ok(())
+    }
+
+    fn forget_udp(
+        &mut self,
+        family: Family,
+        port: u16,
+        wanted: &dyn Fn(&Flow) -> bool,
+    ) -> Result<usize, Error> {
+        let flows = &mut self.lock().flows;
+        let before = flows.len();
+        flows.retain(|(of, to, flow)| (*of, *to) != (family, port) || !wanted(flow));
+        Ok(before - flows.len())
+    }
+}

@@ -1,0 +1,279 @@
+//! Elements and tracked connections as netfilter netlink messages, both ways.
+
+use std::net::IpAddr;
+
+use ferrule_model::Family;
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLA_HEADER_SIZE, NLM_F_CREATE, NLM_F_EXCL, NlasIterator,
+    ParseableParametrized,
+};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Status, Tuple,
+};
+use netlink_packet_netfilter::nftables::{
+    DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage, SetElementAttribute,
+    SetElementList, SetElementMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
+
+use super::{Change, Element, Flow};
+use crate::socket::{Message, Request};
+
+/// `struct nfgenmsg`.
+const HEADER_LEN: usize = 4;
+/// `NFNL_BATCH_GENID`.
+const BATCH_GENID: u16 = 1;
+/// `NFTNL_UDATA_SET_ELEM_COMMENT` of libnftnl: user data is a list of type, length and value, one byte each the first
+/// two, and a comment ends with NUL.
+const COMMENT: u8 = 0;
+/// `NFT_USERDATA_MAXLEN` less type, length and NUL.
+const COMMENT_MAX: usize = 252;
+/// `CTA_FILTER`, `CTA_FILTER_ORIG_FLAGS`, and of its flags protocol and destination port.
+const FILTER: u16 = 25;
+const FILTER_ORIG_FLAGS: u16 = 1;
+const FILTER_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
+/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*` and `NFTA_DATA_VALUE`.
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_USER_DATA: u16 = 6;
+const DATA_VALUE: u16 = 1;
+/// `CTA_ZONE`.
+const ZONE: u16 = 18;
+
+fn request(
+    subsystem: NetfilterSubsystem,
+    kind: u8,
+    flags: u16,
+    header: &NetfilterHeader,
+    message: &impl Emitable,
+) -> Request {
+    let mut payload = vec![0; HEADER_LEN + message.buffer_len()];
+    header.emit(&mut payload[..HEADER_LEN]);
+    message.emit(&mut payload[HEADER_LEN..]);
+    Request { kind: u16::from_be_bytes([subsystem.into(), kind]), flags, payload }
+}
+
+/// The beginning and the end of a transaction of nftables.
+pub(super) fn bounds(generation: Option<u32>) -> [Request; 2] {
+    let header =
+        NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, u8::from(NetfilterSubsystem::NfTables).into());
+    let bound = |message: &ControlMessage, attributes: &[DefaultNla]| {
+        request(NetfilterSubsystem::None, message.message_type().into(), 0, &header, &attributes)
+    };
+    let guard = generation.map(|id| DefaultNla::new(BATCH_GENID, id.to_be_bytes().to_vec()));
+    [bound(&ControlMessage::BatchBegin, guard.as_slice()), bound(&ControlMessage::BatchEnd, &[])]
+}
+
+fn nftables(message: &NfTablesMessage, flags: u16) -> Request {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    request(NetfilterSubsystem::NfTables, message.message_type().into(), flags, &header, message)
+}
+
+pub(super) fn change(table: &str, change: Change<'_>) -> Request {
+    let (element, flags) = match change {
+        Change::Add(element) => (element, NLM_F_CREATE | NLM_F_EXCL),
+        Change::Delete(element) => (element, 0),
+    };
+    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
+    if let Change::Add(_) = change {
+        if !element.value.is_empty() {
+            attributes.push(SetElementAttribute::Data(DataAttribute::Value(element.value.clone())));
+        }
+        attributes.push(SetElementAttribute::UserData(user_data(&element.comment)));
+    }
+    let list = SetElementMessage {
+        attributes: vec![
+            SetElementList::Table(table.to_owned()),
+            SetElementList::Set(element.set.to_owned()),
+            SetElementList::Elements(vec![ListAttribute::Element(attributes)]),
+        ],
+    };
+    match change {
+        Change::Add(_) => nftables(&NfTablesMessage::NewSetElement(list), flags),
+        Change::Delete(_) => nftables(&NfTablesMessage::DeleteSetElement(list), flags),
+    }
+}
+
+pub(super) fn list(table: &str, set: &str) -> Request {
+    let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
+    nftables(&NfTablesMessage::GetSetElement(SetElementMessage { attributes }), 0)
+}
+
+pub(super) fn generation() -> Request {
+    nftables(&NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }), 0)
+}
+
+pub(super) fn parse_generation(message: &Message) -> Option<u32> {
+    match parse_nftables(message)? {
+        NfTablesMessage::NewGen(found) => found.attributes.iter().find_map(|attribute| match attribute {
+            GenAttribute::Id(id) => Some(*id),
+            _ => None,
+        }),
+        _ => None,
+    }
+}
+
+fn parse_nftables(message: &Message) -> Option<NfTablesMessage> {
+    let [_, kind] = message.kind.to_be_bytes();
+    NfTablesMessage::parse_with_param(message.payload.get(HEADER_LEN..)?, kind).ok()
+}
+
+/// The elements that a message of a list has. By hand: the packet crate writes the whole list down as a text for an error
+/// message, once for each element, whether there is an error or not (100 us an element, in version 0.4.0).
+pub(super) fn parse_elements(message: &Message, set: &'static str) -> Vec<Element> {
+    let attributes = message.payload.get(HEADER_LEN..).unwrap_or_default();
+    let lists = inside(attributes).filter(|(kind, _)| *kind == ELEMENTS);
+    lists.flat_map(|(_, list)| inside(list).map(|(_, element)| parse_element(element, set))).collect()
+}
+
+fn parse_element(attributes: &[u8], set: &'static str) -> Element {
+    let data = |nested| inside(nested).find(|(kind, _)| *kind == DATA_VALUE).map(|(_, value)| value.to_vec());
+    let mut element = Element { set, key: Vec::new(), value: Vec::new(), comment: String::new() };
+    for (kind, value) in inside(attributes) {
+        match kind {
+            ELEMENT_KEY => element.key = data(value).unwrap_or_default(),
+            ELEMENT_DATA => element.value = data(value).unwrap_or_default(),
+            ELEMENT_USER_DATA => element.comment = comment(value),
+            _ => {}
+        }
+    }
+    element
+}
+
+/// The attributes in the value of another.
+fn inside(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).filter_map(Result::ok).map(|attribute| {
+        let (kind, end) = (attribute.kind(), usize::from(attribute.length()));
+        (kind, attribute.into_inner().get(NLA_HEADER_SIZE..end).unwrap_or_default())
+    })
+}
+
+fn user_data(comment: &str) -> Vec<u8> {
+    let mut end = comment.len().min(COMMENT_MAX);
+    while !comment.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut data = vec![COMMENT, u8::try_from(end + 1).unwrap_or(u8::MAX)];
+    data.extend_from_slice(&comment.as_bytes()[..end]);
+    data.push(0);
+    data
+}
+
+fn comment(mut data: &[u8]) -> String {
+    while let [kind, length, rest @ ..] = data {
+        let Some((value, behind)) = rest.split_at_checked(usize::from(*length)) else { break };
+        if *kind == COMMENT {
+            return String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
+        }
+        data = behind;
+    }
+    String::new()
+}
+
+fn conntrack(family: Family, message: &ConntrackMessage) -> Request {
+    let family = match family {
+        Family::V4 => NetfilterProtoFamily::IPv4,
+        Family::V6 => NetfilterProtoFamily::IPv6,
+    };
+    let header = NetfilterHeader::new(family, 0, 0);
+    request(NetfilterSubsystem::Conntrack, message.message_type().into(), 0, &header, message)
+}
+
+/// The UDP connections whose first packet was sent to `port`. Kernels before Linux 5.8 do not know the filter and give
+/// all connections.
+pub(super) fn udp_flows(family: Family, port: u16) -> Request {
+    let first_packet =
+        Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(port)]);
+    let attributes = vec![ConntrackAttribute::CtaTupleOrig(vec![first_packet])];
+    let mut request = conntrack(family, &ConntrackMessage::Get(attributes));
+    // The packet crate's attribute loses the mark of being nested, without which the kernel refuses this one.
+    let flags = DefaultNla::new(FILTER_ORIG_FLAGS, FILTER_PROTOCOL_AND_PORT.to_ne_bytes().to_vec());
+    let filter = DefaultNla::new(FILTER | NLA_F_NESTED, emitted(&flags));
+    request.payload.extend(emitted(&filter));
+    request
+}
+
+fn emitted(attribute: &DefaultNla) -> Vec<u8> {
+    let mut bytes = vec![0; attribute.buffer_len()];
+    attribute.emit(&mut bytes);
+    bytes
+}
+
+/// A UDP connection to `port`, and the request that deletes it.
+pub(super) fn parse_udp_flow(message: &Message, family: Family, port: u16) -> Option<(Flow, Request)> {
+    let [_, kind] = message.kind.to_be_bytes();
+    let payload = message.payload.get(HEADER_LEN..)?;
+    let ConntrackMessage::New(attributes) = ConntrackMessage::parse_with_param(payload, kind).ok()? else {
+        return None;
+    };
+    let mut answered = false;
+    let (mut first, mut answer) = (None, None);
+    let mut key = Vec::new();
+    for attribute in attributes {
+        match &attribute {
+            ConntrackAttribute::CtaTupleOrig(tuple) => {
+                let to_port = |field: &ProtoTuple| *field == ProtoTuple::DestinationPort(port);
+                let udp = |field: &ProtoTuple| *field == ProtoTuple::Protocol(Protocol::Udp);
+                if !protocol(tuple).any(udp) || !protocol(tuple).any(to_port) {
+                    return None;
+                }
+                first = addresses(tuple);
+                key.push(attribute);
+            }
+            ConntrackAttribute::CtaTupleReply(tuple) => answer = addresses(tuple),
+            ConntrackAttribute::CtaStatus(status) => answered = status.contains(Status::SeenReply),
+            ConntrackAttribute::Other(other) if netlink_packet_core::Nla::kind(other) == ZONE => {
+                key.push(attribute);
+            }
+            _ => {}
+        }
+    }
+    let ((source, destination), (answers_from, answers_to)) = (first?, answer?);
+    let flow = Flow { source, destination, answers_from, answers_to, answered };
+    Some((flow, conntrack(family, &ConntrackMessage::Delete(key))))
+}
+
+fn protocol(tuple: &[Tuple]) -> impl Iterator<Item = &ProtoTuple> {
+    tuple.iter().flat_map(|part| match part {
+        Tuple::Proto(fields) => fields.as_slice(),
+        _ => &[],
+    })
+}
+
+/// Source and destination.
+fn addresses(tuple: &[Tuple]) -> Option<(IpAddr, IpAddr)> {
+    let fields = tuple.iter().find_map(|part| match part {
+        Tuple::Ip(fields) => Some(fields),
+        _ => None,
+    })?;
+    let source = fields.iter().find_map(|field| match field {
+        IPTuple::SourceAddress(address) => Some(*address),
+        _ => None,
+    });
+    let destination = fields.iter().find_map(|field| match field {
+        IPTuple::DestinationAddress(address) => Some(*address),
+        _ => None,
+    });
+    Some((source?, destination?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_survives_and_a_long_one_is_cut_where_a_character_ends() {
+        assert_eq!(comment(&user_data("0123456789abcdef")), "0123456789abcdef");
+        assert_eq!(comment(&user_data(&"ä".repeat(200))), "ä".repeat(126));
+        assert_eq!(comment(&[7, 1, 9, COMMENT, 3, b'h', b'i', 0]), "hi", "behind another field");
+    }
+
+    #[test]
+    fn nonsense_is_no_comment() {
+        for data in [&[][..], &[0], &[0, 200, 1], &[1, 0, 1]] {
+            assert_eq!(comment(data), "");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The parts of netfilter that change with every pod: elements of nftables' maps and sets, a map's or set's worth in
+//! one transaction, and the connections that the kernel tracks. A table's skeleton is a script's affair ([`nft`]).
+//!
+//! [`Netfilter`] is the seam: [`NetfilterSocket`] on the real kernel, [`FakeNetfilter`] on maps.
+
+mod fake;
+mod message;
+mod real;
+
+use std::net::IpAddr;
+
+use ferrule_model::Family;
+
+use crate::Error;
+use crate::nft::{self, NftError};
+
+pub use fake::FakeNetfilter;
+pub use real::NetfilterSocket;
+
+/// One element of a set, or of a map if it has a value. Fields of a concatenation begin at multiples of four bytes and are
+/// in network byte order.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Element {
+    /// Name of its set or map.
+    pub set: &'static str,
+    /// What is looked up.
+    pub key: Vec<u8>,
+    /// What it leads to; empty in a set.
+    pub value: Vec<u8>,
+    /// A text that the kernel keeps and `nft list` shows, at most 252 bytes: whose it is.
+    pub comment: String,
+}
+
+/// A change of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// Adds an element whose key is not there yet.
+    Add(&'a Element),
+    /// Deletes the element of this key.
+    Delete(&'a Element),
+}
+
+/// A connection that the kernel tracks, as its first packet was and as the answers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow {
+    /// Where the first packet came from.
+    pub source: IpAddr,
+    /// Where it was sent.
+    pub destination: IpAddr,
+    /// Where the answers come from: the destination after translation.
+    pub answers_from: IpAddr,
+    /// Where the answers go: the source after translation.
+    pub answers_to: IpAddr,
+    /// Whether there was an answer.
+    pub answered: bool,
+}
+
+/// Tables of the family `inet`, and tracked connections, of one network namespace.
+pub trait Netfilter {
+    /// Carries out `changes` of `table`, all or none. With `generation` only if no ruleset of the namespace has changed
+    /// since [`Netfilter::generation`] gave that.
+    ///
+    /// # Errors
+    /// `ENOENT` if the table, a set or an element to delete is not there; `EEXIST` if a key to add is; `ERESTART` if
+    /// the generation has passed. Then nothing was changed.
+    fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error>;
+
+    /// The elements of one set or map.
+    ///
+    /// # Errors
+    /// `ENOENT` if it is not there, or its table is not.
+    fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error>;
+
+    /// Which state the rulesets of the namespace are in: every transaction, whoever's, makes it another.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn generation(&mut self) -> Result<u32, Error>;
+
+    /// Carries out a script of `nft(8)`.
+    ///
+    /// # Errors
+    /// As [`nft::apply`].
+    fn load(&mut self, script: &str) -> Result<(), NftError> {
+        nft::apply(script)
+    }
+
+    /// Forgets those of the UDP connections to `port` that are `wanted`, and tells how many: their next packet is
+    /// translated afresh.
+    ///
+    /// # Errors
+    /// The socket failed, or the kernel refused.
+    fn forget_udp(
+        &mut self,
+        family: Family,
+        port: u16,
+        wanted: &dyn Fn(&Flow) -> bool,
+    ) -> Result<usize, Error>;
+}

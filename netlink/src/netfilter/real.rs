@@ -1,0 +1,69 @@
+//! [`Netfilter`] on the real kernel.
+
+use ferrule_model::Family;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
+
+use super::{Change, Element, Flow, Netfilter, message};
+use crate::Error;
+use crate::socket::Socket;
+
+/// Netfilter netlink in the namespace it was opened in.
+#[derive(Debug)]
+pub struct NetfilterSocket {
+    socket: Socket,
+}
+
+impl NetfilterSocket {
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// The socket cannot be opened.
+    pub fn open() -> Result<Self, Error> {
+        Ok(Self { socket: Socket::of(NETLINK_NETFILTER)? })
+    }
+}
+
+impl Netfilter for NetfilterSocket {
+    fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
+        let [begin, end] = message::bounds(generation);
+        let requests: Vec<_> = changes.iter().map(|change| message::change(table, *change)).collect();
+        let done = self.socket.transaction(&begin, &requests, &end)?;
+        done.map_err(|refusal| Error::Refused { request: format!("nft element of {table}"), refusal })
+    }
+
+    fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
+        let messages = self.socket.dump(&message::list(table, set))?;
+        Ok(messages.iter().flat_map(|found| message::parse_elements(found, set)).collect())
+    }
+
+    fn generation(&mut self) -> Result<u32, Error> {
+        let answers = self.socket.batch(&[message::generation()])?;
+        if let Some(Err(refusal)) = answers.results.into_iter().next() {
+            return Err(Error::Refused { request: "nft generation".into(), refusal });
+        }
+        let found = answers.messages.iter().find_map(message::parse_generation);
+        found.ok_or_else(|| Error::Decode("nothing about the generation of the rulesets".into()))
+    }
+
+    fn forget_udp(
+        &mut self,
+        family: Family,
+        port: u16,
+        wanted: &dyn Fn(&Flow) -> bool,
+    ) -> Result<usize, Error> {
+        let listed = self.socket.dump(&message::udp_flows(family, port))?;
+        let flows = listed.iter().filter_map(|found| message::parse_udp_flow(found, family, port));
+        let requests: Vec<_> = flows.filter(|(flow, _)| wanted(flow)).map(|(_, delete)| delete).collect();
+        for result in self.socket.batch(&requests)?.results {
+            match result {
+                // It ended by itself.
+                Ok(()) | Err(crate::Refusal { errno: Errno::ENOENT, .. }) => {}
+                Err(refusal) => {
+                    return Err(Error::Refused { request: "conntrack delete".into(), refusal });
+                }
+            }
+        }
+        Ok(requests.len())
+    }
+}

@@ -1,0 +1,54 @@
+//! [`Traffic`] on the real kernel.
+
+use ferrule_model::{IfIndex, IfName, Link};
+use nix::errno::Errno;
+
+use super::{Tbf, Traffic, message};
+use crate::{Error, Kernel, Netlink, encode};
+
+impl Traffic for Netlink {
+    fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
+        match self.carry_out(&[message::add_ifb(name, mtu)], &format!("link add {name} type ifb")) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+            done => done?,
+        }
+        self.set_alias(name, alias)?;
+        let link = self.link(name)?;
+        link.ok_or_else(|| Error::Decode(format!("nothing about the link {name} that was made")))
+    }
+
+    fn set_alias(&mut self, name: &IfName, alias: &str) -> Result<(), Error> {
+        self.carry_out(&[encode::alias(name, alias)], &format!("link set {name} alias"))
+    }
+
+    fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {
+        self.carry_out(&[message::limit(link, tbf)], &format!("qdisc replace dev {link} root tbf"))
+    }
+
+    fn redirect(&mut self, from: IfIndex, to: IfIndex) -> Result<(), Error> {
+        // A filter is never replaced by one without its number, so what is there goes; mostly that is nothing.
+        match self.carry_out(&[message::no_ingress(from)], &format!("qdisc del dev {from} ingress")) {
+            Err(error) if error.errno().is_none() => return Err(error),
+            _ => {}
+        }
+        let requests = [message::ingress(from), message::redirect(from, to)];
+        self.carry_out(
+            &requests,
+            &format!("filter add dev {from} ingress u32 action mirred redirect dev {to}"),
+        )
+    }
+
+    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
+        let name = format!("qdisc show dev {link} root");
+        match self.one(message::root_of(link), name) {
+            // A link that does not queue has no discipline to tell of.
+            Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(None),
+            found => Ok(found?.as_ref().and_then(message::parse_tbf)),
+        }
+    }
+
+    fn redirect_of(&mut self, link: IfIndex) -> Result<Option<IfIndex>, Error> {
+        let found = self.list_raw(&message::filters_of(link))?;
+        Ok(found.iter().find_map(message::parse_redirect))
+    }
+}

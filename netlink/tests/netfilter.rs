@@ -1,0 +1,151 @@
+//! What every [`Netfilter`] promises, shown on the fake one and on the real one by the same tests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::net::UdpSocket;
+
+use ferrule_model::Family;
+use ferrule_netlink::netfilter::{Change, Element, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
+use ferrule_netlink::{netns, nft};
+use nix::errno::Errno;
+
+const TABLE: &str = "ferrule-test";
+const SCRIPT: &str = "create table inet ferrule-test
+table inet ferrule-test {
+    map ports { type inet_proto . inet_service : ipv4_addr . inet_service; }
+    set pairs { type ipv4_addr . ipv4_addr; }
+}
+";
+
+fn port(port: u16, comment: &str) -> Element {
+    let [high, low] = port.to_be_bytes();
+    Element {
+        set: "ports",
+        key: vec![6, 0, 0, 0, high, low, 0, 0],
+        value: vec![10, 0, 0, 5, 0, 80, 0, 0],
+        comment: comment.into(),
+    }
+}
+
+fn pair() -> Element {
+    Element { set: "pairs", key: vec![10, 0, 0, 5, 10, 0, 0, 5], value: Vec::new(), comment: "c0ffee".into() }
+}
+
+fn errno<T: std::fmt::Debug>(result: Result<T, ferrule_netlink::Error>) -> Errno {
+    result.unwrap_err().errno().unwrap()
+}
+
+/// Runs the test on the fake, and on the real kernel in a namespace of its own.
+fn on_both(test: impl Fn(&mut dyn Netfilter)) {
+    test(&mut FakeNetfilter::new());
+    let netns = netns::make().expect("CAP_SYS_ADMIN: run through tests/in-namespace");
+    netns.run(|| test(&mut NetfilterSocket::open().unwrap())).unwrap();
+}
+
+#[test]
+fn elements_come_and_go_in_one_transaction_and_keep_their_comment() {
+    on_both(|netfilter| {
+        netfilter.load(SCRIPT).unwrap();
+        assert!(netfilter.load(SCRIPT).is_err(), "a table is created once");
+        let (a, b) = (port(8080, "c0ffee"), port(8081, "decaf"));
+        netfilter.change(TABLE, &[Change::Add(&a), Change::Add(&b), Change::Add(&pair())], None).unwrap();
+        let mut listed = netfilter.elements(TABLE, "ports").unwrap();
+        listed.sort_unstable();
+        assert_eq!(listed, [a.clone(), b.clone()]);
+        assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()]);
+        netfilter.change(TABLE, &[Change::Delete(&a), Change::Delete(&pair())], None).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), [b]);
+        assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), []);
+    });
+}
+
+#[test]
+fn a_refused_change_takes_the_whole_transaction_with_it() {
+    on_both(|netfilter| {
+        netfilter.load(SCRIPT).unwrap();
+        let (a, b) = (port(8080, "c0ffee"), port(8081, "decaf"));
+        netfilter.change(TABLE, &[Change::Add(&a)], None).unwrap();
+        for (refused, changes) in [
+            (Errno::EEXIST, [Change::Add(&b), Change::Add(&a)]),
+            (Errno::EEXIST, [Change::Add(&a), Change::Add(&b)]),
+            (Errno::ENOENT, [Change::Delete(&a), Change::Delete(&b)]),
+            (Errno::ENOENT, [Change::Delete(&b), Change::Delete(&a)]),
+        ] {
+            assert_eq!(errno(netfilter.change(TABLE, &changes, None)), refused, "{changes:?}");
+            assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), std::slice::from_ref(&a));
+        }
+        let moved = Element { value: vec![10, 0, 0, 6, 0, 80, 0, 0], ..a.clone() };
+        netfilter.change(TABLE, &[Change::Delete(&a), Change::Add(&moved)], None).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), [moved], "replaced in one transaction");
+    });
+}
+
+#[test]
+fn what_is_not_there_is_no_entry() {
+    on_both(|netfilter| {
+        assert_eq!(errno(netfilter.elements(TABLE, "ports")), Errno::ENOENT);
+        assert_eq!(errno(netfilter.change(TABLE, &[Change::Add(&port(80, ""))], None)), Errno::ENOENT);
+        netfilter.load(SCRIPT).unwrap();
+        assert_eq!(errno(netfilter.elements(TABLE, "nothing")), Errno::ENOENT);
+    });
+}
+
+#[test]
+fn a_generation_passes_with_every_transaction() {
+    on_both(|netfilter| {
+        netfilter.load(SCRIPT).unwrap();
+        let then = netfilter.generation().unwrap();
+        let (a, b) = (port(8080, "c0ffee"), port(8081, "decaf"));
+        netfilter.change(TABLE, &[Change::Add(&a)], Some(then)).unwrap();
+        assert_eq!(errno(netfilter.change(TABLE, &[Change::Add(&b)], Some(then))), Errno::ERESTART);
+        assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), std::slice::from_ref(&a));
+        let now = netfilter.generation().unwrap();
+        netfilter.change(TABLE, &[Change::Delete(&a)], Some(now)).unwrap();
+    });
+}
+
+/// A namespace with tracked connections from 127.0.0.1 to two UDP ports.
+fn with_udp_flows(test: impl FnOnce(&mut NetfilterSocket, u16, u16)) {
+    netns::make()
+        .unwrap()
+        .run(|| {
+            ferrule_netlink::Kernel::apply(
+                &mut ferrule_netlink::Netlink::open().unwrap(),
+                &[ferrule_model::Op::SetLink(
+                    ferrule_model::IfIndex(1),
+                    ferrule_model::LinkChange { up: Some(true), ..Default::default() },
+                )],
+            )
+            .unwrap();
+            // A hook that looks at connections makes the kernel track them.
+            nft::apply(
+                "table inet t {\n chain c {\n type filter hook output priority 0; ct state new accept\n }\n}\n",
+            )
+            .unwrap();
+            let [a, b] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+            let (to, other) = (a.local_addr().unwrap(), b.local_addr().unwrap());
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.send_to(b"x", to).unwrap();
+            client.send_to(b"x", other).unwrap();
+            b.send_to(b"y", client.local_addr().unwrap()).unwrap();
+            test(&mut NetfilterSocket::open().unwrap(), to.port(), other.port());
+        })
+        .unwrap();
+}
+
+#[test]
+fn udp_connections_to_a_port_are_forgotten_if_they_are_wanted() {
+    with_udp_flows(|netfilter, port, other| {
+        let loopback: std::net::IpAddr = "127.0.0.1".parse().unwrap();
+        let of_port = |flow: &Flow| {
+            assert_eq!((flow.source, flow.destination), (loopback, loopback));
+            assert_eq!((flow.answers_from, flow.answers_to), (loopback, loopback));
+            assert!(!flow.answered);
+            true
+        };
+        assert_eq!(netfilter.forget_udp(Family::V6, port, &|_| true).unwrap(), 0);
+        assert_eq!(netfilter.forget_udp(Family::V4, port, &|_| false).unwrap(), 0);
+        assert_eq!(netfilter.forget_udp(Family::V4, port, &of_port).unwrap(), 1);
+        assert_eq!(netfilter.forget_udp(Family::V4, port, &|_| true).unwrap(), 0);
+        assert_eq!(netfilter.forget_udp(Family::V4, other, &|flow| flow.answered).unwrap(), 1);
+    });
+}
