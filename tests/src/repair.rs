@@ -11,6 +11,7 @@ use crate::{
     ping,
     proof::first_to_last,
     report::{Report, time},
+    topology::last_tunnelled,
 };
 
 /// Within this time a thing deleted by someone else must be back.
@@ -39,7 +40,7 @@ fn by_hand(cluster: &Cluster) -> Result<String> {
 
 /// What is deleted, and how. Each command fails if there is nothing to delete.
 fn deletions(cluster: &Cluster, before: &Snapshot) -> Result<Vec<(&'static str, String)>> {
-    let tunnelled = cluster.topology.last_tunnelled();
+    let tunnelled = last_tunnelled(cluster.topology.backend, cluster.nodes.len());
     let last = tunnelled.unwrap_or(cluster.nodes.len());
     let [cidr4, cidr6] = pod_cidrs(last);
     let mut all = vec![

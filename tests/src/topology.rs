@@ -58,16 +58,6 @@ impl Topology {
         Ok(topology)
     }
 
-    /// The last node whose packets from the first one carry a tunnel's header, if the backend makes any.
-    pub fn last_tunnelled(&self) -> Option<usize> {
-        let is_across = |number: &usize| segment(self.backend, *number) != segment(self.backend, 1);
-        match self.backend {
-            Backend::Native => None,
-            Backend::Vxlan => Some(self.machines.len()),
-            Backend::Auto => (1..=self.machines.len()).rev().find(is_across),
-        }
-    }
-
     fn wire_up(&self) -> Result<()> {
         set_sysctls(&self.fabric, &["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"], "1")?;
         // A link-local address that is still being probed cannot solicit neighbours: the router would lose the first packets.
@@ -100,6 +90,16 @@ impl Topology {
         address(&mut batch, "outside", addressing::outside_gateway());
         let _ = writeln!(batch, "link set outside up");
         batch
+    }
+}
+
+/// The last of so many nodes whose packets from the first one carry a tunnel's header, if the backend makes any.
+pub fn last_tunnelled(backend: Backend, nodes: usize) -> Option<usize> {
+    let is_across = |number: &usize| segment(backend, *number) != segment(backend, 1);
+    match backend {
+        Backend::Native => None,
+        Backend::Vxlan => Some(nodes),
+        Backend::Auto => (1..=nodes).rev().find(is_across),
     }
 }
 
