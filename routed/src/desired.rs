@@ -15,6 +15,10 @@ use ferrule_model::{
 
 use crate::nodes::Node;
 
+/// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
+/// network, of metric 0 in IPv4, which must win whoever was first.
+const LAST_RESORT: u32 = u32::MAX;
+
 /// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
 const OVERHEAD_V4: u32 = 50;
 /// The same with an IPv6 header (40).
@@ -224,7 +228,8 @@ impl Ground {
         let mut wanted = Wanted::default();
         // A packet to an address that no pod has must not leave by the default route and come back.
         for cidr in &self.own.pod_cidrs {
-            wanted.routes.insert(RouteKey::main(*cidr), Target::Unreachable);
+            let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
+            wanted.routes.insert(key, Target::Unreachable);
         }
         if let (Some(link), Some(_)) = (self.device, self.tunnel()) {
             for vtep in Family::BOTH.into_iter().filter_map(|family| self.own.vtep(family)) {
