@@ -43,7 +43,8 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
             }
         }
         let Check { config, attachment, .. } = request;
-        let found = config.extras.differences(node, &mut host, attachment, &ends.host, &expected.addresses);
+        let place = (&expected.addresses[..], expected.bridge.is_some());
+        let found = config.extras.differences(node, &mut host, attachment, &ends.host, place);
         for (what, expected, found) in found.map_err(looking)? {
             changes.say(&what, &expected, &found);
         }

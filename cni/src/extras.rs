@@ -72,7 +72,7 @@ impl Extras {
             return Ok(());
         }
         let addresses: Vec<_> = grant.hosts().collect();
-        let wanted = ports::elements(&self.ports, &addresses, attachment)?;
+        let wanted = ports::elements(&self.ports, &addresses, attachment, *way != link.name)?;
         hostports::put(node, host, way, &self.ports, &wanted)
     }
 
@@ -86,11 +86,11 @@ impl Extras {
         host: &mut N::Kernel,
         attachment: &Attachment,
         link: &Link,
-        addresses: &[IpNetwork],
+        (addresses, bridged): (&[IpNetwork], bool),
     ) -> Result<Vec<(String, String, String)>, NetlinkError> {
         let mut differences = shaping::differences(host, link, &self.bandwidth, attachment, link.mtu)?;
         if !self.ports.is_empty() {
-            match ports::elements(&self.ports, addresses, attachment) {
+            match ports::elements(&self.ports, addresses, attachment, bridged) {
                 Ok(wanted) => differences.extend(hostports::missing(node, &wanted)?),
                 Err(error) => {
                     differences.push(("host ports".into(), "as configured".into(), error.to_string()));

@@ -5,7 +5,7 @@
 //! outside and in `output` from the node itself: first under (address, protocol, port), then under (protocol, port), and
 //! goes on to the pod. Its source stays as it is, with two exceptions, for which there are elements too: a pod that
 //! reaches itself, whose answers would never come back here, and the node's own 127.0.0.1, which means another
-//! machine in the pod.
+//! machine in the pod. In mode `bridge` there is a third: a pod behind a bridge, whose answers would go past the node.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -32,6 +32,8 @@ table inet ferrule-hostports {
 	map one6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
 	set masquerade4 { type ipv4_addr . ipv4_addr; }
 	set masquerade6 { type ipv6_addr . ipv6_addr; }
+	set bridged4 { type ipv4_addr; }
+	set bridged6 { type ipv6_addr; }
 	chain hostports {
 		dnat ip to ip daddr . meta l4proto . th dport map @one4
 		dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6
@@ -51,6 +53,8 @@ table inet ferrule-hostports {
 		type nat hook postrouting priority 100; policy accept;
 		ct status dnat ip saddr . ip daddr @masquerade4 masquerade
 		ct status dnat ip6 saddr . ip6 daddr @masquerade6 masquerade
+		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip daddr @bridged4 masquerade
+		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip6 daddr @bridged6 masquerade
 	}
 	chain martians {
 		type filter hook prerouting priority -300; policy accept;
@@ -63,7 +67,7 @@ table inet ferrule-hostports {
 /// The maps that lead to pods, and the sets of what is masqueraded.
 pub const MAPS: [&str; 4] = ["every4", "every6", "one4", "one6"];
 /// The sets beside them.
-pub const SETS: [&str; 2] = ["masquerade4", "masquerade6"];
+pub const SETS: [&str; 4] = ["masquerade4", "masquerade6", "bridged4", "bridged6"];
 
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,7 +264,7 @@ fn named(protocol: Protocol, port: u16, address: Option<IpAddr>) -> String {
     }
 }
 
-/// The elements that grant `mappings` to the pod at `addresses`.
+/// The elements that grant `mappings` to the pod at `addresses`, which may be on a bridge with others.
 ///
 /// # Errors
 /// The pod has no address of the family that a mapping is for.
@@ -268,6 +272,7 @@ pub fn elements(
     mappings: &[PortMapping],
     addresses: &[IpNetwork],
     attachment: &Attachment,
+    bridged: bool,
 ) -> Result<Vec<Element>, Error> {
     let owner = Owner::of(attachment).to_string();
     let mut elements = Vec::new();
@@ -286,6 +291,11 @@ pub fn elements(
         let mut mappings = mappings.iter().filter(on_family).peekable();
         if mappings.peek().is_some() {
             elements.push(pair(address, address, &owner));
+            if bridged {
+                let (set, mut key) = (if address.is_ipv4() { SETS[2] } else { SETS[3] }, Vec::new());
+                append(&mut key, address);
+                elements.push(Element { set, key, value: Vec::new(), comment: owner.clone() });
+            }
         }
         if address.is_ipv4() && mappings.any(PortMapping::is_on_loopback) {
             elements.push(pair(Ipv4Addr::LOCALHOST.into(), address, &owner));

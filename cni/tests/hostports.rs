@@ -229,3 +229,31 @@ fn sctp_is_translated() {
         assert_eq!(line, format!("{} 99\n", CLIENT[0]), "{added}");
     });
 }
+
+#[test]
+fn on_a_bridge_the_pod_next_door_and_the_pod_itself_come_through_too() {
+    with_lab(|lab| {
+        let mappings = json!([{ "hostPort": 8080, "containerPort": 80 }]);
+        let mut fields = asking(&mappings);
+        fields["mode"] = "bridge".into();
+        let added = result(&lab.bench.verb_with("ADD", &[], &fields));
+        lab.machine.add_pod("second");
+        let path = lab.machine.path("second");
+        let variables = [("CNI_CONTAINERID", "decaf"), ("CNI_NETNS", path.as_str())];
+        result(&lab.bench.verb_with("ADD", &variables, &json!({ "mode": "bridge" })));
+        let (pod, second, host) = (lab.pod("pod"), lab.pod("second"), Netns::current().unwrap());
+        serve(&pod, 80);
+        for n in 0..addresses(&added).len() {
+            let node = at(NODE[n], 8080);
+            assert_eq!(seen(&lab.client, node).unwrap(), ip(CLIENT[n]), "from outside");
+            assert_eq!(seen(&host, node).unwrap(), ip(NODE[n]), "from the node");
+            seen(&second, node).unwrap();
+            seen(&pod, node).unwrap();
+        }
+        seen(&host, at("127.0.0.1", 8080)).unwrap();
+        fields["prevResult"] = added;
+        result(&lab.bench.verb_with("CHECK", &[], &fields));
+        result(&lab.del("c0ffee"));
+        assert_eq!(elements(), 0);
+    });
+}

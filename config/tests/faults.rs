@@ -48,9 +48,9 @@ fn what_this_version_cannot_do_is_refused_with_what_it_can() {
          write source = \"file\" and list the nodes in the file of [routing.file] path"
     );
     assert_eq!(
-        config_fault("[routing]\nbackend = \"auto\"\n"),
-        "ferrule.toml:2:11: routing.backend: this version has no backend \"auto\"; \
-         write backend = \"vxlan\" or backend = \"native\""
+        config_fault("[routing]\nbackend = \"wireguard\"\n"),
+        "ferrule.toml:2:11: routing.backend: this version has no backend \"wireguard\"; \
+         write backend = \"vxlan\", backend = \"native\" or backend = \"auto\""
     );
 }
 
