@@ -96,7 +96,7 @@ fn nodes_toml_is_a_nodes_file() {
 }
 
 /// `cniVersion` is what containerd before 2.0 and podman can read; newer runtimes take the highest of `cniVersions` and
-/// gain STATUS. GC is not among the plugin's verbs yet, and `disableGC` is how the specification has that said.
+/// gain STATUS and GC. A runtime hands over ports and bandwidth only where they are declared.
 #[test]
 fn the_conflist_suits_old_and_new_runtimes() {
     let text = fs::read_to_string(conf("10-ferrule.conflist")).expect("conf/10-ferrule.conflist");
@@ -105,8 +105,9 @@ fn the_conflist_suits_old_and_new_runtimes() {
         "cniVersion": "1.0.0",
         "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
         "name": "ferrule",
-        "disableGC": true,
-        "plugins": [{ "type": "ferrule" }],
+        "plugins": [
+            { "type": "ferrule", "capabilities": { "portMappings": true, "bandwidth": true } },
+        ],
     });
     assert_eq!(list, expected);
 }
