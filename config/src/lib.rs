@@ -18,6 +18,7 @@ mod ranges;
 mod raw;
 mod settings;
 mod subnet_env;
+mod tunnel;
 
 pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
@@ -25,9 +26,10 @@ pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use settings::{
-    Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source, Vxlan,
+    Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
 };
 pub use subnet_env::SubnetEnv;
+pub use tunnel::{Tunnel, Vxlan};
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";

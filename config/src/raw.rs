@@ -74,6 +74,7 @@ pub(crate) struct RawMetrics {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRouting {
     pub(crate) backend: Option<Text>,
+    pub(crate) accept: Option<Text>,
     pub(crate) source: Option<Text>,
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrule_model::{IfName, is_host_veth};
 use ipnetwork::IpNetwork;
 use toml::Spanned;
 
@@ -15,7 +14,8 @@ use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
 use crate::ranges::ranges;
-use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, RawVxlan, Text};
+use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text};
+use crate::tunnel::{Tunnel, Vxlan, accept, vxlan};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -115,6 +115,9 @@ pub struct Pool {
 pub struct Routing {
     /// How packets travel.
     pub backend: Backend,
+    /// A tunnel that packets are taken from besides, and never sent through: for as long as nodes move from one backend to
+    /// another.
+    pub accept: Option<Tunnel>,
     /// Where the list of nodes comes from.
     pub source: Source,
     /// The MTU of the pods in bytes; without it, the underlay device's less the encapsulation.
@@ -133,6 +136,7 @@ impl Default for Routing {
     fn default() -> Self {
         Self {
             backend: Backend::default(),
+            accept: None,
             source: Source::default(),
             mtu: None,
             masquerade: true,
@@ -184,24 +188,6 @@ pub struct Kubernetes {
     /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
     /// that the daemon runs in.
     pub kubeconfig: Option<PathBuf>,
-}
-
-/// `[routing.vxlan]`; the same on every node of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vxlan {
-    /// The name of the device that `routed` makes.
-    pub device: IfName,
-    /// The VXLAN network identifier, 24 bits.
-    pub vni: u32,
-    /// The UDP port.
-    pub port: u16,
-}
-
-impl Default for Vxlan {
-    fn default() -> Self {
-        // A constant that the tests construct: it cannot fail.
-        Self { device: IfName::new("ferrule.1").expect("a link can be called so"), vni: 1, port: 8472 }
-    }
 }
 
 impl Config {
@@ -376,6 +362,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
     let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
+        accept: raw.accept.as_ref().map(|text| accept(document, text)).transpose()?,
         source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
@@ -421,38 +408,4 @@ fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf>
     }
     let reason = format!("\"{}\" is not the absolute path of a file", text.get_ref());
     Err(document.fault(text, key, reason, format!("write the whole path, as {DEFAULT_NODES}")))
-}
-
-fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
-    let mut vxlan = Vxlan::default();
-    if let Some(text) = &raw.device {
-        vxlan.device = device(document, text)?;
-    }
-    if let Some(vni) = &raw.vni {
-        let remedy = "write the same number on every node, by default 1";
-        vxlan.vni = document.number("routing.vxlan.vni", vni, 1..=0x00ff_ffff, remedy)?;
-    }
-    if let Some(port) = &raw.port {
-        let remedy = "write the same UDP port on every node, by default 8472";
-        let number = document.number("routing.vxlan.port", port, 1..=u16::MAX.into(), remedy)?;
-        vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
-    }
-    Ok(vxlan)
-}
-
-/// A name that the kernel accepts for a link and that no pod's link can have.
-fn device(document: &Document<'_>, text: &Text) -> Checked<IfName> {
-    let key = "routing.vxlan.device";
-    let remedy = "use another name of at most 15 bytes, by default ferrule.1";
-    let name =
-        IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;
-    if is_host_veth(name.as_str()) {
-        return Err(document.fault(
-            text,
-            key,
-            format!("`{name}` is of the form that pods' links have"),
-            remedy,
-        ));
-    }
-    Ok(name)
 }

@@ -17,7 +17,7 @@ fn nodes_fault(text: &str) -> String {
 fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
-        "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
+        "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `accept`, `source`, `mtu`, \
          `masquerade`, `file`, `kubernetes`, `vxlan`; correct the spelling or remove the key"
     );
     assert!(
@@ -46,6 +46,11 @@ fn what_this_version_cannot_do_is_refused_with_what_it_can() {
         config_fault("[routing]\nsource = \"consul\"\n"),
         "ferrule.toml:2:10: routing.source: this version has no source \"consul\"; write source = \"file\" and list the \
          nodes in the file of [routing.file] path, or source = \"kubernetes\""
+    );
+    assert_eq!(
+        config_fault("[routing]\naccept = \"native\"\n"),
+        "ferrule.toml:2:10: routing.accept: \"native\" is no tunnel that packets can be taken from; write accept = \
+         \"vxlan\", or remove it: what comes plainly is always taken"
     );
     assert_eq!(
         config_fault("[routing]\nbackend = \"wireguard\"\n"),

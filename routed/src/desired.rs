@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ferrule_config::{Backend, MTU_MIN, Routing};
+use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
     PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
@@ -167,9 +167,9 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// The VXLAN device that should be there, or `None` if the backend needs none.
+/// The VXLAN device that should be there, or `None` if none is needed.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
-    let uplink = underlay.tunnel(own).filter(|_| routing.backend != Backend::Native)?;
+    let uplink = underlay.tunnel(own).filter(|_| routing.has(Tunnel::Vxlan))?;
     Some(VxlanSpec {
         name: routing.vxlan.device.clone(),
         mac: own.vtep_mac,
@@ -187,16 +187,16 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 /// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
-    let plain = underlay.all().map(|uplink| uplink.mtu).min();
+    let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
     let tunnelled = underlay.tunnel(own).map(|uplink| {
         let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
         uplink.mtu.saturating_sub(overhead)
     });
-    let found = match routing.backend {
-        Backend::Native => plain?,
-        Backend::Vxlan => tunnelled?,
-        // A pod has one MTU, whichever way its packets go.
-        Backend::Auto => plain?.min(tunnelled?),
+    // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
+    let found = match (routing.backend, routing.has(Tunnel::Vxlan)) {
+        (Backend::Vxlan, _) => tunnelled?,
+        (Backend::Native | Backend::Auto, true) => plain.min(tunnelled?),
+        (Backend::Native | Backend::Auto, false) => plain,
     };
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
 }
@@ -526,5 +526,17 @@ mod tests {
         assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1400));
         routing = Routing { backend: Backend::Native, ..Routing::default() };
         assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1300), "the least of the two links'");
+    }
+
+    #[test]
+    fn a_tunnel_that_packets_are_only_taken_from_has_a_device_and_no_routes() {
+        let routing = Routing { backend: Backend::Native, accept: Some(Tunnel::Vxlan), ..Routing::default() };
+        let (cluster, underlay) = (cluster(), underlay());
+        assert!(device(&routing, &cluster.own, &underlay).is_some());
+        assert_eq!(pod_mtu(&routing, &cluster.own, &underlay), Some(1450), "fit for what comes next");
+        let wanted = objects(Backend::Native, &cluster, &underlay, Some(DEVICE));
+        assert_eq!(wanted.addresses.len(), 2);
+        assert!(wanted.fdb.is_empty() && wanted.neighbours.is_empty());
+        assert!(wanted.nexthops.keys().all(|hop| hop.link == ETH0));
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     netns: Netns,
     pub(crate) directory: tempfile::TempDir,
+    /// Its name is `n` and this.
+    number: u8,
     backend: &'static str,
 }
 
@@ -31,11 +33,9 @@ pub(crate) struct Daemon {
 }
 
 impl Node {
+    /// A node alone, with both addresses on a link that leads nowhere.
     pub(crate) fn new(backend: &'static str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let node = Self { netns: netns::make().unwrap(), directory, backend };
-        node.write_config();
-        node.ip("link set lo up");
+        let node = Self::bare(1, backend);
         node.ip("link add eth0 type veth peer name wire");
         node.ip("addr add 192.0.2.1/24 dev eth0");
         node.ip("addr add 2001:db8::1/64 dev eth0 nodad");
@@ -44,11 +44,25 @@ impl Node {
         node
     }
 
+    /// A node without an underlay.
+    pub(crate) fn bare(number: u8, backend: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Self { netns: netns::make().unwrap(), directory, number, backend };
+        node.write_config();
+        node.ip("link set lo up");
+        node
+    }
+
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
     fn write_config(&self) {
         let config = format!(
-            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{}\"\n[routing.file]\npath = \"{}\"\n",
-            self.backend,
-            self.path("nodes.toml").display()
+            "[node]\nname = \"n{}\"\n[routing.file]\npath = \"{}\"\n[routing]\nbackend = \"{}\"\n",
+            self.number,
+            self.path("nodes.toml").display(),
+            self.backend
         );
         fs::write(self.path("ferrule.toml"), config).unwrap();
     }
@@ -59,7 +73,7 @@ impl Node {
         self.write_config();
     }
 
-    /// More of the configuration, for the next start.
+    /// More of the configuration, for the next start: keys of `[routing]`, and tables.
     pub(crate) fn configure(&self, more: &str) {
         self.write_config();
         let text = fs::read_to_string(self.path("ferrule.toml")).unwrap();

@@ -1,0 +1,90 @@
+//! The tunnels between the nodes, as `[routing]` and its tables describe them.
+
+use ferrule_model::{IfName, is_host_veth};
+
+use crate::document::{Checked, Document};
+use crate::raw::{RawVxlan, Text};
+use crate::settings::{Backend, Routing};
+
+/// A way between the nodes that has a device of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// A VXLAN device.
+    Vxlan,
+}
+
+impl Routing {
+    /// Whether this node has the device of `tunnel`.
+    pub fn has(&self, tunnel: Tunnel) -> bool {
+        let sends = match self.backend {
+            Backend::Vxlan | Backend::Auto => Some(Tunnel::Vxlan),
+            Backend::Native => None,
+        };
+        sends == Some(tunnel) || self.accept == Some(tunnel)
+    }
+}
+
+/// `[routing.vxlan]`; the same on every node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The name of the device that `routed` makes.
+    pub device: IfName,
+    /// The VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// The UDP port.
+    pub port: u16,
+}
+
+impl Default for Vxlan {
+    fn default() -> Self {
+        // A constant that the tests construct: it cannot fail.
+        Self { device: IfName::new("ferrule.1").expect("a link can be called so"), vni: 1, port: 8472 }
+    }
+}
+
+/// `routing.accept`
+pub(crate) fn accept(document: &Document<'_>, text: &Text) -> Checked<Tunnel> {
+    match text.get_ref().as_str() {
+        "vxlan" => Ok(Tunnel::Vxlan),
+        other => {
+            let reason = format!("\"{other}\" is no tunnel that packets can be taken from");
+            let remedy = "write accept = \"vxlan\", or remove it: what comes plainly is always taken";
+            Err(document.fault(text, "routing.accept", reason, remedy))
+        }
+    }
+}
+
+/// `[routing.vxlan]`
+pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
+    let mut vxlan = Vxlan::default();
+    if let Some(text) = &raw.device {
+        vxlan.device = device(document, text)?;
+    }
+    if let Some(vni) = &raw.vni {
+        let remedy = "write the same number on every node, by default 1";
+        vxlan.vni = document.number("routing.vxlan.vni", vni, 1..=0x00ff_ffff, remedy)?;
+    }
+    if let Some(port) = &raw.port {
+        let remedy = "write the same UDP port on every node, by default 8472";
+        let number = document.number("routing.vxlan.port", port, 1..=u16::MAX.into(), remedy)?;
+        vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
+    }
+    Ok(vxlan)
+}
+
+/// A name that the kernel accepts for a link and that no pod's link can have.
+fn device(document: &Document<'_>, text: &Text) -> Checked<IfName> {
+    let key = "routing.vxlan.device";
+    let remedy = "use another name of at most 15 bytes, by default ferrule.1";
+    let name =
+        IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;
+    if is_host_veth(name.as_str()) {
+        return Err(document.fault(
+            text,
+            key,
+            format!("`{name}` is of the form that pods' links have"),
+            remedy,
+        ));
+    }
+    Ok(name)
+}
