@@ -104,6 +104,8 @@ pub(crate) struct RawVxlan {
     pub(crate) device: Option<Text>,
     pub(crate) vni: Option<Spanned<i64>>,
     pub(crate) port: Option<Spanned<i64>>,
+    pub(crate) gbp: Option<bool>,
+    pub(crate) checksum_offload: Option<bool>,
 }
 
 /// The whole of the nodes file.

@@ -33,12 +33,18 @@ pub struct Vxlan {
     pub vni: u32,
     /// The UDP port.
     pub port: u16,
+    /// Whether packets carry their group policy mark (the GBP extension).
+    pub gbp: bool,
+    /// Whether the device leaves checksums to the hardware below it. Without it, off where the kernel does that wrongly, and
+    /// otherwise left as it is.
+    pub checksum_offload: Option<bool>,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
         // A constant that the tests construct: it cannot fail.
-        Self { device: IfName::new("ferrule.1").expect("a link can be called so"), vni: 1, port: 8472 }
+        let device = IfName::new("ferrule.1").expect("a link can be called so");
+        Self { device, vni: 1, port: 8472, gbp: false, checksum_offload: None }
     }
 }
 
@@ -57,6 +63,8 @@ pub(crate) fn accept(document: &Document<'_>, text: &Text) -> Checked<Tunnel> {
 /// `[routing.vxlan]`
 pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     let mut vxlan = Vxlan::default();
+    vxlan.gbp = raw.gbp.unwrap_or(vxlan.gbp);
+    vxlan.checksum_offload = raw.checksum_offload;
     if let Some(text) = &raw.device {
         vxlan.device = device(document, text)?;
     }

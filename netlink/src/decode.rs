@@ -74,7 +74,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false };
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false, gbp: false };
     for attribute in data {
         match attribute {
             InfoVxlan::Id(vni) => vxlan.vni = *vni,
@@ -83,6 +83,7 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Local6(v6) => vxlan.local = Some((*v6).into()),
             InfoVxlan::Link(link) => vxlan.underlay = (*link != 0).then_some(IfIndex(*link)),
             InfoVxlan::Learning(on) => vxlan.learning = *on,
+            InfoVxlan::Gbp => vxlan.gbp = true,
             _ => {}
         }
     }

@@ -248,13 +248,14 @@ fn link_change(index: IfIndex, change: &LinkChange) -> LinkMessage {
 }
 
 fn vxlan(spec: &VxlanSpec) -> LinkMessage {
-    let Vxlan { vni, port, local, underlay, learning } = &spec.vxlan;
+    let Vxlan { vni, port, local, underlay, learning, gbp } = &spec.vxlan;
     let mut data = vec![InfoVxlan::Id(*vni), InfoVxlan::Port(*port), InfoVxlan::Learning(*learning)];
     data.extend(local.map(|local| match local {
         IpAddr::V4(v4) => InfoVxlan::Local(v4),
         IpAddr::V6(v6) => InfoVxlan::Local6(v6),
     }));
     data.extend(underlay.map(|link| InfoVxlan::Link(link.0)));
+    data.extend(gbp.then_some(InfoVxlan::Gbp));
     let mut message = LinkMessage::default();
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;

@@ -4,8 +4,9 @@
 //! this and on the real kernel, so what a test learns here holds there.
 
 mod traffic;
+mod tunnels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,8 @@ pub struct State {
     pub limits: BTreeMap<IfIndex, Tbf>,
     /// Where what links receive is redirected to.
     pub redirects: BTreeMap<IfIndex, IfIndex>,
+    /// Links that do not leave checksums to the hardware.
+    pub plain_checksums: BTreeSet<IfIndex>,
 }
 
 #[derive(Debug, Default)]
@@ -280,6 +283,7 @@ impl State {
         self.neighbours.retain(|key, _| key.link != index);
         self.fdb.retain(|key, _| key.link != index);
         self.limits.remove(&index);
+        self.plain_checksums.remove(&index);
         self.redirects.retain(|from, to| *from != index && *to != index);
         self.links.remove(&name)
     }

@@ -39,6 +39,10 @@ impl Netlink {
         Ok(Self { socket: Socket::open_in(netns)? })
     }
 
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
     /// How a packet to `dst` would leave; `None` if there is no route.
     ///
     /// # Errors

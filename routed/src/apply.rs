@@ -12,7 +12,7 @@ use ferrule_config::Routing;
 use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
-use ferrule_netlink::{Error, Kernel, Refusal};
+use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
 use nix::errno::Errno;
 
 use crate::backoff::Backoff;
@@ -82,7 +82,7 @@ struct Walked {
     taken: bool,
 }
 
-impl<K: Kernel> Applier<K> {
+impl<K: Tunnels> Applier<K> {
     /// An applier that knows nothing yet of the kernel.
     pub fn new(kernel: K, routing: Routing) -> Self {
         Self { kernel, routing, backoff: Backoff::default(), left: None }
@@ -209,6 +209,7 @@ impl<K: Kernel> Applier<K> {
         if let Some(index) = device.index.filter(|_| device.leaves) {
             left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
+        left.unfinished |= !device.whole;
         left.tell(&mut report);
         self.left = Some(left);
         Ok(report)

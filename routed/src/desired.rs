@@ -180,6 +180,7 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
             local: Some(uplink.address),
             underlay: Some(uplink.link),
             learning: false,
+            gbp: routing.vxlan.gbp,
         },
     })
 }

@@ -2,13 +2,14 @@
 
 use ferrule_config::Vxlan;
 use ferrule_model::{IfIndex, Link, Mac, Op, VxlanSpec};
-use ferrule_netlink::Kernel;
+use ferrule_netlink::{Kernel, Tunnels, kernel_release};
 use nix::errno::Errno;
 
 use crate::apply::PassError;
 use crate::drift::Belief;
 use crate::objects::Objects;
 use crate::observe::Links;
+use crate::offload;
 use crate::owner::{self, DeviceStep};
 use crate::report::{self, Report};
 
@@ -21,6 +22,8 @@ pub struct Device {
     pub fresh: bool,
     /// To be removed at the end: the routes over it are replaced first.
     pub leaves: bool,
+    /// It is as it should be in everything that this pass could set.
+    pub whole: bool,
 }
 
 /// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `before` is what the
@@ -28,7 +31,22 @@ pub struct Device {
 ///
 /// # Errors
 /// A link that is not ours has its name, or the kernel refuses.
-pub fn keep<K: Kernel>(
+pub fn keep<K: Tunnels>(
+    kernel: &mut K,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    links: &Links,
+    before: Option<&Belief>,
+    report: &mut Report,
+) -> Result<Device, PassError> {
+    let mut device = bring(kernel, (spec, settings, mac), links, before, report)?;
+    if let (Some(spec), Some(_), false) = (spec, device.index, device.leaves) {
+        let wanted = offload::wanted(settings.checksum_offload, &kernel_release());
+        device.whole = offload::keep(kernel, &spec.name, wanted, report)?;
+    }
+    Ok(device)
+}
+
+fn bring<K: Kernel>(
     kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
     links: &Links,
@@ -37,7 +55,7 @@ pub fn keep<K: Kernel>(
 ) -> Result<Device, PassError> {
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
     let had = before.and_then(|belief| belief.device);
-    let there = |index| Device { index: Some(index), fresh: false, leaves: false };
+    let there = |index| Device { index: Some(index), fresh: false, leaves: false, whole: true };
     match (step, spec) {
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
@@ -61,7 +79,7 @@ pub fn keep<K: Kernel>(
             create(kernel, spec, links, report)
         }
         (DeviceStep::Nothing | DeviceStep::Create | DeviceStep::Recreate(_), _) => {
-            Ok(Device { index: None, fresh: false, leaves: false })
+            Ok(Device { index: None, fresh: false, leaves: false, whole: true })
         }
     }
 }
@@ -103,5 +121,5 @@ fn create<K: Kernel>(
     carry_out(kernel, &Op::AddVxlan(spec.clone()), links, report)?;
     let made = kernel.link(&spec.name)?;
     let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
-    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false })
+    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false, whole: true })
 }

@@ -163,7 +163,7 @@ mod tests {
     }
 
     fn vxlan(vni: u32) -> ferrule_model::Vxlan {
-        ferrule_model::Vxlan { vni, port: 8472, local: None, underlay: None, learning: false }
+        ferrule_model::Vxlan { vni, port: 8472, local: None, underlay: None, learning: false, gbp: false }
     }
 
     fn spec() -> VxlanSpec {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ferrule_model::{Change, IfIndex, LinkChange, Op};
+use ferrule_model::{Change, IfIndex, IfName, LinkChange, Op};
 use ferrule_netlink::Refusal;
 use nix::errno::Errno;
 
@@ -32,6 +32,8 @@ pub struct Report {
     pub tally: Tally,
     /// What someone else had removed or changed, and was put back.
     pub repaired: Vec<String>,
+    /// What was changed of a device beside what is counted.
+    pub done: Vec<String>,
     /// What the kernel refused, why, and what a person can do.
     pub refused: BTreeSet<String>,
     /// What is left out.
@@ -143,6 +145,22 @@ pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Opti
         _ => None,
     }?;
     Some(format!("{} was {verb} by someone else; put back", object(op, found, links)))
+}
+
+/// The sentence about checksums of the device.
+pub fn offload(device: &IfName, on: bool) -> String {
+    let who = if on { "the link below it" } else { "it" };
+    format!("checksums of what {device} sends are made by {who} now (tx-checksum-ip-generic {})", onoff(on))
+}
+
+/// The sentence about checksums that cannot be switched.
+pub fn offload_refusal(device: &IfName, on: bool, refusal: &Refusal) -> String {
+    let remedy = "remove [routing.vxlan] checksum_offload to leave it as it is";
+    format!("cannot set tx-checksum-ip-generic {} on {device}: {refusal}; {remedy}", onoff(on))
+}
+
+fn onoff(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 /// The sentence about what was changed on the device by someone else.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use ferrule_netlink::Kernel;
+use ferrule_netlink::Tunnels;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
@@ -115,7 +115,7 @@ impl Due {
     }
 }
 
-impl<K: Kernel> Worker<K> {
+impl<K: Tunnels> Worker<K> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any.
     pub fn new(
         applier: Applier<K>,
@@ -320,6 +320,7 @@ impl<K: Kernel> Worker<K> {
             tracing::info!("this node is {}; the pods' MTU is {}", report.underlay, report.mtu);
             self.underlay.clone_from(&report.underlay);
         }
+        report.done.iter().for_each(|line| tracing::info!("{line}"));
         log_lines(&report.repaired, report.repaired.len(), "more things put back", |line| {
             tracing::warn!("{line}");
         });

@@ -13,7 +13,7 @@ use ferrule_model::{
     NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, vtep_mac,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
-use ferrule_netlink::{Error, Kernel, Refusal};
+use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::apply::Applier;
@@ -106,6 +106,15 @@ impl<K: Kernel> Kernel for Watched<K> {
     }
     fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
         self.kernel.fdb(link)
+    }
+}
+
+impl<K: Tunnels> Tunnels for Watched<K> {
+    fn tx_checksum(&mut self, link: &IfName) -> Result<bool, Error> {
+        self.kernel.tx_checksum(link)
+    }
+    fn set_tx_checksum(&mut self, link: &IfName, on: bool) -> Result<(), Error> {
+        self.kernel.set_tx_checksum(link, on)
     }
 }
 
