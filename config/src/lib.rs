@@ -29,7 +29,7 @@ pub use settings::{
     Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
 };
 pub use subnet_env::SubnetEnv;
-pub use tunnel::{Tunnel, Vxlan};
+pub use tunnel::{Tunnel, Vxlan, Wireguard};
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";

@@ -81,6 +81,7 @@ pub(crate) struct RawRouting {
     pub(crate) file: RawFile,
     pub(crate) kubernetes: RawKubernetes,
     pub(crate) vxlan: RawVxlan,
+    pub(crate) wireguard: RawWireguard,
 }
 
 /// `[routing.file]`
@@ -108,6 +109,16 @@ pub(crate) struct RawVxlan {
     pub(crate) checksum_offload: Option<bool>,
 }
 
+/// `[routing.wireguard]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawWireguard {
+    pub(crate) device: Option<Text>,
+    pub(crate) port: Option<Spanned<i64>>,
+    pub(crate) keepalive_s: Option<Spanned<i64>>,
+    pub(crate) key_file: Option<Text>,
+}
+
 /// The whole of the nodes file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -125,4 +136,5 @@ pub(crate) struct RawEntry {
     #[serde(default)]
     pub(crate) pod_cidrs: Vec<Text>,
     pub(crate) vtep_mac: Option<Text>,
+    pub(crate) wireguard_key: Option<Text>,
 }

@@ -15,7 +15,7 @@ use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
 use crate::ranges::ranges;
 use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text};
-use crate::tunnel::{Tunnel, Vxlan, accept, vxlan};
+use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, vxlan, wireguard};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -130,6 +130,8 @@ pub struct Routing {
     pub kubernetes: Kubernetes,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
+    /// `[routing.wireguard]`
+    pub wireguard: Wireguard,
 }
 
 impl Default for Routing {
@@ -143,6 +145,7 @@ impl Default for Routing {
             file: FileSource::default(),
             kubernetes: Kubernetes::default(),
             vxlan: Vxlan::default(),
+            wireguard: Wireguard::default(),
         }
     }
 }
@@ -157,6 +160,8 @@ pub enum Backend {
     Native,
     /// As they are to nodes on this node's segment, in UDP to the others.
     Auto,
+    /// In UDP, encrypted and authenticated.
+    Wireguard,
 }
 
 /// Where the list of nodes comes from.
@@ -372,6 +377,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
         },
         kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
         vxlan: vxlan(document, &raw.vxlan)?,
+        wireguard: wireguard(document, &raw.wireguard)?,
     })
 }
 
@@ -380,9 +386,10 @@ fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
         "vxlan" => Ok(Backend::Vxlan),
         "native" => Ok(Backend::Native),
         "auto" => Ok(Backend::Auto),
+        "wireguard" => Ok(Backend::Wireguard),
         other => {
             let reason = format!("this version has no backend \"{other}\"");
-            let remedy = "write backend = \"vxlan\", backend = \"native\" or backend = \"auto\"";
+            let remedy = "write backend = \"vxlan\", \"native\", \"auto\" or \"wireguard\"";
             Err(document.fault(text, "routing.backend", reason, remedy))
         }
     }
@@ -401,7 +408,7 @@ fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
     }
 }
 
-fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
+pub(crate) fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
     let path = PathBuf::from(text.get_ref());
     if path.is_absolute() && path.file_name().is_some() && !text.get_ref().contains('\0') {
         return Ok(path);

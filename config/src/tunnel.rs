@@ -1,16 +1,20 @@
 //! The tunnels between the nodes, as `[routing]` and its tables describe them.
 
+use std::path::PathBuf;
+
 use ferrule_model::{IfName, is_host_veth};
 
 use crate::document::{Checked, Document};
-use crate::raw::{RawVxlan, Text};
-use crate::settings::{Backend, Routing};
+use crate::raw::{RawVxlan, RawWireguard, Text};
+use crate::settings::{Backend, Routing, absolute};
 
 /// A way between the nodes that has a device of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tunnel {
     /// A VXLAN device.
     Vxlan,
+    /// A WireGuard device.
+    Wireguard,
 }
 
 impl Routing {
@@ -18,6 +22,7 @@ impl Routing {
     pub fn has(&self, tunnel: Tunnel) -> bool {
         let sends = match self.backend {
             Backend::Vxlan | Backend::Auto => Some(Tunnel::Vxlan),
+            Backend::Wireguard => Some(Tunnel::Wireguard),
             Backend::Native => None,
         };
         sends == Some(tunnel) || self.accept == Some(tunnel)
@@ -48,13 +53,36 @@ impl Default for Vxlan {
     }
 }
 
+/// `[routing.wireguard]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wireguard {
+    /// The name of the device that `routed` makes.
+    pub device: IfName,
+    /// The UDP port; the same on every node of a cluster.
+    pub port: u16,
+    /// How often a packet is sent to every other node when there is nothing to say, in seconds; 0 for never.
+    pub keepalive_s: u16,
+    /// Where this node's private key is kept; absolute.
+    pub key_file: PathBuf,
+}
+
+impl Default for Wireguard {
+    fn default() -> Self {
+        // A constant that the tests construct: it cannot fail.
+        let device = IfName::new("ferrule-wg").expect("a link can be called so");
+        Self { device, port: 51820, keepalive_s: 0, key_file: "/var/lib/ferrule/wireguard.key".into() }
+    }
+}
+
 /// `routing.accept`
 pub(crate) fn accept(document: &Document<'_>, text: &Text) -> Checked<Tunnel> {
     match text.get_ref().as_str() {
         "vxlan" => Ok(Tunnel::Vxlan),
+        "wireguard" => Ok(Tunnel::Wireguard),
         other => {
             let reason = format!("\"{other}\" is no tunnel that packets can be taken from");
-            let remedy = "write accept = \"vxlan\", or remove it: what comes plainly is always taken";
+            let remedy =
+                "write accept = \"vxlan\" or \"wireguard\", or remove it: what comes plainly is always taken";
             Err(document.fault(text, "routing.accept", reason, remedy))
         }
     }
@@ -66,7 +94,7 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     vxlan.gbp = raw.gbp.unwrap_or(vxlan.gbp);
     vxlan.checksum_offload = raw.checksum_offload;
     if let Some(text) = &raw.device {
-        vxlan.device = device(document, text)?;
+        vxlan.device = device(document, "routing.vxlan.device", "ferrule.1", text)?;
     }
     if let Some(vni) = &raw.vni {
         let remedy = "write the same number on every node, by default 1";
@@ -80,12 +108,35 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     Ok(vxlan)
 }
 
+/// `[routing.wireguard]`
+pub(crate) fn wireguard(document: &Document<'_>, raw: &RawWireguard) -> Checked<Wireguard> {
+    let mut wireguard = Wireguard::default();
+    if let Some(text) = &raw.device {
+        wireguard.device = device(document, "routing.wireguard.device", "ferrule-wg", text)?;
+    }
+    if let Some(port) = &raw.port {
+        let remedy = "write the same UDP port on every node, by default 51820";
+        let number = document.number("routing.wireguard.port", port, 1..=u16::MAX.into(), remedy)?;
+        wireguard.port = u16::try_from(number).unwrap_or(wireguard.port);
+    }
+    if let Some(seconds) = &raw.keepalive_s {
+        let remedy =
+            "write the seconds between two packets, 25 where addresses are translated, or 0 for none";
+        let number =
+            document.number("routing.wireguard.keepalive_s", seconds, 0..=u16::MAX.into(), remedy)?;
+        wireguard.keepalive_s = u16::try_from(number).unwrap_or(wireguard.keepalive_s);
+    }
+    if let Some(text) = &raw.key_file {
+        wireguard.key_file = absolute(document, "routing.wireguard.key_file", text)?;
+    }
+    Ok(wireguard)
+}
+
 /// A name that the kernel accepts for a link and that no pod's link can have.
-fn device(document: &Document<'_>, text: &Text) -> Checked<IfName> {
-    let key = "routing.vxlan.device";
-    let remedy = "use another name of at most 15 bytes, by default ferrule.1";
-    let name =
-        IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;
+fn device(document: &Document<'_>, key: &str, default: &str, text: &Text) -> Checked<IfName> {
+    let remedy = format!("use another name of at most 15 bytes, by default {default}");
+    let name = IfName::new(text.get_ref())
+        .map_err(|error| document.fault(text, key, error.to_string(), remedy.clone()))?;
     if is_host_veth(name.as_str()) {
         return Err(document.fault(
             text,

@@ -68,6 +68,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing.file]",
         "[routing.kubernetes]",
         "[routing.vxlan]",
+        "[routing.wireguard]",
         "[metrics]",
     ];
     for table in tables {

@@ -52,6 +52,8 @@ pub enum LinkKind {
     Veth,
     /// A VXLAN device.
     Vxlan(Vxlan),
+    /// A WireGuard device.
+    Wireguard,
     /// Any other; empty for a hardware device.
     Other(String),
 }

@@ -65,6 +65,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
             LinkInfo::Kind(InfoKind::Vxlan) => {}
+            LinkInfo::Kind(InfoKind::Wireguard) => kind = LinkKind::Wireguard,
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = LinkKind::Vxlan(vxlan(data)),
             _ => {}

@@ -9,7 +9,7 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-use ferrule_model::{IfIndex, IfName, Op};
+use ferrule_model::{IfIndex, IfName};
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{ForkResult, fork};
@@ -32,7 +32,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// The child it leaves behind is reaped by whoever reaps the caller's orphans; it holds none of the caller's standard
 /// streams, so that nobody who waits for their end waits for it.
 pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
-    let (request, sequence) = socket.prepare(&encode::op(&Op::DeleteLink(index)));
+    let (request, sequence) = socket.prepare(&encode::delete_link(index));
     socket.subscribed(GROUP_LINK, |socket| {
         send_from_child(socket.as_raw_fd(), &request)?;
         announced(socket, index, sequence, name)

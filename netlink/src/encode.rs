@@ -61,12 +61,12 @@ pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request
     Request { kind, flags, payload }
 }
 
-/// The request that carries out `op`.
-pub(crate) fn op(op: &Op) -> Request {
-    match op {
+/// The request of route netlink that carries out `op`; none for those that it does not carry out.
+pub(crate) fn op(op: &Op) -> Option<Request> {
+    Some(match op {
         Op::AddVxlan(spec) => request(rtm::NEWLINK, ADD, &vxlan(spec)),
         Op::SetLink(index, change) => request(rtm::NEWLINK, 0, &link_change(*index, change)),
-        Op::DeleteLink(index) => request(rtm::DELLINK, 0, &link_index(*index)),
+        Op::DeleteLink(index) => delete_link(*index),
         Op::PutAddress(key, value) => request(rtm::NEWADDR, PUT, &address(key, *value)),
         Op::DeleteAddress(key) => request(rtm::DELADDR, 0, &address(key, Address::default())),
         Op::PutNexthop(id, value) => put_nexthop(*id, value, PUT),
@@ -79,7 +79,13 @@ pub(crate) fn op(op: &Op) -> Request {
         Op::DeleteNeighbour(key) => request(rtm::DELNEIGH, 0, &neighbour(key, None)),
         Op::PutFdb(key, value) => request(rtm::NEWNEIGH, PUT, &fdb(key, value)),
         Op::DeleteFdb(key, value) => request(rtm::DELNEIGH, 0, &fdb(key, value)),
-    }
+        Op::AddWireguard(_) | Op::SetWireguard(..) | Op::PutPeer(..) | Op::DeletePeer(_) => return None,
+    })
+}
+
+/// Deletes a link.
+pub(crate) fn delete_link(index: IfIndex) -> Request {
+    request(rtm::DELLINK, 0, &link_index(index))
 }
 
 /// One request for a veth pair with its other end in `pod`. That end cannot be switched on here: `veth_open` wants

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link,
     LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind,
-    VethSpec, Via, VxlanSpec,
+    VethSpec, Via, VxlanSpec, WireguardState,
 };
 use nix::errno::Errno;
 
@@ -56,6 +56,8 @@ pub struct State {
     pub redirects: BTreeMap<IfIndex, IfIndex>,
     /// Links that do not leave checksums to the hardware.
     pub plain_checksums: BTreeSet<IfIndex>,
+    /// What makes WireGuard of links.
+    pub wireguards: BTreeMap<IfIndex, WireguardState>,
 }
 
 #[derive(Debug, Default)]
@@ -193,6 +195,7 @@ impl World {
         self.request()?;
         match op {
             Op::AddVxlan(spec) => self.add_vxlan(netns, spec),
+            Op::AddWireguard(spec) => self.add_wireguard(netns, spec),
             Op::DeleteLink(index) => self.delete_link(netns, *index),
             _ => self.namespaces[netns.0].apply(op),
         }
@@ -284,6 +287,7 @@ impl State {
         self.fdb.retain(|key, _| key.link != index);
         self.limits.remove(&index);
         self.plain_checksums.remove(&index);
+        self.wireguards.remove(&index);
         self.redirects.retain(|from, to| *from != index && *to != index);
         self.links.remove(&name)
     }
@@ -343,7 +347,8 @@ impl State {
                 self.vxlan(key.link)?;
                 self.fdb.remove(key).map(drop).ok_or(Errno::ENOENT)
             }
-            Op::AddVxlan(_) | Op::DeleteLink(_) => Err(Errno::EINVAL),
+            Op::SetWireguard(..) | Op::PutPeer(..) | Op::DeletePeer(_) => self.apply_wireguard(op),
+            Op::AddVxlan(_) | Op::AddWireguard(_) | Op::DeleteLink(_) => Err(Errno::EINVAL),
         }
     }
 

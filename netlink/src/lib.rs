@@ -28,6 +28,7 @@ pub mod sysctl;
 pub mod traffic;
 mod tunnels;
 pub mod wake;
+mod wireguard;
 
 pub use bridge::Bridges;
 pub use error::{Error, Refusal};

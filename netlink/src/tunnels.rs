@@ -1,6 +1,6 @@
 //! What only tunnels between nodes need of a kernel: beside [`Kernel`], because nobody else does.
 
-use ferrule_model::IfName;
+use ferrule_model::{IfIndex, IfName, WireguardState};
 use nix::errno::Errno;
 
 use crate::{Error, Kernel, Netlink, Refusal, ethtool};
@@ -18,6 +18,13 @@ pub trait Tunnels: Kernel {
     /// # Errors
     /// `ENODEV` if there is no such link, `EOPNOTSUPP` if it cannot be changed.
     fn set_tx_checksum(&mut self, link: &IfName, on: bool) -> Result<(), Error>;
+
+    /// All about a WireGuard device; `None` if the link is none, or is gone. WireGuard tells of no changes: whoever wants to
+    /// know has to ask.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn wireguard(&mut self, link: IfIndex) -> Result<Option<WireguardState>, Error>;
 }
 
 /// The version of the running kernel, as in `6.12.48+deb13-amd64`.
@@ -33,6 +40,10 @@ impl Tunnels for Netlink {
 
     fn set_tx_checksum(&mut self, link: &IfName, on: bool) -> Result<(), Error> {
         ethtool::set_tx_checksum(self.socket(), link, on).map_err(|errno| refused("features", link, errno))
+    }
+
+    fn wireguard(&mut self, link: IfIndex) -> Result<Option<WireguardState>, Error> {
+        self.wireguard_state(link)
     }
 }
 

@@ -6,7 +6,7 @@
 //! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
 //! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrule_config::Routing;
 use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use crate::backoff::Backoff;
 use crate::desired::{self, Ground, Underlay};
-use crate::device;
+use crate::device::{self, Device};
 use crate::drift::{Belief, Concern};
 use crate::goal::Goal;
 use crate::nodes::{Cluster, Node, NodeChange};
@@ -26,6 +26,7 @@ use crate::observe::{self, Links};
 use crate::owner::ForeignDevice;
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
+use crate::wireguard::{self, Identity, Wg};
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,8 @@ pub enum PassError {
 pub struct Applier<K> {
     kernel: K,
     routing: Routing,
+    /// Who this node is to WireGuard; needed where there is to be a device.
+    identity: Option<Identity>,
     backoff: Backoff,
     left: Option<Left>,
 }
@@ -85,7 +88,13 @@ struct Walked {
 impl<K: Tunnels> Applier<K> {
     /// An applier that knows nothing yet of the kernel.
     pub fn new(kernel: K, routing: Routing) -> Self {
-        Self { kernel, routing, backoff: Backoff::default(), left: None }
+        Self { kernel, routing, identity: None, backoff: Backoff::default(), left: None }
+    }
+
+    /// The same with what WireGuard needs.
+    #[must_use]
+    pub fn with_identity(self, identity: Option<Identity>) -> Self {
+        Self { identity, ..self }
     }
 
     /// The kernel it works on.
@@ -189,24 +198,25 @@ impl<K: Tunnels> Applier<K> {
         let spec = desired::device(&self.routing, own, &underlay);
         let wanted = (spec.as_ref(), settings, own.vtep_mac);
         let device = device::keep(&mut self.kernel, wanted, &links, before.as_ref(), &mut report)?;
-        let seen = observe::ours(&mut self.kernel, device.index)?;
-        let backend = self.routing.backend;
-        let kept = device.index.filter(|_| !device.leaves);
-        let ground = Ground { backend, own: own.clone(), underlay, device: kept };
+        let wireguard = self.keep_wireguard(Some((own, &underlay)), &links, before.as_ref(), &mut report)?;
+        let mut seen = observe::ours(&mut self.kernel, device.index, wireguard.index)?;
+        let ground = self.ground(own, &underlay, (&device, &wireguard));
+        let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
+        let known = before.filter(|_| !device.fresh && !wireguard.fresh).map(|belief| belief.ours);
+        seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
         let goal = Goal::new(ground, cluster, &seen.nexthops);
-        let known = before.filter(|_| !device.fresh).map(|belief| belief.ours);
         let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
         let mut left = Left {
             differing: walked.observed.differing(goal.objects()),
             unfinished: walked.taken,
             doubted: false,
-            belief: self.belief_of(cluster, (kept, spec), seen.links, &underlay, walked),
+            belief: self.belief_of(cluster, (kept, spec, wg), seen.links, &underlay, walked),
             goal,
             mtu,
             underlay: report.underlay.clone(),
         };
-        if let Some(index) = device.index.filter(|_| device.leaves) {
+        for index in [device, wireguard].iter().filter(|gone| gone.leaves).filter_map(|gone| gone.index) {
             left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
         left.unfinished |= !device.whole;
@@ -215,10 +225,43 @@ impl<K: Tunnels> Applier<K> {
         Ok(report)
     }
 
+    fn ground(&self, own: &Node, underlay: &Underlay, (device, wireguard): (&Device, &Device)) -> Ground {
+        let stays = |device: &Device| device.index.filter(|_| !device.leaves);
+        let settings = &self.routing.wireguard;
+        let wg = |(link, identity): (IfIndex, &Identity)| Wg {
+            link,
+            key: identity.key,
+            port: settings.port,
+            keepalive_s: settings.keepalive_s,
+        };
+        Ground {
+            backend: self.routing.backend,
+            own: own.clone(),
+            underlay: *underlay,
+            device: stays(device),
+            wireguard: stays(wireguard).zip(self.identity.as_ref()).map(wg),
+        }
+    }
+
+    /// Without a `place` there should be no device.
+    fn keep_wireguard(
+        &mut self,
+        place: Option<(&Node, &Underlay)>,
+        links: &Links,
+        before: Option<&Belief>,
+        report: &mut Report,
+    ) -> Result<Device, PassError> {
+        let spec = place.and_then(|(own, underlay)| wireguard::spec(&self.routing, own, underlay));
+        let settings = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
+        let name = &self.routing.wireguard.device;
+        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: settings.as_ref(), name };
+        wireguard::device::keep(&mut self.kernel, &wish, links, before, report)
+    }
+
     fn belief_of(
         &self,
         cluster: &Cluster,
-        (device, spec): (Option<IfIndex>, Option<VxlanSpec>),
+        (device, spec, wireguard): (Option<IfIndex>, Option<VxlanSpec>, Option<IfIndex>),
         links: Links,
         underlay: &Underlay,
         walked: Walked,
@@ -228,6 +271,8 @@ impl<K: Tunnels> Applier<K> {
             device,
             spec,
             device_name: self.routing.vxlan.device.clone(),
+            wireguard,
+            wireguard_name: self.routing.wireguard.device.clone(),
             uplinks: underlay.all().map(|uplink| uplink.link).collect(),
             own: cluster.own.clone(),
             ours: walked.observed,
@@ -238,7 +283,10 @@ impl<K: Tunnels> Applier<K> {
     /// Removes a device that is not wanted any more; `false` if something is left on it, which a refusal has kept and
     /// the kernel would delete with it.
     fn remove(&mut self, index: IfIndex, belief: &Belief, report: &mut Report) -> Result<bool, PassError> {
-        if belief.ours.nexthops.values().any(|nexthop| nexthop.link == index) {
+        let ours = &belief.ours;
+        if ours.nexthops.values().any(|nexthop| nexthop.link == index)
+            || ours.routes.values().any(|route| route.link() == Some(index))
+        {
             return Ok(false);
         }
         device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &belief.links, report)?;
@@ -291,11 +339,12 @@ impl<K: Tunnels> Applier<K> {
         let links = observe::links(&mut self.kernel)?;
         let wanted = (None, &self.routing.vxlan, own_mac);
         let device = device::keep(&mut self.kernel, wanted, &links, None, &mut report)?;
-        let seen = observe::ours(&mut self.kernel, device.index)?;
+        let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;
+        let seen = observe::ours(&mut self.kernel, device.index, wireguard.index)?;
         let nothing = Objects::default();
         let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
         report.pending = walked.observed.len();
-        if let Some(index) = device.index {
+        for index in [device.index, wireguard.index].into_iter().flatten() {
             device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &seen.links, &mut report)?;
         }
         Ok(report)
@@ -381,6 +430,11 @@ fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal
         refusal.reason = Some(reason);
     }
     Ok(())
+}
+
+/// Seconds since 1970, by which the kernel tells of handshakes.
+fn epoch_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn no_underlay(own: &Node) -> PassError {

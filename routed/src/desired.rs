@@ -10,19 +10,20 @@ use std::net::{IpAddr, Ipv6Addr};
 use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
-    PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+    PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
 };
 
 use crate::nodes::Node;
+use crate::wireguard::{self, Wg};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
 /// network, of metric 0 in IPv4, which must win whoever was first.
 const LAST_RESORT: u32 = u32::MAX;
 
 /// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
-const OVERHEAD_V4: u32 = 50;
-/// The same with an IPv6 header (40).
-const OVERHEAD_V6: u32 = 70;
+const VXLAN_OVERHEAD: u32 = 50;
+/// What an IPv6 header has more than one of IPv4.
+const V6_OVERHEAD: u32 = 20;
 
 /// The link that carries packets between the nodes in one family, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,8 @@ pub enum Target {
     Unreachable,
     /// To the nexthop of this gateway and link.
     Hop(HopKey),
+    /// Out of this link, which knows by itself where to.
+    Link(IfIndex),
 }
 
 /// A nexthop object without its number.
@@ -102,6 +105,8 @@ pub struct Wanted {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Neighbours on the VXLAN device.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Peers of the WireGuard device.
+    pub peers: BTreeMap<PeerKey, Peer>,
     /// Nexthop objects.
     pub nexthops: BTreeMap<HopKey, Nexthop>,
     /// Routes.
@@ -134,6 +139,8 @@ pub enum Why {
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
+    /// Nobody has said what the other node's WireGuard key is.
+    NoKey,
     /// This node, or one whose name comes before, claims some of the same.
     Clash,
 }
@@ -159,8 +166,12 @@ impl fmt::Display for Skipped {
                     "the link with this node's {family} address is down; it follows when the link is up"
                 )
             }
+            Why::NoKey => f.write_str(
+                "its WireGuard key is not known; it is published by the node's own routed, or stands as `wireguard_key` in \
+                 the nodes file (`routed wireguard-key` prints it there)",
+            ),
             Why::Clash => f.write_str(
-                "another node has the same pod CIDR, address or VTEP MAC, and comes first by its name; give each node \
+                "another node has the same pod CIDR, address, VTEP MAC or WireGuard key, and comes first by its name; give each node \
                  its own",
             ),
         }
@@ -189,16 +200,18 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
-    let tunnelled = underlay.tunnel(own).map(|uplink| {
-        let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-        uplink.mtu.saturating_sub(overhead)
-    });
-    // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
-    let found = match (routing.backend, routing.has(Tunnel::Vxlan)) {
-        (Backend::Vxlan, _) => tunnelled?,
-        (Backend::Native | Backend::Auto, true) => plain.min(tunnelled?),
-        (Backend::Native | Backend::Auto, false) => plain,
+    let through = |overhead: u32| {
+        let uplink = underlay.tunnel(own)?;
+        let outer = if uplink.address.is_ipv4() { overhead } else { overhead + V6_OVERHEAD };
+        Some(uplink.mtu.saturating_sub(outer))
     };
+    // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
+    let ways = [
+        matches!(routing.backend, Backend::Native | Backend::Auto).then_some(Some(plain)),
+        routing.has(Tunnel::Vxlan).then(|| through(VXLAN_OVERHEAD)),
+        routing.has(Tunnel::Wireguard).then(|| through(wireguard::OVERHEAD)),
+    ];
+    let found = ways.into_iter().flatten().collect::<Option<Vec<_>>>()?.into_iter().min()?;
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
 }
 
@@ -211,8 +224,10 @@ pub struct Ground {
     pub own: Node,
     /// Its uplinks.
     pub underlay: Underlay,
-    /// The number of the VXLAN device, if the backend has one and it is there.
+    /// The number of the VXLAN device, if there is to be one and it is there.
     pub device: Option<IfIndex>,
+    /// The WireGuard device, if there is to be one and it is there.
+    pub wireguard: Option<Wg>,
 }
 
 impl Ground {
@@ -232,7 +247,8 @@ impl Ground {
             let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
             wanted.routes.insert(key, Target::Unreachable);
         }
-        if let (Some(link), Some(_)) = (self.device, self.tunnel()) {
+        let wireguard = self.wireguard.as_ref().map(|wg| wg.link);
+        for link in [self.device, wireguard].into_iter().flatten().filter(|_| self.tunnel().is_some()) {
             for vtep in Family::BOTH.into_iter().filter_map(|family| self.own.vtep(family)) {
                 let key = AddressKey { link, prefix: host_prefix(vtep) };
                 wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
@@ -246,20 +262,20 @@ impl Ground {
         let mut wanted = Wanted::default();
         for family in Family::BOTH {
             let Some(vtep) = node.vtep(family) else { continue };
-            let is_plain = match self.backend {
-                Backend::Native => true,
-                Backend::Vxlan => false,
-                Backend::Auto => self.is_on_link(node, family),
-            };
-            let reached = match (is_plain, self.device, self.tunnel()) {
-                (true, _, _) => self.plain(&mut wanted, node, family),
-                (false, Some(link), Some(tunnel)) => tunnelled(&mut wanted, node, vtep, link, tunnel),
-                // The device is refused or goes: a pass that is to change that says so.
-                (false, _, _) => Ok(()),
+            let reached = match self.backend {
+                Backend::Native => self.plain(&mut wanted, node, family),
+                Backend::Auto if self.is_on_link(node, family) => self.plain(&mut wanted, node, family),
+                Backend::Vxlan | Backend::Auto => self.tunnelled(&mut wanted, node, vtep),
+                Backend::Wireguard => self.encrypted(&mut wanted, node, family),
             };
             if let Err(why) = reached {
                 wanted.skip(node, family, why);
             }
+        }
+        if let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) {
+            // What another node claims as well is found by its routes, and these are the same networks.
+            let networks = wanted.routes.keys().map(|key| key.dst).collect();
+            wanted.peers.extend(wg.peer(node, tunnel, networks));
         }
         wanted
     }
@@ -287,23 +303,28 @@ impl Ground {
             }
         }
     }
-}
 
-fn tunnelled(
-    wanted: &mut Wanted,
-    node: &Node,
-    vtep: IpAddr,
-    link: IfIndex,
-    tunnel: Family,
-) -> Result<(), Why> {
-    let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
-    let mac = node.vtep_mac;
-    let gateway = tunnel_gateway(vtep, mac);
-    wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
-    let neighbour = Neighbour { mac: Some(mac), permanent: true };
-    wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
-    wanted.reach(node, Family::of(vtep), HopKey { link, gateway }, true);
-    Ok(())
+    fn tunnelled(&self, wanted: &mut Wanted, node: &Node, vtep: IpAddr) -> Result<(), Why> {
+        // Without them the device is refused or goes: a pass that is to change that says so.
+        let (Some(link), Some(tunnel)) = (self.device, self.tunnel()) else { return Ok(()) };
+        let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
+        let mac = node.vtep_mac;
+        let gateway = tunnel_gateway(vtep, mac);
+        wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+        let neighbour = Neighbour { mac: Some(mac), permanent: true };
+        wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
+        wanted.reach(node, Family::of(vtep), HopKey { link, gateway }, true);
+        Ok(())
+    }
+
+    fn encrypted(&self, wanted: &mut Wanted, node: &Node, family: Family) -> Result<(), Why> {
+        let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) else { return Ok(()) };
+        wg.reaches(node, tunnel)?;
+        for cidr in node.pod_cidrs_of(family) {
+            wanted.routes.insert(RouteKey::main(cidr), Target::Link(wg.link));
+        }
+        Ok(())
+    }
 }
 
 /// The next hop of a tunnel. In IPv4 the other device's address. In IPv6 its link-local one, the EUI-64 of its MAC
@@ -333,6 +354,7 @@ impl Wanted {
     fn take(&mut self, node: &Node, part: Self) {
         let is_taken = part.fdb.keys().any(|key| self.fdb.contains_key(key))
             || part.neighbours.keys().any(|key| self.neighbours.contains_key(key))
+            || part.peers.keys().any(|key| self.peers.contains_key(key))
             || part.nexthops.keys().any(|key| self.nexthops.contains_key(key))
             || part.routes.keys().any(|key| self.routes.contains_key(key));
         if is_taken {
@@ -346,6 +368,7 @@ impl Wanted {
         }
         self.fdb.extend(part.fdb);
         self.neighbours.extend(part.neighbours);
+        self.peers.extend(part.peers);
         self.nexthops.extend(part.nexthops);
         self.routes.extend(part.routes);
         self.skipped.extend(part.skipped);
@@ -375,6 +398,7 @@ mod tests {
                 .map(|cidr| cidr.parse().unwrap())
                 .into(),
             vtep_mac: vtep_mac(name),
+            wireguard_key: None,
         }
     }
 
@@ -392,7 +416,8 @@ mod tests {
     }
 
     fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
-        let ground = Ground { backend, own: cluster.own.clone(), underlay: *underlay, device };
+        let ground =
+            Ground { backend, own: cluster.own.clone(), underlay: *underlay, device, wireguard: None };
         ground.objects(cluster.others.values().map(AsRef::as_ref))
     }
 
@@ -401,6 +426,7 @@ mod tests {
             let to = match target {
                 Target::Unreachable => "unreachable".to_owned(),
                 Target::Hop(hop) => format!("{} dev {}", hop.gateway, hop.link),
+                Target::Link(link) => format!("dev {link}"),
             };
             (key.dst.to_string(), to)
         };

@@ -21,6 +21,10 @@ pub struct Belief {
     pub spec: Option<VxlanSpec>,
     /// The name that our VXLAN device has or would have.
     pub device_name: IfName,
+    /// The number of our WireGuard device.
+    pub wireguard: Option<IfIndex>,
+    /// The name that our WireGuard device has or would have.
+    pub wireguard_name: IfName,
     /// The links that hold the node's addresses.
     pub uplinks: Vec<IfIndex>,
     /// The node that we are.
@@ -50,10 +54,10 @@ impl Belief {
             Event::Link(change, link) => return self.hears_link(*change, link),
             Event::Address(change, key, _) => {
                 let known = self.ours.addresses.contains_key(key);
-                if self.is_own(key.prefix.ip()) && self.device != Some(key.link) {
+                if self.is_own(key.prefix.ip()) && !self.is_device(key.link) {
                     return Concern::Ground;
                 }
-                let mine = self.device == Some(key.link) && owner::is_our_address(key);
+                let mine = self.is_device(key.link) && owner::is_our_address(key);
                 mine && known != (*change == Change::Put)
             }
             Event::Route(Change::Put, key, route) => {
@@ -95,11 +99,16 @@ impl Belief {
             Change::Put => self.links.insert(link.index, link.clone()),
             Change::Delete => self.links.remove(&link.index),
         };
-        let matters = self.device == Some(link.index)
+        let matters = self.is_device(link.index)
+            || link.name == self.wireguard_name
             || self.uplinks.contains(&link.index)
             || link.name == self.device_name;
         let same = change == Change::Put && before.as_ref() == Some(link);
         if matters && !same { Concern::Ground } else { Concern::None }
+    }
+
+    fn is_device(&self, link: IfIndex) -> bool {
+        [self.device, self.wireguard].contains(&Some(link))
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {
@@ -156,6 +165,8 @@ mod tests {
             device: Some(DEVICE),
             spec: None,
             device_name: IfName::new("ferrule.1").unwrap(),
+            wireguard: None,
+            wireguard_name: IfName::new("ferrule-wg").unwrap(),
             uplinks: vec![ETH0],
             own: Node {
                 name: "a".into(),
@@ -163,6 +174,7 @@ mod tests {
                 v6: None,
                 pod_cidrs: vec![],
                 vtep_mac: vtep_mac("a"),
+                wireguard_key: None,
             },
             ours,
             blocked: vec![key("10.244.3.0/24")],

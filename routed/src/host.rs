@@ -38,8 +38,8 @@ impl Host {
     }
 
     /// Sets the sysctls.
-    pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
-        let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
+    pub fn prepare(&mut self, uplinks: &[String], tunnels: &[String]) {
+        let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, tunnels));
         if !changed.is_empty() {
             tracing::info!("sysctl {}", changed.join(" "));
         }

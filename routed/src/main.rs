@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run::daemon(&cli.common),
         Some(Command::Cleanup) => run::cleanup(&cli.common),
+        Some(Command::WireguardKey) => run::wireguard_key(&cli.common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

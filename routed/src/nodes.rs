@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ferrule_config::NodeEntry;
-use ferrule_model::{Family, IpNetwork, Mac, family, network_address, vtep_mac};
+use ferrule_model::{Family, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
 
 /// One node of the cluster, as every source tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The Ethernet address of its VXLAN device.
     pub vtep_mac: Mac,
+    /// The public key of its WireGuard device, as far as the source knows it.
+    pub wireguard_key: Option<WgKey>,
 }
 
 /// The nodes as they are known now.
@@ -96,7 +98,14 @@ impl Node {
 impl From<NodeEntry> for Node {
     fn from(entry: NodeEntry) -> Self {
         let vtep_mac = entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name));
-        Self { name: entry.name, v4: entry.address, v6: entry.address6, pod_cidrs: entry.pod_cidrs, vtep_mac }
+        Self {
+            name: entry.name,
+            v4: entry.address,
+            v6: entry.address6,
+            pod_cidrs: entry.pod_cidrs,
+            vtep_mac,
+            wireguard_key: entry.wireguard_key,
+        }
     }
 }
 
@@ -214,6 +223,7 @@ mod tests {
             v6: None,
             pod_cidrs: vec![format!("10.244.{third}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(name),
+            wireguard_key: None,
         }
     }
 

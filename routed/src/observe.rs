@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, is_host_veth};
-use ferrule_netlink::{Error, Kernel};
+use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, is_host_veth};
+use ferrule_netlink::{Error, Kernel, Tunnels};
 
 use crate::desired::{Underlay, Uplink};
 use crate::nodes::Node;
@@ -23,8 +23,10 @@ pub struct Seen {
     pub links: Links,
     /// All nexthop objects.
     pub nexthops: Nexthops,
-    /// What is ours.
+    /// What is ours, but for peers.
     pub ours: Objects,
+    /// Peers of our WireGuard device.
+    pub peers: BTreeMap<PeerKey, PeerState>,
 }
 
 /// All links.
@@ -70,11 +72,15 @@ pub fn underlay<K: Kernel>(
     Ok(underlay)
 }
 
-/// Everything that is ours, with `device` as our VXLAN device.
+/// Everything that is ours, with `device` as our VXLAN device, and `wireguard` as the other.
 ///
 /// # Errors
 /// The kernel cannot be read.
-pub fn ours<K: Kernel>(kernel: &mut K, device: Option<IfIndex>) -> Result<Seen, Error> {
+pub fn ours<K: Tunnels>(
+    kernel: &mut K,
+    device: Option<IfIndex>,
+    wireguard: Option<IfIndex>,
+) -> Result<Seen, Error> {
     let routes = kernel.routes(PROTOCOL)?;
     // After the routes, see `owner::routes`.
     let links = links(kernel)?;
@@ -84,12 +90,16 @@ pub fn ours<K: Kernel>(kernel: &mut K, device: Option<IfIndex>) -> Result<Seen, 
         nexthops: owner::nexthops(&nexthops),
         ..Objects::default()
     };
+    for device in [device, wireguard].into_iter().flatten() {
+        let addresses = kernel.addresses(device)?.into_iter();
+        ours.addresses.extend(addresses.filter(|(key, _)| owner::is_our_address(key)));
+    }
     if let Some(device) = device {
-        ours.addresses = kernel.addresses(device)?;
-        ours.addresses.retain(|key, _| owner::is_our_address(key));
         ours.neighbours = kernel.neighbours(device)?;
         ours.neighbours.retain(|_, neighbour| neighbour.permanent);
         ours.fdb = kernel.fdb(device)?;
     }
-    Ok(Seen { links, nexthops, ours })
+    let state = wireguard.map(|link| kernel.wireguard(link)).transpose()?.flatten();
+    let peers = state.map(|state| state.peers).unwrap_or_default();
+    Ok(Seen { links, nexthops, ours, peers })
 }

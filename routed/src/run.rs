@@ -1,13 +1,13 @@
 //! The daemon: connects source, kernel events, worker and service manager, and nothing more.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use ferrule_config::{Config, ConfigError, NodeNameError};
+use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::{CommonArgs, Notifier, Shutdown, WatchError};
-use ferrule_model::vtep_mac;
+use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::Netlink;
 use ferrule_netlink::monitor::Monitor;
 use tokio::sync::watch;
@@ -17,6 +17,8 @@ use crate::host::{CleanError, Host};
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::report::{LINES, log_lines};
 use crate::source::{AnySource, NodeEvent, Source, origin};
+use crate::wireguard::Identity;
+use crate::wireguard::key::KeyError;
 use crate::worker::{Message, Status, Worker};
 use ferrule_netlink::wake::Wakes;
 
@@ -41,6 +43,9 @@ pub enum RunError {
     /// The kernel's events cannot be had.
     #[error("cannot subscribe to the kernel's events: {0}")]
     Events(#[source] io::Error),
+    /// There is no WireGuard key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The operating system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -81,16 +86,20 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
+    let identity = identity(&config.routing)?;
     let mut source = AnySource::new(&config.routing, &name)?;
+    let key = identity.as_ref().map(|identity| identity.key);
+    key.into_iter().for_each(|key| source.publish(key));
     // Before anything is read from the kernel: what changes in between is told.
     let mut monitor = Monitor::open().map_err(RunError::Events)?;
     let wakes = Wakes::open(crate::masquerade::TABLE).map_err(RunError::Events)?;
-    let (inbox, mut status) = start_worker(&config, runtime_dir)?;
+    let (inbox, mut status) = start_worker(&config, identity, runtime_dir)?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
-    let mut table = Table { nodes: Nodes::new(&name), config, said_override: false, notifier };
+    let mut table =
+        Table { nodes: Nodes::new(&name), config, said_override: false, notifier, key, said_key: None };
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
     let mut told = Status::default();
     loop {
@@ -122,13 +131,20 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the socket was closed")
 }
 
+/// Where there is to be a WireGuard device, who this node is.
+fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
+    let is_needed = routing.has(Tunnel::Wireguard);
+    is_needed.then(|| Identity::keep(&routing.wireguard.key_file)).transpose()
+}
+
 fn start_worker(
     config: &Config,
+    identity: Option<Identity>,
     runtime_dir: &Path,
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
-    let applier = Applier::new(Netlink::open()?, config.routing.clone());
+    let applier = Applier::new(Netlink::open()?, config.routing.clone()).with_identity(identity);
     let worker = Worker::new(applier, Host::new(config.clone(), runtime_dir), messages, status);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
@@ -183,6 +199,9 @@ struct Table {
     config: Config,
     said_override: bool,
     notifier: Notifier,
+    /// This node's WireGuard key, and what was said of what the source says of it.
+    key: Option<WgKey>,
+    said_key: Option<Option<WgKey>>,
 }
 
 impl Table {
@@ -205,6 +224,7 @@ impl Table {
         }
         let mut cluster = self.nodes.cluster()?;
         self.override_own(&mut cluster);
+        self.compare_key(cluster.own.wireguard_key);
         Some(Message::Cluster(Box::new(cluster)))
     }
 
@@ -224,6 +244,19 @@ impl Table {
         }
     }
 
+    /// What a nodes file says of this node's key is what the others go by. Another source has it from this daemon.
+    fn compare_key(&mut self, told: Option<WgKey>) {
+        let Some(key) = self.key.filter(|key| told != Some(*key)) else { return };
+        let is_file = self.config.routing.source == ferrule_config::Source::File;
+        if is_file && self.said_key.replace(told) != Some(told) {
+            let origin = origin(&self.config.routing).0;
+            tracing::error!(
+                "{origin} does not have this node's WireGuard key: nobody can send to it; write wireguard_key = \"{key}\" into \
+                 its [[node]] table, on every node"
+            );
+        }
+    }
+
     /// `[node] address` and `address6` win, for this node alone; the others go by the nodes file.
     fn override_own(&mut self, cluster: &mut Cluster) {
         let (own, node) = (&mut cluster.own, &self.config.node);
@@ -236,6 +269,16 @@ impl Table {
         }
         (own.v4, own.v6) = (v4, v6);
     }
+}
+
+/// Prints the public key of this node, which is made if there is none.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn wireguard_key(args: &CommonArgs) -> Result<(), RunError> {
+    let config = args.load_config()?;
+    let identity = Identity::keep(&config.routing.wireguard.key_file)?;
+    writeln!(io::stdout(), "{}", identity.key).map_err(system("write to standard output"))
 }
 
 /// Removes all that is ours, and says what.

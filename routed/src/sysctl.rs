@@ -13,14 +13,14 @@ pub struct Setting {
     pub only_from: Option<&'static str>,
 }
 
-/// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `device` is
-/// the VXLAN device if there is one.
+/// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `tunnels` are
+/// our devices.
 ///
 /// Once a node forwards IPv6, it takes no more router advertisements where `accept_ra` is 1, and would lose its default
 /// route: hence 2, "also while forwarding" (ip-sysctl), before forwarding begins. Strict reverse path filtering would drop
 /// what another node sends from its own address to a pod through the tunnel, as the answer leaves by the underlay: hence
-/// 2, loose, on our own device, which wins over 1 in `all`.
-pub fn settings(uplinks: &[String], device: Option<&str>) -> Vec<Setting> {
+/// 2, loose, on our own devices, which wins over 1 in `all`.
+pub fn settings(uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
     let always = |name: &str, value| Setting { name: name.to_owned(), value, only_from: None };
     let mut settings: Vec<_> = uplinks
         .iter()
@@ -32,9 +32,7 @@ pub fn settings(uplinks: &[String], device: Option<&str>) -> Vec<Setting> {
         .collect();
     settings.push(always("net/ipv4/ip_forward", "1"));
     settings.push(always("net/ipv6/conf/all/forwarding", "1"));
-    if let Some(device) = device {
-        settings.push(always(&format!("net/ipv4/conf/{device}/rp_filter"), "2"));
-    }
+    settings.extend(tunnels.iter().map(|device| always(&format!("net/ipv4/conf/{device}/rp_filter"), "2")));
     settings
 }
 
@@ -90,7 +88,7 @@ mod tests {
 
     #[test]
     fn router_advertisements_are_secured_before_forwarding_begins() {
-        let settings = settings(&["eth0".into()], Some("ferrule.1"));
+        let settings = settings(&["eth0".into()], &["ferrule.1".into()]);
         let names: Vec<_> = settings.iter().map(|setting| setting.name.as_str()).collect();
         let expected = [
             "net/ipv6/conf/eth0/accept_ra",

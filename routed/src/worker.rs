@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
+use ferrule_model::IfIndex;
 use ferrule_netlink::Tunnels;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
@@ -305,10 +306,11 @@ impl<K: Tunnels> Worker<K> {
     fn keep_host(&mut self, cluster: &Cluster) {
         self.due.host = None;
         let Some(belief) = self.applier.belief() else { return };
-        let name = |index| belief.links.get(index).map(|link| link.name.to_string());
-        let uplinks: Vec<_> = belief.uplinks.iter().filter_map(name).collect();
-        let device = belief.device.map(|_| belief.device_name.to_string());
-        self.host.prepare(&uplinks, device.as_deref());
+        let name = |index: IfIndex| belief.links.get(&index).map(|link| link.name.to_string());
+        let uplinks: Vec<_> = belief.uplinks.iter().copied().filter_map(name).collect();
+        let tunnels: Vec<_> =
+            [belief.device, belief.wireguard].into_iter().flatten().filter_map(name).collect();
+        self.host.prepare(&uplinks, &tunnels);
         self.host.masquerade(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);

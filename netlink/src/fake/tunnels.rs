@@ -1,9 +1,9 @@
 //! [`Tunnels`] on maps.
 
-use ferrule_model::IfName;
+use ferrule_model::{IfIndex, IfName, Link, LinkKind, Op, PeerState, WireguardSpec, WireguardState};
 use nix::errno::Errno;
 
-use super::{FakeKernel, State, World, refused};
+use super::{FakeKernel, FakeNetns, State, World, refused};
 use crate::{Error, Tunnels};
 
 impl Tunnels for FakeKernel {
@@ -20,13 +20,74 @@ impl Tunnels for FakeKernel {
             }
         })
     }
+
+    fn wireguard(&mut self, link: IfIndex) -> Result<Option<WireguardState>, Error> {
+        self.read("wg show", |state| state.wireguards.get(&link).cloned())
+    }
+}
+
+impl World {
+    pub(super) fn add_wireguard(&mut self, netns: FakeNetns, spec: &WireguardSpec) -> Result<(), Errno> {
+        if self.namespaces[netns.0].links.contains_key(&spec.name) {
+            return Err(Errno::EEXIST);
+        }
+        let index = self.index();
+        let link = Link {
+            index,
+            name: spec.name.clone(),
+            mac: None,
+            mtu: spec.mtu,
+            up: false,
+            carrier: false,
+            alias: Some(spec.alias.clone()),
+            peer: None,
+            kind: LinkKind::Wireguard,
+        };
+        let state = &mut self.namespaces[netns.0];
+        state.links.insert(spec.name.clone(), link);
+        state.wireguards.insert(index, WireguardState::default());
+        Ok(())
+    }
+}
+
+impl State {
+    /// What only a WireGuard device takes.
+    pub(super) fn apply_wireguard(&mut self, op: &Op) -> Result<(), Errno> {
+        match op {
+            Op::SetWireguard(link, settings) => {
+                let device = self.wireguard(*link)?;
+                (device.secret, device.port) = (Some(settings.secret.clone()), settings.port);
+                Ok(())
+            }
+            Op::PutPeer(key, peer) => {
+                let device = self.wireguard(key.link)?;
+                for other in device.peers.values_mut() {
+                    other.peer.allowed.retain(|network| !peer.allowed.contains(network));
+                }
+                let state = PeerState { peer: peer.clone(), handshake_s: None };
+                device.peers.entry(*key).and_modify(|known| known.peer = peer.clone()).or_insert(state);
+                Ok(())
+            }
+            Op::DeletePeer(key) => {
+                let device = self.wireguard(key.link)?;
+                device.peers.remove(key);
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn wireguard(&mut self, link: IfIndex) -> Result<&mut WireguardState, Errno> {
+        let errno = if self.link(link).is_some() { Errno::EOPNOTSUPP } else { Errno::ENODEV };
+        self.wireguards.get_mut(&link).ok_or(errno)
+    }
 }
 
 impl FakeKernel {
     fn offloading<T>(
         &mut self,
         link: &IfName,
-        act: impl FnOnce(&mut State, ferrule_model::IfIndex) -> T,
+        act: impl FnOnce(&mut State, IfIndex) -> T,
     ) -> Result<T, Error> {
         let mut world = self.world.lock();
         let found = |world: &mut World| {

@@ -13,6 +13,7 @@ use std::future::Future;
 
 use ferrule_config::Routing;
 use ferrule_daemon::WatchError;
+use ferrule_model::WgKey;
 
 use crate::nodes::{Node, NodeUpdate};
 
@@ -32,6 +33,10 @@ pub trait Source {
 
     /// The first state that was told is in the kernel: a source that can say so to the cluster does.
     fn in_kernel(&mut self) {}
+
+    /// The public key of this node's WireGuard device: a source that can tell the others does. Called once, before anything
+    /// is asked for.
+    fn publish(&mut self, _key: WgKey) {}
 }
 
 /// The source that the configuration names.
@@ -70,6 +75,13 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.in_kernel(),
             Self::Kubernetes(source) => source.in_kernel(),
+        }
+    }
+
+    fn publish(&mut self, key: WgKey) {
+        match self {
+            Self::File(source) => source.publish(key),
+            Self::Kubernetes(source) => source.publish(key),
         }
     }
 }

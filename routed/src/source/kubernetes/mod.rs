@@ -2,8 +2,8 @@
 //!
 //! A task of its own lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
 //! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
-//! ([`VTEP_MAC`]) gives another one where that is needed. The one thing that is written is the node's condition
-//! ([`condition`]).
+//! ([`VTEP_MAC`]) gives another one where that is needed. What is written is the node's condition and, with
+//! WireGuard, its public key ([`condition`]).
 
 mod api;
 mod condition;
@@ -15,14 +15,15 @@ mod table;
 mod watcher;
 
 pub use api::{PERMISSIONS, Permission};
-pub use objects::VTEP_MAC;
+pub use objects::{VTEP_MAC, WIREGUARD_KEY};
 
 use std::path::PathBuf;
 
+use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
 
 use super::{NodeEvent, Source};
-use condition::Facts;
+use condition::{Facts, Writing};
 use watcher::Watcher;
 
 /// Events that wait before the watch does. One may hold all nodes.
@@ -43,7 +44,10 @@ impl KubernetesSource {
         let (facts, _) = watch::channel(Facts::default());
         let watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
         tokio::spawn(watcher.run());
-        tokio::spawn(condition::keep(kubeconfig, own_name.to_owned(), facts.subscribe()));
+        for writing in [Writing::Condition, Writing::Key] {
+            let keep = condition::keep(writing, kubeconfig.clone(), own_name.to_owned(), facts.subscribe());
+            tokio::spawn(keep);
+        }
         Self { events, facts }
     }
 }
@@ -59,5 +63,9 @@ impl Source for KubernetesSource {
 
     fn in_kernel(&mut self) {
         self.facts.send_modify(|facts| facts.in_kernel = true);
+    }
+
+    fn publish(&mut self, key: WgKey) {
+        self.facts.send_modify(|facts| facts.key = Some(key));
     }
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_config::check_node_name;
-use ferrule_model::{IpNetwork, Mac, vtep_mac};
+use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
 use serde::Deserialize;
 
 use super::fault::Fault;
@@ -14,6 +14,9 @@ use crate::nodes::Node;
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
+
+/// The annotation with the public key of a node's WireGuard device; its own `routed` writes it.
+pub const WIREGUARD_KEY: &str = "ferrule.io/wireguard-key";
 
 /// One line of a watch.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub(super) struct Seen {
     pub(super) entry: Entry,
     /// Its condition NetworkUnavailable is there and False.
     pub(super) network_is_available: bool,
+    /// The WireGuard key that it bears.
+    pub(super) wireguard_key: Option<WgKey>,
 }
 
 /// A node, or why its object makes none.
@@ -115,6 +120,9 @@ struct Annotations {
     /// [`VTEP_MAC`]
     #[serde(rename = "ferrule.io/vtep-mac")]
     vtep_mac: Option<String>,
+    /// [`WIREGUARD_KEY`]
+    #[serde(rename = "ferrule.io/wireguard-key")]
+    wireguard_key: Option<String>,
     /// Of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
@@ -193,7 +201,13 @@ fn malformed(error: &serde_json::Error) -> Fault {
 
 fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
     let entry = Err(format!("its object cannot be read: {error}"));
-    Seen { name: metadata.name, version: metadata.resource_version, entry, network_is_available: false }
+    Seen {
+        name: metadata.name,
+        version: metadata.resource_version,
+        entry,
+        network_is_available: false,
+        wireguard_key: None,
+    }
 }
 
 fn gone(metadata: Metadata) -> Result<Told, Fault> {
@@ -249,17 +263,20 @@ fn seen(object: Object) -> Seen {
     let network_is_available =
         conditions.iter().any(|one| one.kind == "NetworkUnavailable" && one.status == "False");
     let addresses = status.addresses.unwrap_or_default();
-    let mac = object.metadata.annotations.and_then(|annotations| annotations.vtep_mac);
-    let entry = node(&object.metadata.name, &object.spec.unwrap_or_default(), &addresses, mac.as_deref());
+    let annotations = object.metadata.annotations.unwrap_or_default();
+    let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());
+    let spec = object.spec.unwrap_or_default();
+    let entry = node(&object.metadata.name, &spec, &addresses, &annotations);
     Seen {
         name: object.metadata.name,
         version: object.metadata.resource_version,
         entry,
         network_is_available,
+        wireguard_key,
     }
 }
 
-fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> Entry {
+fn node(name: &str, spec: &Spec, addresses: &[Address], annotations: &Annotations) -> Entry {
     if !check_node_name(name) {
         return Err("it cannot be a node's name".into());
     }
@@ -271,7 +288,14 @@ fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> En
                 .into(),
         );
     }
-    Ok(Node { name: name.to_owned(), v4, v6, pod_cidrs: pod_cidrs(spec)?, vtep_mac: mac_of(name, mac)? })
+    Ok(Node {
+        name: name.to_owned(),
+        v4,
+        v6,
+        pod_cidrs: pod_cidrs(spec)?,
+        vtep_mac: mac_of(name, annotations.vtep_mac.as_deref())?,
+        wireguard_key: key_of(annotations.wireguard_key.as_deref())?,
+    })
 }
 
 /// The first internal address of each family.
@@ -317,6 +341,12 @@ fn pod_cidr(text: &str) -> Result<IpNetwork, String> {
     let odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
     // Host bits say nothing, and the kernel takes a network without them only.
     if odd { Err(refused()) } else { IpNetwork::new(ip, network.prefix()).map_err(|_| refused()) }
+}
+
+fn key_of(annotation: Option<&str>) -> Result<Option<WgKey>, String> {
+    let key = annotation.map(str::parse).transpose();
+    let text = annotation.unwrap_or_default();
+    key.map_err(|_| format!("its annotation {WIREGUARD_KEY} \"{text}\" is not a public key of WireGuard"))
 }
 
 fn mac_of(name: &str, annotation: Option<&str>) -> Result<Mac, String> {
