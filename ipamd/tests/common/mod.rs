@@ -35,6 +35,26 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// A small generator of moments and choices (xorshift): a failure names its seed.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// Another one for each process, or that of `FERRULE_SEED`; the test's output has it.
+    pub fn new() -> Self {
+        let given = std::env::var("FERRULE_SEED").map(|text| text.parse().unwrap());
+        let seed = given.unwrap_or_else(|_| u64::from(std::process::id()) | 1 << 40);
+        println!("seed {seed} (FERRULE_SEED)");
+        Self(seed)
+    }
+
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
 /// A runtime directory with a configuration beside it.
 pub struct Place {
     pub dir: tempfile::TempDir,
