@@ -211,12 +211,26 @@ on_both_kernels! {
         result(&bench.verb_with("ADD", &overridden, &json!({})));
     }
 
-    fn an_answer_lost_by_ipamd_leaves_no_link_and_the_release_is_done(bench) {
+    fn an_answer_lost_by_ipamd_is_asked_for_again(bench) {
+        bench.ipamd.state().die = 2;
+        result(&bench.verb("ADD"));
+        assert_eq!(bench.ipamd.state().calls, ["Allocate"; 3]);
+        assert_eq!(bench.ipamd.leases().len(), 1);
+    }
+
+    fn a_lease_whose_first_answer_was_lost_is_given_back_if_the_add_fails_later(bench) {
         let before = bench.world();
-        bench.ipamd.state().die = true;
+        bench.ipamd.state().die = 1;
+        assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
+        assert_eq!(bench.world(), before);
+    }
+
+    fn an_ipamd_that_dies_for_good_leaves_no_link_and_the_release_is_queued(bench) {
+        bench.ipamd.state().die = u32::MAX;
         let (code, _) = failure(&bench.verb("ADD"));
         assert_eq!(code, 11);
-        assert_eq!(bench.world(), before);
+        assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);
+        assert_eq!(bench.queued(), [attachment()]);
     }
 
     fn an_exhausted_pool_is_told_with_the_reason_and_leaves_no_link(bench) {
