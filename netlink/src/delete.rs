@@ -9,17 +9,15 @@
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use ferrule_model::{IfIndex, IfName, Op};
+use ferrule_model::{IfIndex, IfName};
 use nix::errno::Errno;
 use nix::libc;
 use rustix::net::SendFlags;
 
-use crate::Error;
-use crate::encode::{self, rtm};
+use crate::encode::rtm;
 use crate::socket::{Message, Socket, is_acknowledgement, verdict};
+use crate::{Error, link};
 
-/// Where `struct ifinfomsg` has the number of the link.
-const IFI_INDEX: std::ops::Range<usize> = 4..8;
 /// `RTNLGRP_LINK`.
 const GROUP_LINK: u32 = 1;
 /// Longest wait for the end of a link, when notifications were lost.
@@ -32,7 +30,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// The child it leaves behind is reaped by whoever reaps the caller's orphans; it holds none of the caller's standard
 /// streams, so that nobody who waits for their end waits for it.
 pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
-    let (request, sequence) = socket.prepare(&encode::op(&Op::DeleteLink(index)));
+    let (request, sequence) = socket.prepare(&link::delete(index));
     socket.subscribed(GROUP_LINK, |socket| {
         send_from_child(socket.as_raw_fd(), request)?;
         announced(socket, index, sequence, name)
@@ -64,7 +62,7 @@ fn announced(socket: &mut Socket, index: IfIndex, sequence: u32, name: &IfName) 
 fn gone(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
     let deadline = Instant::now() + DELETED;
     while Instant::now() < deadline {
-        let answers = socket.batch(&[encode::link_numbered(index)])?;
+        let answers = socket.batch(&[link::numbered(index)])?;
         if matches!(&answers.results[..], [Err(refusal)] if refusal.errno == Errno::ENODEV) {
             return Ok(true);
         }
@@ -81,9 +79,8 @@ fn acknowledged(message: &Message, name: &IfName) -> Result<bool, Error> {
     }
 }
 
-/// Nothing but the number is read: a whole link has some hundred attributes.
 fn announces_the_end_of(message: &Message, index: IfIndex) -> bool {
-    message.kind == rtm::DELLINK && message.payload.get(IFI_INDEX) == Some(&index.0.to_ne_bytes())
+    message.kind == rtm::DELLINK && link::index(&message.payload) == Some(index)
 }
 
 /// What the child works with.

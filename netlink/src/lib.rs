@@ -14,6 +14,7 @@ mod encode;
 mod error;
 pub mod fake;
 mod kernel;
+mod link;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
