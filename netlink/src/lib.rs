@@ -5,7 +5,7 @@
 //! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), bandwidth ([`traffic`])
 //! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
-//! What there should be is decided elsewhere; nothing here has an opinion.
+//! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
 mod bridge;
 mod decode;
@@ -14,6 +14,7 @@ mod encode;
 mod error;
 pub mod fake;
 mod kernel;
+mod link;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
@@ -23,6 +24,7 @@ pub mod netns;
 pub mod nft;
 mod real;
 mod socket;
+pub mod start;
 pub mod sysctl;
 pub mod traffic;
 pub mod wake;
