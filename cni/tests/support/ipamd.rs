@@ -135,7 +135,7 @@ impl State {
                 self.leases.retain(|_, lease| !released.contains(lease));
                 success(&CollectReply { released })
             }
-            other => panic!("the plugin does not call {other:?}"),
+            other @ Call::Resting(_) => panic!("the plugin does not call {other:?}"),
         };
         if std::mem::take(&mut self.die) { None } else { Some(reply) }
     }
@@ -203,6 +203,6 @@ fn name(call: &Call) -> &'static str {
         Call::Pools(_) => "Pools",
         Call::List(_) => "List",
         Call::Collect(_) => "Collect",
-        _ => "other",
+        Call::Resting(_) => "Resting",
     }
 }
