@@ -77,6 +77,7 @@ pub(crate) struct RawRouting {
     pub(crate) source: Option<Text>,
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,
+    pub(crate) accept_forward: bool,
     pub(crate) file: RawFile,
     pub(crate) kubernetes: RawKubernetes,
     pub(crate) etcd: RawEtcd,

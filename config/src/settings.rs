@@ -122,6 +122,8 @@ pub struct Routing {
     pub mtu: Option<u32>,
     /// Whether traffic that leaves the cluster takes the node's address.
     pub masquerade: bool,
+    /// Whether iptables is to let this node's pods through where it drops what is forwarded.
+    pub accept_forward: bool,
     /// `[routing.file]`
     pub file: FileSource,
     /// `[routing.kubernetes]`
@@ -139,6 +141,7 @@ impl Default for Routing {
             source: Source::default(),
             mtu: None,
             masquerade: true,
+            accept_forward: false,
             file: FileSource::default(),
             kubernetes: Kubernetes::default(),
             etcd: Etcd::default(),
@@ -385,6 +388,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
         source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
+        accept_forward: raw.accept_forward,
         file: match &raw.file.path {
             Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
             None => defaults.file,

@@ -18,7 +18,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
         "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
-         `masquerade`, `file`, `kubernetes`, `etcd`, `vxlan`; correct the spelling or remove the key"
+         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`; correct the spelling or remove the key"
     );
     assert!(
         config_fault("\n[tracing]\nlisten = \"x\"\n")
