@@ -33,10 +33,12 @@ pub enum SocketError {
     },
     /// What the service manager passed is not the socket that callers know.
     #[error(
-        "the service manager passed {what}; ipamd.socket needs the one line ListenStream={}, with SocketMode=0600",
+        "the service manager passed {what}; {daemon}.socket needs the one line ListenStream={}, with SocketMode=0600",
         expected.display()
     )]
     Passed {
+        /// The program's name.
+        daemon: &'static str,
         /// What it passed.
         what: String,
         /// The socket that it should be.
@@ -103,8 +105,8 @@ impl Lock {
     /// # Errors
     /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
     pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
-        let expected = self.directory.join(ferrule_wire::SOCKET_NAME);
-        let wrong = |what: String| SocketError::Passed { what, expected: expected.clone() };
+        let expected = self.directory.join(format!("{}.sock", self.daemon));
+        let wrong = |what: String| SocketError::Passed { daemon: self.daemon, what, expected: expected.clone() };
         let mut passed = ListenFd::from_env();
         match passed.len() {
             0 => return Ok(None),
