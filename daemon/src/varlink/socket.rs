@@ -106,7 +106,8 @@ impl Lock {
     /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
     pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
         let expected = self.directory.join(format!("{}.sock", self.daemon));
-        let wrong = |what: String| SocketError::Passed { daemon: self.daemon, what, expected: expected.clone() };
+        let wrong =
+            |what: String| SocketError::Passed { daemon: self.daemon, what, expected: expected.clone() };
         let mut passed = ListenFd::from_env();
         match passed.len() {
             0 => return Ok(None),
