@@ -24,7 +24,9 @@ pub use error::{ConfigError, Fault};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
-pub use settings::{Backend, Cluster, Config, FileSource, Ipam, Metrics, Node, Pool, Routing, Source, Vxlan};
+pub use settings::{
+    Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source, Vxlan,
+};
 pub use subnet_env::SubnetEnv;
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.

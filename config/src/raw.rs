@@ -78,6 +78,7 @@ pub(crate) struct RawRouting {
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,
     pub(crate) file: RawFile,
+    pub(crate) kubernetes: RawKubernetes,
     pub(crate) vxlan: RawVxlan,
 }
 
@@ -86,6 +87,13 @@ pub(crate) struct RawRouting {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawFile {
     pub(crate) path: Option<Text>,
+}
+
+/// `[routing.kubernetes]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawKubernetes {
+    pub(crate) kubeconfig: Option<Text>,
 }
 
 /// `[routing.vxlan]`

@@ -123,6 +123,8 @@ pub struct Routing {
     pub masquerade: bool,
     /// `[routing.file]`
     pub file: FileSource,
+    /// `[routing.kubernetes]`
+    pub kubernetes: Kubernetes,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
 }
@@ -135,6 +137,7 @@ impl Default for Routing {
             mtu: None,
             masquerade: true,
             file: FileSource::default(),
+            kubernetes: Kubernetes::default(),
             vxlan: Vxlan::default(),
         }
     }
@@ -158,6 +161,8 @@ pub enum Source {
     /// A file on this node, watched.
     #[default]
     File,
+    /// The nodes of a Kubernetes cluster, from its API server.
+    Kubernetes,
 }
 
 /// `[routing.file]`
@@ -171,6 +176,14 @@ impl Default for FileSource {
     fn default() -> Self {
         Self { path: DEFAULT_NODES.into() }
     }
+}
+
+/// `[routing.kubernetes]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
+    /// that the daemon runs in.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// `[routing.vxlan]`; the same on every node of a cluster.
@@ -359,6 +372,8 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             "remove it to have it found from the underlay device, or write the MTU of the pods in bytes";
         document.number("routing.mtu", mtu, MTU_MIN..=MTU_MAX, remedy)
     });
+    let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
+    let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
         source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
@@ -368,6 +383,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
             None => defaults.file,
         },
+        kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
         vxlan: vxlan(document, &raw.vxlan)?,
     })
 }
@@ -388,9 +404,11 @@ fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
 fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
     match text.get_ref().as_str() {
         "file" => Ok(Source::File),
+        "kubernetes" => Ok(Source::Kubernetes),
         other => {
             let reason = format!("this version has no source \"{other}\"");
-            let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path";
+            let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path, or source = \
+                          \"kubernetes\"";
             Err(document.fault(text, "routing.source", reason, remedy))
         }
     }

@@ -18,7 +18,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
         "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
-         `masquerade`, `file`, `vxlan`; correct the spelling or remove the key"
+         `masquerade`, `file`, `kubernetes`, `vxlan`; correct the spelling or remove the key"
     );
     assert!(
         config_fault("\n[tracing]\nlisten = \"x\"\n")
@@ -43,9 +43,9 @@ fn wrong_types_and_syntax_are_named_with_their_line() {
 #[test]
 fn what_this_version_cannot_do_is_refused_with_what_it_can() {
     assert_eq!(
-        config_fault("[routing]\nsource = \"kubernetes\"\n"),
-        "ferrule.toml:2:10: routing.source: this version has no source \"kubernetes\"; \
-         write source = \"file\" and list the nodes in the file of [routing.file] path"
+        config_fault("[routing]\nsource = \"consul\"\n"),
+        "ferrule.toml:2:10: routing.source: this version has no source \"consul\"; write source = \"file\" and list the \
+         nodes in the file of [routing.file] path, or source = \"kubernetes\""
     );
     assert_eq!(
         config_fault("[routing]\nbackend = \"wireguard\"\n"),
@@ -254,7 +254,7 @@ proptest! {
     fn no_value_panics(
         key in prop::sample::select(vec![
             "node.name", "node.address", "node.address6", "cluster.pod_cidrs", "ipam.cooldown_s", "routing.backend",
-            "routing.source", "routing.mtu", "routing.file.path", "routing.vxlan.device", "routing.vxlan.vni",
+            "routing.source", "routing.mtu", "routing.file.path", "routing.kubernetes.kubeconfig", "routing.vxlan.device", "routing.vxlan.vni",
         ]),
         value in prop_oneof![
             "\"[ -~&&[^\"\\\\]]{0,20}\"", "\"[0-9.:/a-f]{0,24}\"", "-?[1-9][0-9]{0,17}",

@@ -90,11 +90,16 @@ impl Node {
         fs::rename(self.path("nodes.new"), self.path("nodes.toml")).unwrap();
     }
 
+    /// Does something in the namespace, such as to open a socket.
+    pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.netns.run(act).unwrap()
+    }
+
     /// Runs a command in the namespace.
     pub(crate) fn command(&self, program: &str, arguments: &str) -> Output {
         let command =
             || Command::new(program).args(arguments.split_whitespace()).stdin(Stdio::null()).output();
-        let output = self.netns.run(command).unwrap();
+        let output = self.inside(command);
         output.unwrap_or_else(|error| panic!("{program}: {error}; install iproute2 and nftables"))
     }
 
@@ -137,13 +142,17 @@ impl Node {
     }
 
     pub(crate) fn start(&self) -> Daemon {
+        self.start_as(self.daemon_command())
+    }
+
+    /// The daemon, started by a command of the caller's.
+    pub(crate) fn start_as(&self, mut command: Command) -> Daemon {
         let socket = self.path("notify");
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = self.path("log");
         let file = fs::File::create(&log).unwrap();
-        let mut command = self.daemon_command();
         command.env("NOTIFY_SOCKET", &socket).stderr(file);
         let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
         Daemon { child, notify, log }
