@@ -111,6 +111,10 @@ impl Node for Untouchable {
         panic!("touched")
     }
 
+    fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
+        panic!("touched")
+    }
+
     fn forwards(&self, _: ferrule_model::Family) -> bool {
         true
     }
