@@ -55,6 +55,12 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 soak: ## Kills ipamd a thousand times under load: 3 minutes
 	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
 
+.PHONY: test-vm
+test-vm: ## Cuts the power of virtual machines under load (root): 3 minutes
+	tests/setup --vm
+	tests/vm/vmrun -- true
+	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1
+
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
 	./test-netns.sh
