@@ -115,6 +115,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	$(call keep,conf/ferrule.toml,$(ETCDIR)/ferrule/ferrule.toml)
 	install -D -m 0644 conf/nodes.toml $(DOCDIR)/nodes.toml
 	install -D -m 0644 conf/systemd/metrics.conf $(DOCDIR)/metrics.conf
+	install -D -m 0644 conf/systemd/kubernetes.conf $(DOCDIR)/kubernetes.conf
 	install -D -m 0644 conf/sysusers.d/ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	install -D -m 0644 conf/iproute2/ferrule.conf $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf
 	install -D -m 0644 conf/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf
@@ -135,4 +136,4 @@ uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrul
 	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service)
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
-	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf
+	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf $(DOCDIR)/kubernetes.conf

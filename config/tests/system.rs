@@ -70,6 +70,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let with_metrics = unit(directory.path(), "ipamd");
     drop_in(&with_metrics, "metrics.conf");
     assert_eq!(verify(&with_metrics), "");
+    let with_kubernetes = unit(directory.path(), "routed");
+    drop_in(&with_kubernetes, "kubernetes.conf");
+    assert_eq!(verify(&with_kubernetes), "");
     assert_eq!(verify(&directory.path().join("ipamd.socket")), "");
     // That silence means something.
     let socket = directory.path().join("ipamd.socket");
@@ -83,9 +86,12 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 #[test]
 fn the_units_expose_no_more_than_they_must() {
     let directory = tempfile::tempdir().unwrap();
-    for (name, more, most) in
-        [("ipamd", None, 0.9), ("ipamd", Some("metrics.conf"), 1.1), ("routed", None, 1.7)]
-    {
+    for (name, more, most) in [
+        ("ipamd", None, 0.9),
+        ("ipamd", Some("metrics.conf"), 1.1),
+        ("routed", None, 1.7),
+        ("routed", Some("kubernetes.conf"), 2.0),
+    ] {
         let unit = unit(directory.path(), name);
         if let Some(more) = more {
             drop_in(&unit, more);

@@ -137,7 +137,7 @@ impl State {
                 self.leases.retain(|_, lease| !released.contains(lease));
                 success(&CollectReply { released })
             }
-            other => panic!("the plugin does not call {other:?}"),
+            other @ Call::Resting(_) => panic!("the plugin does not call {other:?}"),
         };
         let dies = self.die > 0;
         self.die = self.die.saturating_sub(1);
@@ -208,6 +208,6 @@ fn name(call: &Call) -> &'static str {
         Call::Pools(_) => "Pools",
         Call::List(_) => "List",
         Call::Collect(_) => "Collect",
-        _ => "other",
+        Call::Resting(_) => "Resting",
     }
 }

@@ -11,15 +11,14 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// Name of the lock's file.
-const LOCK_NAME: &str = "ipamd.lock";
-
 /// The directory cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Another daemon serves it.
-    #[error("another ipamd serves {}: stop it first, or use another --runtime-dir", directory.display())]
+    #[error("another {daemon} serves {}: stop it first, or use another --runtime-dir", directory.display())]
     Taken {
+        /// The program's name.
+        daemon: &'static str,
         /// The runtime directory.
         directory: PathBuf,
     },
@@ -34,10 +33,12 @@ pub enum SocketError {
     },
     /// What the service manager passed is not the socket that callers know.
     #[error(
-        "the service manager passed {what}; ipamd.socket needs the one line ListenStream={}, with SocketMode=0600",
+        "the service manager passed {what}; {daemon}.socket needs the one line ListenStream={}, with SocketMode=0600",
         expected.display()
     )]
     Passed {
+        /// The program's name.
+        daemon: &'static str,
         /// What it passed.
         what: String,
         /// The socket that it should be.
@@ -48,17 +49,18 @@ pub enum SocketError {
 /// The right to serve a runtime directory, until it is dropped or its process dies.
 #[derive(Debug)]
 pub struct Lock {
+    daemon: &'static str,
     directory: PathBuf,
     _held: Flock<File>,
 }
 
 impl Lock {
-    /// Takes the lock; the directory is made if it is not there.
+    /// Takes the lock of the program of this name; the directory is made if it is not there.
     ///
     /// # Errors
     /// [`SocketError::Taken`] if another process has it.
-    pub fn take(directory: &Path) -> Result<Self, SocketError> {
-        let path = directory.join(LOCK_NAME);
+    pub fn take(directory: &Path, daemon: &'static str) -> Result<Self, SocketError> {
+        let path = directory.join(format!("{daemon}.lock"));
         fs::create_dir_all(directory).map_err(making(directory))?;
         let file = OpenOptions::new()
             .create(true)
@@ -68,10 +70,17 @@ impl Lock {
             .open(&path)
             .map_err(making(&path))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { directory: directory.to_owned(), _held: held }),
-            Err((_, Errno::EWOULDBLOCK)) => Err(SocketError::Taken { directory: directory.to_owned() }),
+            Ok(held) => Ok(Self { daemon, directory: directory.to_owned(), _held: held }),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(SocketError::Taken { daemon, directory: directory.to_owned() })
+            }
             Err((_, errno)) => Err(making(&path)(errno.into())),
         }
+    }
+
+    /// The socket, `NAME.sock`.
+    fn path(&self) -> PathBuf {
+        self.directory.join(format!("{}.sock", self.daemon))
     }
 
     /// Listens on the socket. The file appears listening and with its rights set; that of a daemon that died is
@@ -80,7 +89,7 @@ impl Lock {
     /// # Errors
     /// [`SocketError::Make`].
     pub fn listen(&self) -> Result<(UnixListener, SocketFile), SocketError> {
-        let path = self.directory.join(ferrule_wire::SOCKET_NAME);
+        let path = self.path();
         let unready = path.with_extension("new");
         match fs::remove_file(&unready) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(making(&unready)(error)),
@@ -101,8 +110,8 @@ impl Lock {
     /// # Errors
     /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
     pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
-        let expected = self.directory.join(ferrule_wire::SOCKET_NAME);
-        let wrong = |what: String| SocketError::Passed { what, expected: expected.clone() };
+        let (daemon, expected) = (self.daemon, self.path());
+        let wrong = |what: String| SocketError::Passed { daemon, what, expected: expected.clone() };
         let mut passed = ListenFd::from_env();
         match passed.len() {
             0 => return Ok(None),
@@ -159,10 +168,11 @@ mod tests {
     fn one_daemon_serves_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().join("made/on/the/way");
-        let lock = Lock::take(&directory).unwrap();
-        assert!(matches!(Lock::take(&directory), Err(SocketError::Taken { .. })));
+        let lock = Lock::take(&directory, "ipamd").unwrap();
+        assert!(matches!(Lock::take(&directory, "ipamd"), Err(SocketError::Taken { .. })));
         drop(lock);
-        Lock::take(&directory).unwrap();
+        Lock::take(&directory, "ipamd").unwrap();
+        Lock::take(&directory, "routed").unwrap();
     }
 
     #[test]
@@ -172,7 +182,7 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         drop(UnixListener::bind(dir.path().join("ipamd.new")).unwrap());
         assert!(UnixStream::connect(&path).is_err());
-        let (listener, file) = Lock::take(dir.path()).unwrap().listen().unwrap();
+        let (listener, file) = Lock::take(dir.path(), "ipamd").unwrap().listen().unwrap();
         UnixStream::connect(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         drop((listener, file));

@@ -1,17 +1,41 @@
 //! Accepting callers: one task each, a bound on their number and on what their unfinished calls hold, and a stop that lets
 //! each finish its call.
 
-use crate::connection::{converse, refuse};
-use crate::writer::Handle;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
+
+use ferrule_wire::{Calls, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use super::caller::{Caller, EndError, converse, refuse};
+
+/// What is served; a copy for each caller.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The calls of the interface.
+    type Call: Calls;
+    /// The program's name.
+    const PRODUCT: &'static str;
+    /// The interface's name.
+    const INTERFACE: &'static str;
+    /// The interface's definition.
+    const DEFINITION: &'static str;
+
+    /// Answers a call, by what `caller` offers for that.
+    fn serve(
+        &self,
+        caller: &mut Caller,
+        request: Request<Self::Call>,
+    ) -> impl Future<Output = Result<(), EndError>> + Send;
+
+    /// A caller who may not call was turned away.
+    fn refused(&self) {}
+}
 
 /// How callers are kept from harming each other.
 #[derive(Debug, Clone)]
@@ -57,18 +81,23 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What all callers share.
 #[derive(Clone)]
-pub(crate) struct Shared {
-    pub(crate) limits: Arc<Limits>,
+pub(super) struct Shared {
+    pub(super) limits: Arc<Limits>,
     /// The daemon stops.
-    pub(crate) stopped: watch::Receiver<bool>,
+    pub(super) stopped: watch::Receiver<bool>,
     /// No place is left, and others may be waiting for one.
-    pub(crate) crowded: watch::Receiver<bool>,
+    pub(super) crowded: watch::Receiver<bool>,
     /// Bytes of all calls that are not answered yet.
-    pub(crate) held: Arc<AtomicUsize>,
+    pub(super) held: Arc<AtomicUsize>,
 }
 
 /// Serves until `stop` is ready, then lets the calls under way finish.
-pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop: impl Future<Output = ()>) {
+pub async fn serve<S: Service>(
+    listener: UnixListener,
+    service: S,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let limits = Arc::new(limits);
     let (stopping, stopped) = watch::channel(false);
     let (crowding, crowded) = watch::channel(false);
@@ -82,7 +111,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop:
             () = &mut stop => break,
             Some(_) = callers.join_next() => {}
             accepted = listener.accept(), if !is_full => match accepted {
-                Ok((stream, _)) => greet(stream, &handle, &shared, &mut callers),
+                Ok((stream, _)) => greet(stream, &service, &shared, &mut callers),
                 Err(error) => {
                     tracing::warn!(%error, "no caller can be accepted now");
                     sleep(ACCEPT_PAUSE).await;
@@ -99,14 +128,14 @@ pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop:
     }
 }
 
-fn greet(stream: UnixStream, handle: &Handle, shared: &Shared, callers: &mut JoinSet<()>) {
+fn greet<S: Service>(stream: UnixStream, service: &S, shared: &Shared, callers: &mut JoinSet<()>) {
     let shared = shared.clone();
     match stream.peer_cred().map(|peer| peer.uid()) {
         Ok(uid) if shared.limits.uids.contains(&uid) => {
-            drop(callers.spawn(converse(stream, handle.clone(), shared)));
+            drop(callers.spawn(converse(stream, service.clone(), shared)));
         }
         Ok(uid) => {
-            handle.metrics().refused();
+            service.refused();
             tracing::warn!(uid, "refused a caller: only root and the daemon's own user may call");
             drop(callers.spawn(refuse(stream, shared)));
         }
