@@ -64,6 +64,12 @@ fuzz: ## Feeds the plugin's standard input and environment with libFuzzer's inve
 	$(CARGO) +nightly fuzz run --fuzz-dir fuzz request fuzz/corpus/request fuzz/seeds -- \
 	    -dict=fuzz/request.dict -max_len=8192 $(FUZZ)
 
+.PHONY: test-vm
+test-vm: ## Cuts the power of virtual machines under load (root): 3 minutes
+	tests/setup --vm
+	tests/vm/vmrun -- true
+	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1
+
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
 	./test-netns.sh

@@ -221,7 +221,7 @@ on_both_kernels! {
     }
 
     fn a_lease_whose_first_answer_was_lost_is_given_back_if_the_add_fails_later(bench) {
-        let before = bench.world();
+        let before = before(&bench);
         bench.ipamd.state().die = 1;
         assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
         assert_eq!(bench.world(), before);
