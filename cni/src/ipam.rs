@@ -53,12 +53,35 @@ impl<'a> Ipam<'a> {
     }
 }
 
-/// Gives the attachment's addresses back. The caller has made sure that no link holds them any more.
-pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
-    match &config.delegate {
-        Some(delegate) => delegate.release(),
-        None => ipamd::release(config, attachment),
+/// What gives an attachment's addresses back. The caller makes sure in between that no link holds them any more.
+pub(crate) enum Releasing<'a> {
+    /// The daemon.
+    Daemon(ipamd::Releasing<'a>),
+    /// Another plugin.
+    Plugin(&'a Delegate),
+}
+
+impl<'a> Releasing<'a> {
+    /// Does what can be done before.
+    pub(crate) fn prepare(config: &'a Config) -> Self {
+        match &config.delegate {
+            Some(delegate) => Self::Plugin(delegate),
+            None => Self::Daemon(ipamd::Releasing::prepare(config)),
+        }
     }
+
+    /// Gives the addresses back.
+    pub(crate) fn release(self, attachment: &Attachment) -> Result<(), Error> {
+        match self {
+            Self::Daemon(daemon) => daemon.release(attachment),
+            Self::Plugin(delegate) => delegate.release(),
+        }
+    }
+}
+
+/// Both at once.
+pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
+    Releasing::prepare(config).release(attachment)
 }
 
 /// Whether the attachment is given these addresses; `others` may be on the interface beside.
