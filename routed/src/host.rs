@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
@@ -145,6 +145,7 @@ impl Host {
             cluster_cidrs: self.cluster_cidrs(cluster),
             mtu,
         };
+        self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
         if known.as_ref() == Some(&file) {
@@ -166,11 +167,26 @@ impl Host {
         written.is_ok()
     }
 
-    fn write(&self, file: &NodeFile) -> io::Result<()> {
-        if let Some(directory) = self.node_file.parent() {
-            std::fs::create_dir_all(directory)?;
+    /// `subnet.env` for flannel's plugin, where it is wanted.
+    fn tell_flannel(&mut self, file: &NodeFile) {
+        let Some(path) = &self.config.routing.flannel.subnet_env else { return };
+        let masquerade = self.config.routing.masquerade;
+        let text = subnet_env_text(&file.cluster_cidrs, &file.pod_cidrs, file.mtu, masquerade);
+        if std::fs::read_to_string(path).is_ok_and(|known| known == text) {
+            return self.complain("subnet.env", Vec::new());
         }
-        write_atomically(&self.node_file, file.to_json().as_bytes())
+        let written = write_file(path, &text);
+        if written.is_ok() {
+            tracing::info!("{} is written", path.display());
+        }
+        let failed = written.err().map(|error| {
+            format!("cannot write {}: {error}; let routed write to its directory", path.display())
+        });
+        self.complain("subnet.env", failed.into_iter().collect());
+    }
+
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        write_file(&self.node_file, &file.to_json())
     }
 
     fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
@@ -214,6 +230,13 @@ impl Host {
         }
         Ok(removed)
     }
+}
+
+fn write_file(path: &std::path::Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    write_atomically(path, text.as_bytes())
 }
 
 /// What cannot be cleaned up.
