@@ -102,7 +102,7 @@ fn a_varlink_client_that_is_not_ours_sees_what_is_kept_and_what_is_refused() {
         (&json!(true), &json!(300), &json!(1450))
     );
     assert_eq!((&status["backend"], &status["underlay"]), (&json!("vxlan"), &json!("192.0.2.1 on eth0")));
-    assert!(status["snapshot_age_ms"].as_u64().unwrap() < 60_000 && status.get("last_error").is_none());
+    assert!(status["snapshot_age_ms"].as_u64().unwrap() < 3_600_000 && status.get("last_error").is_none());
     let routes = json!({ "kind": "routes", "desired": 300, "observed": 299, "pending": 1, "failed": 1 });
     assert_eq!(status["objects"].as_array().unwrap().last(), Some(&routes));
     let fdb = json!({ "kind": "fdb", "desired": 299, "observed": 299, "pending": 0, "failed": 0 });
@@ -159,7 +159,7 @@ fn prometheus_reads_what_is_desired_observed_pending_and_failed_of_each_kind() {
     assert_eq!(gauge(&families, "ferrule_routed_mtu_bytes"), 1500.0);
     assert_eq!(gauge(&families, "ferrule_routed_repaired_total"), 0.0);
     let age = gauge(&families, "ferrule_routed_snapshot_age_seconds");
-    assert!((0.0..60.0).contains(&age), "{age}");
+    assert!((0.0..3600.0).contains(&age), "{age}");
     assert!(gauge(&families, "process_resident_memory_bytes") > 1e6);
     let put = json!({ "kind": "routes", "change": "put" });
     assert_eq!(value(&families, "ferrule_routed_changes_total", &put), Some(5.0));
@@ -167,7 +167,7 @@ fn prometheus_reads_what_is_desired_observed_pending_and_failed_of_each_kind() {
     assert!(value(&families, "ferrule_routed_pass_duration_seconds_count", &full).unwrap() >= 1.0);
 
     node.ip("route del 10.244.3.0/24");
-    let repaired = || gauge(&scrape(&node), "ferrule_routed_repaired_total") == 1.0;
+    let repaired = || gauge(&scrape(&node), "ferrule_routed_repaired_total") >= 1.0;
     assert!(within(PATIENCE, repaired).is_some(), "{}", daemon.log());
     // The next state of the file is told as a change: the list is as old as it is.
     node.write_nodes(&[1, 2, 3, 4]);
