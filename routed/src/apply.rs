@@ -58,6 +58,19 @@ pub struct Applier<K> {
     left: Option<Left>,
 }
 
+/// How things stand after a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// What is in the kernel.
+    pub belief: &'a Belief,
+    /// What there should be.
+    pub goal: &'a Goal,
+    /// What is not as it should be.
+    pub differing: &'a Keys,
+    /// What the kernel has refused.
+    pub backoff: &'a Backoff,
+}
+
 /// What the last pass left.
 #[derive(Debug)]
 struct Left {
@@ -96,6 +109,12 @@ impl<K: Kernel> Applier<K> {
     /// What it believes is in the kernel: what the last pass left, if that came to its end.
     pub fn belief(&self) -> Option<&Belief> {
         self.left.as_ref().map(|left| &left.belief)
+    }
+
+    /// How things stand, if the last pass came to its end.
+    pub fn standing(&self) -> Option<Standing<'_>> {
+        let Left { belief, goal, differing, .. } = self.left.as_ref()?;
+        Some(Standing { belief, goal, differing, backoff: &self.backoff })
     }
 
     /// Whether a pass that reads is due because of an event.
@@ -389,6 +408,8 @@ impl<K: Kernel> Applier<K> {
             }
             for (op, refusal) in pass.answered(ops, answers) {
                 report.refused.insert(report::refusal(&op, &refusal, pass.observed(), links));
+                let object = report::object(&op, pass.observed(), links);
+                pass.explain(&op, object, report::reason(&op, &refusal));
             }
         }
         let observed = pass.finish();
