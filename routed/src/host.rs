@@ -46,8 +46,13 @@ impl Host {
         self.complain("sysctl", failed);
     }
 
+    /// The packet filters, which are kept by programs of their own: the masquerade table.
+    pub fn filters(&mut self, cluster: &Cluster) {
+        self.masquerade(cluster);
+    }
+
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster) {
+    fn masquerade(&mut self, cluster: &Cluster) {
         let failed = if self.config.routing.masquerade {
             self.keep_table(cluster)
         } else {

@@ -149,14 +149,18 @@ impl<K: Kernel> Worker<K> {
             match work {
                 Work::Everything => {
                     self.due.everything = None;
-                    self.take_changes(&mut cluster);
-                    self.everything(&cluster);
+                    let changes = self.take_changes(&mut cluster);
+                    self.everything(&cluster, changes.is_empty());
                 }
                 Work::Changes => {
                     let changes = self.take_changes(&mut cluster);
                     self.changes(&cluster, &changes);
                 }
-                Work::Host => self.keep_host(&cluster),
+                Work::Host => {
+                    self.due.host = None;
+                    self.host.filters(&cluster);
+                    self.keep_host(&cluster);
+                }
             }
             self.cluster = Some(cluster);
             self.busy(None);
@@ -225,7 +229,7 @@ impl<K: Kernel> Worker<K> {
                 self.cluster = Some(*cluster);
                 self.due.changes.clear();
                 self.due.everything_by(now + DEBOUNCE);
-                self.applier.forget_refusals();
+                self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
             Message::Kernel(event) => {
@@ -255,11 +259,20 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Reads and compares everything.
-    fn everything(&mut self, cluster: &Cluster) {
+    /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
+    fn everything(&mut self, cluster: &Cluster, same: bool) {
         let begin = Instant::now();
-        let result = self.applier.pass(cluster, begin);
-        let took = begin.elapsed();
+        let Self { applier, host, .. } = self;
+        // The packet filters need nothing that a pass finds out, and take their time in programs of their own.
+        let (result, took, filtering) = std::thread::scope(|scope| {
+            let filters = std::thread::Builder::new().name("filters".into());
+            let filters = filters.spawn_scoped(scope, || host.filters(cluster));
+            let result = if same { applier.check(cluster, begin) } else { applier.pass(cluster, begin) };
+            (result, begin.elapsed(), filters.is_ok())
+        });
+        if !filtering {
+            self.due.host_by(begin);
+        }
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, took);
         self.keep_host(cluster);
@@ -303,13 +316,11 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn keep_host(&mut self, cluster: &Cluster) {
-        self.due.host = None;
         let Some(belief) = self.applier.belief() else { return };
         let name = |index| belief.links.get(index).map(|link| link.name.to_string());
         let uplinks: Vec<_> = belief.uplinks.iter().filter_map(name).collect();
         let device = belief.device.map(|_| belief.device_name.to_string());
         self.host.prepare(&uplinks, device.as_deref());
-        self.host.masquerade(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);
         self.last_host = Some(Instant::now());
