@@ -81,12 +81,12 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
-    let mut source = AnySource::new(&config.routing, &name)?;
+    let mut source = AnySource::new(&config, &name, runtime_dir)?;
     let kernel = Netlink::open()?;
     // Before anything is read from the kernel: what others change in between is told.
     let own = Some(kernel.port()?);
     let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
-    let wakes = Wakes::open(crate::masquerade::TABLE, own).map_err(RunError::Events)?;
+    let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
     let (inbox, mut status) = start_worker(kernel, &config, runtime_dir)?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
