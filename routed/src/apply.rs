@@ -23,7 +23,7 @@ use crate::goal::Goal;
 use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
-use crate::owner::{self, ForeignDevice};
+use crate::owner::{self, DeviceStep, ForeignDevice};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 
@@ -180,14 +180,51 @@ impl<K: Kernel> Applier<K> {
         })
     }
 
-    /// What was refused may be tried again at once.
-    pub fn forget_refusals(&mut self) {
+    /// The node itself is another: what was refused may be tried again at once, and nothing of the last goal counts.
+    pub fn start_over(&mut self) {
         self.backoff.forget();
+        self.doubt(true);
     }
 
     /// When something that was refused is to be tried again.
     pub fn next_due(&self) -> Option<Instant> {
         self.backoff.next_due()
+    }
+
+    /// The pass towards the `cluster` that the last pass was made for. If all that it reads is as the last pass left it,
+    /// and nothing was left to do, it ends there, without working out again what there should be.
+    ///
+    /// # Errors
+    /// As [`Applier::pass`].
+    pub fn check(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
+        match self.as_left()? {
+            Some(report) => Ok(report),
+            None => self.pass(cluster, now),
+        }
+    }
+
+    /// Reads everything; a report if it is as the last pass left it and should be.
+    fn as_left(&mut self) -> Result<Option<Report>, PassError> {
+        let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
+        let (belief, ground) = (&mut left.belief, left.goal.ground());
+        let seen = observe::ours(&mut self.kernel, belief.device)?;
+        let settings = &self.routing.vxlan;
+        let found = device::find(&seen.links, settings, ground.own.vtep_mac);
+        let step = owner::device_step(belief.spec.as_ref(), found, settings, ground.own.vtep_mac)?;
+        let is_kept = match step {
+            DeviceStep::Keep(index) => belief.device == Some(index),
+            DeviceStep::Nothing => belief.device.is_none(),
+            _ => false,
+        };
+        let not_looked_at = found.map(|link| link.index);
+        let underlay = observe::underlay(&mut self.kernel, &ground.own, not_looked_at, &seen.links)?;
+        if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
+            return Ok(None);
+        }
+        belief.links = seen.links;
+        let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
+        left.tell(&mut report);
+        Ok(Some(report))
     }
 
     /// One pass towards `cluster` that reads everything.
@@ -419,6 +456,11 @@ impl<K: Kernel> Applier<K> {
 }
 
 impl Left {
+    /// Everything was as it should be, and nothing has been heard since that says otherwise.
+    fn is_done(&self) -> bool {
+        self.differing.is_empty() && !self.unfinished && !self.doubted
+    }
+
     fn tell(&self, report: &mut Report) {
         report.pending = self.differing.len() + usize::from(self.unfinished);
         report.objects = self.goal.objects().len().saturating_sub(report.pending);

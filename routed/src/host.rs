@@ -102,8 +102,14 @@ impl Host {
         self.complain("sysctl", failed);
     }
 
+    /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
+    pub fn filters(&mut self, cluster: &Cluster) {
+        self.masquerade(cluster);
+        self.accept_forward(cluster);
+    }
+
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster) {
+    fn masquerade(&mut self, cluster: &Cluster) {
         let failed = if self.config.routing.masquerade {
             self.keep_table(cluster)
         } else {
@@ -147,7 +153,7 @@ impl Host {
 
     /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
     /// any more.
-    pub fn accept_forward(&mut self, cluster: &Cluster) {
+    fn accept_forward(&mut self, cluster: &Cluster) {
         let wanted = self.config.routing.accept_forward;
         if !wanted && std::mem::replace(&mut self.forward, true) {
             return;

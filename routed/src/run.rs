@@ -101,11 +101,13 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
     let mut source = AnySource::new(&config, &name, runtime_dir)?;
-    // Before anything is read from the kernel: what changes in between is told.
-    let mut monitor = Monitor::open().map_err(RunError::Events)?;
-    let wakes = Wakes::open(Host::tables(&config)).map_err(RunError::Events)?;
+    let kernel = Netlink::open()?;
+    // Before anything is read from the kernel: what others change in between is told.
+    let own = Some(kernel.port()?);
+    let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
+    let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
     let outlook = Arc::new(Outlook::default());
-    let (inbox, mut status) = start_worker(&config, runtime_dir, Arc::clone(&outlook))?;
+    let (inbox, mut status) = start_worker(kernel, &config, runtime_dir, Arc::clone(&outlook))?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
@@ -190,13 +192,14 @@ fn closed() -> io::Error {
 }
 
 fn start_worker(
+    kernel: Netlink,
     config: &Config,
     runtime_dir: &Path,
     outlook: Arc<Outlook>,
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
-    let applier = Applier::new(Netlink::open()?, config.routing.clone());
+    let applier = Applier::new(kernel, config.routing.clone());
     let worker = Worker::new(applier, Host::new(config.clone(), runtime_dir), messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());

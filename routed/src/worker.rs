@@ -154,14 +154,18 @@ impl<K: Kernel> Worker<K> {
             match work {
                 Work::Everything => {
                     self.due.everything = None;
-                    self.take_changes(&mut cluster);
-                    self.everything(&cluster);
+                    let changes = self.take_changes(&mut cluster);
+                    self.everything(&cluster, changes.is_empty());
                 }
                 Work::Changes => {
                     let changes = self.take_changes(&mut cluster);
                     self.changes(&cluster, &changes);
                 }
-                Work::Host => self.keep_host(&cluster),
+                Work::Host => {
+                    self.due.host = None;
+                    self.host.filters(&cluster);
+                    self.keep_host(&cluster);
+                }
             }
             self.cluster = Some(cluster);
             self.busy(None);
@@ -230,7 +234,7 @@ impl<K: Kernel> Worker<K> {
                 self.cluster = Some(*cluster);
                 self.due.changes.clear();
                 self.due.everything_by(now + DEBOUNCE);
-                self.applier.forget_refusals();
+                self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
             Message::Kernel(event) => {
@@ -260,11 +264,20 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Reads and compares everything.
-    fn everything(&mut self, cluster: &Cluster) {
+    /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
+    fn everything(&mut self, cluster: &Cluster, same: bool) {
         let begin = Instant::now();
-        let result = self.applier.pass(cluster, begin);
-        let took = begin.elapsed();
+        let Self { applier, host, .. } = self;
+        // The packet filters need nothing that a pass finds out, and take their time in programs of their own.
+        let (result, took, filtering) = std::thread::scope(|scope| {
+            let filters = std::thread::Builder::new().name("filters".into());
+            let filters = filters.spawn_scoped(scope, || host.filters(cluster));
+            let result = if same { applier.check(cluster, begin) } else { applier.pass(cluster, begin) };
+            (result, begin.elapsed(), filters.is_ok())
+        });
+        if !filtering {
+            self.due.host_by(begin);
+        }
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, (took, true));
         self.keep_host(cluster);
@@ -311,12 +324,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn keep_host(&mut self, cluster: &Cluster) {
-        self.due.host = None;
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, device) = belief.names();
         self.host.prepare(&uplinks, device.as_deref());
-        self.host.masquerade(cluster);
-        self.host.accept_forward(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);
         self.last_host = Some(Instant::now());
