@@ -52,8 +52,23 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 	./test-netns.sh
 
 .PHONY: soak
-soak: ## Kills ipamd a thousand times under load: some minutes
+soak: ## Kills ipamd a thousand times under load: 3 minutes
 	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
+
+FUZZ ?= -max_total_time=300
+.PHONY: fuzz
+fuzz: ## Feeds the plugin's standard input and environment with libFuzzer's inventions (FUZZ='$(FUZZ)')
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || \
+	    { echo 'make fuzz: type: rustup toolchain install nightly && cargo install --locked cargo-fuzz' >&2; exit 1; }
+	mkdir -p fuzz/corpus/request
+	$(CARGO) +nightly fuzz run --fuzz-dir fuzz request fuzz/corpus/request fuzz/seeds -- \
+	    -dict=fuzz/request.dict -max_len=8192 $(FUZZ)
+
+.PHONY: test-vm
+test-vm: ## Cuts the power of virtual machines under load (root): 3 minutes
+	tests/setup --vm
+	tests/vm/vmrun -- true
+	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1
 
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
@@ -69,6 +84,7 @@ bench: daemons plugin ## Measures Ferrule beside its peers (BENCH='--help' lists
 .PHONY: style
 style:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: lint
@@ -83,6 +99,7 @@ deny: ## Licences, bans and sources of the dependencies (deny.toml)
 .PHONY: fmt
 fmt: ## Formats the sources
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: clean
 clean: ## Removes what was built
@@ -117,6 +134,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	install -D -m 0644 conf/systemd/network/00-ferrule.link $(LIBDIR)/systemd/network/00-ferrule.link
 	install -d $(LIBDIR)/systemd/system
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/ipamd.service >$(LIBDIR)/systemd/system/ipamd.service
+	install -m 0644 conf/systemd/ipamd.socket $(LIBDIR)/systemd/system/ipamd.socket
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/routed.service >$(LIBDIR)/systemd/system/routed.service
 	$(call replace,0644,conf/10-ferrule.conflist,$(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist)
 	@test -n '$(DESTDIR)' || printf '%s\n' 'Next (docs/operations.md): write $(SYSCONFDIR)/ferrule/nodes.toml, then type' \
@@ -126,7 +144,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrule
 	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(addprefix $(DESTDIR)$(CNIBINDIR)/,ferrule ferrule-ipam)
 	rm -f $(BINDIR)/ipamd $(BINDIR)/routed
-	rm -f $(LIBDIR)/systemd/system/ipamd.service $(LIBDIR)/systemd/system/routed.service
+	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service)
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
 	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf $(DOCDIR)/kubernetes.conf

@@ -10,25 +10,28 @@
 mod document;
 mod edited;
 mod error;
+mod etcd;
 mod name;
 mod node_file;
 mod nodes;
 mod overlap;
 mod ranges;
 mod raw;
+mod regular;
 mod settings;
 mod subnet_env;
 mod tunnel;
 
 pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
+pub use etcd::{Endpoint, Etcd};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use settings::{
-    Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
+    Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
 };
-pub use subnet_env::SubnetEnv;
+pub use subnet_env::{SubnetEnv, subnet_env_text};
 pub use tunnel::{Tunnel, Vxlan, Wireguard};
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.

@@ -67,6 +67,7 @@ pub(crate) struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawMetrics {
     pub(crate) ipamd: Option<Text>,
+    pub(crate) routed: Option<Text>,
 }
 
 /// `[routing]`
@@ -78,10 +79,13 @@ pub(crate) struct RawRouting {
     pub(crate) source: Option<Text>,
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,
+    pub(crate) accept_forward: bool,
     pub(crate) file: RawFile,
     pub(crate) kubernetes: RawKubernetes,
+    pub(crate) etcd: RawEtcd,
     pub(crate) vxlan: RawVxlan,
     pub(crate) wireguard: RawWireguard,
+    pub(crate) flannel: RawFlannel,
 }
 
 /// `[routing.file]`
@@ -98,11 +102,25 @@ pub(crate) struct RawKubernetes {
     pub(crate) kubeconfig: Option<Text>,
 }
 
+/// `[routing.etcd]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawEtcd {
+    pub(crate) endpoints: Vec<Text>,
+    pub(crate) prefix: Option<Text>,
+    pub(crate) ca: Option<Text>,
+    pub(crate) cert: Option<Text>,
+    pub(crate) key: Option<Text>,
+    pub(crate) credentials: Option<Text>,
+    pub(crate) lease_s: Option<Spanned<i64>>,
+}
+
 /// `[routing.vxlan]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawVxlan {
     pub(crate) device: Option<Text>,
+    pub(crate) device6: Option<Text>,
     pub(crate) vni: Option<Spanned<i64>>,
     pub(crate) port: Option<Spanned<i64>>,
     pub(crate) gbp: Option<bool>,
@@ -117,6 +135,14 @@ pub(crate) struct RawWireguard {
     pub(crate) port: Option<Spanned<i64>>,
     pub(crate) keepalive_s: Option<Spanned<i64>>,
     pub(crate) key_file: Option<Text>,
+}
+
+/// `[routing.flannel]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawFlannel {
+    pub(crate) annotations: Option<Spanned<bool>>,
+    pub(crate) subnet_env: Option<Text>,
 }
 
 /// The whole of the nodes file.

@@ -10,11 +10,14 @@ use toml::Spanned;
 
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
+use crate::etcd::{Etcd, etcd};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
 use crate::ranges::ranges;
-use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text};
+use crate::raw::{
+    RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
+};
 use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, vxlan, wireguard};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
@@ -49,6 +52,8 @@ pub struct Config {
 pub struct Metrics {
     /// Of `ipamd`.
     pub ipamd: Option<SocketAddr>,
+    /// Of `routed`.
+    pub routed: Option<SocketAddr>,
 }
 
 /// `[node]`: who this node is, where that is not to be found out.
@@ -124,14 +129,20 @@ pub struct Routing {
     pub mtu: Option<u32>,
     /// Whether traffic that leaves the cluster takes the node's address.
     pub masquerade: bool,
+    /// Whether iptables is to let this node's pods through where it drops what is forwarded.
+    pub accept_forward: bool,
     /// `[routing.file]`
     pub file: FileSource,
     /// `[routing.kubernetes]`
     pub kubernetes: Kubernetes,
+    /// `[routing.etcd]`
+    pub etcd: Etcd,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
     /// `[routing.wireguard]`
     pub wireguard: Wireguard,
+    /// `[routing.flannel]`
+    pub flannel: Flannel,
 }
 
 impl Default for Routing {
@@ -142,10 +153,13 @@ impl Default for Routing {
             source: Source::default(),
             mtu: None,
             masquerade: true,
+            accept_forward: false,
             file: FileSource::default(),
             kubernetes: Kubernetes::default(),
+            etcd: Etcd::default(),
             vxlan: Vxlan::default(),
             wireguard: Wireguard::default(),
+            flannel: Flannel::default(),
         }
     }
 }
@@ -172,6 +186,8 @@ pub enum Source {
     File,
     /// The nodes of a Kubernetes cluster, from its API server.
     Kubernetes,
+    /// Subnet leases in etcd, of which this node takes one.
+    Etcd,
 }
 
 /// `[routing.file]`
@@ -193,6 +209,15 @@ pub struct Kubernetes {
     /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
     /// that the daemon runs in.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// `[routing.flannel]`: what a node needs that shares its network with flannel's nodes, beside flannel's names of devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flannel {
+    /// Whether flannel's annotations of node objects are read, and written on this node's.
+    pub annotations: bool,
+    /// Where `subnet.env` is written, for the plugin of flannel; absolute.
+    pub subnet_env: Option<PathBuf>,
 }
 
 impl Config {
@@ -233,7 +258,10 @@ fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
         let remedy = "write it as 127.0.0.1:9478, or [::]:9478 for every address of the node";
         address.ok_or_else(|| document.fault(text, key, reason, remedy))
     };
-    Ok(Metrics { ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()? })
+    Ok(Metrics {
+        ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()?,
+        routed: raw.routed.as_ref().map(|text| address("metrics.routed", text)).transpose()?,
+    })
 }
 
 fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
@@ -365,20 +393,53 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
     });
     let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
     let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
+    let source = raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?;
+    if source == Source::Etcd {
+        no_wireguard(document, raw)?;
+    }
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
         accept: raw.accept.as_ref().map(|text| accept(document, text)).transpose()?,
-        source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
+        source,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
+        accept_forward: raw.accept_forward,
         file: match &raw.file.path {
             Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
             None => defaults.file,
         },
         kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
+        etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
         wireguard: wireguard(document, &raw.wireguard)?,
+        flannel: flannel(document, &raw.flannel, source)?,
     })
+}
+
+fn flannel(document: &Document<'_>, raw: &RawFlannel, source: Source) -> Checked<Flannel> {
+    let is_wanted = |flag: &&Spanned<bool>| *flag.get_ref();
+    let annotations = raw.annotations.as_ref().filter(is_wanted);
+    if let Some(flag) = annotations.filter(|_| source != Source::Kubernetes) {
+        let reason = "annotations are those of Kubernetes' node objects";
+        let remedy = "write source = \"kubernetes\" into [routing], or remove it: in etcd, flannel's leases are read anyway";
+        return Err(document.fault(flag, "routing.flannel.annotations", reason, remedy));
+    }
+    let subnet_env = raw.subnet_env.as_ref();
+    let subnet_env = subnet_env.map(|text| absolute(document, "routing.flannel.subnet_env", text));
+    Ok(Flannel { annotations: annotations.is_some(), subnet_env: subnet_env.transpose()? })
+}
+
+/// etcd has flannel's layout, in which this version publishes no key.
+fn no_wireguard(document: &Document<'_>, raw: &RawRouting) -> Checked<()> {
+    let places = [("routing.backend", &raw.backend), ("routing.accept", &raw.accept)];
+    for (key, text) in places.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?))) {
+        if text.get_ref() == "wireguard" {
+            let reason = "no keys are published in etcd";
+            let remedy = "use source = \"kubernetes\" or \"file\" with WireGuard, or another backend";
+            return Err(document.fault(text, key, reason, remedy));
+        }
+    }
+    Ok(())
 }
 
 fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
@@ -399,10 +460,11 @@ fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
     match text.get_ref().as_str() {
         "file" => Ok(Source::File),
         "kubernetes" => Ok(Source::Kubernetes),
+        "etcd" => Ok(Source::Etcd),
         other => {
             let reason = format!("this version has no source \"{other}\"");
             let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path, or source = \
-                          \"kubernetes\"";
+                          \"kubernetes\" or source = \"etcd\"";
             Err(document.fault(text, "routing.source", reason, remedy))
         }
     }

@@ -34,6 +34,8 @@ impl Routing {
 pub struct Vxlan {
     /// The name of the device that `routed` makes.
     pub device: IfName,
+    /// The name of a second one, for IPv6 pods alone, in IPv6 packets. Without it, the first is for both families.
+    pub device6: Option<IfName>,
     /// The VXLAN network identifier, 24 bits.
     pub vni: u32,
     /// The UDP port.
@@ -49,7 +51,7 @@ impl Default for Vxlan {
     fn default() -> Self {
         // A constant that the tests construct: it cannot fail.
         let device = IfName::new("ferrule.1").expect("a link can be called so");
-        Self { device, vni: 1, port: 8472, gbp: false, checksum_offload: None }
+        Self { device, device6: None, vni: 1, port: 8472, gbp: false, checksum_offload: None }
     }
 }
 
@@ -95,6 +97,15 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     vxlan.checksum_offload = raw.checksum_offload;
     if let Some(text) = &raw.device {
         vxlan.device = device(document, "routing.vxlan.device", "ferrule.1", text)?;
+    }
+    if let Some(text) = &raw.device6 {
+        let key = "routing.vxlan.device6";
+        let name = device(document, key, "none", text)?;
+        if name == vxlan.device {
+            let remedy = "use two names, as flannel.1 and flannel-v6.1, or remove device6";
+            return Err(document.fault(text, key, "it is the name of device, too", remedy));
+        }
+        vxlan.device6 = Some(name);
     }
     if let Some(vni) = &raw.vni {
         let remedy = "write the same number on every node, by default 1";

@@ -2,10 +2,10 @@
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), bandwidth ([`traffic`])
+//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
 //! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
-//! What there should be is decided elsewhere; nothing here has an opinion.
+//! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
 mod bridge;
 mod decode;
@@ -14,7 +14,9 @@ mod encode;
 mod error;
 mod ethtool;
 pub mod fake;
+pub mod iptables;
 mod kernel;
+mod link;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
@@ -22,8 +24,10 @@ pub mod monitor;
 pub mod netfilter;
 pub mod netns;
 pub mod nft;
+mod own;
 mod real;
 mod socket;
+pub mod start;
 pub mod sysctl;
 pub mod traffic;
 mod tunnels;
@@ -34,5 +38,6 @@ pub use bridge::Bridges;
 pub use error::{Error, Refusal};
 pub use kernel::Kernel;
 pub use lookup::Path;
+pub use own::Port;
 pub use real::Netlink;
 pub use tunnels::{Tunnels, kernel_release};

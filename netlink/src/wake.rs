@@ -1,6 +1,6 @@
 //! Three kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
 //! it without a word (`fib_table_flush` tells nobody), sysctls of forwarding and reverse path filtering, and changes of
-//! an nftables table.
+//! some nftables tables.
 //!
 //! Only what is needed to tell whether they concern the listener is read of them.
 
@@ -16,8 +16,10 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use crate::Port;
 use crate::decode;
 use crate::encode::rtm;
+use crate::own::without;
 use crate::socket::{Message, messages};
 
 /// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
@@ -54,7 +56,7 @@ pub enum Wake {
     Nexthop(NexthopEvent),
     /// A sysctl of forwarding or reverse path filtering was changed, by whomever, or a link came or went with its own.
     Sysctl,
-    /// The nftables table was changed, by whomever.
+    /// One of the nftables tables was changed, by whomever.
     Table,
     /// Events were lost.
     Overrun,
@@ -65,19 +67,21 @@ pub enum Wake {
 pub struct Wakes {
     routing: OwnedFd,
     tables: OwnedFd,
-    table: String,
+    names: Vec<&'static str>,
 }
 
 impl Wakes {
-    /// Subscribes in the calling thread's network namespace, to all nexthop objects, to the sysctls, and to the nftables
-    /// table of this name.
+    /// Subscribes in the calling thread's network namespace, to all nexthop objects but those that `own` makes, changes
+    /// and removes, to the sysctls, and to the nftables tables of these names.
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub fn open(table: &str) -> io::Result<Self> {
+    pub fn open(tables: &[&'static str], own: Option<Port>) -> io::Result<Self> {
+        let names = tables.to_vec();
         let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUPS_NETCONF)?;
+        own.map_or(Ok(()), |own| without(routing.as_fd(), own))?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
-        Ok(Self { routing, tables, table: table.to_owned() })
+        Ok(Self { routing, tables, names })
     }
 
     /// Blocks until there are events that may concern us; at least one.
@@ -93,7 +97,7 @@ impl Wakes {
                 Err(errno) => return Err(errno.into()),
             }
             let mut wakes = told(&self.routing, routing_event)?;
-            wakes.extend(told(&self.tables, |message| table_event(message, &self.table))?);
+            wakes.extend(told(&self.tables, |message| table_event(message, &self.names))?);
             if !wakes.is_empty() {
                 return Ok(wakes);
             }
@@ -141,23 +145,26 @@ fn routing_event(message: &Message) -> Option<Wake> {
     Some(Wake::Nexthop(NexthopEvent { change, id, nexthop }))
 }
 
-fn table_event(message: &Message, table: &str) -> Option<Wake> {
+fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
     let attributes = NlasIterator::new(message.payload.get(NFTABLES_HEADER..)?).filter_map(Result::ok);
     let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
-    (name.value().strip_suffix(b"\0") == Some(table.as_bytes())).then_some(Wake::Table)
+    let name = name.value().strip_suffix(b"\0")?;
+    tables.iter().any(|table| table.as_bytes() == name).then_some(Wake::Table)
 }
 
 #[cfg(test)]
 mod tests {
+    use ferrule_model::{IfIndex, LinkChange, Op};
+
     use super::*;
-    use crate::{netns, nft};
+    use crate::{Kernel, Netlink, netns, nft};
 
     #[test]
     fn a_sysctl_wakes() {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open("ferrule").unwrap();
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 for name in
                     ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
                 {
@@ -169,13 +176,40 @@ mod tests {
     }
 
     #[test]
+    fn a_nexthop_of_the_named_socket_does_not_wake() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let [mut ours, mut theirs] = [(); 2].map(|()| Netlink::open().unwrap());
+                let mut wakes = Wakes::open(&["ferrule"], Some(ours.port().unwrap())).unwrap();
+                let lo = IfIndex(1);
+                let up = LinkChange { up: Some(true), ..LinkChange::default() };
+                let hop =
+                    Nexthop { gateway: "192.0.2.9".parse().unwrap(), link: lo, onlink: true, protocol: 70 };
+                let answers = ours.apply(&[Op::SetLink(lo, up), Op::PutNexthop(NexthopId(5), hop)]).unwrap();
+                assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+                theirs.apply(&[Op::DeleteNexthop(NexthopId(5))]).unwrap();
+                let heard = loop {
+                    let heard = wakes.wait().unwrap();
+                    if let Some(Wake::Nexthop(event)) =
+                        heard.into_iter().find(|wake| matches!(wake, Wake::Nexthop(_)))
+                    {
+                        break event;
+                    }
+                };
+                assert_eq!((heard.change, heard.id), (Change::Delete, NexthopId(5)));
+            })
+            .unwrap();
+    }
+
+    #[test]
     fn only_the_table_asked_for_wakes() {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open("ferrule").unwrap();
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 nft::apply("add table inet ferrule-services").unwrap();
-                assert_eq!(told(&wakes.tables, |message| table_event(message, "ferrule")).unwrap(), []);
+                assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();
                 assert_eq!(wakes.wait().unwrap(), [Wake::Table]);
             })

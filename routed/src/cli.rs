@@ -17,6 +17,7 @@ Examples:
   routed                                       with /etc/ferrule/ferrule.toml, as the unit runs it
   routed --config my.toml --log routed=debug   with another configuration, saying more
   routed wireguard-key                         prints this node's public key, for the nodes file
+  routed plan --config my.toml                 what it would do with that configuration, without doing it
   routed cleanup                               removes all that is routed's from this node
   ip route show proto 70                       what it has put into the routing table";
 
@@ -36,6 +37,11 @@ pub struct Cli {
 /// What to do instead of running.
 #[derive(Debug, Clone, Copy, Subcommand, PartialEq, Eq)]
 pub enum Command {
+    /// Say what the daemon would do now with this configuration, in the order in which it would, and change nothing
+    ///
+    /// It reads the nodes and the kernel. Reading nftables and iptables takes CAP_NET_ADMIN; without it that part is left out
+    /// and said so.
+    Plan,
     /// Remove all that is routed's from this node (not the pods' links and their routes), say what, and exit
     Cleanup,
     /// Print the public key of this node, for wireguard_key in the nodes file; it is made if there is none
@@ -52,6 +58,7 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["routed", "--runtime-dir", "/tmp/r", "cleanup"]).unwrap();
         assert_eq!(cli.command, Some(Command::Cleanup));
+        assert_eq!(Cli::try_parse_from(["routed", "plan"]).unwrap().command, Some(Command::Plan));
         assert_eq!(Cli::try_parse_from(["routed"]).unwrap().command, None);
     }
 }

@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
-    PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
+    Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
 };
 
 use crate::nodes::Node;
@@ -180,11 +180,41 @@ impl fmt::Display for Skipped {
 
 /// The VXLAN device that should be there, or `None` if none is needed.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
-    let uplink = underlay.tunnel(own).filter(|_| routing.has(Tunnel::Vxlan))?;
-    Some(VxlanSpec {
-        name: routing.vxlan.device.clone(),
-        mac: own.vtep_mac,
-        mtu: pod_mtu(routing, own, underlay)?,
+    let name = &routing.vxlan.device;
+    if routing.vxlan.device6.is_some() {
+        let uplink = underlay.v4?;
+        return spec(routing, (name, own.vtep_mac), uplink, own_mtu(routing, uplink));
+    }
+    spec(routing, (name, own.vtep_mac), underlay.tunnel(own)?, pod_mtu(routing, own, underlay)?)
+}
+
+/// The second one, of IPv6, where it has one of its own.
+pub fn device6(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
+    let (name, uplink) = (routing.vxlan.device6.as_ref()?, underlay.v6?);
+    spec(routing, (name, own.vtep_mac6), uplink, own_mtu(routing, uplink))
+}
+
+/// The MTU of a device that carries one family: pods that are there since flannel's time may use all of it.
+fn own_mtu(routing: &Routing, uplink: Uplink) -> u32 {
+    routing.mtu.unwrap_or(inside(uplink).max(MTU_MIN))
+}
+
+/// What a tunnel over this uplink leaves, if it takes `overhead` in IPv4.
+fn left(uplink: Uplink, overhead: u32) -> u32 {
+    let outer = if uplink.address.is_ipv4() { overhead } else { overhead + V6_OVERHEAD };
+    uplink.mtu.saturating_sub(outer)
+}
+
+/// What VXLAN leaves.
+fn inside(uplink: Uplink) -> u32 {
+    left(uplink, VXLAN_OVERHEAD)
+}
+
+fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32) -> Option<VxlanSpec> {
+    routing.has(Tunnel::Vxlan).then(|| VxlanSpec {
+        name: name.clone(),
+        mac,
+        mtu,
         vxlan: Vxlan {
             vni: routing.vxlan.vni,
             port: routing.vxlan.port,
@@ -200,16 +230,16 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
-    let through = |overhead: u32| {
-        let uplink = underlay.tunnel(own)?;
-        let outer = if uplink.address.is_ipv4() { overhead } else { overhead + V6_OVERHEAD };
-        Some(uplink.mtu.saturating_sub(outer))
+    let vxlan = if routing.vxlan.device6.is_some() {
+        underlay.all().map(inside).min()
+    } else {
+        underlay.tunnel(own).map(inside)
     };
     // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
     let ways = [
         matches!(routing.backend, Backend::Native | Backend::Auto).then_some(Some(plain)),
-        routing.has(Tunnel::Vxlan).then(|| through(VXLAN_OVERHEAD)),
-        routing.has(Tunnel::Wireguard).then(|| through(wireguard::OVERHEAD)),
+        routing.has(Tunnel::Vxlan).then_some(vxlan),
+        routing.has(Tunnel::Wireguard).then(|| Some(left(underlay.tunnel(own)?, wireguard::OVERHEAD))),
     ];
     let found = ways.into_iter().flatten().collect::<Option<Vec<_>>>()?.into_iter().min()?;
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
@@ -228,6 +258,8 @@ pub struct Ground {
     pub device: Option<IfIndex>,
     /// The WireGuard device, if there is to be one and it is there.
     pub wireguard: Option<Wg>,
+    /// The same of the second one, where IPv6 has one of its own.
+    pub device6: Option<Option<IfIndex>>,
 }
 
 impl Ground {
@@ -247,9 +279,11 @@ impl Ground {
             let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
             wanted.routes.insert(key, Target::Unreachable);
         }
-        let wireguard = self.wireguard.as_ref().map(|wg| wg.link);
-        for link in [self.device, wireguard].into_iter().flatten().filter(|_| self.tunnel().is_some()) {
-            for vtep in Family::BOTH.into_iter().filter_map(|family| self.own.vtep(family)) {
+        let wireguard = self.wireguard.as_ref().map(|wg| wg.link).filter(|_| self.tunnel().is_some());
+        for family in Family::BOTH {
+            let vxlan = self.device_of(family).filter(|_| self.tunnel_of(family).is_some());
+            let Some(vtep) = self.own.vtep(family) else { continue };
+            for link in [vxlan, wireguard].into_iter().flatten() {
                 let key = AddressKey { link, prefix: host_prefix(vtep) };
                 wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
             }
@@ -280,7 +314,29 @@ impl Ground {
         wanted
     }
 
+    /// The device for IPv6 is another than that for IPv4, and `family` is IPv6.
+    fn is_apart(&self, family: Family) -> bool {
+        self.device6.is_some() && family == Family::V6
+    }
+
+    /// The device that carries the pods' packets of `family`.
+    fn device_of(&self, family: Family) -> Option<IfIndex> {
+        match self.device6 {
+            Some(device6) if family == Family::V6 => device6,
+            _ => self.device,
+        }
+    }
+
     /// The family of the outer packets.
+    fn tunnel_of(&self, family: Family) -> Option<Family> {
+        let uplink = match self.device6 {
+            Some(_) => self.underlay.of(family),
+            None => self.underlay.tunnel(&self.own),
+        };
+        uplink.map(|uplink| Family::of(uplink.address))
+    }
+
+    /// The family of the outer packets where both families have one tunnel.
     fn tunnel(&self) -> Option<Family> {
         self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
     }
@@ -305,15 +361,23 @@ impl Ground {
     }
 
     fn tunnelled(&self, wanted: &mut Wanted, node: &Node, vtep: IpAddr) -> Result<(), Why> {
-        // Without them the device is refused or goes: a pass that is to change that says so.
-        let (Some(link), Some(tunnel)) = (self.device, self.tunnel()) else { return Ok(()) };
+        let family = Family::of(vtep);
+        let (link, tunnel) = match (self.device_of(family), self.tunnel_of(family)) {
+            (Some(link), Some(tunnel)) => (link, tunnel),
+            // Without an address of this family there never is a second device.
+            (_, None) if self.device6.is_some() && self.own.address(family).is_none() => {
+                return Err(Why::NoOwnAddress(family));
+            }
+            // The device is refused or goes: a pass that is to change that says so.
+            _ => return Ok(()),
+        };
         let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
-        let mac = node.vtep_mac;
+        let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
         let gateway = tunnel_gateway(vtep, mac);
         wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
         let neighbour = Neighbour { mac: Some(mac), permanent: true };
         wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
-        wanted.reach(node, Family::of(vtep), HopKey { link, gateway }, true);
+        wanted.reach(node, family, HopKey { link, gateway }, true);
         Ok(())
     }
 
@@ -384,6 +448,7 @@ impl Wanted {
 mod tests {
     use super::*;
     use crate::nodes::Cluster;
+    use crate::nodes::vtep_mac6;
     use ferrule_model::vtep_mac;
 
     const ETH0: IfIndex = IfIndex(2);
@@ -399,6 +464,7 @@ mod tests {
                 .into(),
             vtep_mac: vtep_mac(name),
             wireguard_key: None,
+            vtep_mac6: vtep_mac6(name),
         }
     }
 
@@ -416,8 +482,14 @@ mod tests {
     }
 
     fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
-        let ground =
-            Ground { backend, own: cluster.own.clone(), underlay: *underlay, device, wireguard: None };
+        let ground = Ground {
+            backend,
+            own: cluster.own.clone(),
+            underlay: *underlay,
+            device,
+            device6: None,
+            wireguard: None,
+        };
         ground.objects(cluster.others.values().map(AsRef::as_ref))
     }
 
@@ -485,6 +557,44 @@ mod tests {
         assert_eq!(gateways, neighbours, "each next hop is resolved");
         assert_eq!(gateways[0].to_string(), "10.244.2.0");
         assert!(matches!(gateways[1], IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    }
+
+    #[test]
+    fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
+        let ground = |underlay: Underlay| Ground {
+            wireguard: None,
+            backend: Backend::Vxlan,
+            own: node("a", 1),
+            underlay,
+            device: Some(DEVICE),
+            device6: Some(underlay.v6.map(|_| IfIndex(10))),
+        };
+        let other = node("b", 2);
+        let part = ground(underlay()).part(&other);
+        let fdb: Vec<_> =
+            part.fdb.iter().map(|(key, entry)| (key.link, key.mac, entry.dst.to_string())).collect();
+        let expected = [(DEVICE, other.vtep_mac, "192.0.2.2"), (IfIndex(10), other.vtep_mac6, "2001:db8::2")];
+        assert_eq!(fdb, expected.map(|(link, mac, dst)| (link, mac, dst.to_owned())));
+        assert!(part.nexthops.keys().all(|hop| (hop.link == DEVICE) == hop.gateway.is_ipv4()));
+        let addresses = ground(underlay()).objects(std::iter::empty()).addresses;
+        assert!(
+            addresses.keys().all(|key| (key.link == DEVICE) == key.prefix.is_ipv4()) && addresses.len() == 2
+        );
+
+        let mut routing = Routing::default();
+        routing.vxlan.device6 = Some(IfName::new("two").unwrap());
+        let (first, second) =
+            (device(&routing, &node("a", 1), &underlay()), device6(&routing, &node("a", 1), &underlay()));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!((first.vxlan.local, first.mac), (Some([192, 0, 2, 1].into()), vtep_mac("a")));
+        assert_eq!((second.vxlan.local.map(|ip| ip.is_ipv6()), second.mac), (Some(true), vtep_mac6("a")));
+        assert_eq!((first.mtu, second.mtu), (1450, 1430));
+        assert_eq!(pod_mtu(&routing, &node("a", 1), &underlay()), Some(1430), "a pod has one MTU");
+
+        let one = Underlay { v6: None, ..underlay() };
+        assert_eq!(device6(&routing, &node("a", 1), &one), None);
+        let part = ground(one).part(&other);
+        assert!(part.routes.keys().all(|key| key.dst.is_ipv4()) && part.routes.len() == 1);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use ferrule_netlink::{Kernel, Tunnels, kernel_release};
 use nix::errno::Errno;
 
 use crate::apply::PassError;
-use crate::drift::Belief;
 use crate::objects::Objects;
 use crate::observe::Links;
 use crate::offload;
@@ -26,7 +25,7 @@ pub struct Device {
     pub whole: bool,
 }
 
-/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `before` is what the
+/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `had` is what the
 /// last pass left, `mac` the one that only this node's device has.
 ///
 /// # Errors
@@ -35,10 +34,10 @@ pub fn keep<K: Tunnels>(
     kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
     links: &Links,
-    before: Option<&Belief>,
+    had: (Option<IfIndex>, Option<&VxlanSpec>),
     report: &mut Report,
 ) -> Result<Device, PassError> {
-    let mut device = bring(kernel, (spec, settings, mac), links, before, report)?;
+    let mut device = bring(kernel, (spec, settings, mac), links, had, report)?;
     if let (Some(spec), Some(_), false) = (spec, device.index, device.leaves) {
         let wanted = offload::wanted(settings.checksum_offload, &kernel_release());
         device.whole = offload::keep(kernel, &spec.name, wanted, report)?;
@@ -50,17 +49,16 @@ fn bring<K: Kernel>(
     kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
     links: &Links,
-    before: Option<&Belief>,
+    (had, had_spec): (Option<IfIndex>, Option<&VxlanSpec>),
     report: &mut Report,
 ) -> Result<Device, PassError> {
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
-    let had = before.and_then(|belief| belief.device);
     let there = |index| Device { index: Some(index), fresh: false, leaves: false, whole: true };
     match (step, spec) {
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
         (DeviceStep::Change(index, change), _) => {
-            if had == Some(index) && before.and_then(|belief| belief.spec.as_ref()) == spec {
+            if had == Some(index) && had_spec == spec {
                 report.repaired.push(report::device_repair(settings.device.as_str(), &change));
             }
             let fresh = change.up.is_some();
@@ -82,6 +80,25 @@ fn bring<K: Kernel>(
             Ok(Device { index: None, fresh: false, leaves: false, whole: true })
         }
     }
+}
+
+/// Whether the device is as `spec` says, and is the one that the last pass `left`.
+///
+/// # Errors
+/// A link that is not ours has its name.
+pub fn is_right<K: Tunnels>(
+    kernel: &mut K,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    links: &Links,
+    left: Option<IfIndex>,
+) -> Result<bool, PassError> {
+    let is_kept = match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
+        DeviceStep::Keep(index) => left == Some(index),
+        DeviceStep::Nothing => left.is_none(),
+        _ => false,
+    };
+    let wanted = || offload::wanted(settings.checksum_offload, &kernel_release());
+    Ok(is_kept && spec.is_none_or(|spec| offload::is_right(kernel, &spec.name, wanted())))
 }
 
 /// The link that has our device's name, else our device under the name that it had in another configuration.

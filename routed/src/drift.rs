@@ -25,6 +25,8 @@ pub struct Belief {
     pub wireguard: Option<IfIndex>,
     /// The name that our WireGuard device has or would have.
     pub wireguard_name: IfName,
+    /// The same of the second device, where IPv6 has one of its own.
+    pub device6: Option<Second>,
     /// The links that hold the node's addresses.
     pub uplinks: Vec<IfIndex>,
     /// The node that we are.
@@ -33,6 +35,17 @@ pub struct Belief {
     pub ours: Objects,
     /// Routes of other programs that stand where ours should be.
     pub blocked: Vec<RouteKey>,
+}
+
+/// What we believe of the second VXLAN device.
+#[derive(Debug, Clone)]
+pub struct Second {
+    /// Its number.
+    pub device: Option<IfIndex>,
+    /// What it was to be.
+    pub spec: Option<VxlanSpec>,
+    /// Its name.
+    pub name: IfName,
 }
 
 /// What an event means.
@@ -47,6 +60,16 @@ pub enum Concern {
 }
 
 impl Belief {
+    /// The names of the uplinks, and that of our device if there is one.
+    pub fn names(&self) -> (Vec<String>, Vec<String>) {
+        let name = |index: &IfIndex| self.links.get(index).map(|link| link.name.to_string());
+        let mut uplinks: Vec<_> = self.uplinks.iter().filter_map(name).collect();
+        // One link may have both addresses.
+        uplinks.dedup();
+        let tunnels = [self.device, self.wireguard].into_iter().flatten();
+        (uplinks, tunnels.filter_map(|index| name(&index)).collect())
+    }
+
     /// Takes note of an event.
     pub fn hears(&mut self, event: &Event) -> Concern {
         let differs = match event {
@@ -70,11 +93,11 @@ impl Belief {
                     || (route.protocol == PROTOCOL && self.ours.routes.contains_key(key))
             }
             Event::Neighbour(Change::Put, key, value) => {
-                self.device == Some(key.link) && self.ours.neighbours.get(key) != Some(value)
+                self.is_device(key.link) && self.ours.neighbours.get(key) != Some(value)
             }
             Event::Neighbour(Change::Delete, key, _) => self.ours.neighbours.contains_key(key),
             Event::Fdb(Change::Put, key, value) => {
-                self.device == Some(key.link) && self.ours.fdb.get(key) != Some(value)
+                self.is_device(key.link) && self.ours.fdb.get(key) != Some(value)
             }
             Event::Fdb(Change::Delete, key, _) => self.ours.fdb.contains_key(key),
         };
@@ -102,13 +125,15 @@ impl Belief {
         let matters = self.is_device(link.index)
             || link.name == self.wireguard_name
             || self.uplinks.contains(&link.index)
-            || link.name == self.device_name;
+            || link.name == self.device_name
+            || self.device6.as_ref().is_some_and(|second| second.name == link.name);
         let same = change == Change::Put && before.as_ref() == Some(link);
         if matters && !same { Concern::Ground } else { Concern::None }
     }
 
     fn is_device(&self, link: IfIndex) -> bool {
-        [self.device, self.wireguard].contains(&Some(link))
+        let second = self.device6.as_ref().and_then(|second| second.device);
+        [self.device, second, self.wireguard].contains(&Some(link))
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {
@@ -167,6 +192,7 @@ mod tests {
             device_name: IfName::new("ferrule.1").unwrap(),
             wireguard: None,
             wireguard_name: IfName::new("ferrule-wg").unwrap(),
+            device6: None,
             uplinks: vec![ETH0],
             own: Node {
                 name: "a".into(),
@@ -175,6 +201,7 @@ mod tests {
                 pod_cidrs: vec![],
                 vtep_mac: vtep_mac("a"),
                 wireguard_key: None,
+                vtep_mac6: vtep_mac("a/6"),
             },
             ours,
             blocked: vec![key("10.244.3.0/24")],

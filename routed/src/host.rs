@@ -1,16 +1,19 @@
-//! What a pass keeps right beside routes: sysctls, the masquerade table, and `node.json` for `ipamd`.
+//! What a pass keeps right beside routes: sysctls, the masquerade table, the way through a host firewall, and `node.json`
+//! for `ipamd`.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
-use ferrule_model::IpNetwork;
+use ferrule_model::{Family, IpNetwork, family};
+use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
+use crate::drift::Belief;
 use crate::nodes::Cluster;
-use crate::{masquerade, networks, sysctl};
+use crate::{forward, masquerade, networks, sysctl};
 
 /// Keeps the host's side right.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Host {
     written: Option<NodeFile>,
     /// The last masquerade text, and how this version of nft prints it.
     table: Option<(String, String)>,
+    /// iptables was found right, or made so.
+    forward: bool,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -29,12 +34,63 @@ impl Host {
     /// `runtime_dir` is where `node.json` goes.
     pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
         let node_file = runtime_dir.join(NODE_FILE);
-        Self { config, node_file, written: None, table: None, complaints: BTreeSet::new() }
+        Self { config, node_file, written: None, table: None, forward: false, complaints: BTreeSet::new() }
+    }
+
+    /// The nftables tables whose changes concern the host.
+    pub fn tables(config: &Config) -> &'static [&'static str] {
+        const TABLES: [&str; 2] = [masquerade::TABLE, forward::TABLE];
+        if config.routing.accept_forward { &TABLES } else { &TABLES[..1] }
     }
 
     /// Whether anything here goes by the other nodes.
     pub fn depends_on_others(&self) -> bool {
         self.config.cluster.pod_cidrs.is_empty()
+    }
+
+    /// What [`Host::prepare`] and the others would do, for a person.
+    pub fn plan(&self, cluster: &Cluster, belief: &Belief, mtu: u32) -> Vec<String> {
+        let (uplinks, tunnels) = belief.names();
+        let settings = sysctl::settings(&uplinks, &tunnels);
+        let mut lines = sysctl::plan(&settings, &tunnels);
+        let masquerades = self.config.routing.masquerade;
+        match list() {
+            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &self.wanted_table(cluster)) => {}
+            Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
+            Ok(None) => {}
+            Ok(Some(_)) => lines.push(format!("remove nftables table inet {}", masquerade::TABLE)),
+            Err(error) => lines.push(format!("masquerading is left out of this plan: {error}")),
+        }
+        lines.extend(self.plan_forward(cluster));
+        let file = self.file(cluster, mtu);
+        if !NodeFile::load(&self.node_file).is_ok_and(|found| found == file) {
+            lines.push(format!("write {}", self.node_file.display()));
+        }
+        lines
+    }
+
+    fn plan_forward(&self, cluster: &Cluster) -> Vec<String> {
+        let wanted = self.config.routing.accept_forward;
+        let (pods, chain) = self.forward_pods(cluster);
+        let line = |(variant, family)| {
+            let (program, verb) = (iptables::program(variant, family), if wanted { "set" } else { "remove" });
+            match differing(variant, family, pods, chain) {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(format!("{verb} chain {} of {program}", forward::CHAIN)),
+                Err(error) if !wanted && error.is_out_of_reach() => None,
+                Err(error) => Some(format!("{program} is left out of this plan: {error}")),
+            }
+        };
+        filter_tables().filter_map(line).collect()
+    }
+
+    /// What iptables is to let through, and the chain without which there is nothing to do.
+    fn forward_pods<'a>(&self, cluster: &'a Cluster) -> (&'a [IpNetwork], &'static str) {
+        if self.config.routing.accept_forward {
+            (&cluster.own.pod_cidrs, "FORWARD")
+        } else {
+            (&[], forward::CHAIN)
+        }
     }
 
     /// Sets the sysctls.
@@ -46,8 +102,14 @@ impl Host {
         self.complain("sysctl", failed);
     }
 
+    /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
+    pub fn filters(&mut self, cluster: &Cluster) {
+        self.masquerade(cluster);
+        self.accept_forward(cluster);
+    }
+
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster) {
+    fn masquerade(&mut self, cluster: &Cluster) {
         let failed = if self.config.routing.masquerade {
             self.keep_table(cluster)
         } else {
@@ -64,9 +126,7 @@ impl Host {
     }
 
     fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
-        let mut unchanged = self.cluster_cidrs(cluster);
-        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
-        let wanted = masquerade::table(&cluster.own.pod_cidrs, &unchanged);
+        let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
             let known =
@@ -91,14 +151,57 @@ impl Host {
         Ok(())
     }
 
-    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
-    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
-        let file = NodeFile {
+    /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
+    /// any more.
+    fn accept_forward(&mut self, cluster: &Cluster) {
+        let wanted = self.config.routing.accept_forward;
+        if !wanted && std::mem::replace(&mut self.forward, true) {
+            return;
+        }
+        let (pods, chain) = self.forward_pods(cluster);
+        let mut failed = Vec::new();
+        for (variant, family) in filter_tables() {
+            let program = iptables::program(variant, family);
+            match adjust(variant, family, pods, chain) {
+                Ok(true) if wanted && self.forward => {
+                    tracing::warn!("{program} did not let the pods through; put right");
+                }
+                Ok(true) if wanted => tracing::info!("{program} lets the pods through"),
+                Ok(true) => tracing::info!("{program} is without rules of ours again"),
+                Ok(false) => {}
+                Err(error) if !wanted && error.is_out_of_reach() => {}
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        if wanted {
+            match nft::list_chains() {
+                Ok(chains) => failed.extend(forward::out_of_reach(&chains)),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        self.forward = true;
+        self.complain("accept_forward", failed);
+    }
+
+    fn wanted_table(&self, cluster: &Cluster) -> String {
+        let mut unchanged = self.cluster_cidrs(cluster);
+        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
+        masquerade::table(&cluster.own.pod_cidrs, &unchanged)
+    }
+
+    fn file(&self, cluster: &Cluster, mtu: u32) -> NodeFile {
+        NodeFile {
             node: cluster.own.name.clone(),
             pod_cidrs: cluster.own.pod_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs(cluster),
             mtu,
-        };
+        }
+    }
+
+    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
+    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
+        let file = self.file(cluster, mtu);
+        self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
         if known.as_ref() == Some(&file) {
@@ -120,11 +223,26 @@ impl Host {
         written.is_ok()
     }
 
-    fn write(&self, file: &NodeFile) -> io::Result<()> {
-        if let Some(directory) = self.node_file.parent() {
-            std::fs::create_dir_all(directory)?;
+    /// `subnet.env` for flannel's plugin, where it is wanted.
+    fn tell_flannel(&mut self, file: &NodeFile) {
+        let Some(path) = &self.config.routing.flannel.subnet_env else { return };
+        let masquerade = self.config.routing.masquerade;
+        let text = subnet_env_text(&file.cluster_cidrs, &file.pod_cidrs, file.mtu, masquerade);
+        if std::fs::read_to_string(path).is_ok_and(|known| known == text) {
+            return self.complain("subnet.env", Vec::new());
         }
-        write_atomically(&self.node_file, file.to_json().as_bytes())
+        let written = write_file(path, &text);
+        if written.is_ok() {
+            tracing::info!("{} is written", path.display());
+        }
+        let failed = written.err().map(|error| {
+            format!("cannot write {}: {error}; let routed write to its directory", path.display())
+        });
+        self.complain("subnet.env", failed.into_iter().collect());
+    }
+
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        write_file(&self.node_file, &file.to_json())
     }
 
     fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
@@ -141,14 +259,25 @@ impl Host {
         self.complaints.extend(now);
     }
 
-    /// Removes the table and `node.json`: what was removed, for a person.
+    /// Removes the table, our chain in iptables and `node.json`: what was removed, for a person.
     ///
     /// # Errors
-    /// nft refused, or the file cannot be removed.
+    /// nft or iptables refused, or the file cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, CleanError> {
         let mut removed = Vec::new();
         if remove_table()? {
             removed.push(format!("nftables table inet {}", masquerade::TABLE));
+        }
+        for (variant, family) in filter_tables() {
+            match adjust(variant, family, &[], forward::CHAIN) {
+                Ok(true) => {
+                    let program = iptables::program(variant, family);
+                    removed.push(format!("chain {} of {program}", forward::CHAIN));
+                }
+                Ok(false) => {}
+                Err(error) if error.is_out_of_reach() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         match std::fs::remove_file(&self.node_file) {
             Ok(()) => removed.push(self.node_file.display().to_string()),
@@ -159,12 +288,22 @@ impl Host {
     }
 }
 
+fn write_file(path: &std::path::Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    write_atomically(path, text.as_bytes())
+}
+
 /// What cannot be cleaned up.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanError {
     /// The masquerade table.
     #[error(transparent)]
     Table(#[from] NftError),
+    /// Our rules in iptables.
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
     /// `node.json`.
     #[error("cannot remove {}: {source}", path.display())]
     File {
@@ -186,5 +325,30 @@ fn remove_table() -> Result<bool, NftError> {
         return Ok(false);
     }
     nft::apply(&masquerade::removal())?;
+    Ok(true)
+}
+
+fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {
+    [Variant::Nft, Variant::Legacy]
+        .into_iter()
+        .flat_map(|variant| Family::BOTH.map(|family| (variant, family)))
+}
+
+/// The script that makes iptables let these pods through, if it has this chain and does not yet.
+fn differing(
+    variant: Variant,
+    of: Family,
+    pods: &[IpNetwork],
+    chain: &str,
+) -> Result<Option<String>, IptablesError> {
+    let pods: Vec<_> = pods.iter().filter(|pods| family(pods) == of).copied().collect();
+    let listed = iptables::rules(variant, of, chain)?;
+    Ok(listed.and_then(|listed| forward::change(&listed, &pods)))
+}
+
+/// Carries it out; whether something was changed.
+fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+    let Some(script) = differing(variant, of, pods, chain)? else { return Ok(false) };
+    iptables::restore(variant, of, &script)?;
     Ok(true)
 }

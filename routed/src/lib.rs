@@ -6,10 +6,13 @@
 //! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device. A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
-//! rest right: [`sysctl`], the [`masquerade`] table, `node.json`.
+//! rest right: [`sysctl`], the [`masquerade`] table, the way through a host firewall ([`forward`]),
+//! `node.json`.
+//! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
+//! health. [`plan`] makes the same pass and only tells what it would do.
 //!
 //! Pure: `nodes`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
-//! `masquerade`.
+//! `masquerade`, `forward`.
 
 pub mod apply;
 pub mod backoff;
@@ -17,6 +20,7 @@ pub mod cli;
 pub mod desired;
 pub mod device;
 pub mod drift;
+pub mod forward;
 pub mod goal;
 pub mod host;
 pub mod masquerade;
@@ -26,11 +30,14 @@ pub mod nodes;
 pub mod objects;
 pub mod observe;
 pub mod offload;
+pub mod outlook;
 pub mod owner;
+pub mod plan;
 pub mod reconcile;
 pub mod report;
 pub mod run;
 pub mod source;
 pub mod sysctl;
+pub mod window;
 pub mod wireguard;
 pub mod worker;

@@ -72,16 +72,19 @@ pub fn underlay<K: Kernel>(
     Ok(underlay)
 }
 
-/// Everything that is ours, with `device` as our VXLAN device, and `wireguard` as the other.
+/// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were
+/// flannel's, its routes through them are ours, too.
 ///
 /// # Errors
 /// The kernel cannot be read.
 pub fn ours<K: Tunnels>(
     kernel: &mut K,
-    device: Option<IfIndex>,
+    devices: &[IfIndex],
     wireguard: Option<IfIndex>,
+    were_flannels: bool,
 ) -> Result<Seen, Error> {
     let routes = kernel.routes(PROTOCOL)?;
+    let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
     // After the routes, see `owner::routes`.
     let links = links(kernel)?;
     let nexthops = kernel.nexthops()?;
@@ -90,16 +93,18 @@ pub fn ours<K: Tunnels>(
         nexthops: owner::nexthops(&nexthops),
         ..Objects::default()
     };
-    for device in [device, wireguard].into_iter().flatten() {
-        let addresses = kernel.addresses(device)?.into_iter();
-        ours.addresses.extend(addresses.filter(|(key, _)| owner::is_our_address(key)));
+    ours.routes.extend(theirs.into_iter().filter(|(key, route)| owner::is_flannels(key, route, devices)));
+    for device in devices {
+        ours.addresses.extend(kernel.addresses(*device)?);
+        ours.neighbours.extend(kernel.neighbours(*device)?);
+        ours.fdb.extend(kernel.fdb(*device)?);
     }
-    if let Some(device) = device {
-        ours.neighbours = kernel.neighbours(device)?;
-        ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-        ours.fdb = kernel.fdb(device)?;
+    let mut peers = BTreeMap::new();
+    if let Some(device) = wireguard {
+        ours.addresses.extend(kernel.addresses(device)?);
+        peers = kernel.wireguard(device)?.unwrap_or_default().peers;
     }
-    let state = wireguard.map(|link| kernel.wireguard(link)).transpose()?.flatten();
-    let peers = state.map(|state| state.peers).unwrap_or_default();
+    ours.addresses.retain(|key, _| owner::is_our_address(key));
+    ours.neighbours.retain(|_, neighbour| neighbour.permanent);
     Ok(Seen { links, nexthops, ours, peers })
 }

@@ -25,6 +25,11 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
+/// Whether the device is as wanted; a fault is looked into by who sets it.
+pub fn is_right<K: Tunnels>(kernel: &mut K, device: &IfName, wanted: Option<bool>) -> bool {
+    wanted.is_none_or(|on| kernel.tx_checksum(device).is_ok_and(|now| now == on))
+}
+
 /// Brings the device to `wanted`; `false` if the kernel refuses, which the report then names. That it was changed by
 /// someone else is found when everything is compared: the kernel's event does not tell.
 ///

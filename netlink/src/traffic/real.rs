@@ -4,21 +4,23 @@ use ferrule_model::{IfIndex, IfName, Link};
 use nix::errno::Errno;
 
 use super::{Tbf, Traffic, message};
-use crate::{Error, Kernel, Netlink, encode};
+use crate::{Error, Kernel, Netlink, link};
 
 impl Traffic for Netlink {
     fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
-        match self.carry_out(&[message::add_ifb(name, mtu)], &format!("link add {name} type ifb")) {
-            Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        // At once, so that a caller who is killed leaves no device of which nobody can tell whose it is; an alias cannot be
+        // given in the making (`rtnl_create_link`).
+        let requests = [link::ifb(name, mtu), link::alias(name, alias)];
+        match self.carry_out(&requests, &format!("link add {name} type ifb")) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => self.set_alias(name, alias)?,
             done => done?,
         }
-        self.set_alias(name, alias)?;
         let link = self.link(name)?;
         link.ok_or_else(|| Error::Decode(format!("nothing about the link {name} that was made")))
     }
 
     fn set_alias(&mut self, name: &IfName, alias: &str) -> Result<(), Error> {
-        self.carry_out(&[encode::alias(name, alias)], &format!("link set {name} alias"))
+        self.carry_out(&[link::alias(name, alias)], &format!("link set {name} alias"))
     }
 
     fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {

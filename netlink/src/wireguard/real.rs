@@ -1,14 +1,11 @@
 //! WireGuard on the real kernel.
 
 use ferrule_model::{IfIndex, Op, WireguardSpec, WireguardState};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use nix::errno::Errno;
 
 use super::message;
-use crate::encode::{self, request, rtm};
 use crate::socket::{Answers, Socket};
-use crate::{Error, Kernel, Netlink, Refusal};
+use crate::{Error, Kernel, Netlink, Refusal, link};
 
 /// `NETLINK_GENERIC`.
 const PROTOCOL: isize = 16;
@@ -26,21 +23,15 @@ impl Netlink {
         Ok(results)
     }
 
-    /// The alias is set by a request of its own (see [`encode::alias`]), and only on the device that was made: not on one
+    /// The alias is set by a request of its own (see [`link::alias`]), and only on the device that was made: not on one
     /// that had the name before.
     fn add_wireguard(&mut self, spec: &WireguardSpec) -> Result<Result<(), Refusal>, Error> {
-        let mut link = LinkMessage::default();
-        link.attributes = vec![
-            LinkAttribute::IfName(spec.name.to_string()),
-            LinkAttribute::Mtu(spec.mtu),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
-        ];
-        let make = request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link);
-        let made = self.batch(&[make])?.pop().unwrap_or(Ok(()));
+        let made = self.socket.batch(&[link::wireguard(spec)])?.results.pop().unwrap_or(Ok(()));
         if made.is_err() {
             return Ok(made);
         }
-        let named = self.batch(&[encode::alias(&spec.name, &spec.alias)])?.pop().unwrap_or(Ok(()));
+        let alias = link::alias(&spec.name, &spec.alias);
+        let named = self.socket.batch(&[alias])?.results.pop().unwrap_or(Ok(()));
         if named.is_err() {
             self.delete_link(&spec.name)?;
         }

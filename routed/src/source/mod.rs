@@ -3,17 +3,24 @@
 //!
 //! A source never fails: one that cannot tell anything says so in the log and is silent, and what is in the kernel stays.
 
+mod chain;
+pub mod etcd;
 mod file;
 pub mod kubernetes;
+mod lease;
+mod pause;
 
+pub use etcd::EtcdSource;
 pub use file::FileSource;
 pub use kubernetes::KubernetesSource;
 
 use std::future::Future;
+use std::path::Path;
 
-use ferrule_config::Routing;
+use ferrule_config::{Config, Routing, Vxlan};
 use ferrule_daemon::WatchError;
-use ferrule_model::WgKey;
+use ferrule_model::{IfName, LinkKind, Mac, WgKey};
+use ferrule_netlink::{Kernel, Netlink};
 
 use crate::nodes::{Node, NodeUpdate};
 
@@ -46,19 +53,22 @@ pub enum AnySource {
     File(Box<FileSource>),
     /// The API server.
     Kubernetes(KubernetesSource),
+    /// etcd.
+    Etcd(EtcdSource),
 }
 
 impl AnySource {
-    /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime.
+    /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime. What earlier runs left in
+    /// `runtime_dir` counts.
     ///
     /// # Errors
     /// The nodes file cannot be watched.
-    pub fn new(routing: &Routing, own_name: &str) -> Result<Self, WatchError> {
+    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+        let routing = &config.routing;
         Ok(match routing.source {
             ferrule_config::Source::File => Self::File(Box::new(FileSource::new(&routing.file.path)?)),
-            ferrule_config::Source::Kubernetes => {
-                Self::Kubernetes(KubernetesSource::new(routing.kubernetes.kubeconfig.clone(), own_name))
-            }
+            ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::new(config, own_name)),
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
         })
     }
 }
@@ -68,6 +78,7 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.next().await,
             Self::Kubernetes(source) => source.next().await,
+            Self::Etcd(source) => source.next().await,
         }
     }
 
@@ -75,6 +86,7 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.in_kernel(),
             Self::Kubernetes(source) => source.in_kernel(),
+            Self::Etcd(source) => source.in_kernel(),
         }
     }
 
@@ -82,6 +94,7 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.publish(key),
             Self::Kubernetes(source) => source.publish(key),
+            Self::Etcd(source) => source.publish(key),
         }
     }
 }
@@ -98,5 +111,22 @@ pub fn origin(routing: &Routing) -> (String, &'static str) {
             "see that the kubelet has registered it, and that it has a pod CIDR and an InternalIP, or set [node] name to \
              the name that it has there",
         ),
+        ferrule_config::Source::Etcd => {
+            ("etcd".into(), "see what the log says of its subnet; it takes one for itself")
+        }
     }
+}
+
+/// The MACs of the VXLAN devices, of the first and of the second, if there are any of these names and number: the others may
+/// have them in their kernels.
+fn device_macs(settings: &Vxlan) -> (Option<Mac>, Option<Mac>) {
+    let Ok(mut kernel) = Netlink::open() else { return (None, None) };
+    let mut mac = |name: &IfName| {
+        let link = kernel.link(name).ok().flatten()?;
+        match link.kind {
+            LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni => link.mac,
+            _ => None,
+        }
+    };
+    (mac(&settings.device), settings.device6.as_ref().and_then(mac))
 }

@@ -63,6 +63,26 @@ pub fn keep<K: Tunnels>(
     Ok(Device { fresh: !link.up, ..there(link.index, false) })
 }
 
+/// Whether the device is as wished, and is the one that the last pass left.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub fn is_right<K: Tunnels>(
+    kernel: &mut K,
+    wish: &Wish<'_>,
+    links: &Links,
+    left: Option<IfIndex>,
+) -> Result<bool, ferrule_netlink::Error> {
+    let found = find(links, wish.name).filter(|link| is_ours(link, wish.name));
+    let (Some(spec), Some(settings)) = (wish.spec, wish.settings) else { return Ok(found.is_none()) };
+    let Some(link) = found.filter(|link| Some(link.index) == left && link.name == spec.name) else {
+        return Ok(false);
+    };
+    let state = kernel.wireguard(link.index)?.unwrap_or_default();
+    let is_set = state.secret.as_ref() == Some(&settings.secret) && state.port == settings.port;
+    Ok(is_set && link.up && link.mtu == spec.mtu)
+}
+
 /// The link that has our device's name, else our device under the name that it had in another configuration.
 pub fn find<'a>(links: &'a Links, name: &ferrule_model::IfName) -> Option<&'a Link> {
     let named = links.values().find(|link| link.name == *name);

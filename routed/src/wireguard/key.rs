@@ -54,19 +54,28 @@ impl Identity {
     /// # Errors
     /// See [`KeyError`].
     pub fn keep(path: &Path) -> Result<Self, KeyError> {
+        if let Some(identity) = Self::find(path)? {
+            return Ok(identity);
+        }
         let fault = |what| move |source| KeyError::File { what, path: path.to_owned(), source };
+        let identity = Self::of(make().map_err(fault("make"))?);
+        write(path, &identity.secret).map_err(fault("write"))?;
+        tracing::info!("a WireGuard key is made and kept in {}", path.display());
+        Ok(identity)
+    }
+
+    /// The one in the file at `path`, if there is one.
+    ///
+    /// # Errors
+    /// See [`KeyError`].
+    pub fn find(path: &Path) -> Result<Option<Self>, KeyError> {
         match fs::read_to_string(path) {
             Ok(text) => {
                 let secret = text.trim().parse().map_err(|_| KeyError::Broken { path: path.to_owned() });
-                secret.map(Self::of)
+                secret.map(|secret| Some(Self::of(secret)))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Self::of(make().map_err(fault("make"))?);
-                write(path, &identity.secret).map_err(fault("write"))?;
-                tracing::info!("a WireGuard key is made and kept in {}", path.display());
-                Ok(identity)
-            }
-            Err(error) => Err(fault("read")(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(KeyError::File { what: "read", path: path.to_owned(), source }),
         }
     }
 }

@@ -118,6 +118,7 @@ mod tests {
             v6: Some(format!("2001:db8::{number}").parse().unwrap()),
             pod_cidrs: vec![format!("10.244.{number}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(&name),
+            vtep_mac6: vtep_mac(&name),
             wireguard_key: key.map(|byte| WgKey([byte; 32])),
             name,
         }

@@ -3,21 +3,11 @@
 //!
 //! Both go out as patches of the status, which may carry annotations as well, so that one right does for both.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
-
 use ferrule_model::WgKey;
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::watch;
 
-use super::api::Api;
-use super::fault::Fault;
 use super::objects::WIREGUARD_KEY;
-use super::pause::Pause;
-
-/// Someone else may want the condition to be another: no fight faster than this.
-const LEAST_GAP: Duration = Duration::from_secs(5);
+use super::patch::Matter;
 
 /// What decides about condition and key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,80 +24,25 @@ pub(super) struct Facts {
     pub(super) told_key: Option<WgKey>,
 }
 
-/// One of the things that are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Writing {
-    /// The condition.
-    Condition,
-    /// The key.
-    Key,
-}
-
-impl Writing {
-    fn is_due(self, facts: &Facts) -> bool {
-        facts.seen
-            && match self {
-                Self::Condition => facts.in_kernel && !facts.is_told,
-                Self::Key => facts.key.is_some() && facts.key != facts.told_key,
-            }
+impl Facts {
+    fn is_due(&self) -> bool {
+        self.in_kernel && self.seen && !self.is_told
     }
 
-    fn patch(self, facts: &Facts) -> Vec<u8> {
-        match (self, facts.key) {
-            (Self::Key, Some(key)) => annotation(&key),
-            _ => patch(Timestamp::now()),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Condition => "condition",
-            Self::Key => "WireGuard key",
-        }
+    fn due_key(&self) -> Option<WgKey> {
+        self.key.filter(|key| self.seen && self.told_key != Some(*key))
     }
 }
 
-/// Keeps one thing of the object of the node called `name`, until the facts come no more.
-pub(super) async fn keep(
-    writing: Writing,
-    kubeconfig: Option<PathBuf>,
-    name: String,
-    mut facts: watch::Receiver<Facts>,
-) {
-    let mut pause = Pause::new();
-    let mut said = BTreeSet::new();
-    while facts.wait_for(|facts| writing.is_due(facts)).await.is_ok() {
-        let due = *facts.borrow_and_update();
-        match write(kubeconfig.as_deref(), &name, writing.patch(&due)).await {
-            Ok(()) => {
-                match writing {
-                    Writing::Condition => {
-                        tracing::info!("the condition NetworkUnavailable of node {name} is False now");
-                    }
-                    Writing::Key => tracing::info!("the WireGuard key of node {name} is published"),
-                }
-                (pause, said) = (Pause::new(), BTreeSet::new());
-                tokio::time::sleep(LEAST_GAP).await;
-                if facts.changed().await.is_err() {
-                    return;
-                }
-            }
-            Err(fault) => {
-                if said.insert(fault.class()) {
-                    let what = writing.name();
-                    tracing::error!(
-                        "cannot write the {what} of node {name}: {fault}; tried again, ever more rarely; routes are not held up"
-                    );
-                }
-                tokio::time::sleep(pause.next()).await;
-            }
-        }
-    }
-}
+/// What keeps the condition.
+pub(super) const MATTER: Matter<Facts> = Matter {
+    what: "the condition NetworkUnavailable",
+    due: |facts| facts.is_due().then(|| patch(Timestamp::now())),
+};
 
-async fn write(kubeconfig: Option<&std::path::Path>, name: &str, patch: Vec<u8>) -> Result<(), Fault> {
-    Api::open(kubeconfig).await?.patch_status(name, patch).await
-}
+/// What keeps the key.
+pub(super) const KEY: Matter<Facts> =
+    Matter { what: "the WireGuard key", due: |facts| facts.due_key().map(|key| annotation(&key)) };
 
 fn annotation(key: &WgKey) -> Vec<u8> {
     let annotations = serde_json::json!({ WIREGUARD_KEY: key.to_string() });
@@ -140,9 +75,7 @@ mod tests {
 
     #[test]
     fn the_condition_is_written_only_for_a_node_that_is_there_and_whose_routes_are_in_the_kernel() {
-        let due = |in_kernel, seen, is_told| {
-            Writing::Condition.is_due(&Facts { in_kernel, seen, is_told, ..Facts::default() })
-        };
+        let due = |in_kernel, seen, is_told| Facts { in_kernel, seen, is_told, ..Facts::default() }.is_due();
         assert!(due(true, true, false));
         assert!(!due(false, true, false) && !due(true, false, false) && !due(true, true, true));
     }
@@ -150,12 +83,11 @@ mod tests {
     #[test]
     fn the_key_is_written_where_the_object_bears_another_or_none() {
         let (ours, other) = (Some(WgKey([7; 32])), Some(WgKey([8; 32])));
-        let due =
-            |key, seen, told_key| Writing::Key.is_due(&Facts { key, seen, told_key, ..Facts::default() });
-        assert!(due(ours, true, None) && due(ours, true, other));
-        assert!(!due(ours, true, ours) && !due(ours, false, None) && !due(None, true, other));
-        let facts = Facts { key: ours, ..Facts::default() };
-        let patch = String::from_utf8(Writing::Key.patch(&facts)).unwrap();
+        let due = |key, seen, told_key| (KEY.due)(&Facts { key, seen, told_key, ..Facts::default() });
+        assert!(due(ours, true, None).is_some());
+        assert!(due(ours, true, ours).is_none() && due(ours, false, None).is_none());
+        assert!(due(None, true, other).is_none());
+        let patch = String::from_utf8(due(ours, true, other).unwrap()).unwrap();
         let expected = "{\"metadata\":{\"annotations\":{\"ferrule.io/wireguard-key\":\
                         \"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\"}}}";
         assert_eq!(patch, expected);

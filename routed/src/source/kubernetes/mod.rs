@@ -2,28 +2,30 @@
 //!
 //! A task of its own lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
 //! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
-//! ([`VTEP_MAC`]) gives another one where that is needed. What is written is the node's condition and, with
-//! WireGuard, its public key ([`condition`]).
+//! ([`VTEP_MAC`]) gives another one where that is needed. Where flannel's nodes share the network ([`flannel`]), its
+//! annotations say it instead. What is written is the node's condition and,
+//! with WireGuard, its public key ([`condition`]), and beside flannel those annotations ([`patch`]).
 
 mod api;
 mod condition;
 mod fault;
 mod feed;
+mod flannel;
 mod objects;
-mod pause;
+mod patch;
 mod table;
 mod watcher;
 
 pub use api::{PERMISSIONS, Permission};
 pub use objects::{VTEP_MAC, WIREGUARD_KEY};
 
-use std::path::PathBuf;
-
+use ferrule_config::Config;
 use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
 
-use super::{NodeEvent, Source};
-use condition::{Facts, Writing};
+use super::{NodeEvent, Source, device_macs};
+use condition::Facts;
+use flannel::View;
 use watcher::Watcher;
 
 /// Events that wait before the watch does. One may hold all nodes.
@@ -37,16 +39,21 @@ pub struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Begins to list and watch, as the user of `kubeconfig`, or of the pod that this runs in. Must be called within a
-    /// tokio runtime. `own_name` is the node whose condition is kept.
-    pub fn new(kubeconfig: Option<PathBuf>, own_name: &str) -> Self {
+    /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
+    /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted.
+    pub fn new(config: &Config, own_name: &str) -> Self {
+        let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let (facts, _) = watch::channel(Facts::default());
-        let watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        let mut watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        if config.routing.flannel.annotations {
+            let macs = device_macs(&config.routing.vxlan);
+            let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
+            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+        }
         tokio::spawn(watcher.run());
-        for writing in [Writing::Condition, Writing::Key] {
-            let keep = condition::keep(writing, kubeconfig.clone(), own_name.to_owned(), facts.subscribe());
-            tokio::spawn(keep);
+        for matter in [condition::MATTER, condition::KEY] {
+            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), matter, facts.subscribe()));
         }
         Self { events, facts }
     }

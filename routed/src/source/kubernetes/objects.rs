@@ -10,7 +10,8 @@ use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
 use serde::Deserialize;
 
 use super::fault::Fault;
-use crate::nodes::Node;
+use crate::nodes::{Node, vtep_mac6};
+use crate::source::lease as flannel;
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
@@ -52,6 +53,8 @@ pub(super) struct Seen {
     pub(super) network_is_available: bool,
     /// The WireGuard key that it bears.
     pub(super) wireguard_key: Option<WgKey>,
+    /// What flannel says of it.
+    pub(super) flannel: Box<flannel::Annotations>,
 }
 
 /// A node, or why its object makes none.
@@ -126,6 +129,27 @@ struct Annotations {
     /// Of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/kube-subnet-manager")]
+    manager: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-type")]
+    backend_type: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-data")]
+    backend_data: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-v6-data")]
+    backend_v6_data: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ip")]
+    public_ip: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ipv6")]
+    public_ipv6: Option<String>,
+}
+
+impl From<Annotations> for flannel::Annotations {
+    fn from(all: Annotations) -> Self {
+        let Annotations {
+            manager, backend_type, backend_data, backend_v6_data, public_ip, public_ipv6, ..
+        } = all;
+        Self { manager, backend_type, backend_data, backend_v6_data, public_ip, public_ipv6 }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -207,6 +231,7 @@ fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
         entry,
         network_is_available: false,
         wireguard_key: None,
+        flannel: Box::default(),
     }
 }
 
@@ -273,6 +298,7 @@ fn seen(object: Object) -> Seen {
         entry,
         network_is_available,
         wireguard_key,
+        flannel: Box::new(annotations.into()),
     }
 }
 
@@ -295,6 +321,7 @@ fn node(name: &str, spec: &Spec, addresses: &[Address], annotations: &Annotation
         pod_cidrs: pod_cidrs(spec)?,
         vtep_mac: mac_of(name, annotations.vtep_mac.as_deref())?,
         wireguard_key: key_of(annotations.wireguard_key.as_deref())?,
+        vtep_mac6: vtep_mac6(name),
     })
 }
 
