@@ -152,7 +152,7 @@ fn lock(runtime_dir: &Path) -> Result<Option<Lock>, SocketError> {
     match Lock::take(runtime_dir, PROGRAM) {
         Ok(lock) => Ok(Some(lock)),
         Err(error @ SocketError::Taken { .. }) => Err(error),
-        Err(error @ SocketError::Make { .. }) => {
+        Err(error @ (SocketError::Make { .. } | SocketError::Passed { .. })) => {
             warn_no_socket(&error);
             Ok(None)
         }

@@ -67,6 +67,18 @@ impl AnySource {
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
         })
     }
+
+    /// The same for somebody who looks only: nothing is written to the cluster, no subnet is taken.
+    ///
+    /// # Errors
+    /// As [`AnySource::new`].
+    pub fn look(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+        Ok(match config.routing.source {
+            ferrule_config::Source::File => return Self::new(config, own_name, runtime_dir),
+            ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::look(config, own_name)),
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::look(config, own_name, runtime_dir)),
+        })
+    }
 }
 
 impl Source for AnySource {
