@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use ferrule_cni::pod;
 use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use support::faulty::Fault;
@@ -213,12 +216,26 @@ on_both_kernels! {
         result(&bench.verb_with("ADD", &overridden, &json!({})));
     }
 
-    fn an_answer_lost_by_ipamd_leaves_no_link_and_the_release_is_done(bench) {
-        let before = bench.world();
-        bench.ipamd.state().die = true;
+    fn an_answer_lost_by_ipamd_is_asked_for_again(bench) {
+        bench.ipamd.state().die = 2;
+        result(&bench.verb("ADD"));
+        assert_eq!(bench.ipamd.state().calls, ["Allocate"; 3]);
+        assert_eq!(bench.ipamd.leases().len(), 1);
+    }
+
+    fn a_lease_whose_first_answer_was_lost_is_given_back_if_the_add_fails_later(bench) {
+        let before = before(&bench);
+        bench.ipamd.state().die = 1;
+        assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
+        assert_eq!(bench.world(), before);
+    }
+
+    fn an_ipamd_that_dies_for_good_leaves_no_link_and_the_release_is_queued(bench) {
+        bench.ipamd.state().die = u32::MAX;
         let (code, _) = failure(&bench.verb("ADD"));
         assert_eq!(code, 11);
-        assert_eq!(bench.world(), before);
+        assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);
+        assert_eq!(bench.queued(), [attachment()]);
     }
 
     fn an_exhausted_pool_is_told_with_the_reason_and_leaves_no_link(bench) {
@@ -236,6 +253,12 @@ on_both_kernels! {
         bench.add();
         bench.machine.host().delete_link(&host_veth_name(&attachment())).unwrap();
         let leases = bench.ipamd.leases();
+        // What is older than the question is told by the millisecond.
+        let given = leases.values().map(|lease| u128::from(lease.given_at_boottime_ms)).max().unwrap();
+        let now = || Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_millis();
+        while now() <= given {
+            std::thread::yield_now();
+        }
         assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
         assert_eq!(bench.ipamd.leases(), leases);
         assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);

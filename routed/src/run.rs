@@ -81,10 +81,10 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
-    let mut source = AnySource::new(&config.routing, &name)?;
+    let mut source = AnySource::new(&config, &name, runtime_dir)?;
     // Before anything is read from the kernel: what changes in between is told.
     let mut monitor = Monitor::open().map_err(RunError::Events)?;
-    let wakes = Wakes::open(crate::masquerade::TABLE).map_err(RunError::Events)?;
+    let wakes = Wakes::open(Host::tables(&config)).map_err(RunError::Events)?;
     let (inbox, mut status) = start_worker(&config, runtime_dir)?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
