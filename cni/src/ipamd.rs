@@ -17,9 +17,9 @@ use crate::grant::Grant;
 use crate::request::Add;
 
 /// How long ADD waits for a daemon that is not up yet: a restart takes less, and the runtime tries again anyway.
-const START_WAIT: Duration = Duration::from_secs(3);
+pub(crate) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long ADD waits for the answer. The daemon drops calls that are older.
-const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
 /// How long the other verbs wait: a DEL that gets no answer queues the release, within the second or two that a runtime
 /// gives a pod's end.
 const SHORT_WAIT: Duration = Duration::from_millis(1500);
