@@ -4,6 +4,7 @@
 //! holds up nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::apply::{Applier, PassError};
 use crate::host::Host;
 use crate::nodes::{Cluster, NodeChange};
+use crate::outlook::{Outlook, View};
 use crate::report::{Report, log_lines};
 
 /// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
@@ -62,6 +64,7 @@ pub struct Worker<K> {
     host: Host,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
+    outlook: Arc<Outlook>,
     cluster: Option<Cluster>,
     due: Due,
     /// How long the last pass that read everything took, and when it ended.
@@ -122,12 +125,14 @@ impl<K: Kernel> Worker<K> {
         host: Host,
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
+        outlook: Arc<Outlook>,
     ) -> Self {
         Self {
             applier,
             host,
             inbox,
             status,
+            outlook,
             cluster: None,
             due: Due::default(),
             last: None,
@@ -261,7 +266,7 @@ impl<K: Kernel> Worker<K> {
         let result = self.applier.pass(cluster, begin);
         let took = begin.elapsed();
         self.last = Some((took, Instant::now()));
-        self.ended(cluster, result, took);
+        self.ended(cluster, result, (took, true));
         self.keep_host(cluster);
     }
 
@@ -269,9 +274,9 @@ impl<K: Kernel> Worker<K> {
     fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
         let begin = Instant::now();
         let result = self.applier.update(cluster, changes, begin);
-        self.ended(cluster, result, begin.elapsed());
+        self.ended(cluster, result, (begin.elapsed(), false));
         let concerns_host = |change: &NodeChange| {
-            let pods = |node: &Option<std::sync::Arc<crate::nodes::Node>>| {
+            let pods = |node: &Option<Arc<crate::nodes::Node>>| {
                 node.as_ref().map_or(Vec::new(), |node| node.pod_cidrs.clone())
             };
             pods(&change.before) != pods(&change.after)
@@ -282,12 +287,15 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: Duration) {
+    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: (Duration, bool)) {
         let next = match result {
             Ok(report) => {
                 self.retry = None;
                 self.mtu = report.mtu;
-                self.tell(&report, took);
+                self.tell(&report, took.0);
+                if let Some(standing) = self.applier.standing() {
+                    self.outlook.passed(View::new(standing, cluster, &report), &report, took);
+                }
                 let text = status_text(cluster, &report);
                 self.status.send_modify(|status| status.text = text);
                 FULL_DIFF
@@ -305,9 +313,7 @@ impl<K: Kernel> Worker<K> {
     fn keep_host(&mut self, cluster: &Cluster) {
         self.due.host = None;
         let Some(belief) = self.applier.belief() else { return };
-        let name = |index| belief.links.get(index).map(|link| link.name.to_string());
-        let uplinks: Vec<_> = belief.uplinks.iter().filter_map(name).collect();
-        let device = belief.device.map(|_| belief.device_name.to_string());
+        let (uplinks, device) = belief.names();
         self.host.prepare(&uplinks, device.as_deref());
         self.host.masquerade(cluster);
         self.host.accept_forward(cluster);
@@ -345,6 +351,7 @@ impl<K: Kernel> Worker<K> {
 
     fn fail(&mut self, error: &PassError) {
         let text = error.to_string();
+        self.outlook.failed(text.clone());
         if self.failure.as_ref() != Some(&text) {
             tracing::error!("{text}; nothing is changed until then");
         }
