@@ -77,7 +77,10 @@ pub(crate) struct RawRouting {
     pub(crate) source: Option<Text>,
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,
+    pub(crate) accept_forward: bool,
     pub(crate) file: RawFile,
+    pub(crate) kubernetes: RawKubernetes,
+    pub(crate) etcd: RawEtcd,
     pub(crate) vxlan: RawVxlan,
 }
 
@@ -86,6 +89,26 @@ pub(crate) struct RawRouting {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawFile {
     pub(crate) path: Option<Text>,
+}
+
+/// `[routing.kubernetes]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawKubernetes {
+    pub(crate) kubeconfig: Option<Text>,
+}
+
+/// `[routing.etcd]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawEtcd {
+    pub(crate) endpoints: Vec<Text>,
+    pub(crate) prefix: Option<Text>,
+    pub(crate) ca: Option<Text>,
+    pub(crate) cert: Option<Text>,
+    pub(crate) key: Option<Text>,
+    pub(crate) credentials: Option<Text>,
+    pub(crate) lease_s: Option<Spanned<i64>>,
 }
 
 /// `[routing.vxlan]`

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
+use crate::etcd::{Etcd, etcd};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
@@ -121,8 +122,14 @@ pub struct Routing {
     pub mtu: Option<u32>,
     /// Whether traffic that leaves the cluster takes the node's address.
     pub masquerade: bool,
+    /// Whether iptables is to let this node's pods through where it drops what is forwarded.
+    pub accept_forward: bool,
     /// `[routing.file]`
     pub file: FileSource,
+    /// `[routing.kubernetes]`
+    pub kubernetes: Kubernetes,
+    /// `[routing.etcd]`
+    pub etcd: Etcd,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
 }
@@ -134,7 +141,10 @@ impl Default for Routing {
             source: Source::default(),
             mtu: None,
             masquerade: true,
+            accept_forward: false,
             file: FileSource::default(),
+            kubernetes: Kubernetes::default(),
+            etcd: Etcd::default(),
             vxlan: Vxlan::default(),
         }
     }
@@ -158,6 +168,10 @@ pub enum Source {
     /// A file on this node, watched.
     #[default]
     File,
+    /// The nodes of a Kubernetes cluster, from its API server.
+    Kubernetes,
+    /// Subnet leases in etcd, of which this node takes one.
+    Etcd,
 }
 
 /// `[routing.file]`
@@ -171,6 +185,14 @@ impl Default for FileSource {
     fn default() -> Self {
         Self { path: DEFAULT_NODES.into() }
     }
+}
+
+/// `[routing.kubernetes]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
+    /// that the daemon runs in.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// `[routing.vxlan]`; the same on every node of a cluster.
@@ -359,15 +381,20 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             "remove it to have it found from the underlay device, or write the MTU of the pods in bytes";
         document.number("routing.mtu", mtu, MTU_MIN..=MTU_MAX, remedy)
     });
+    let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
+    let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
         source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
+        accept_forward: raw.accept_forward,
         file: match &raw.file.path {
             Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
             None => defaults.file,
         },
+        kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
+        etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
     })
 }
@@ -388,15 +415,18 @@ fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
 fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
     match text.get_ref().as_str() {
         "file" => Ok(Source::File),
+        "kubernetes" => Ok(Source::Kubernetes),
+        "etcd" => Ok(Source::Etcd),
         other => {
             let reason = format!("this version has no source \"{other}\"");
-            let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path";
+            let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path, or source = \
+                          \"kubernetes\" or source = \"etcd\"";
             Err(document.fault(text, "routing.source", reason, remedy))
         }
     }
 }
 
-fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
+pub(crate) fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
     let path = PathBuf::from(text.get_ref());
     if path.is_absolute() && path.file_name().is_some() && !text.get_ref().contains('\0') {
         return Ok(path);

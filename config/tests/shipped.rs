@@ -66,6 +66,8 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[[ipam.pool]]",
         "[routing]",
         "[routing.file]",
+        "[routing.kubernetes]",
+        "[routing.etcd]",
         "[routing.vxlan]",
         "[metrics]",
     ];

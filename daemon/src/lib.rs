@@ -1,6 +1,7 @@
 //! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`]), the
 //! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]), files that other processes
-//! read or write ([`FileWatch`], [`write_atomically`]), and figures and health over HTTP ([`serve_metrics`]).
+//! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), and a Varlink interface
+//! on a socket ([`varlink`]).
 //!
 //! What does not live here: anything that only one daemon needs, and the meaning of the files (crate `config`).
 
@@ -10,6 +11,7 @@ mod logging;
 mod metrics;
 mod notify;
 mod shutdown;
+pub mod varlink;
 mod watch;
 
 pub use args::CommonArgs;

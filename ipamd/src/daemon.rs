@@ -5,10 +5,9 @@ use crate::inputs::Inputs;
 use crate::metrics::Outside;
 use crate::reclaim::search;
 use crate::rescue::{self, RescueError};
-use crate::server::{Limits, serve};
-use crate::socket::{Lock, SocketError};
 use crate::writer::{Handle, StartError, Writer};
 use ferrule_config::{Config, ConfigError};
+use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +19,9 @@ use tokio::time::{MissedTickBehavior, interval};
 
 /// Name of the store's directory in the runtime directory.
 const STORE_NAME: &str = "ipam";
+
+/// What the socket and its lock are called after.
+pub(crate) const PROGRAM: &str = "ipamd";
 
 /// How often the queue of releases is looked at. The plugin queues only when the daemon did not answer, so this is
 /// a directory read that almost always finds nothing.
@@ -68,7 +70,8 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("cannot catch signals"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot catch SIGHUP"))?;
     let mut inputs = Inputs::open(common)?;
-    let lock = Lock::take(&runtime_dir)?;
+    let lock = Lock::take(&runtime_dir, PROGRAM)?;
+    let passed = lock.passed()?;
     let opened = rescue::open(&store_path(inputs.config(), &runtime_dir))?;
     let boot_id = boot_id().map_err(system("cannot read the boot id from /proc"))?;
     let links = rescue::links(opened.state)?;
@@ -78,7 +81,10 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let leases = writer.leases();
     let (handle, thread) = writer.start()?;
 
-    let (listener, socket_file) = lock.listen()?;
+    let (listener, socket_file) = match passed {
+        Some(listener) => (listener, None),
+        None => lock.listen().map(|(listener, file)| (listener, Some(file)))?,
+    };
     let listener = {
         let _entered = handle.thread().enter();
         UnixListener::from_std(listener).map_err(system("cannot listen"))?

@@ -1,6 +1,6 @@
 //! `ipamd`: the addresses of one node's pods.
 //!
-//! A call walks through it so: `server` reads it from the socket and hands it to the `writer`, one thread that owns
+//! A call walks through it so: `ferrule_daemon` reads it from the socket, `connection` hands it to the `writer`, one thread that owns
 //! everything that changes; it asks the pure `service` (which asks the pure `pool`) for answer and changes, gathers what
 //! else is waiting, commits all changes to the `store` as one, and only then lets the answers go. `recover` turns
 //! what the store holds into a service at start.
@@ -12,10 +12,8 @@ pub mod compact;
 pub mod leaks;
 pub mod pool;
 pub mod recover;
-pub mod server;
 pub mod service;
 pub mod sight;
-pub mod socket;
 pub mod store;
 pub mod writer;
 

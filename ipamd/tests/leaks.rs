@@ -131,9 +131,10 @@ fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
     alone();
     let place = Arc::new(Place::new(CONFIG));
     let daemon = place.start();
+    // Served before there is a link: with a new store it would ask whose that is.
+    give(&place, &mut place.client(), "anchor");
     fs::write(netns(&place, "anchor"), "").unwrap();
     add_link("anchor");
-    give(&place, &mut place.client(), "anchor");
     let done = Arc::new(AtomicBool::new(false));
     let pods: Vec<_> = (0..PODS)
         .map(|number| {

@@ -1,15 +1,14 @@
 //! The server over a real socket: callers that behave, and callers that do not and must not be noticed by the others.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+use ferrule_daemon::varlink::{Limits, Lock, serve};
 use ferrule_wire::{
     Allocate, Attachment, CallError, Check, Client, ClientError, DEFINITION, GetInfo,
     GetInterfaceDescription, INTERFACE, List, MESSAGE_CAP, Method, Pools, Release, SERVICE_INTERFACE, Status,
 };
 use ipamd::clock::boot_clock;
 use ipamd::pool::PoolSpec;
-use ipamd::server::{Limits, serve};
 use ipamd::service::Settings;
-use ipamd::socket::Lock;
 use ipamd::store::MemoryStore;
 use ipamd::writer::Writer;
 use std::io::{ErrorKind, Read, Write};
@@ -44,7 +43,7 @@ impl Server {
         let mut limits = Limits::production();
         change(&mut limits);
         let (stop, stopped) = oneshot::channel();
-        let (listener, file) = Lock::take(&runtime_dir).unwrap().listen().unwrap();
+        let (listener, file) = Lock::take(&runtime_dir, "ipamd").unwrap().listen().unwrap();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let (handle, writer) = writer.start().unwrap();

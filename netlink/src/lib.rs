@@ -2,10 +2,10 @@
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), bandwidth ([`traffic`])
+//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
 //! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
-//! What there should be is decided elsewhere; nothing here has an opinion.
+//! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
 mod bridge;
 mod decode;
@@ -13,7 +13,9 @@ mod delete;
 mod encode;
 mod error;
 pub mod fake;
+pub mod iptables;
 mod kernel;
+mod link;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
@@ -23,6 +25,7 @@ pub mod netns;
 pub mod nft;
 mod real;
 mod socket;
+pub mod start;
 pub mod sysctl;
 pub mod traffic;
 pub mod wake;

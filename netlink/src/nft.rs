@@ -34,11 +34,36 @@ pub fn list_table(family: &str, name: &str) -> Result<Option<String>, NftError> 
     if output.status.success() {
         return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-    // nft tells errors apart by text alone; this one is the C library's for ENOENT, untranslated under LC_ALL=C.
-    if String::from_utf8_lossy(&output.stderr).contains("No such file or directory") {
-        return Ok(None);
+    if is_missing(&output) { Ok(None) } else { Err(refused(&output)) }
+}
+
+/// Whether there is this chain.
+///
+/// # Errors
+/// As [`list_table`].
+pub fn has_chain(family: &str, table: &str, chain: &str) -> Result<bool, NftError> {
+    let output = nft(&["list", "chain", family, table, chain], "")?;
+    if output.status.success() {
+        return Ok(true);
     }
-    Err(refused(&output))
+    if is_missing(&output) { Ok(false) } else { Err(refused(&output)) }
+}
+
+/// All chains with their hooks and policies, as `nft list chains` prints them.
+///
+/// # Errors
+/// `nft` is missing, or refused.
+pub fn list_chains() -> Result<String, NftError> {
+    let output = nft(&["list", "chains"], "")?;
+    if !output.status.success() {
+        return Err(refused(&output));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// nft tells errors apart by text alone; this one is the C library's for ENOENT, untranslated under LC_ALL=C.
+fn is_missing(output: &Output) -> bool {
+    String::from_utf8_lossy(&output.stderr).contains("No such file or directory")
 }
 
 fn refused(output: &Output) -> NftError {

@@ -1,6 +1,6 @@
 //! Three kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
 //! it without a word (`fib_table_flush` tells nobody), sysctls of forwarding and reverse path filtering, and changes of
-//! an nftables table.
+//! some nftables tables.
 //!
 //! Only what is needed to tell whether they concern the listener is read of them.
 
@@ -54,7 +54,7 @@ pub enum Wake {
     Nexthop(NexthopEvent),
     /// A sysctl of forwarding or reverse path filtering was changed, by whomever, or a link came or went with its own.
     Sysctl,
-    /// The nftables table was changed, by whomever.
+    /// One of the nftables tables was changed, by whomever.
     Table,
     /// Events were lost.
     Overrun,
@@ -65,19 +65,20 @@ pub enum Wake {
 pub struct Wakes {
     routing: OwnedFd,
     tables: OwnedFd,
-    table: String,
+    names: Vec<&'static str>,
 }
 
 impl Wakes {
     /// Subscribes in the calling thread's network namespace, to all nexthop objects, to the sysctls, and to the nftables
-    /// table of this name.
+    /// tables of these names.
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub fn open(table: &str) -> io::Result<Self> {
+    pub fn open(tables: &[&'static str]) -> io::Result<Self> {
+        let names = tables.to_vec();
         let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUPS_NETCONF)?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
-        Ok(Self { routing, tables, table: table.to_owned() })
+        Ok(Self { routing, tables, names })
     }
 
     /// Blocks until there are events that may concern us; at least one.
@@ -93,7 +94,7 @@ impl Wakes {
                 Err(errno) => return Err(errno.into()),
             }
             let mut wakes = told(&self.routing, routing_event)?;
-            wakes.extend(told(&self.tables, |message| table_event(message, &self.table))?);
+            wakes.extend(told(&self.tables, |message| table_event(message, &self.names))?);
             if !wakes.is_empty() {
                 return Ok(wakes);
             }
@@ -141,10 +142,11 @@ fn routing_event(message: &Message) -> Option<Wake> {
     Some(Wake::Nexthop(NexthopEvent { change, id, nexthop }))
 }
 
-fn table_event(message: &Message, table: &str) -> Option<Wake> {
+fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
     let attributes = NlasIterator::new(message.payload.get(NFTABLES_HEADER..)?).filter_map(Result::ok);
     let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
-    (name.value().strip_suffix(b"\0") == Some(table.as_bytes())).then_some(Wake::Table)
+    let name = name.value().strip_suffix(b"\0")?;
+    tables.iter().any(|table| table.as_bytes() == name).then_some(Wake::Table)
 }
 
 #[cfg(test)]
@@ -157,7 +159,7 @@ mod tests {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open("ferrule").unwrap();
+                let mut wakes = Wakes::open(&["ferrule"]).unwrap();
                 for name in
                     ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
                 {
@@ -173,9 +175,9 @@ mod tests {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open("ferrule").unwrap();
+                let mut wakes = Wakes::open(&["ferrule"]).unwrap();
                 nft::apply("add table inet ferrule-services").unwrap();
-                assert_eq!(told(&wakes.tables, |message| table_event(message, "ferrule")).unwrap(), []);
+                assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();
                 assert_eq!(wakes.wait().unwrap(), [Wake::Table]);
             })

@@ -1,4 +1,5 @@
-//! What a pass keeps right beside routes: sysctls, the masquerade table, and `node.json` for `ipamd`.
+//! What a pass keeps right beside routes: sysctls, the masquerade table, the way through a host firewall, and `node.json`
+//! for `ipamd`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -6,11 +7,12 @@ use std::path::PathBuf;
 
 use ferrule_config::{Config, NODE_FILE, NodeFile};
 use ferrule_daemon::write_atomically;
-use ferrule_model::IpNetwork;
+use ferrule_model::{Family, IpNetwork, family};
+use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
 use crate::nodes::Cluster;
-use crate::{masquerade, networks, sysctl};
+use crate::{forward, masquerade, networks, sysctl};
 
 /// Keeps the host's side right.
 #[derive(Debug)]
@@ -21,6 +23,8 @@ pub struct Host {
     written: Option<NodeFile>,
     /// The last masquerade text, and how this version of nft prints it.
     table: Option<(String, String)>,
+    /// iptables was found right, or made so.
+    forward: bool,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -29,7 +33,13 @@ impl Host {
     /// `runtime_dir` is where `node.json` goes.
     pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
         let node_file = runtime_dir.join(NODE_FILE);
-        Self { config, node_file, written: None, table: None, complaints: BTreeSet::new() }
+        Self { config, node_file, written: None, table: None, forward: false, complaints: BTreeSet::new() }
+    }
+
+    /// The nftables tables whose changes concern the host.
+    pub fn tables(config: &Config) -> &'static [&'static str] {
+        const TABLES: [&str; 2] = [masquerade::TABLE, forward::TABLE];
+        if config.routing.accept_forward { &TABLES } else { &TABLES[..1] }
     }
 
     /// Whether anything here goes by the other nodes.
@@ -91,6 +101,42 @@ impl Host {
         Ok(())
     }
 
+    /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
+    /// any more.
+    pub fn accept_forward(&mut self, cluster: &Cluster) {
+        let wanted = self.config.routing.accept_forward;
+        if !wanted && std::mem::replace(&mut self.forward, true) {
+            return;
+        }
+        let (pods, chain) = if wanted {
+            (cluster.own.pod_cidrs.as_slice(), "FORWARD")
+        } else {
+            ([].as_slice(), forward::CHAIN)
+        };
+        let mut failed = Vec::new();
+        for (variant, family) in filter_tables() {
+            let program = iptables::program(variant, family);
+            match adjust(variant, family, pods, chain) {
+                Ok(true) if wanted && self.forward => {
+                    tracing::warn!("{program} did not let the pods through; put right");
+                }
+                Ok(true) if wanted => tracing::info!("{program} lets the pods through"),
+                Ok(true) => tracing::info!("{program} is without rules of ours again"),
+                Ok(false) => {}
+                Err(error) if !wanted && error.is_out_of_reach() => {}
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        if wanted {
+            match nft::list_chains() {
+                Ok(chains) => failed.extend(forward::out_of_reach(&chains)),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        self.forward = true;
+        self.complain("accept_forward", failed);
+    }
+
     /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
     pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
         let file = NodeFile {
@@ -141,14 +187,25 @@ impl Host {
         self.complaints.extend(now);
     }
 
-    /// Removes the table and `node.json`: what was removed, for a person.
+    /// Removes the table, our chain in iptables and `node.json`: what was removed, for a person.
     ///
     /// # Errors
-    /// nft refused, or the file cannot be removed.
+    /// nft or iptables refused, or the file cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, CleanError> {
         let mut removed = Vec::new();
         if remove_table()? {
             removed.push(format!("nftables table inet {}", masquerade::TABLE));
+        }
+        for (variant, family) in filter_tables() {
+            match adjust(variant, family, &[], forward::CHAIN) {
+                Ok(true) => {
+                    let program = iptables::program(variant, family);
+                    removed.push(format!("chain {} of {program}", forward::CHAIN));
+                }
+                Ok(false) => {}
+                Err(error) if error.is_out_of_reach() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         match std::fs::remove_file(&self.node_file) {
             Ok(()) => removed.push(self.node_file.display().to_string()),
@@ -165,6 +222,9 @@ pub enum CleanError {
     /// The masquerade table.
     #[error(transparent)]
     Table(#[from] NftError),
+    /// Our rules in iptables.
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
     /// `node.json`.
     #[error("cannot remove {}: {source}", path.display())]
     File {
@@ -186,5 +246,20 @@ fn remove_table() -> Result<bool, NftError> {
         return Ok(false);
     }
     nft::apply(&masquerade::removal())?;
+    Ok(true)
+}
+
+fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {
+    [Variant::Nft, Variant::Legacy]
+        .into_iter()
+        .flat_map(|variant| Family::BOTH.map(|family| (variant, family)))
+}
+
+/// Makes iptables let these pods through, if it has this chain; whether something was changed.
+fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+    let pods: Vec<_> = pods.iter().filter(|pods| family(pods) == of).copied().collect();
+    let listed = iptables::rules(variant, of, chain)?;
+    let Some(script) = listed.and_then(|listed| forward::change(&listed, &pods)) else { return Ok(false) };
+    iptables::restore(variant, of, &script)?;
     Ok(true)
 }

@@ -6,10 +6,11 @@
 //! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device. A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
-//! rest right: [`sysctl`], the [`masquerade`] table, `node.json`.
+//! rest right: [`sysctl`], the [`masquerade`] table, the way through a host firewall ([`forward`]),
+//! `node.json`.
 //!
 //! Pure: `nodes`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
-//! `masquerade`.
+//! `masquerade`, `forward`.
 
 pub mod apply;
 pub mod backoff;
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod desired;
 pub mod device;
 pub mod drift;
+pub mod forward;
 pub mod goal;
 pub mod host;
 pub mod masquerade;

@@ -1,8 +1,13 @@
 //! The nftables table that gives traffic from this node's pods to the world the node's address: its text is made purely,
 //! and held against what the kernel has.
 //!
-//! Traffic inside the cluster keeps the pod's address; so does what never leaves the link (link-local) and what no
-//! single host answers (multicast). Traffic to the node itself never comes to this hook.
+//! Traffic inside the cluster keeps the pod's address, and always that between pods of this node; so does what never
+//! leaves the link (link-local) and what no single host answers (multicast). Traffic to the node itself never comes to
+//! this hook.
+//!
+//! Packets that kube-proxy has marked are left to it: the first chain that masquerades a connection is the only one to
+//! see it, and kube-proxy takes its mark off as it masquerades. A mark that stayed on would have the tunnel's packet,
+//! which is the same to the kernel, masqueraded as well.
 
 use std::fmt::Write;
 
@@ -10,6 +15,9 @@ use ferrule_model::{Family, IpNetwork, family};
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
+
+/// What kube-proxy marks packets with that it will masquerade (KUBE-MARK-MASQ; `masqueradeBit` 14, its default).
+const MASQUERADED_BY_OTHERS: &str = "0x00004000";
 
 /// Link-local and multicast (RFC 3927, RFC 5771).
 const NEVER_V4: [&str; 2] = ["169.254.0.0/16", "224.0.0.0/4"];
@@ -21,11 +29,12 @@ pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for (of, never) in [(Family::V4, NEVER_V4), (Family::V6, NEVER_V6)] {
         let constants = never.iter().filter_map(|text| text.parse().ok());
-        let all = unchanged.iter().copied().chain(constants);
+        let all = unchanged.iter().chain(own_pods).copied().chain(constants);
         set(&mut text, "own_pods", of, own_pods.iter().copied());
         set(&mut text, "keep_source", of, all);
     }
     text.push_str("\tchain postrouting {\n\t\ttype nat hook postrouting priority 100; policy accept;\n");
+    let _ = writeln!(text, "\t\tmeta mark & {MASQUERADED_BY_OTHERS} == {MASQUERADED_BY_OTHERS} return");
     for of in Family::BOTH {
         let (protocol, number) = names(of);
         let _ = writeln!(

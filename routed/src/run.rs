@@ -16,7 +16,7 @@ use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::report::{LINES, log_lines};
-use crate::source::{FileSource, NodeEvent, Source};
+use crate::source::{AnySource, NodeEvent, Source, origin};
 use crate::worker::{Message, Status, Worker};
 use ferrule_netlink::wake::Wakes;
 
@@ -81,15 +81,15 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
-    let mut source = FileSource::new(&config.routing.file.path)?;
+    let mut source = AnySource::new(&config, &name, runtime_dir)?;
     // Before anything is read from the kernel: what changes in between is told.
     let mut monitor = Monitor::open().map_err(RunError::Events)?;
-    let wakes = Wakes::open(crate::masquerade::TABLE).map_err(RunError::Events)?;
+    let wakes = Wakes::open(Host::tables(&config)).map_err(RunError::Events)?;
     let (inbox, mut status) = start_worker(&config, runtime_dir)?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
-    notifier.status(&format!("waiting for the nodes in {}", config.routing.file.path.display()));
+    notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
     let mut table = Table { nodes: Nodes::new(&name), config, said_override: false, notifier };
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
     let mut told = Status::default();
@@ -107,7 +107,9 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
             event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
-                report(notifier, &mut told, &status.borrow_and_update());
+                if report(notifier, &mut told, &status.borrow_and_update()) {
+                    source.in_kernel();
+                }
                 continue;
             }
             () = watchdog.beat(), if turns(&status.borrow()) => continue,
@@ -162,15 +164,17 @@ fn turns(status: &Status) -> bool {
     status.busy_since.is_none_or(|since| since.elapsed() < LONGEST_PASS)
 }
 
-/// Tells the service manager what is new.
-fn report(notifier: Notifier, told: &mut Status, status: &Status) {
-    if status.ready && !told.ready {
+/// Tells the service manager what is new; whether that is the readiness.
+fn report(notifier: Notifier, told: &mut Status, status: &Status) -> bool {
+    let is_first = status.ready && !told.ready;
+    if is_first {
         tracing::info!("ready: {}", status.text);
         notifier.ready(&status.text);
     } else if status.text != told.text {
         notifier.status(&status.text);
     }
     told.clone_from(status);
+    is_first
 }
 
 /// The nodes, and what is said of them in the log.
@@ -205,18 +209,17 @@ impl Table {
     }
 
     fn tell_own(&self, own: OwnNode) {
-        let (path, name) = (self.config.routing.file.path.display(), self.nodes.own_name());
+        let ((origin, remedy), name) = (origin(&self.config.routing), self.nodes.own_name());
         match own {
             OwnNode::Present => {}
             OwnNode::Unknown => {
-                self.notifier.status(&format!("waiting for a node called {name} in {path}"));
+                self.notifier.status(&format!("waiting for a node called {name} in {origin}"));
                 tracing::error!(
-                    "{path} has no node called {name}, which is this one; add [[node]] name = \"{name}\" with its address \
-                     and pod_cidrs, or set [node] name to the name that it has there; nothing is changed before"
+                    "{origin} has no node called {name}, which is this one; {remedy}; nothing is changed before"
                 );
             }
             OwnNode::Left => tracing::warn!(
-                "{path} has no node called {name}, which is this one, any more; what was known of it stays"
+                "{origin} has no node called {name}, which is this one, any more; what was known of it stays"
             ),
         }
     }

@@ -310,6 +310,7 @@ impl<K: Kernel> Worker<K> {
         let device = belief.device.map(|_| belief.device_name.to_string());
         self.host.prepare(&uplinks, device.as_deref());
         self.host.masquerade(cluster);
+        self.host.accept_forward(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);
         self.last_host = Some(Instant::now());

@@ -1,14 +1,17 @@
-//! The protocol between `ipamd` and its callers: the interface file, its messages as types, the framing, a small
-//! synchronous client, and the queue of releases for a daemon that is down.
+//! The protocols of the daemons' sockets: the interface files, their messages as types, the framing, a small synchronous
+//! client; and the queue of releases for an `ipamd` that is down.
 //!
-//! `io.ferrule.Ipam.varlink` is the one definition; the types here follow it and a test holds them to it.
-//! Serving the interface lives in `ipamd`, not here; there is no async runtime here because the plugin uses this crate.
+//! `io.ferrule.Ipam.varlink` and `io.ferrule.Routed.varlink` (module [`routed`]) are the definitions; the types here follow
+//! them and a test holds them to it. Serving them lives in `daemon`, not here; there is no async runtime here because the
+//! plugin uses this crate.
 
 mod client;
 mod error;
 mod frame;
 mod message;
 mod queue;
+pub mod routed;
+pub mod service;
 mod types;
 
 pub use client::{Client, ClientError};
@@ -16,13 +19,14 @@ pub use error::CallError;
 pub use ferrule_model::Attachment;
 pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
 pub use message::{
-    Allocate, AllocateReply, Call, Check, CheckReply, Collect, CollectReply, GetInfo, GetInfoReply,
-    GetInterfaceDescription, GetInterfaceDescriptionReply, List, ListReply, METHODS, Method, Pools,
-    PoolsReply, Release, ReleaseReply, Reply, Request, Resting, RestingReply, Status, StatusReply,
+    Allocate, AllocateReply, Call, Calls, Check, CheckReply, Collect, CollectReply, List, ListReply, METHODS,
+    Method, Pools, PoolsReply, Release, ReleaseReply, Reply, Request, Resting, RestingReply, Served, Status,
+    StatusReply,
 };
 pub use queue::{
     ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued,
 };
+pub use service::{GetInfo, GetInfoReply, GetInterfaceDescription, GetInterfaceDescriptionReply};
 pub use types::{AddressRange, Family, Lease, Pod, PoolStatus, Rest};
 
 /// Name of the interface.

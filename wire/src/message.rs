@@ -1,4 +1,4 @@
-//! Calls and replies as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
+//! Calls and replies of `ipamd` as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
 
 use crate::error::CallError;
 use crate::types::{AddressRange, Lease, Pod, PoolStatus, Rest};
@@ -17,9 +17,38 @@ pub trait Method: Serialize + DeserializeOwned {
     type Reply: Serialize + DeserializeOwned;
 }
 
+/// The calls of an interface.
+pub trait Calls: Sized + Send {
+    /// Reads a call.
+    ///
+    /// # Errors
+    /// The standard ones: unknown interface or method, parameters that do not fit.
+    fn parse(method: &str, parameters: Value) -> Result<Self, CallError>;
+}
+
+/// What is served on a socket: an interface, and the one that every service has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Served<C> {
+    /// Of the interface.
+    Own(C),
+    /// Of `org.varlink.service`.
+    Standard(crate::service::Call),
+}
+
+impl<C: Calls> Calls for Served<C> {
+    fn parse(method: &str, parameters: Value) -> Result<Self, CallError> {
+        if interface_of(method) == crate::SERVICE_INTERFACE {
+            crate::service::Call::parse(method, parameters).map(Self::Standard)
+        } else {
+            C::parse(method, parameters).map(Self::Own)
+        }
+    }
+}
+
+/// The methods of an interface: for each its type and its reply's, and one type of all calls.
 macro_rules! methods {
-    ($($(#[$doc:meta])* $name:ident = $full:literal -> $reply:ident),+ $(,)?) => {
-        $(impl Method for $name {
+    ($interface:expr; $($(#[$doc:meta])* $name:ident = $full:literal -> $reply:ident),+ $(,)?) => {
+        $(impl $crate::message::Method for $name {
             const NAME: &'static str = $full;
             type Reply = $reply;
         })+
@@ -33,19 +62,23 @@ macro_rules! methods {
         /// Full names of all methods.
         pub const METHODS: &[&str] = &[$($full),+];
 
-        impl Call {
-            fn parse(method: &str, parameters: Value) -> Result<Self, CallError> {
+        impl $crate::message::Calls for Call {
+            fn parse(method: &str, parameters: serde_json::Value) -> Result<Self, $crate::CallError> {
                 match method {
-                    $($full => serde_json::from_value(parameters).map(Self::$name)
-                        .map_err(|error| CallError::InvalidParameter { parameter: error.to_string() }),)+
-                    _ => Err(unknown(method)),
+                    $($full => serde_json::from_value(parameters).map(Self::$name).map_err(|error| {
+                        $crate::CallError::InvalidParameter { parameter: error.to_string() }
+                    }),)+
+                    _ => Err($crate::message::unknown(method, $interface)),
                 }
             }
         }
     };
 }
 
+pub(crate) use methods;
+
 methods! {
+    crate::INTERFACE;
     /// Give a lease.
     Allocate = "io.ferrule.Ipam.Allocate" -> AllocateReply,
     /// Take a lease back.
@@ -62,10 +95,6 @@ methods! {
     Pools = "io.ferrule.Ipam.Pools" -> PoolsReply,
     /// The addresses that rest.
     Resting = "io.ferrule.Ipam.Resting" -> RestingReply,
-    /// Who serves here.
-    GetInfo = "org.varlink.service.GetInfo" -> GetInfoReply,
-    /// The definition of an interface.
-    GetInterfaceDescription = "org.varlink.service.GetInterfaceDescription" -> GetInterfaceDescriptionReply,
 }
 
 /// Give the attachment one address of each family of the pool; the same lease again if it has one.
@@ -222,46 +251,11 @@ pub struct RestingReply {
     pub addresses: Vec<Rest>,
 }
 
-/// Who serves here, and which interfaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GetInfo {}
-
-/// Answer to [`GetInfo`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetInfoReply {
-    /// Who made it.
-    pub vendor: String,
-    /// What it is.
-    pub product: String,
-    /// Its version.
-    pub version: String,
-    /// Where to read about it.
-    pub url: String,
-    /// Names of the interfaces.
-    pub interfaces: Vec<String>,
-}
-
-/// The definition of an interface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GetInterfaceDescription {
-    /// Its name.
-    pub interface: String,
-}
-
-/// Answer to [`GetInterfaceDescription`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GetInterfaceDescriptionReply {
-    /// The text of the definition.
-    pub description: String,
-}
-
 /// A call with Varlink's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
+pub struct Request<C = Call> {
     /// The call.
-    pub call: Call,
+    pub call: C,
     /// The caller takes several replies.
     pub more: bool,
     /// The caller wants no reply.
@@ -280,7 +274,7 @@ pub(crate) struct Envelope<P> {
     pub(crate) oneway: bool,
 }
 
-impl Request {
+impl<C: Calls> Request<C> {
     /// Reads one message of a caller.
     ///
     /// # Errors
@@ -289,7 +283,7 @@ impl Request {
     pub fn parse(message: &[u8]) -> Result<Result<Self, CallError>, serde_json::Error> {
         let envelope: Envelope<Value> = serde_json::from_slice(message)?;
         let parameters = envelope.parameters.unwrap_or_else(|| Value::Object(Map::new()));
-        Ok(Call::parse(&envelope.method, parameters).map(|call| Self {
+        Ok(C::parse(&envelope.method, parameters).map(|call| Self {
             call,
             more: envelope.more,
             oneway: envelope.oneway,
@@ -332,11 +326,14 @@ fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Res
 }
 
 /// The standard error for a method that is not ours: which half of its name is unknown?
-fn unknown(method: &str) -> CallError {
-    let interface = method.rsplit_once('.').map_or(method, |(interface, _)| interface);
-    if interface == crate::INTERFACE || interface == crate::SERVICE_INTERFACE {
+pub(crate) fn unknown(method: &str, interface: &str) -> CallError {
+    if interface_of(method) == interface {
         CallError::MethodNotFound { method: method.to_owned() }
     } else {
-        CallError::InterfaceNotFound { interface: interface.to_owned() }
+        CallError::InterfaceNotFound { interface: interface_of(method).to_owned() }
     }
+}
+
+fn interface_of(method: &str) -> &str {
+    method.rsplit_once('.').map_or(method, |(interface, _)| interface)
 }

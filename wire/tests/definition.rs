@@ -6,7 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use ferrule_wire::{
-    CallError, DEFINITION, INTERFACE, METHODS, Method, Request, SERVICE_DEFINITION, SERVICE_INTERFACE,
+    Call, CallError, DEFINITION, INTERFACE, METHODS, Method, Request, SERVICE_DEFINITION, SERVICE_INTERFACE,
+    Served, routed, service as standard,
 };
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -160,6 +161,7 @@ impl Interface {
         match (name, kind) {
             ("address" | "first" | "last", Type::String) => json!("10.0.0.1"),
             ("requested", _) => json!(["10.0.0.1"]),
+            ("addresses", _) if self.name == routed::INTERFACE => json!(["10.0.0.1"]),
             _ => self.value(kind, all),
         }
     }
@@ -167,6 +169,10 @@ impl Interface {
 
 fn ours() -> Interface {
     Parser::new(DEFINITION).interface()
+}
+
+fn of_routed() -> Interface {
+    Parser::new(routed::DEFINITION).interface()
 }
 
 fn service() -> Interface {
@@ -202,15 +208,17 @@ fn method_agrees<M: Method>(interfaces: &[Interface]) {
 
 #[test]
 fn every_method_of_the_files_is_there_and_no_other() {
-    let mut defined: Vec<String> = Vec::new();
-    for interface in [ours(), service()] {
-        defined.extend(interface.methods.keys().map(|name| format!("{}.{name}", interface.name)));
+    for (interface, name, methods) in [
+        (ours(), INTERFACE, METHODS),
+        (service(), SERVICE_INTERFACE, standard::METHODS),
+        (of_routed(), routed::INTERFACE, routed::METHODS),
+    ] {
+        let defined: Vec<_> = interface.methods.keys().map(|method| format!("{name}.{method}")).collect();
+        let mut known = methods.to_vec();
+        known.sort_unstable();
+        assert_eq!(known, defined);
+        assert_eq!(interface.name, name);
     }
-    let mut known: Vec<String> = METHODS.iter().map(|&name| name.to_owned()).collect();
-    known.sort();
-    defined.sort();
-    assert_eq!(known, defined);
-    assert_eq!([ours().name, service().name], [INTERFACE, SERVICE_INTERFACE]);
 }
 
 #[test]
@@ -226,7 +234,12 @@ fn parameters_and_replies_have_the_fields_of_the_files() {
     method_agrees::<ferrule_wire::Resting>(&interfaces);
     method_agrees::<ferrule_wire::GetInfo>(&interfaces);
     method_agrees::<ferrule_wire::GetInterfaceDescription>(&interfaces);
-    assert_eq!(METHODS.len(), 10, "a new method is to be named above");
+    assert_eq!((METHODS.len(), standard::METHODS.len()), (8, 2), "a new method is to be named above");
+    let interfaces = [of_routed()];
+    method_agrees::<routed::Status>(&interfaces);
+    method_agrees::<routed::Nodes>(&interfaces);
+    method_agrees::<routed::Failures>(&interfaces);
+    assert_eq!(routed::METHODS.len(), 3, "a new method is to be named above");
 }
 
 #[test]
@@ -300,7 +313,7 @@ fn an_unknown_error_is_kept_as_it_came() {
 
 #[test]
 fn calls_are_read_and_faults_have_the_standard_errors() {
-    let parse = |text: &str| Request::parse(text.as_bytes());
+    let parse = |text: &str| Request::<Served<Call>>::parse(text.as_bytes());
     let request = parse(r#"{"method":"io.ferrule.Ipam.List","more":true}"#).unwrap().unwrap();
     assert!(request.more && !request.oneway);
     let fault = |text: &str| parse(text).unwrap().unwrap_err().name();

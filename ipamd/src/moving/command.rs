@@ -8,9 +8,9 @@ use crate::daemon::store_path;
 use crate::inputs::Inputs;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Request, Service, Settings};
-use crate::socket::{Lock, SocketError};
 use crate::store::{Batch, SledStore, Store, StoreError};
 use ferrule_daemon::CommonArgs;
+use ferrule_daemon::varlink::{Lock, SocketError};
 use ferrule_wire::{Lease, Pod};
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use serde::Deserialize;
@@ -147,7 +147,7 @@ impl Books {
         let owner = Owner::of(path.parent().unwrap_or(&path));
         let boot_id = boot_id().map_err(failed("read the boot id from /proc"))?;
         owner.act(|| {
-            let lock = Lock::take(&common.runtime_dir)?;
+            let lock = Lock::take(&common.runtime_dir, crate::daemon::PROGRAM)?;
             let mut store = SledStore::new(&path);
             let contents = store.load()?;
             let (service, batch) = recover(contents, inputs.settings(), &boot_id, boot_clock()())?;

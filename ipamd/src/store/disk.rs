@@ -8,6 +8,10 @@
 //! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
 //! an empty directory for a new store. So the number of the last entry is noted, once the store has it, in a file
 //! beside it: a store that is behind that file has lost what was acknowledged.
+//!
+//! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
+//! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
+//! before it is there until the new one has its name.
 
 use super::journal::{Journal, Loading, damaged};
 use super::{Batch, Contents, Store, StoreError};
@@ -37,6 +41,9 @@ struct Open {
     mark: File,
     journal: Journal,
 }
+
+/// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
+const UNFINISHED: &str = "generating";
 
 /// Why the store is not open.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +95,7 @@ impl SledStore {
     /// The database, its log, the file beside it, and the number in that.
     fn open_files(&self) -> Result<(sled::Db, File, File, u64), OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
@@ -99,6 +107,17 @@ impl SledStore {
         // Too short: it was never written whole, which is as if it were not there.
         let known = mark.read_exact_at(&mut known, 0).map_or(0, |()| u64::from_be_bytes(known));
         Ok((db, log, mark, known))
+    }
+
+    /// Removes snapshots that a start did not finish.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// A database of this process that was just closed lets go of its lock on a thread of its own, a moment later.

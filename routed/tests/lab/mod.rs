@@ -45,8 +45,13 @@ impl Node {
     }
 
     fn write_config(&self) {
+        self.configure_routing("", "");
+    }
+
+    /// More of `[routing]`, and more of the configuration, for the next start.
+    pub(crate) fn configure_routing(&self, routing: &str, more: &str) {
         let config = format!(
-            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{}\"\n[routing.file]\npath = \"{}\"\n",
+            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{}\"\n{routing}[routing.file]\npath = \"{}\"\n{more}",
             self.backend,
             self.path("nodes.toml").display()
         );
@@ -61,9 +66,7 @@ impl Node {
 
     /// More of the configuration, for the next start.
     pub(crate) fn configure(&self, more: &str) {
-        self.write_config();
-        let text = fs::read_to_string(self.path("ferrule.toml")).unwrap();
-        fs::write(self.path("ferrule.toml"), text + more).unwrap();
+        self.configure_routing("", more);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -90,11 +93,16 @@ impl Node {
         fs::rename(self.path("nodes.new"), self.path("nodes.toml")).unwrap();
     }
 
+    /// Does something in the namespace, such as to open a socket.
+    pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.netns.run(act).unwrap()
+    }
+
     /// Runs a command in the namespace.
     pub(crate) fn command(&self, program: &str, arguments: &str) -> Output {
         let command =
             || Command::new(program).args(arguments.split_whitespace()).stdin(Stdio::null()).output();
-        let output = self.netns.run(command).unwrap();
+        let output = self.inside(command);
         output.unwrap_or_else(|error| panic!("{program}: {error}; install iproute2 and nftables"))
     }
 
@@ -137,13 +145,17 @@ impl Node {
     }
 
     pub(crate) fn start(&self) -> Daemon {
+        self.start_as(self.daemon_command())
+    }
+
+    /// The daemon, started by a command of the caller's.
+    pub(crate) fn start_as(&self, mut command: Command) -> Daemon {
         let socket = self.path("notify");
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = self.path("log");
         let file = fs::File::create(&log).unwrap();
-        let mut command = self.daemon_command();
         command.env("NOTIFY_SOCKET", &socket).stderr(file);
         let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
         Daemon { child, notify, log }
@@ -226,12 +238,16 @@ impl Drop for Daemon {
 /// Looks again and again until `condition` holds; how long it took, `None` if it does not within `limit`.
 pub(crate) fn within(limit: Duration, condition: impl Fn() -> bool) -> Option<Duration> {
     let begin = Instant::now();
+    get(limit, || condition().then(|| begin.elapsed()))
+}
+
+/// Looks again and again until there is something, or `limit` is over.
+pub(crate) fn get<T>(limit: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+    let begin = Instant::now();
     loop {
-        if condition() {
-            return Some(begin.elapsed());
-        }
-        if begin.elapsed() > limit {
-            return None;
+        let found = look();
+        if found.is_some() || begin.elapsed() > limit {
+            return found;
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,15 +1,39 @@
 //! Accepting callers: one task each, a bound on their number, and a stop that lets each finish its call.
 
-use crate::connection::{converse, refuse};
-use crate::writer::Handle;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ferrule_wire::{Calls, Request};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+
+use super::caller::{Caller, EndError, converse, refuse};
+
+/// What is served; a copy for each caller.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The calls of the interface.
+    type Call: Calls;
+    /// The program's name.
+    const PRODUCT: &'static str;
+    /// The interface's name.
+    const INTERFACE: &'static str;
+    /// The interface's definition.
+    const DEFINITION: &'static str;
+
+    /// Answers a call, by what `caller` offers for that.
+    fn serve(
+        &self,
+        caller: &mut Caller,
+        request: Request<Self::Call>,
+    ) -> impl Future<Output = Result<(), EndError>> + Send;
+
+    /// A caller who may not call was turned away.
+    fn refused(&self) {}
+}
 
 /// How callers are kept from harming each other.
 #[derive(Debug, Clone)]
@@ -46,7 +70,12 @@ impl Limits {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` is ready, then lets the calls under way finish.
-pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop: impl Future<Output = ()>) {
+pub async fn serve<S: Service>(
+    listener: UnixListener,
+    service: S,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) {
     let limits = Arc::new(limits);
     let (stopping, stopped) = watch::channel(false);
     let mut callers = JoinSet::new();
@@ -56,7 +85,7 @@ pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop:
             () = &mut stop => break,
             Some(_) = callers.join_next() => {}
             accepted = listener.accept(), if callers.len() < limits.connections => match accepted {
-                Ok((stream, _)) => greet(stream, &handle, &limits, &stopped, &mut callers),
+                Ok((stream, _)) => greet(stream, &service, &limits, &stopped, &mut callers),
                 Err(error) => {
                     tracing::warn!(%error, "no caller can be accepted now");
                     sleep(ACCEPT_PAUSE).await;
@@ -73,9 +102,9 @@ pub async fn serve(listener: UnixListener, handle: Handle, limits: Limits, stop:
     }
 }
 
-fn greet(
+fn greet<S: Service>(
     stream: UnixStream,
-    handle: &Handle,
+    service: &S,
     limits: &Arc<Limits>,
     stopped: &watch::Receiver<bool>,
     callers: &mut JoinSet<()>,
@@ -83,10 +112,10 @@ fn greet(
     let limits = Arc::clone(limits);
     match stream.peer_cred().map(|peer| peer.uid()) {
         Ok(uid) if limits.uids.contains(&uid) => {
-            drop(callers.spawn(converse(stream, handle.clone(), limits, stopped.clone())));
+            drop(callers.spawn(converse(stream, service.clone(), limits, stopped.clone())));
         }
         Ok(uid) => {
-            handle.metrics().refused();
+            service.refused();
             tracing::warn!(uid, "refused a caller: only root and the daemon's own user may call");
             drop(callers.spawn(refuse(stream, limits)));
         }

@@ -1,0 +1,188 @@
+//! One caller: its calls in their order, each answered before the next is read.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use ferrule_wire::service;
+use ferrule_wire::{
+    CallError, FrameError, Frames, GetInfoReply, GetInterfaceDescriptionReply, Reply, Request,
+    SERVICE_DEFINITION, SERVICE_INTERFACE, Served, encode,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::server::{Limits, Service};
+
+/// Why a conversation ended other than by the caller's hanging up between calls.
+#[derive(Debug, thiserror::Error)]
+pub enum EndError {
+    /// It said nothing.
+    #[error("the caller sent no whole call in time")]
+    Idle,
+    /// It did not listen.
+    #[error("the caller did not read its answer in time")]
+    NotRead,
+    /// It went away.
+    #[error("the caller hung up in the middle of a call")]
+    HalfCall,
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A message cannot be framed.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It speaks something else.
+    #[error("the call is no Varlink message: {0}")]
+    NotVarlink(#[from] serde_json::Error),
+    /// It may not call.
+    #[error("the caller may not call")]
+    Refused,
+}
+
+/// Serves a caller until it hangs up, breaks a limit, or the daemon stops.
+pub(super) async fn converse<S: Service>(
+    stream: UnixStream,
+    service: S,
+    limits: Arc<Limits>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut caller = Caller { stream, frames: Frames::default(), limits };
+    let served = async {
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = caller.message() => message?,
+                // The sender lives as long as the server, so the end of it is a stop too.
+                _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+            };
+            let Some(message) = message else { return Ok(()) };
+            caller.serve(&service, &message).await?;
+        }
+    };
+    if let Err(error) = served.await {
+        let error: EndError = error;
+        tracing::debug!(%error, "ended a conversation");
+    }
+}
+
+/// Tells a caller that it may not call.
+pub(super) async fn refuse(stream: UnixStream, limits: Arc<Limits>) {
+    let mut caller = Caller { stream, frames: Frames::default(), limits };
+    // Its call is read first: an answer to nothing would be lost with the connection's reset.
+    if let Ok(Some(_)) = caller.message().await {
+        let _ = caller.fail(&CallError::PermissionDenied {}).await;
+    }
+    tracing::debug!(error = %EndError::Refused, "ended a conversation");
+}
+
+/// The other end of a conversation.
+#[derive(Debug)]
+pub struct Caller {
+    stream: UnixStream,
+    frames: Frames,
+    limits: Arc<Limits>,
+}
+
+impl Caller {
+    /// The next whole message; `None` if the caller hung up between calls.
+    async fn message(&mut self) -> Result<Option<Vec<u8>>, EndError> {
+        let idle = self.limits.idle;
+        let read = async {
+            let mut piece = [0; 4096];
+            loop {
+                if let Some(message) = self.frames.pop()? {
+                    return Ok(Some(message));
+                }
+                match self.stream.read(&mut piece).await? {
+                    0 if self.frames.is_partial() => return Err(EndError::HalfCall),
+                    0 => return Ok(None),
+                    read => self.frames.push(&piece[..read]),
+                }
+            }
+        };
+        let read: Result<_, EndError> = timeout(idle, read).await.map_err(|_| EndError::Idle)?;
+        if let Err(EndError::Frame(error)) = &read {
+            let parameter = error.to_string();
+            self.fail(&CallError::InvalidParameter { parameter }).await?;
+        }
+        read
+    }
+
+    async fn serve<S: Service>(&mut self, service: &S, message: &[u8]) -> Result<(), EndError> {
+        let Request { call, more, oneway } = match Request::<Served<S::Call>>::parse(message)? {
+            Ok(request) => request,
+            Err(error) => return self.fail(&error).await,
+        };
+        match call {
+            Served::Own(call) => service.serve(self, Request { call, more, oneway }).await,
+            Served::Standard(service::Call::GetInfo(_)) => self.succeed(&info::<S>(), oneway).await,
+            Served::Standard(service::Call::GetInterfaceDescription(call)) => {
+                match description::<S>(&call.interface) {
+                    Ok(description) => self.succeed(&description, oneway).await,
+                    Err(error) => self.fail(&error).await,
+                }
+            }
+        }
+    }
+
+    /// Whether the caller has closed the connection, as opposed to having closed its sending side only.
+    pub fn has_hung_up(&self) -> bool {
+        let mut end = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut end, PollTimeout::ZERO), Ok(1..))
+            && end[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
+    }
+
+    /// The one answer to a call; none if it was `silent` (Varlink's `oneway`).
+    ///
+    /// # Errors
+    /// See [`EndError`].
+    pub async fn succeed<T: Serialize + Sync>(&mut self, answer: &T, silent: bool) -> Result<(), EndError> {
+        if silent { Ok(()) } else { self.page(answer, false).await }
+    }
+
+    /// One of several answers; another follows if it `continues`.
+    ///
+    /// # Errors
+    /// See [`EndError`].
+    pub async fn page<T: Serialize + Sync>(&mut self, answer: &T, continues: bool) -> Result<(), EndError> {
+        self.write(&Reply::success(answer, continues)).await
+    }
+
+    /// An error as the answer.
+    ///
+    /// # Errors
+    /// See [`EndError`].
+    pub async fn fail(&mut self, error: &CallError) -> Result<(), EndError> {
+        self.write(&Reply::failure(error)).await
+    }
+
+    async fn write<T: Serialize>(&mut self, reply: &T) -> Result<(), EndError> {
+        let bytes = encode(reply)?;
+        let written = timeout(self.limits.write, self.stream.write_all(&bytes)).await;
+        Ok(written.map_err(|_| EndError::NotRead)??)
+    }
+}
+
+fn info<S: Service>() -> GetInfoReply {
+    GetInfoReply {
+        vendor: "Ferrule".to_owned(),
+        product: S::PRODUCT.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        url: env!("CARGO_PKG_REPOSITORY").to_owned(),
+        interfaces: vec![SERVICE_INTERFACE.to_owned(), S::INTERFACE.to_owned()],
+    }
+}
+
+fn description<S: Service>(interface: &str) -> Result<GetInterfaceDescriptionReply, CallError> {
+    let description = match interface {
+        SERVICE_INTERFACE => SERVICE_DEFINITION,
+        other if other == S::INTERFACE => S::DEFINITION,
+        _ => return Err(CallError::InterfaceNotFound { interface: interface.to_owned() }),
+    };
+    Ok(GetInterfaceDescriptionReply { description: description.to_owned() })
+}

@@ -1,0 +1,285 @@
+//! The requests to the API server, each with the right that it needs, and their answers as lines, pages or faults.
+//!
+//! kube gives what is common to all of its clients: kubeconfig, service account, TLS, renewal of tokens. Its own list and
+//! watch are not used: they keep whole objects, and do not fall back when a server does not stream lists.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ConfigExt};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tower::{BoxError, ServiceBuilder};
+
+use super::fault::Fault;
+use super::feed::Feed;
+use super::objects::{self, Page, Status, Told};
+use crate::source::chain::chain;
+
+/// The way to the server and the TLS handshake take no longer.
+const CONNECT: Duration = Duration::from_secs(10);
+/// An answer that has been promised comes within this time, or its next piece does.
+const ANSWER: Duration = Duration::from_secs(30);
+/// The server ends a watch after this time; the next begins where it ended.
+const WATCH_S: u64 = 290;
+/// A server sends bookmarks once a minute; one that is silent for longer than the watch may last is gone.
+const SILENCE: Duration = Duration::from_secs(WATCH_S + 20);
+/// A connection that is dead without a word is found out within half a minute.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Objects a page, where lists are not streamed: a page is held in memory as a whole.
+const PAGE: u32 = 100;
+/// The longest page, in bytes.
+const LONGEST_PAGE: usize = 64 << 20;
+/// The longest body of a refusal that is read, in bytes.
+const LONGEST_REFUSAL: usize = 64 << 10;
+
+/// A right that a request needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Permission {
+    /// The verb, as RBAC spells it.
+    pub verb: &'static str,
+    /// The resource of the core API group, as RBAC spells it.
+    pub resource: &'static str,
+}
+
+/// To list nodes, if the server does not stream lists.
+pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
+/// To be told of changes, and of all nodes if the server streams lists.
+pub(super) const WATCH_NODES: Permission = Permission { verb: "watch", resource: "nodes" };
+/// To write this node's condition.
+pub(super) const PATCH_STATUS: Permission = Permission { verb: "patch", resource: "nodes/status" };
+/// All that is ever asked for: no more and no less stands in `conf/kubernetes/rbac.yaml`.
+pub const PERMISSIONS: [Permission; 3] = [LIST_NODES, WATCH_NODES, PATCH_STATUS];
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.verb, self.resource)
+    }
+}
+
+/// A connection's worth of credentials.
+pub(super) struct Api {
+    client: Client,
+}
+
+/// A watch that has begun.
+pub(super) struct Watch {
+    body: Body,
+    feed: Feed,
+    /// The longest silence between two pieces.
+    patience: Duration,
+}
+
+impl Api {
+    /// Reads the kubeconfig, or the service account of the pod that this runs in. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Fault::Credentials`]
+    pub(super) async fn open(kubeconfig: Option<&Path>) -> Result<Self, Fault> {
+        let config = match kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| credentials(&error))?;
+                let options = KubeConfigOptions::default();
+                Config::from_custom_kubeconfig(file, &options).await.map_err(|error| credentials(&error))?
+            }
+            None => Config::incluster().map_err(|error| credentials(&error))?,
+        };
+        Ok(Self { client: client(&config).map_err(|error| credentials(&error))? })
+    }
+
+    /// Begins a watch with all there is: the server sends every node, and a bookmark when that was all.
+    ///
+    /// # Errors
+    /// [`Fault::NoStreaming`] if the server cannot do that, and what can happen to every request.
+    pub(super) async fn stream(&self) -> Result<Watch, Fault> {
+        // Without a version: at least as new as the moment of the request, so that nothing goes back in time.
+        let initial = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
+        match self.watch(initial, ANSWER).await {
+            Err(Fault::Refused { code: 400 | 422, message }) => Err(Fault::NoStreaming(message)),
+            result => result,
+        }
+    }
+
+    /// Begins a watch with what came after `version`.
+    ///
+    /// # Errors
+    /// What can happen to every request; [`Fault::Expired`] may come here or later.
+    pub(super) async fn resume(&self, version: &str) -> Result<Watch, Fault> {
+        self.watch(&format!("&resourceVersion={}", escaped(version)), SILENCE).await
+    }
+
+    async fn watch(&self, how: &str, patience: Duration) -> Result<Watch, Fault> {
+        let uri = format!("/api/v1/nodes?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}{how}");
+        let answer = self.send(get(&uri), WATCH_NODES).await?;
+        Ok(Watch { body: answer.into_body(), feed: Feed::default(), patience })
+    }
+
+    /// A page of the list: the first one if `next` is empty.
+    ///
+    /// # Errors
+    /// What can happen to every request; [`Fault::Expired`] if the list has to be begun again.
+    pub(super) async fn list(&self, next: &str) -> Result<Page, Fault> {
+        let uri = match next {
+            "" => format!("/api/v1/nodes?limit={PAGE}"),
+            next => format!("/api/v1/nodes?limit={PAGE}&continue={}", escaped(next)),
+        };
+        let answer = self.send(get(&uri), LIST_NODES).await?;
+        objects::page(&whole(answer, LONGEST_PAGE).await?)
+    }
+
+    /// Merges `patch` into the status of the node of this name.
+    ///
+    /// # Errors
+    /// What can happen to every request.
+    pub(super) async fn patch_status(&self, name: &str, patch: Vec<u8>) -> Result<(), Fault> {
+        let mut request = Request::new(Body::from(patch));
+        *request.method_mut() = Method::PATCH;
+        *request.uri_mut() = uri(&format!("/api/v1/nodes/{}/status", escaped(name)))?;
+        let kind = http::HeaderValue::from_static("application/strategic-merge-patch+json");
+        request.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        let answer = self.send(Ok(request), PATCH_STATUS).await?;
+        whole(answer, LONGEST_PAGE).await.map(drop)
+    }
+
+    async fn send(
+        &self,
+        request: Result<Request<Body>, Fault>,
+        permission: Permission,
+    ) -> Result<Response<Body>, Fault> {
+        let answer = tokio::time::timeout(ANSWER, self.client.send(request?)).await;
+        let answer =
+            answer.map_err(|_| Fault::Silent(ANSWER))?.map_err(|error| Fault::Away(chain(&error)))?;
+        let code = answer.status().as_u16();
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        // The body says why, if it says anything.
+        let body = whole(answer, LONGEST_REFUSAL).await.unwrap_or_default();
+        let mut status: Status = serde_json::from_slice(&body).unwrap_or_default();
+        status.code = code;
+        if status.message.is_empty() {
+            status.message =
+                String::from_utf8_lossy(&body).chars().take(200).collect::<String>().trim().into();
+        }
+        if code == 403 {
+            return Err(Fault::Forbidden { permission, message: status.message });
+        }
+        Err(objects::refusal(status))
+    }
+}
+
+impl Watch {
+    /// What the server tells next; `None` when it has ended the watch. A line that the server did not end is not told.
+    ///
+    /// # Errors
+    /// The watch cannot go on.
+    pub(super) async fn next(&mut self) -> Result<Option<Told>, Fault> {
+        loop {
+            if let Some(line) = self.feed.line() {
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return objects::event(line).map(Some);
+            }
+            match piece(&mut self.body, self.patience).await? {
+                Some(bytes) => self.feed.push(&bytes)?,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The list that came first is through: from here on silence means that nothing happens.
+    pub(super) fn has_begun(&mut self) {
+        self.patience = SILENCE;
+    }
+}
+
+/// A client without kube's own log, which has a line for every try.
+fn client(config: &Config) -> kube::Result<Client> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_keepalive(Some(KEEPALIVE));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    let https = config.rustls_https_connector_with_connector(tcp)?;
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(legacy::Client::builder(TokioExecutor::new()).build(https));
+    Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+fn credentials(error: &dyn std::error::Error) -> Fault {
+    Fault::Credentials(chain(error))
+}
+
+fn get(text: &str) -> Result<Request<Body>, Fault> {
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = uri(text)?;
+    Ok(request)
+}
+
+fn uri(text: &str) -> Result<http::Uri, Fault> {
+    // What goes into it is escaped; it can only be too long.
+    text.parse().map_err(|error| Fault::Malformed(format!("no request can be made of it: {error}")))
+}
+
+/// As it stands in a URI: everything but letters, digits and what is always plain is written in hexadecimal.
+fn escaped(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let write = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(write).collect()
+}
+
+/// The next piece of a body; `None` at its end.
+async fn piece(body: &mut Body, patience: Duration) -> Result<Option<bytes::Bytes>, Fault> {
+    loop {
+        let frame =
+            tokio::time::timeout(patience, body.frame()).await.map_err(|_| Fault::Silent(patience))?;
+        match frame {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(Fault::Away(chain(&error))),
+            Some(Ok(frame)) => {
+                if let Ok(bytes) = frame.into_data() {
+                    return Ok(Some(bytes));
+                }
+            }
+        }
+    }
+}
+
+/// The whole of a body.
+async fn whole(answer: Response<Body>, longest: usize) -> Result<Vec<u8>, Fault> {
+    let mut body = answer.into_body();
+    let mut bytes = Vec::new();
+    while let Some(piece) = piece(&mut body, ANSWER).await? {
+        if bytes.len() + piece.len() > longest {
+            return Err(Fault::Malformed(format!("it has more than {longest} bytes")));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_gave_goes_back_to_it_unharmed() {
+        assert_eq!(escaped("12345"), "12345");
+        assert_eq!(escaped("eyJ2Ijoi&b=/+ ä"), "eyJ2Ijoi%26b%3D%2F%2B%20%C3%A4");
+    }
+}

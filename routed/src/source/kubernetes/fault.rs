@@ -1,0 +1,106 @@
+//! What can be wrong between this daemon and the API server, and what a person does about it.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::api::Permission;
+
+/// The class of [`Fault::Malformed`].
+pub(super) const MALFORMED: &str = "malformed";
+
+/// The nodes could not be had, or the node could not be written to.
+#[derive(Debug, Error)]
+pub(super) enum Fault {
+    /// The kubeconfig or the pod's service account cannot be used.
+    #[error(
+        "cannot log in to the API server: {0}; in a pod, mount the service account; elsewhere, set [routing.kubernetes] \
+         kubeconfig"
+    )]
+    Credentials(String),
+    /// The server does not know who this is.
+    #[error(
+        "the API server does not accept this daemon's credentials ({0}); renew the token or the certificate of \
+         the kubeconfig, or restart the pod"
+    )]
+    Unauthorized(String),
+    /// The server knows, and does not allow it.
+    #[error(
+        "the API server does not allow to {permission} ({message}); apply conf/kubernetes/rbac.yaml, or give the user of \
+         the kubeconfig the verb \"{}\" on \"{}\"", permission.verb, permission.resource
+    )]
+    Forbidden {
+        /// What is missing.
+        permission: Permission,
+        /// The server's words.
+        message: String,
+    },
+    /// The server cannot stream a list.
+    #[error("the API server does not stream lists ({0})")]
+    NoStreaming(String),
+    /// The server does not remember the changes since the version that it was asked for.
+    #[error("the API server no longer has the changes since the last one that was seen ({0})")]
+    Expired(String),
+    /// Any other refusal.
+    #[error("the API server answers {code}: {message}; see its log")]
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// The server's words.
+        message: String,
+    },
+    /// There is no server, or it stopped in the middle.
+    #[error("the API server cannot be reached: {0}; see that it runs, and that the way to it is open")]
+    Away(String),
+    /// There is a connection, and nothing comes.
+    #[error("the API server cannot be reached: no answer for {} s; see that it runs, and that the way to it is open", .0.as_secs())]
+    Silent(Duration),
+    /// What it says is no answer.
+    #[error(
+        "the API server's answer cannot be read: {0}; is it an API server, and nothing between it and here?"
+    )]
+    Malformed(String),
+}
+
+impl Fault {
+    /// Faults of one class are one fault to a person: one line in the log until the server answers again.
+    pub(super) fn class(&self) -> String {
+        match self {
+            Self::Credentials(_) => "credentials".into(),
+            Self::Unauthorized(_) => "unauthorized".into(),
+            Self::Forbidden { permission, .. } => permission.to_string(),
+            Self::NoStreaming(_) => "streaming".into(),
+            Self::Expired(_) => "expired".into(),
+            Self::Refused { code, .. } => code.to_string(),
+            Self::Away(_) | Self::Silent(_) => "away".into(),
+            Self::Malformed(_) => MALFORMED.into(),
+        }
+    }
+
+    /// Whether what was asked for may make no sense to the server any more, so that everything is to be asked afresh.
+    pub(super) fn doubts_the_version(&self) -> bool {
+        match self {
+            // Too many requests: the server takes the same one later.
+            Self::Refused { code, .. } => *code != 429,
+            Self::Expired(_) | Self::NoStreaming(_) | Self::Malformed(_) => true,
+            Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. } => false,
+            Self::Away(_) | Self::Silent(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::WATCH_NODES;
+    use super::*;
+
+    #[test]
+    fn what_is_forbidden_is_named_with_its_verb_and_resource_and_the_remedy() {
+        let fault = Fault::Forbidden { permission: WATCH_NODES, message: "no role".into() };
+        assert_eq!(
+            fault.to_string(),
+            "the API server does not allow to watch nodes (no role); apply conf/kubernetes/rbac.yaml, or give the user \
+             of the kubeconfig the verb \"watch\" on \"nodes\""
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The API server's words as far as they matter here: node objects, watch events and pages of a list. Pure.
+//!
+//! Only what is used is read out of an object, and what cannot be used makes that one node unusable, with a reason; the
+//! others go on.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ferrule_config::check_node_name;
+use ferrule_model::{IpNetwork, Mac, vtep_mac};
+use serde::Deserialize;
+
+use super::fault::Fault;
+use crate::nodes::Node;
+
+/// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
+pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
+
+/// One line of a watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// The object is there, and it is this.
+    Put(Seen),
+    /// The object of this name is gone, as of this version.
+    Gone {
+        /// The node's name.
+        name: String,
+        /// The version of the list without it.
+        version: String,
+    },
+    /// Nothing happened up to this version.
+    Bookmark {
+        /// The version.
+        version: String,
+        /// All objects of the streamed list have been told.
+        initial_end: bool,
+    },
+}
+
+/// A node object as it was seen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// Its name.
+    pub(super) name: String,
+    /// Its version.
+    pub(super) version: String,
+    /// What is made of it.
+    pub(super) entry: Entry,
+    /// Its condition NetworkUnavailable is there and False.
+    pub(super) network_is_available: bool,
+}
+
+/// A node, or why its object makes none.
+pub(super) type Entry = Result<Node, String>;
+
+/// A page of a list.
+#[derive(Debug)]
+pub(super) struct Page {
+    /// The objects on it.
+    pub(super) seen: Vec<Seen>,
+    /// The list's version.
+    pub(super) version: String,
+    /// Where the next page begins; empty on the last one.
+    pub(super) next: String,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
+enum Event<O> {
+    Added(O),
+    Modified(O),
+    Deleted(O),
+    Bookmark(O),
+    Error(Status),
+}
+
+/// What the server says of a fault.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    /// The HTTP status.
+    pub(super) code: u16,
+    /// In one word.
+    pub(super) reason: String,
+    /// In a sentence.
+    pub(super) message: String,
+}
+
+#[derive(Deserialize)]
+struct Object {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Option<Spec>,
+    #[serde(default)]
+    status: Option<NodeStatus>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    resource_version: String,
+    annotations: Option<Annotations>,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Annotations {
+    /// [`VTEP_MAC`]
+    #[serde(rename = "ferrule.io/vtep-mac")]
+    vtep_mac: Option<String>,
+    /// Of the bookmark that ends a streamed list.
+    #[serde(rename = "k8s.io/initial-events-end")]
+    initial_end: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Option<Vec<Address>>,
+    conditions: Option<Vec<Condition>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+#[derive(Deserialize)]
+struct List<O> {
+    metadata: Metadata,
+    items: Option<Vec<O>>,
+}
+
+/// Reads one line of a watch.
+///
+/// # Errors
+/// A fault that the server tells in the line, or [`Fault::Malformed`] if it is no watch event. An event about a node that
+/// cannot be used is none of these.
+pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
+    let event = match serde_json::from_slice::<Event<Object>>(line) {
+        Ok(event) => event,
+        Err(error) => return nameless(line, &error),
+    };
+    match event {
+        Event::Added(object) | Event::Modified(object) => Ok(Told::Put(seen(object))),
+        Event::Deleted(object) => gone(object.metadata),
+        Event::Bookmark(object) => Ok(bookmark(object.metadata)),
+        Event::Error(status) => Err(refusal(status)),
+    }
+}
+
+/// An event whose object has values of other types than a node's: its name is all that is read.
+fn nameless(line: &[u8], error: &serde_json::Error) -> Result<Told, Fault> {
+    let event: Event<Named> = serde_json::from_slice(line).map_err(|_| malformed(error))?;
+    match event {
+        Event::Added(named) | Event::Modified(named) => Ok(Told::Put(unreadable(named.metadata, error))),
+        Event::Deleted(named) => gone(named.metadata),
+        Event::Bookmark(named) => Ok(bookmark(named.metadata)),
+        Event::Error(status) => Err(refusal(status)),
+    }
+}
+
+fn malformed(error: &serde_json::Error) -> Fault {
+    Fault::Malformed(error.to_string())
+}
+
+fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
+    let entry = Err(format!("its object cannot be read: {error}"));
+    Seen { name: metadata.name, version: metadata.resource_version, entry, network_is_available: false }
+}
+
+fn gone(metadata: Metadata) -> Result<Told, Fault> {
+    Ok(Told::Gone { name: metadata.name, version: metadata.resource_version })
+}
+
+fn bookmark(metadata: Metadata) -> Told {
+    let end = metadata.annotations.and_then(|annotations| annotations.initial_end);
+    Told::Bookmark { version: metadata.resource_version, initial_end: end.as_deref() == Some("true") }
+}
+
+/// What a status of the server's means: in a watch, or as the body of an answer.
+pub(super) fn refusal(status: Status) -> Fault {
+    let message = if status.message.is_empty() { status.reason.clone() } else { status.message };
+    match (status.code, status.reason.as_str()) {
+        (410, _) | (_, "Expired" | "Gone") => Fault::Expired(message),
+        (401, _) => Fault::Unauthorized(message),
+        (code, _) => Fault::Refused { code, message },
+    }
+}
+
+/// Reads a page of a list.
+///
+/// # Errors
+/// [`Fault::Malformed`] if it is none.
+pub(super) fn page(text: &[u8]) -> Result<Page, Fault> {
+    let (metadata, seen) = match serde_json::from_slice::<List<Object>>(text) {
+        Ok(list) => (list.metadata, list.items.unwrap_or_default().into_iter().map(seen).collect()),
+        // One object is not as it should be: only then each is read by itself.
+        Err(error) => {
+            let list: List<serde_json::Value> =
+                serde_json::from_slice(text).map_err(|_| malformed(&error))?;
+            (list.metadata, one_by_one(list.items.unwrap_or_default())?)
+        }
+    };
+    Ok(Page { seen, version: metadata.resource_version, next: metadata.next.unwrap_or_default() })
+}
+
+fn one_by_one(items: Vec<serde_json::Value>) -> Result<Vec<Seen>, Fault> {
+    let read = |item: serde_json::Value| match Object::deserialize(&item) {
+        Ok(object) => Ok(seen(object)),
+        Err(error) => {
+            let named = Named::deserialize(item).map_err(|_| malformed(&error))?;
+            Ok(unreadable(named.metadata, &error))
+        }
+    };
+    items.into_iter().map(read).collect()
+}
+
+fn seen(object: Object) -> Seen {
+    let status = object.status.unwrap_or_default();
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    let network_is_available =
+        conditions.iter().any(|one| one.kind == "NetworkUnavailable" && one.status == "False");
+    let addresses = status.addresses.unwrap_or_default();
+    let mac = object.metadata.annotations.and_then(|annotations| annotations.vtep_mac);
+    let entry = node(&object.metadata.name, &object.spec.unwrap_or_default(), &addresses, mac.as_deref());
+    Seen {
+        name: object.metadata.name,
+        version: object.metadata.resource_version,
+        entry,
+        network_is_available,
+    }
+}
+
+fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> Entry {
+    if !check_node_name(name) {
+        return Err("it cannot be a node's name".into());
+    }
+    let (v4, v6) = internal(addresses);
+    if v4.is_none() && v6.is_none() {
+        return Err(
+            "it has no address of type InternalIP yet by which others can reach it (status.addresses; \
+                    the kubelet reports it)"
+                .into(),
+        );
+    }
+    Ok(Node { name: name.to_owned(), v4, v6, pod_cidrs: pod_cidrs(spec)?, vtep_mac: mac_of(name, mac)? })
+}
+
+/// The first internal address of each family.
+fn internal(addresses: &[Address]) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
+    let (mut v4, mut v6) = (None, None);
+    for address in addresses.iter().filter(|address| address.kind == "InternalIP") {
+        match address.address.parse() {
+            Ok(IpAddr::V4(ip)) if v4.is_none() && is_host_v4(ip) => v4 = Some(ip),
+            Ok(IpAddr::V6(ip)) if v6.is_none() && is_host_v6(ip) => v6 = Some(ip),
+            _ => {}
+        }
+    }
+    (v4, v6)
+}
+
+fn is_host_v4(ip: Ipv4Addr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())
+}
+
+fn is_host_v6(ip: Ipv6Addr) -> bool {
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local())
+}
+
+fn pod_cidrs(spec: &Spec) -> Result<Vec<IpNetwork>, String> {
+    let list = spec.pod_cidrs.as_deref().filter(|list| !list.is_empty());
+    let texts = list.or(spec.pod_cidr.as_ref().map(std::slice::from_ref)).unwrap_or_default();
+    let texts = texts.iter().filter(|text| !text.is_empty());
+    let cidrs = texts.map(|text| pod_cidr(text)).collect::<Result<Vec<_>, _>>()?;
+    if cidrs.is_empty() {
+        return Err("it has no pod CIDR yet (spec.podCIDRs; kube-controller-manager gives them with \
+                    --allocate-node-cidrs)"
+            .into());
+    }
+    Ok(cidrs)
+}
+
+fn pod_cidr(text: &str) -> Result<IpNetwork, String> {
+    let refused = || format!("its pod CIDR \"{text}\" is not a network that pods can live in");
+    let (true, Ok(network)) = (text.contains('/'), text.parse::<IpNetwork>()) else {
+        return Err(refused());
+    };
+    let ip = network.network();
+    let odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    // Host bits say nothing, and the kernel takes a network without them only.
+    if odd { Err(refused()) } else { IpNetwork::new(ip, network.prefix()).map_err(|_| refused()) }
+}
+
+fn mac_of(name: &str, annotation: Option<&str>) -> Result<Mac, String> {
+    let Some(text) = annotation else {
+        return Ok(vtep_mac(name));
+    };
+    let mac = text.parse::<Mac>().ok().filter(|mac| !mac.is_multicast() && mac.octets() != [0; 6]);
+    mac.ok_or_else(|| format!("its annotation {VTEP_MAC} \"{text}\" is not the MAC address of one device"))
+}

@@ -1,0 +1,259 @@
+//! The task that lists and watches: it never ends, tells what changed, and says in the log what it cannot do.
+//!
+//! A round begins with a list, streamed if the server can, or resumes a watch where the last one ended. Whatever goes
+//! wrong ends the round; nothing is told then, so that what is in the kernel stays, and the next round follows after
+//! a pause.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::api::{Api, Watch};
+use super::condition::Facts;
+use super::fault::{Fault, MALFORMED};
+use super::objects::{Seen, Told};
+use super::table::Table;
+use crate::nodes::NodeUpdate;
+use crate::source::NodeEvent;
+use crate::source::pause::Pause;
+
+/// A round that lasted this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(30);
+/// A round that ended sooner than this is not followed by the next at once, even if nothing went wrong.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// The task's state.
+pub(super) struct Watcher {
+    kubeconfig: Option<PathBuf>,
+    own_name: String,
+    events: mpsc::Sender<NodeEvent>,
+    facts: watch::Sender<Facts>,
+    table: Table,
+    /// `None` after a fault: the files of the credentials may have been renewed.
+    api: Option<Api>,
+    /// The version that the table is of; `None` if it has to be listed.
+    version: Option<String>,
+    /// Whether the server streams lists, as far as is known.
+    streams: bool,
+    pause: Pause,
+    /// The faults that are in the log, and still hold.
+    said: BTreeSet<String>,
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+/// Why a round ended.
+enum End {
+    /// As it should.
+    Closed,
+    Fault(Fault),
+    Deaf,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Deaf> for End {
+    fn from(_: Deaf) -> Self {
+        Self::Deaf
+    }
+}
+
+impl Watcher {
+    /// A watcher that has not begun.
+    pub(super) fn new(
+        kubeconfig: Option<PathBuf>,
+        own_name: String,
+        events: mpsc::Sender<NodeEvent>,
+        facts: watch::Sender<Facts>,
+    ) -> Self {
+        Self {
+            kubeconfig,
+            own_name,
+            events,
+            facts,
+            table: Table::default(),
+            api: None,
+            version: None,
+            streams: true,
+            pause: Pause::new(),
+            said: BTreeSet::new(),
+        }
+    }
+
+    /// Works until nobody takes the events any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let begin = Instant::now();
+            let end = self.round().await.unwrap_or_else(|end| end);
+            if begin.elapsed() >= GOOD {
+                self.pause.reset();
+                self.said.clear();
+            }
+            let rest = match end {
+                End::Deaf => return,
+                End::Closed => begin.elapsed() < SHORT,
+                End::Fault(fault) => self.fail(fault),
+            };
+            if rest {
+                tokio::time::sleep(self.pause.next()).await;
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<End, End> {
+        let api = match self.api.take() {
+            Some(api) => api,
+            None => Api::open(self.kubeconfig.as_deref()).await?,
+        };
+        let mut watch = match &self.version {
+            Some(version) => {
+                let watch = api.resume(version).await?;
+                self.answered();
+                watch
+            }
+            None if self.streams => self.streamed_list(&api).await?,
+            None => {
+                let version = self.paged_list(&api).await?;
+                api.resume(&version).await?
+            }
+        };
+        while let Some(told) = watch.next().await? {
+            self.take(told).await?;
+        }
+        self.api = Some(api);
+        Ok(End::Closed)
+    }
+
+    async fn streamed_list(&mut self, api: &Api) -> Result<Watch, End> {
+        let mut watch = api.stream().await?;
+        self.table.begin();
+        loop {
+            // A server that does not know streaming, and does not say so, never sends the last bookmark.
+            let told = watch.next().await.map_err(|fault| match fault {
+                Fault::Silent(_) => Fault::NoStreaming(fault.to_string()),
+                fault => fault,
+            })?;
+            match told {
+                Some(Told::Bookmark { version, initial_end: true }) => {
+                    watch.has_begun();
+                    self.listed(version).await?;
+                    return Ok(watch);
+                }
+                Some(Told::Put(seen)) => drop(self.put(seen)),
+                Some(Told::Gone { name, .. }) => drop(self.table.remove(&name)),
+                Some(Told::Bookmark { .. }) => {}
+                None => return Err(Fault::Away("it ended the list in the middle".into()).into()),
+            }
+        }
+    }
+
+    async fn paged_list(&mut self, api: &Api) -> Result<String, End> {
+        self.table.begin();
+        let mut next = String::new();
+        loop {
+            let page = api.list(&next).await?;
+            for seen in page.seen {
+                self.put(seen);
+            }
+            next = page.next;
+            if next.is_empty() {
+                self.listed(page.version.clone()).await?;
+                return Ok(page.version);
+            }
+        }
+    }
+
+    /// A list is complete.
+    async fn listed(&mut self, version: String) -> Result<(), Deaf> {
+        self.table.end();
+        let nodes = self.table.nodes();
+        if !self.table.has(&self.own_name) {
+            self.facts.send_modify(|facts| facts.seen = false);
+        }
+        self.version = Some(version);
+        self.answered();
+        self.tell(NodeEvent::Snapshot(nodes)).await
+    }
+
+    async fn take(&mut self, told: Told) -> Result<(), Deaf> {
+        let (change, version) = match told {
+            Told::Put(seen) => {
+                let version = seen.version.clone();
+                (self.put(seen), version)
+            }
+            Told::Gone { name, version } => {
+                if name == self.own_name {
+                    self.facts.send_modify(|facts| facts.seen = false);
+                }
+                (self.table.remove(&name), version)
+            }
+            Told::Bookmark { version, .. } => (None, version),
+        };
+        if !version.is_empty() {
+            self.version = Some(version);
+        }
+        match change {
+            Some(update) => self.tell(NodeEvent::Changes(vec![update])).await,
+            None => Ok(()),
+        }
+    }
+
+    fn put(&mut self, seen: Seen) -> Option<NodeUpdate> {
+        if seen.name == self.own_name {
+            let is_told = seen.network_is_available;
+            self.facts.send_if_modified(|facts| {
+                let before = std::mem::replace(facts, Facts { seen: true, is_told, ..*facts });
+                before != *facts
+            });
+        }
+        let (change, words) = self.table.put(seen);
+        if let Some(words) = words {
+            tracing::warn!("{words}");
+        }
+        change
+    }
+
+    async fn tell(&self, event: NodeEvent) -> Result<(), Deaf> {
+        self.events.send(event).await.map_err(|_| Deaf)
+    }
+
+    /// The server gave what it was asked for. What it said there may still be unreadable.
+    fn answered(&mut self) {
+        let before = self.said.len();
+        self.said.retain(|class| class == MALFORMED);
+        if self.said.len() < before {
+            tracing::info!("the API server answers again");
+        }
+    }
+
+    /// What follows from a fault; whether to wait before the next round.
+    fn fail(&mut self, fault: Fault) -> bool {
+        if fault.doubts_the_version() {
+            self.version = None;
+        }
+        match fault {
+            Fault::NoStreaming(_) => {
+                self.streams = false;
+                tracing::info!("{fault}: nodes are listed and watched");
+                return false;
+            }
+            Fault::Expired(_) => tracing::info!("{fault}: all nodes are listed again"),
+            fault => {
+                // It may be another server that comes back.
+                self.streams = true;
+                if self.said.insert(fault.class()) {
+                    tracing::error!("{fault}; it is tried again, everything stays as it is until then");
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,61 @@
+//! How long to wait between tries: longer each time, and never the same on two nodes.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+/// The first wait is between half of this and this.
+const FIRST: Duration = Duration::from_millis(800);
+/// The longest. A cluster of thousands must not fall upon a server that has just come back.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// Waits that double from one to the next, with jitter.
+#[derive(Debug)]
+pub(super) struct Pause {
+    wait: Duration,
+}
+
+impl Pause {
+    /// Before the first try.
+    pub(super) fn new() -> Self {
+        Self { wait: FIRST }
+    }
+
+    /// The next wait: between half of it and all of it, by chance.
+    pub(super) fn next(&mut self) -> Duration {
+        let full = self.wait;
+        self.wait = (full * 2).min(LONGEST);
+        // Every `RandomState` is keyed anew: chance enough to keep nodes apart.
+        let chance = RandomState::new().build_hasher().finish() as u32;
+        full / 2 + (full / 2).mul_f64(f64::from(chance) / f64::from(u32::MAX))
+    }
+
+    /// It went well: the next wait is short again.
+    pub(super) fn reset(&mut self) {
+        self.wait = FIRST;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_within_their_bounds_and_begin_again() {
+        let mut pause = Pause::new();
+        let mut full = FIRST;
+        for _ in 0..10 {
+            let wait = pause.next();
+            assert!(full / 2 <= wait && wait <= full, "{wait:?} of {full:?}");
+            full = (full * 2).min(LONGEST);
+        }
+        assert_eq!(full, LONGEST);
+        pause.reset();
+        assert!(pause.next() <= FIRST);
+    }
+
+    #[test]
+    fn two_nodes_do_not_wait_equally_long() {
+        let waits: std::collections::BTreeSet<_> = (0..20).map(|_| Pause::new().next()).collect();
+        assert!(waits.len() > 10, "{waits:?}");
+    }
+}

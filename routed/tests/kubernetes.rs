@@ -1,0 +1,357 @@
+//! The Kubernetes source against a server that speaks the protocol over TLS, with every fault that it has been seen with.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod api_server;
+mod lab;
+
+#[path = "kubernetes/daemon.rs"]
+mod daemon;
+#[path = "kubernetes/manifests.rs"]
+mod manifests;
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use api_server::{ApiServer, Streaming, node};
+use routed::nodes::{Node, Nodes};
+use routed::source::{KubernetesSource, NodeEvent, Source};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// Longer than the first pause after a fault.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// A server and a source that watches it.
+struct Pair {
+    server: ApiServer,
+    source: KubernetesSource,
+    /// What the source has told so far, put together.
+    known: Nodes,
+    directory: tempfile::TempDir,
+}
+
+impl Pair {
+    /// A server with three nodes, that `prepare` may spoil; call within a runtime.
+    fn new(prepare: impl FnOnce(&ApiServer)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        lo_up();
+        let server = ApiServer::new(TcpListener::bind("127.0.0.1:0").unwrap(), directory.path());
+        (1..=3).for_each(|number| server.put(node(number)));
+        prepare(&server);
+        let source = KubernetesSource::new(Some(server.kubeconfig()), "n1");
+        Self { server, source, known: Nodes::new("n1"), directory }
+    }
+
+    /// Waits until what the source told is this.
+    async fn wait_for(&mut self, names: &[&str]) {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        while self.names() != names {
+            let event = tokio::time::timeout_at(deadline, self.source.next()).await;
+            let event = event.unwrap_or_else(|_| panic!("{names:?} do not come, but {:?}", self.names()));
+            self.take(event);
+        }
+    }
+
+    /// Nothing is told for a while.
+    async fn is_quiet(&mut self) {
+        let event = tokio::time::timeout(QUIET, self.source.next()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+
+    fn take(&mut self, event: NodeEvent) {
+        match event {
+            NodeEvent::Snapshot(nodes) => drop(self.known.snapshot(nodes)),
+            NodeEvent::Changes(updates) => drop(self.known.update(updates)),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let Some(cluster) = self.known.cluster() else { return Vec::new() };
+        let mut names: Vec<_> = cluster.others.into_keys().collect();
+        names.insert(0, cluster.own.name);
+        names
+    }
+
+    fn node(&self, name: &str) -> Node {
+        self.known.cluster().unwrap().others[name].as_ref().clone()
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.server.requests().iter().map(api_server::http::Request::permission).collect()
+    }
+}
+
+/// The tests' own namespace has a loopback device that is off.
+fn lo_up() {
+    let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(status.expect("install iproute2").success());
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+#[test]
+fn a_streamed_list_is_followed_by_its_changes() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        let second = pair.node("n2");
+        assert_eq!(second.v4, Some("192.0.2.2".parse().unwrap()));
+        assert_eq!(second.v6, Some("2001:db8::2".parse().unwrap()));
+        assert_eq!(second.pod_cidrs.len(), 2);
+        assert_eq!(second.vtep_mac, ferrule_model::vtep_mac("n2"));
+
+        pair.server.put(node(4));
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        pair.server.delete("n2");
+        pair.wait_for(&["n1", "n3", "n4"]).await;
+        // What kubelets report all the time changes nothing.
+        let mut heartbeat = node(3);
+        heartbeat["status"]["conditions"][0]["lastHeartbeatTime"] = json!("2026-01-01T00:00:00Z");
+        pair.server.put(heartbeat);
+        pair.is_quiet().await;
+        assert_eq!(pair.asked(), ["watch nodes"], "one request does it all");
+    });
+}
+
+#[test]
+fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
+    for streaming in [Streaming::Refused, Streaming::Unheard] {
+        run(async {
+            let mut pair = Pair::new(|server| {
+                server.faults(|faults| faults.streaming = streaming);
+                (4..=250).for_each(|number| server.put(node(number)));
+            });
+            let mut names: Vec<_> = (2..=250).map(|number| format!("n{number}")).collect();
+            names.sort();
+            let names: Vec<_> = std::iter::once("n1").chain(names.iter().map(String::as_str)).collect();
+            pair.wait_for(&names).await;
+            assert_eq!(pair.asked(), ["watch nodes", "list nodes", "list nodes", "list nodes"]);
+            pair.server.delete("n250");
+            let names: Vec<_> = names.into_iter().filter(|name| *name != "n250").collect();
+            pair.wait_for(&names).await;
+        });
+    }
+}
+
+#[test]
+fn a_watch_that_is_cut_is_resumed_where_it_ended() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        let version = pair.server.bookmark();
+        pair.server.put(node(4));
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        pair.server.cut();
+        pair.server.delete("n2");
+        pair.wait_for(&["n1", "n3", "n4"]).await;
+        let last = pair.server.requests().pop().unwrap();
+        assert_eq!(last.query("resourceVersion"), Some((version + 1).to_string().as_str()), "{last:?}");
+        assert_eq!(last.query("sendInitialEvents"), None);
+    });
+}
+
+#[test]
+fn bookmarks_move_the_version_and_tell_nothing() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        let version = pair.server.bookmark();
+        pair.is_quiet().await;
+        pair.server.cut();
+        let deadline = Instant::now() + LIMIT;
+        while pair.server.requests().len() < 2 {
+            assert!(Instant::now() < deadline);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let last = pair.server.requests().pop().unwrap();
+        assert_eq!(last.query("resourceVersion"), Some(version.to_string().as_str()));
+    });
+}
+
+#[test]
+fn a_version_that_the_server_has_forgotten_is_listed_anew_and_what_is_gone_meanwhile_goes() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        pair.server.delete("n3");
+        pair.wait_for(&["n1", "n2"]).await;
+        // As the answer to the watch.
+        pair.server.cut();
+        pair.server.put(node(4));
+        pair.server.delete("n2");
+        pair.server.forget();
+        pair.wait_for(&["n1", "n4"]).await;
+        // And as a line of it.
+        let expired = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410,
+                                                         "reason": "Expired", "message": "too old"}});
+        pair.server.send(format!("{expired}\n").as_bytes());
+        pair.is_quiet().await;
+        pair.server.put(node(5));
+        pair.wait_for(&["n1", "n4", "n5"]).await;
+        let lists =
+            pair.server.requests().iter().filter(|one| one.query("sendInitialEvents").is_some()).count();
+        assert!(lists >= 3, "{lists}");
+    });
+}
+
+#[test]
+fn a_list_that_breaks_off_tells_nothing_until_it_is_complete() {
+    let half = br#"{"type":"ADDED","object":{"metadata":{"name":"n"#.to_vec();
+    for bytes in [Vec::new(), half, b"<html>\n".to_vec(), vec![0xff, 0xfe, b'\n']] {
+        run(async {
+            let mut pair = Pair::new(|server| server.faults(|faults| faults.break_list_with = Some(bytes)));
+            let event = tokio::time::timeout(LIMIT, pair.source.next()).await.unwrap();
+            pair.take(event);
+            assert_eq!(pair.names(), ["n1", "n2", "n3"], "the first thing that is told is complete");
+            assert_eq!(pair.asked(), ["watch nodes", "watch nodes"]);
+        });
+    }
+}
+
+#[test]
+fn half_a_line_and_nonsense_in_a_watch_change_nothing() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        pair.server.send(br#"{"type":"DELETED","object":{"metadata":{"name":"n2""#);
+        pair.server.cut();
+        pair.is_quiet().await;
+        pair.server.send(b"nonsense\n");
+        let event = tokio::time::timeout(QUIET, pair.source.next()).await;
+        event.map(|event| pair.take(event)).unwrap_or_default();
+        assert_eq!(pair.names(), ["n1", "n2", "n3"]);
+        pair.server.put(node(4));
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+    });
+}
+
+#[test]
+fn a_huge_object_and_a_slow_server_are_taken_as_they_come() {
+    run(async {
+        let mut pair = Pair::new(|server| {
+            let mut huge = node(4);
+            huge["metadata"]["annotations"] = json!({"junk": "x".repeat(3 << 20)});
+            server.put(huge);
+        });
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        pair.server.faults(|faults| {
+            faults.piece = 400;
+            faults.slowness = Duration::from_millis(10);
+        });
+        pair.server.delete("n4");
+        pair.server.forget();
+        pair.server.cut();
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+    });
+}
+
+#[test]
+fn a_line_that_never_ends_is_given_up_and_the_nodes_stay() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        pair.server.send(&vec![b'x'; 17 << 20]);
+        pair.server.put(node(4));
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+    });
+}
+
+#[test]
+fn a_server_that_is_away_changes_nothing_and_the_difference_comes_when_it_is_back() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        pair.server.stop();
+        pair.server.delete("n2");
+        pair.server.put(node(7));
+        pair.is_quiet().await;
+        pair.server.start(TcpListener::bind(pair.server.address()).unwrap());
+        pair.wait_for(&["n1", "n3", "n7"]).await;
+    });
+}
+
+#[test]
+fn a_node_that_cannot_be_used_is_left_out_until_it_can() {
+    run(async {
+        let spoiled: [(&str, serde_json::Value); 9] = [
+            ("/spec", json!({})),
+            ("/spec", json!(null)),
+            ("/spec/podCIDRs", json!([])),
+            ("/spec/podCIDRs", json!(["10.244.9.0"])),
+            ("/spec/podCIDRs", json!(["0.0.0.0/0"])),
+            ("/spec/podCIDRs", json!({"a": 1})),
+            ("/status/addresses", json!([{"type": "InternalIP", "address": "127.0.0.1"}])),
+            ("/status/addresses", json!(null)),
+            ("/status/addresses", json!(17)),
+        ];
+        let mut pair = Pair::new(|server| {
+            for (number, (pointer, value)) in (10..).zip(spoiled.iter().take(5)) {
+                let mut node = node(number);
+                *node.pointer_mut(pointer).unwrap() = value.clone();
+                // The older field holds for a node without the newer one.
+                node["spec"].as_object_mut().map(|spec| spec.remove("podCIDR"));
+                server.put(node);
+            }
+        });
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        for (pointer, value) in spoiled {
+            let mut bad = node(2);
+            *bad.pointer_mut(pointer).unwrap() = value;
+            bad["spec"].as_object_mut().map(|spec| spec.remove("podCIDR"));
+            pair.server.put(bad);
+            pair.wait_for(&["n1", "n3"]).await;
+            pair.server.put(node(2));
+            pair.wait_for(&["n1", "n2", "n3"]).await;
+        }
+        let mut old = node(4);
+        old["spec"].as_object_mut().unwrap().remove("podCIDRs");
+        pair.server.put(old);
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        assert_eq!(pair.node("n4").pod_cidrs, ["10.244.4.0/24".parse().unwrap()]);
+    });
+}
+
+#[test]
+fn an_annotation_gives_a_vtep_another_mac() {
+    run(async {
+        let mut pair = Pair::new(|server| {
+            let mut taken_over = node(4);
+            taken_over["metadata"]["annotations"] =
+                json!({routed::source::kubernetes::VTEP_MAC: "02:11:22:33:44:55"});
+            server.put(taken_over);
+        });
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        assert_eq!(pair.node("n4").vtep_mac.to_string(), "02:11:22:33:44:55");
+    });
+}
+
+#[test]
+fn a_token_that_is_replaced_is_read_again() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        pair.server.want_token("second-token");
+        pair.server.put(node(4));
+        pair.is_quiet().await;
+        pair.server.write_token("second-token");
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+    });
+}
+
+#[test]
+fn a_server_whose_certificate_is_anothers_is_not_believed() {
+    run(async {
+        let mut pair = Pair::new(|_| ());
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        // Another server at the same place, with an authority of its own.
+        pair.server.stop();
+        let listener = TcpListener::bind(pair.server.address()).unwrap();
+        let impostor = ApiServer::new(listener, &pair.directory.path().join("impostor"));
+        impostor.put(node(9));
+        pair.is_quiet().await;
+        assert!(impostor.requests().is_empty());
+    });
+}
