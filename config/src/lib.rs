@@ -17,6 +17,7 @@ mod nodes;
 mod overlap;
 mod ranges;
 mod raw;
+mod regular;
 mod settings;
 mod subnet_env;
 

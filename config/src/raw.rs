@@ -67,6 +67,7 @@ pub(crate) struct RawPool {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawMetrics {
     pub(crate) ipamd: Option<Text>,
+    pub(crate) routed: Option<Text>,
 }
 
 /// `[routing]`

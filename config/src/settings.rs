@@ -52,6 +52,8 @@ pub struct Config {
 pub struct Metrics {
     /// Of `ipamd`.
     pub ipamd: Option<SocketAddr>,
+    /// Of `routed`.
+    pub routed: Option<SocketAddr>,
 }
 
 /// `[node]`: who this node is, where that is not to be found out.
@@ -272,7 +274,10 @@ fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
         let remedy = "write it as 127.0.0.1:9478, or [::]:9478 for every address of the node";
         address.ok_or_else(|| document.fault(text, key, reason, remedy))
     };
-    Ok(Metrics { ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()? })
+    Ok(Metrics {
+        ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()?,
+        routed: raw.routed.as_ref().map(|text| address("metrics.routed", text)).transpose()?,
+    })
 }
 
 fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {

@@ -23,7 +23,7 @@ use crate::goal::Goal;
 use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
-use crate::owner::{self, ForeignDevice};
+use crate::owner::{self, DeviceStep, ForeignDevice};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 
@@ -56,6 +56,19 @@ pub struct Applier<K> {
     routing: Routing,
     backoff: Backoff,
     left: Option<Left>,
+}
+
+/// How things stand after a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// What is in the kernel.
+    pub belief: &'a Belief,
+    /// What there should be.
+    pub goal: &'a Goal,
+    /// What is not as it should be.
+    pub differing: &'a Keys,
+    /// What the kernel has refused.
+    pub backoff: &'a Backoff,
 }
 
 /// What the last pass left.
@@ -96,6 +109,12 @@ impl<K: Kernel> Applier<K> {
     /// What it believes is in the kernel: what the last pass left, if that came to its end.
     pub fn belief(&self) -> Option<&Belief> {
         self.left.as_ref().map(|left| &left.belief)
+    }
+
+    /// How things stand, if the last pass came to its end.
+    pub fn standing(&self) -> Option<Standing<'_>> {
+        let Left { belief, goal, differing, .. } = self.left.as_ref()?;
+        Some(Standing { belief, goal, differing, backoff: &self.backoff })
     }
 
     /// Whether a pass that reads is due because of an event.
@@ -161,14 +180,51 @@ impl<K: Kernel> Applier<K> {
         })
     }
 
-    /// What was refused may be tried again at once.
-    pub fn forget_refusals(&mut self) {
+    /// The node itself is another: what was refused may be tried again at once, and nothing of the last goal counts.
+    pub fn start_over(&mut self) {
         self.backoff.forget();
+        self.doubt(true);
     }
 
     /// When something that was refused is to be tried again.
     pub fn next_due(&self) -> Option<Instant> {
         self.backoff.next_due()
+    }
+
+    /// The pass towards the `cluster` that the last pass was made for. If all that it reads is as the last pass left it,
+    /// and nothing was left to do, it ends there, without working out again what there should be.
+    ///
+    /// # Errors
+    /// As [`Applier::pass`].
+    pub fn check(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
+        match self.as_left()? {
+            Some(report) => Ok(report),
+            None => self.pass(cluster, now),
+        }
+    }
+
+    /// Reads everything; a report if it is as the last pass left it and should be.
+    fn as_left(&mut self) -> Result<Option<Report>, PassError> {
+        let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
+        let (belief, ground) = (&mut left.belief, left.goal.ground());
+        let seen = observe::ours(&mut self.kernel, belief.device)?;
+        let settings = &self.routing.vxlan;
+        let found = device::find(&seen.links, settings, ground.own.vtep_mac);
+        let step = owner::device_step(belief.spec.as_ref(), found, settings, ground.own.vtep_mac)?;
+        let is_kept = match step {
+            DeviceStep::Keep(index) => belief.device == Some(index),
+            DeviceStep::Nothing => belief.device.is_none(),
+            _ => false,
+        };
+        let not_looked_at = found.map(|link| link.index);
+        let underlay = observe::underlay(&mut self.kernel, &ground.own, not_looked_at, &seen.links)?;
+        if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
+            return Ok(None);
+        }
+        belief.links = seen.links;
+        let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
+        left.tell(&mut report);
+        Ok(Some(report))
     }
 
     /// One pass towards `cluster` that reads everything.
@@ -389,6 +445,8 @@ impl<K: Kernel> Applier<K> {
             }
             for (op, refusal) in pass.answered(ops, answers) {
                 report.refused.insert(report::refusal(&op, &refusal, pass.observed(), links));
+                let object = report::object(&op, pass.observed(), links);
+                pass.explain(&op, object, report::reason(&op, &refusal));
             }
         }
         let observed = pass.finish();
@@ -398,6 +456,11 @@ impl<K: Kernel> Applier<K> {
 }
 
 impl Left {
+    /// Everything was as it should be, and nothing has been heard since that says otherwise.
+    fn is_done(&self) -> bool {
+        self.differing.is_empty() && !self.unfinished && !self.doubted
+    }
+
     fn tell(&self, report: &mut Report) {
         report.pending = self.differing.len() + usize::from(self.unfinished);
         report.objects = self.goal.objects().len().saturating_sub(report.pending);

@@ -56,6 +56,15 @@ pub enum Concern {
 }
 
 impl Belief {
+    /// The names of the uplinks, and that of our device if there is one.
+    pub fn names(&self) -> (Vec<String>, Option<String>) {
+        let name = |index| self.links.get(index).map(|link| link.name.to_string());
+        let mut uplinks: Vec<_> = self.uplinks.iter().filter_map(name).collect();
+        // One link may have both addresses.
+        uplinks.dedup();
+        (uplinks, self.device.map(|_| self.device_name.to_string()))
+    }
+
     /// Takes note of an event.
     pub fn hears(&mut self, event: &Event) -> Concern {
         let differs = match event {

@@ -11,6 +11,7 @@ use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
+use crate::drift::Belief;
 use crate::nodes::Cluster;
 use crate::{forward, masquerade, networks, sysctl};
 
@@ -47,6 +48,51 @@ impl Host {
         self.config.cluster.pod_cidrs.is_empty()
     }
 
+    /// What [`Host::prepare`] and the others would do, for a person.
+    pub fn plan(&self, cluster: &Cluster, belief: &Belief, mtu: u32) -> Vec<String> {
+        let (uplinks, device) = belief.names();
+        let settings = sysctl::settings(&uplinks, device.as_deref());
+        let mut lines = sysctl::plan(&settings, device.as_deref());
+        let masquerades = self.config.routing.masquerade;
+        match list() {
+            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &self.wanted_table(cluster)) => {}
+            Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
+            Ok(None) => {}
+            Ok(Some(_)) => lines.push(format!("remove nftables table inet {}", masquerade::TABLE)),
+            Err(error) => lines.push(format!("masquerading is left out of this plan: {error}")),
+        }
+        lines.extend(self.plan_forward(cluster));
+        let file = self.file(cluster, mtu);
+        if !NodeFile::load(&self.node_file).is_ok_and(|found| found == file) {
+            lines.push(format!("write {}", self.node_file.display()));
+        }
+        lines
+    }
+
+    fn plan_forward(&self, cluster: &Cluster) -> Vec<String> {
+        let wanted = self.config.routing.accept_forward;
+        let (pods, chain) = self.forward_pods(cluster);
+        let line = |(variant, family)| {
+            let (program, verb) = (iptables::program(variant, family), if wanted { "set" } else { "remove" });
+            match differing(variant, family, pods, chain) {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(format!("{verb} chain {} of {program}", forward::CHAIN)),
+                Err(error) if !wanted && error.is_out_of_reach() => None,
+                Err(error) => Some(format!("{program} is left out of this plan: {error}")),
+            }
+        };
+        filter_tables().filter_map(line).collect()
+    }
+
+    /// What iptables is to let through, and the chain without which there is nothing to do.
+    fn forward_pods<'a>(&self, cluster: &'a Cluster) -> (&'a [IpNetwork], &'static str) {
+        if self.config.routing.accept_forward {
+            (&cluster.own.pod_cidrs, "FORWARD")
+        } else {
+            (&[], forward::CHAIN)
+        }
+    }
+
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
         let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
@@ -56,8 +102,14 @@ impl Host {
         self.complain("sysctl", failed);
     }
 
+    /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
+    pub fn filters(&mut self, cluster: &Cluster) {
+        self.masquerade(cluster);
+        self.accept_forward(cluster);
+    }
+
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster) {
+    fn masquerade(&mut self, cluster: &Cluster) {
         let failed = if self.config.routing.masquerade {
             self.keep_table(cluster)
         } else {
@@ -74,9 +126,7 @@ impl Host {
     }
 
     fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
-        let mut unchanged = self.cluster_cidrs(cluster);
-        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
-        let wanted = masquerade::table(&cluster.own.pod_cidrs, &unchanged);
+        let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
             let known =
@@ -103,16 +153,12 @@ impl Host {
 
     /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
     /// any more.
-    pub fn accept_forward(&mut self, cluster: &Cluster) {
+    fn accept_forward(&mut self, cluster: &Cluster) {
         let wanted = self.config.routing.accept_forward;
         if !wanted && std::mem::replace(&mut self.forward, true) {
             return;
         }
-        let (pods, chain) = if wanted {
-            (cluster.own.pod_cidrs.as_slice(), "FORWARD")
-        } else {
-            ([].as_slice(), forward::CHAIN)
-        };
+        let (pods, chain) = self.forward_pods(cluster);
         let mut failed = Vec::new();
         for (variant, family) in filter_tables() {
             let program = iptables::program(variant, family);
@@ -137,14 +183,24 @@ impl Host {
         self.complain("accept_forward", failed);
     }
 
-    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
-    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
-        let file = NodeFile {
+    fn wanted_table(&self, cluster: &Cluster) -> String {
+        let mut unchanged = self.cluster_cidrs(cluster);
+        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
+        masquerade::table(&cluster.own.pod_cidrs, &unchanged)
+    }
+
+    fn file(&self, cluster: &Cluster, mtu: u32) -> NodeFile {
+        NodeFile {
             node: cluster.own.name.clone(),
             pod_cidrs: cluster.own.pod_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs(cluster),
             mtu,
-        };
+        }
+    }
+
+    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
+    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
+        let file = self.file(cluster, mtu);
         self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
@@ -278,11 +334,21 @@ fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {
         .flat_map(|variant| Family::BOTH.map(|family| (variant, family)))
 }
 
-/// Makes iptables let these pods through, if it has this chain; whether something was changed.
-fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+/// The script that makes iptables let these pods through, if it has this chain and does not yet.
+fn differing(
+    variant: Variant,
+    of: Family,
+    pods: &[IpNetwork],
+    chain: &str,
+) -> Result<Option<String>, IptablesError> {
     let pods: Vec<_> = pods.iter().filter(|pods| family(pods) == of).copied().collect();
     let listed = iptables::rules(variant, of, chain)?;
-    let Some(script) = listed.and_then(|listed| forward::change(&listed, &pods)) else { return Ok(false) };
+    Ok(listed.and_then(|listed| forward::change(&listed, &pods)))
+}
+
+/// Carries it out; whether something was changed.
+fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+    let Some(script) = differing(variant, of, pods, chain)? else { return Ok(false) };
     iptables::restore(variant, of, &script)?;
     Ok(true)
 }

@@ -4,6 +4,7 @@
 //! holds up nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::sync::watch;
 use crate::apply::{Applier, PassError};
 use crate::host::Host;
 use crate::nodes::{Cluster, NodeChange};
+use crate::outlook::{Outlook, View};
 use crate::report::{Report, log_lines};
 
 /// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
@@ -62,6 +64,7 @@ pub struct Worker<K> {
     host: Host,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
+    outlook: Arc<Outlook>,
     cluster: Option<Cluster>,
     due: Due,
     /// How long the last pass that read everything took, and when it ended.
@@ -122,12 +125,14 @@ impl<K: Kernel> Worker<K> {
         host: Host,
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
+        outlook: Arc<Outlook>,
     ) -> Self {
         Self {
             applier,
             host,
             inbox,
             status,
+            outlook,
             cluster: None,
             due: Due::default(),
             last: None,
@@ -149,14 +154,18 @@ impl<K: Kernel> Worker<K> {
             match work {
                 Work::Everything => {
                     self.due.everything = None;
-                    self.take_changes(&mut cluster);
-                    self.everything(&cluster);
+                    let changes = self.take_changes(&mut cluster);
+                    self.everything(&cluster, changes.is_empty());
                 }
                 Work::Changes => {
                     let changes = self.take_changes(&mut cluster);
                     self.changes(&cluster, &changes);
                 }
-                Work::Host => self.keep_host(&cluster),
+                Work::Host => {
+                    self.due.host = None;
+                    self.host.filters(&cluster);
+                    self.keep_host(&cluster);
+                }
             }
             self.cluster = Some(cluster);
             self.busy(None);
@@ -225,7 +234,7 @@ impl<K: Kernel> Worker<K> {
                 self.cluster = Some(*cluster);
                 self.due.changes.clear();
                 self.due.everything_by(now + DEBOUNCE);
-                self.applier.forget_refusals();
+                self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
             Message::Kernel(event) => {
@@ -255,13 +264,22 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Reads and compares everything.
-    fn everything(&mut self, cluster: &Cluster) {
+    /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
+    fn everything(&mut self, cluster: &Cluster, same: bool) {
         let begin = Instant::now();
-        let result = self.applier.pass(cluster, begin);
-        let took = begin.elapsed();
+        let Self { applier, host, .. } = self;
+        // The packet filters need nothing that a pass finds out, and take their time in programs of their own.
+        let (result, took, filtering) = std::thread::scope(|scope| {
+            let filters = std::thread::Builder::new().name("filters".into());
+            let filters = filters.spawn_scoped(scope, || host.filters(cluster));
+            let result = if same { applier.check(cluster, begin) } else { applier.pass(cluster, begin) };
+            (result, begin.elapsed(), filters.is_ok())
+        });
+        if !filtering {
+            self.due.host_by(begin);
+        }
         self.last = Some((took, Instant::now()));
-        self.ended(cluster, result, took);
+        self.ended(cluster, result, (took, true));
         self.keep_host(cluster);
     }
 
@@ -269,9 +287,9 @@ impl<K: Kernel> Worker<K> {
     fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
         let begin = Instant::now();
         let result = self.applier.update(cluster, changes, begin);
-        self.ended(cluster, result, begin.elapsed());
+        self.ended(cluster, result, (begin.elapsed(), false));
         let concerns_host = |change: &NodeChange| {
-            let pods = |node: &Option<std::sync::Arc<crate::nodes::Node>>| {
+            let pods = |node: &Option<Arc<crate::nodes::Node>>| {
                 node.as_ref().map_or(Vec::new(), |node| node.pod_cidrs.clone())
             };
             pods(&change.before) != pods(&change.after)
@@ -282,12 +300,15 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: Duration) {
+    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: (Duration, bool)) {
         let next = match result {
             Ok(report) => {
                 self.retry = None;
                 self.mtu = report.mtu;
-                self.tell(&report, took);
+                self.tell(&report, took.0);
+                if let Some(standing) = self.applier.standing() {
+                    self.outlook.passed(View::new(standing, cluster, &report), &report, took);
+                }
                 let text = status_text(cluster, &report);
                 self.status.send_modify(|status| status.text = text);
                 FULL_DIFF
@@ -303,14 +324,9 @@ impl<K: Kernel> Worker<K> {
     }
 
     fn keep_host(&mut self, cluster: &Cluster) {
-        self.due.host = None;
         let Some(belief) = self.applier.belief() else { return };
-        let name = |index| belief.links.get(index).map(|link| link.name.to_string());
-        let uplinks: Vec<_> = belief.uplinks.iter().filter_map(name).collect();
-        let device = belief.device.map(|_| belief.device_name.to_string());
+        let (uplinks, device) = belief.names();
         self.host.prepare(&uplinks, device.as_deref());
-        self.host.masquerade(cluster);
-        self.host.accept_forward(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);
         self.last_host = Some(Instant::now());
@@ -345,6 +361,7 @@ impl<K: Kernel> Worker<K> {
 
     fn fail(&mut self, error: &PassError) {
         let text = error.to_string();
+        self.outlook.failed(text.clone());
         if self.failure.as_ref() != Some(&text) {
             tracing::error!("{text}; nothing is changed until then");
         }
