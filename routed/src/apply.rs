@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Link, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Kernel, Refusal};
@@ -206,21 +206,19 @@ impl<K: Kernel> Applier<K> {
     /// Reads everything; a report if it is as the last pass left it and should be.
     fn as_left(&mut self) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
-        let settings = &self.routing.vxlan;
-        if settings.device6.is_some() || owner::are_flannels(settings) {
-            // What was flannel's is sorted out by a whole pass.
-            return Ok(None);
-        }
         let (belief, ground) = (&mut left.belief, left.goal.ground());
-        let seen = observe::ours(&mut self.kernel, belief.device.as_slice(), false)?;
+        let settings = &self.routing.vxlan;
+        let devices: Vec<_> = belief.devices().collect();
+        let seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(settings))?;
         let found = device::find(&seen.links, settings, ground.own.vtep_mac);
-        let step = owner::device_step(belief.spec.as_ref(), found, settings, ground.own.vtep_mac)?;
-        let is_kept = match step {
-            DeviceStep::Keep(index) => belief.device == Some(index),
-            DeviceStep::Nothing => belief.device.is_none(),
-            _ => false,
-        };
         let not_looked_at = found.map(|link| link.index);
+        let first = (belief.device, belief.spec.as_ref());
+        let mut is_kept = is_as_left(first, found, settings, ground.own.vtep_mac)?;
+        if let (Some(second), Some(settings)) = (&belief.device6, second_settings(settings)) {
+            let mac = ground.own.vtep_mac6;
+            let found = device::find(&seen.links, &settings, mac);
+            is_kept &= is_as_left((second.device, second.spec.as_ref()), found, &settings, mac)?;
+        }
         let underlay = observe::underlay(&mut self.kernel, &ground.own, not_looked_at, &seen.links)?;
         if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
             return Ok(None);
@@ -505,6 +503,20 @@ fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal
         refusal.reason = Some(reason);
     }
     Ok(())
+}
+
+/// Whether the device that was found is the one that was left, as it should be.
+fn is_as_left(
+    (left, spec): (Option<IfIndex>, Option<&VxlanSpec>),
+    found: Option<&Link>,
+    settings: &Vxlan,
+    mac: Mac,
+) -> Result<bool, ForeignDevice> {
+    Ok(match owner::device_step(spec, found, settings, mac)? {
+        DeviceStep::Keep(index) => left == Some(index),
+        DeviceStep::Nothing => left.is_none(),
+        _ => false,
+    })
 }
 
 /// The settings with the name of the second device in the place of the first one's.

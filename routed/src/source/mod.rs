@@ -67,16 +67,21 @@ impl AnySource {
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
         })
     }
+}
 
-    /// The same for somebody who looks only: nothing is written to the cluster, no subnet is taken.
+impl AnySource {
+    /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
+    /// annotation and no condition set.
     ///
     /// # Errors
-    /// As [`AnySource::new`].
-    pub fn look(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+    /// The nodes file cannot be watched.
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
         Ok(match config.routing.source {
-            ferrule_config::Source::File => return Self::new(config, own_name, runtime_dir),
-            ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::look(config, own_name)),
-            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::look(config, own_name, runtime_dir)),
+            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir)?,
+            ferrule_config::Source::Kubernetes => {
+                Self::Kubernetes(KubernetesSource::reading(config, own_name))
+            }
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir)),
         })
     }
 }

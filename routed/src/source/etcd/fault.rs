@@ -107,9 +107,6 @@ pub(super) enum Fault {
         "this node's address is not known: {0}; set [node] address, by which the other nodes reach this one"
     )]
     NoAddress(String),
-    /// Somebody only looks, and this node has no subnet.
-    #[error("this node has no subnet in etcd; routed takes one when it is started")]
-    NoSubnet,
     /// All subnets are taken.
     #[error(
         "no subnet is left in {0}: every one is taken; remove what nodes left behind that are gone (`etcdctl del KEY`), or \
@@ -133,7 +130,6 @@ impl Fault {
             Self::Compacted => "compacted".into(),
             Self::Network(why) => why.clone(),
             Self::NoAddress(_) => "address".into(),
-            Self::NoSubnet => "no subnet".into(),
             Self::Full(..) => "full".into(),
         }
     }
@@ -148,7 +144,7 @@ impl Fault {
             | Self::Refused { .. } => true,
             Self::File { .. } | Self::Login(_) | Self::NoLogin(_) | Self::Token(_) => false,
             Self::Forbidden { .. } | Self::Compacted | Self::Network(_) => false,
-            Self::NoAddress(_) | Self::NoSubnet | Self::Full(..) => false,
+            Self::NoAddress(_) | Self::Full(..) => false,
         }
     }
 }

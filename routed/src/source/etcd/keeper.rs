@@ -39,9 +39,10 @@ pub(super) struct Keeper {
     config: Config,
     own_name: String,
     events: mpsc::Sender<NodeEvent>,
+    /// Nothing is written.
+    reads_only: bool,
     /// The subnets that this node had.
     previous: Option<Subnets>,
-    purpose: Purpose,
     /// The MACs of this node's VXLAN devices, once they are known.
     macs: (Option<Mac>, Option<Mac>),
     /// The member that is asked next.
@@ -53,15 +54,6 @@ pub(super) struct Keeper {
     said: BTreeSet<String>,
     /// The leases that cannot be used, and why: as the log has it.
     left_out: BTreeMap<String, String>,
-}
-
-/// What the task is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The node is to have a subnet.
-    Serve,
-    /// Somebody wants to know what there is: nothing is written.
-    Look,
 }
 
 /// This node's own lease.
@@ -105,14 +97,14 @@ impl Keeper {
         own_name: String,
         events: mpsc::Sender<NodeEvent>,
         (previous, macs): (Option<Subnets>, (Option<Mac>, Option<Mac>)),
-        purpose: Purpose,
+        reads_only: bool,
     ) -> Self {
         Self {
             config,
             own_name,
             events,
+            reads_only,
             previous,
-            purpose,
             macs,
             at: 0,
             failures: 0,
@@ -195,23 +187,20 @@ impl Keeper {
             let (all, revision) = api.subnets().await?;
             let (places, taken) = taken(&prefix, &all);
             let at = |place: usize| places.get(place).and_then(|at| all.get(*at));
-            let choice = choose(network, &taken, own, self.previous.as_ref(), chance());
-            match (choice, self.purpose) {
-                (Choice::Mine(place), Purpose::Look) => {
-                    let (Some(kv), Some(one)) = (at(place), taken.get(place)) else { continue };
-                    let mine =
-                        Mine { subnets: one.subnets, value: kv.value.clone(), lease: 0, renewal: None };
-                    return Ok((mine, all, revision));
-                }
-                (_, Purpose::Look) => return Err(Fault::NoSubnet),
-                (Choice::Mine(place), Purpose::Serve) => {
+            match choose(network, &taken, own, self.previous.as_ref(), chance()) {
+                Choice::Mine(place) => {
                     let (Some(kv), Some(one)) = (at(place), taken.get(place)) else { continue };
                     if let Some(mine) = self.keep(api, kv, one.subnets, own).await? {
                         self.previous = Some(mine.subnets);
                         return Ok((mine, all, revision));
                     }
                 }
-                (Choice::GiveBack(place), Purpose::Serve) => {
+                Choice::Take(_) | Choice::GiveBack(_) if self.reads_only => {
+                    return Err(Fault::Network(
+                        "this node has no subnet in etcd yet; routed takes one when it runs".into(),
+                    ));
+                }
+                Choice::GiveBack(place) => {
                     let Some(kv) = at(place) else { continue };
                     let name = name_of(&prefix, kv);
                     tracing::warn!(
@@ -220,8 +209,8 @@ impl Keeper {
                     );
                     api.delete(name, kv.mod_revision).await?;
                 }
-                (Choice::Take(subnets), Purpose::Serve) => self.create(api, subnets, own).await?,
-                (Choice::Full, Purpose::Serve) => return Err(Fault::Full(network.words(), api.config_key())),
+                Choice::Take(subnets) => self.create(api, subnets, own).await?,
+                Choice::Full => return Err(Fault::Full(network.words(), api.config_key())),
             }
         }
         Err(Fault::Refused { code: 10, message: "other nodes took every subnet that was tried for".into() })
@@ -238,6 +227,9 @@ impl Keeper {
         let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
         let macs = self.macs(told);
         let value = Value::of(own, &self.config.routing, macs).to_json();
+        if self.reads_only {
+            return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
+        }
         let renewal = match kv.lease {
             0 => None,
             lease => match api.renew(lease).await? {

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{NodeEvent, Source, device_macs};
 use condition::Facts;
-use flannel::{Told, View};
+use flannel::View;
 use watcher::Watcher;
 
 /// Events that wait before the watch does. One may hold all nodes.
@@ -40,33 +40,31 @@ impl KubernetesSource {
     /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
     /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted.
     pub fn new(config: &Config, own_name: &str) -> Self {
-        let (source, annotations) = Self::begin(config, own_name);
-        let kubeconfig = &config.routing.kubernetes.kubeconfig;
-        if let Some(told) = annotations {
-            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
-        }
-        let facts = source.facts.subscribe();
-        tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), condition::MATTER, facts));
-        source
+        Self::begin(config, own_name, false)
     }
 
-    /// The same, but nothing is written to the node's object.
-    pub fn look(config: &Config, own_name: &str) -> Self {
-        Self::begin(config, own_name).0
+    /// The same without ever writing.
+    pub fn reading(config: &Config, own_name: &str) -> Self {
+        Self::begin(config, own_name, true)
     }
 
-    /// Lists and watches; what flannel's annotations should be is told, if they are wanted.
-    fn begin(config: &Config, own_name: &str) -> (Self, Option<watch::Receiver<Told>>) {
+    fn begin(config: &Config, own_name: &str, reads_only: bool) -> Self {
         let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let (facts, _) = watch::channel(Facts::default());
-        let mut watcher = Watcher::new(kubeconfig, own_name.to_owned(), sender, facts.clone());
-        let annotations = config.routing.flannel.annotations.then(|| {
+        let mut watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        if config.routing.flannel.annotations {
             let macs = device_macs(&config.routing.vxlan);
-            watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs))
-        });
+            let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
+            if !reads_only {
+                tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+            }
+        }
         tokio::spawn(watcher.run());
-        (Self { events, facts }, annotations)
+        if !reads_only {
+            tokio::spawn(patch::keep(kubeconfig, own_name.to_owned(), condition::MATTER, facts.subscribe()));
+        }
+        Self { events, facts }
     }
 }
 
