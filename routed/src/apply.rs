@@ -9,10 +9,10 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
-use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
+use ferrule_netlink::{Error, Tunnels};
 use nix::errno::Errno;
 
 use crate::backoff::Backoff;
@@ -24,6 +24,7 @@ use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
 use crate::owner::{self, ForeignDevice};
+use crate::place::{Found, name_foreign, route_at};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 use crate::wireguard::{self, Identity, Wg};
@@ -216,8 +217,7 @@ impl<K: Tunnels> Applier<K> {
     fn as_left(&mut self) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
-        let second = belief.device6.as_ref().and_then(|second| second.device);
-        let devices: Vec<_> = belief.device.into_iter().chain(second).collect();
+        let devices: Vec<_> = belief.devices().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
         let mut seen = observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings))?;
         seen.ours.peers = wireguard::settled(seen.peers, Some(&belief.ours.peers), epoch_s());
@@ -539,41 +539,6 @@ impl Left {
         report.objects = self.goal.objects().len().saturating_sub(report.pending);
         report.skipped = self.goal.skipped().cloned().collect();
     }
-}
-
-/// What stands where a route should be.
-enum Found {
-    Route(Route),
-    None,
-    /// A more specific one is in the way of the question.
-    Hidden,
-}
-
-/// The route with this very key.
-fn route_at<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Found, Error> {
-    // The last address of a prefix is the least likely to have a more specific route of its own.
-    let last = match key.dst {
-        IpNetwork::V4(prefix) => prefix.broadcast().into(),
-        IpNetwork::V6(prefix) => prefix.broadcast().into(),
-    };
-    Ok(match kernel.route_match(last)? {
-        Some((found, route)) if found == *key => Found::Route(route),
-        Some((found, _)) if found.dst.prefix() > key.dst.prefix() => Found::Hidden,
-        _ if *key == RouteKey::main(key.dst) => Found::None,
-        // Neither the table nor the metric that was asked for.
-        _ => Found::Hidden,
-    })
-}
-
-/// Says in a refusal whose route has the place.
-fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal) -> Result<(), Error> {
-    if let Found::Route(Route { protocol, .. }) = route_at(kernel, key)?
-        && protocol != PROTOCOL
-    {
-        let reason = format!("a route of protocol {protocol} has the same destination and metric");
-        refusal.reason = Some(reason);
-    }
-    Ok(())
 }
 
 /// Seconds since 1970, by which the kernel tells of handshakes.

@@ -131,9 +131,13 @@ impl Belief {
         if matters && !same { Concern::Ground } else { Concern::None }
     }
 
+    /// The VXLAN devices that are there.
+    pub fn devices(&self) -> impl Iterator<Item = IfIndex> {
+        self.device.into_iter().chain(self.device6.as_ref().and_then(|second| second.device))
+    }
+
     fn is_device(&self, link: IfIndex) -> bool {
-        let second = self.device6.as_ref().and_then(|second| second.device);
-        [self.device, second, self.wireguard].contains(&Some(link))
+        self.devices().chain(self.wireguard).any(|device| device == link)
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {

@@ -32,6 +32,7 @@ pub mod observe;
 pub mod offload;
 pub mod outlook;
 pub mod owner;
+mod place;
 pub mod plan;
 pub mod reconcile;
 pub mod report;

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 /// Promised: what someone else changes is back within this time.
 const REPAIR: Duration = Duration::from_secs(1);
 
-const ALL: &str = "mtu = 1400\n[routing.vxlan]\ndevice = \"tunnel.7\"\nvni = 4097\nport = 4789\ngbp = true\n\
+const ALL: &str = "[routing.vxlan]\ndevice = \"tunnel.7\"\nvni = 4097\nport = 4789\ngbp = true\n\
                    checksum_offload = false\n";
 
 fn details(node: &Node, device: &str) -> String {
@@ -42,7 +42,7 @@ fn every_setting_of_the_device_is_in_the_kernel_and_what_the_old_ones_made_is_go
     assert!(!before.contains("gbp") && offloads(&node, "ferrule.1"));
     assert!(daemon.signal(Signal::SIGTERM).success());
 
-    node.configure(ALL);
+    node.configure_routing("mtu = 1400\n", ALL);
     let daemon = node.start();
     daemon.wait_until_ready();
     let now = details(&node, "tunnel.7");
@@ -101,8 +101,7 @@ fn checksums_are_the_operators_unless_they_are_configured() {
 fn pods_reach_each_other_with_every_setting_and_over_ipv6() {
     for (underlay, overhead) in [(Underlay::Both, 50), (Underlay::V6, 70)] {
         let mut fleet = Fleet::new(2, "vxlan", underlay);
-        let more = ALL.replace("mtu = 1400\n", "");
-        fleet.nodes.iter().for_each(|node| node.configure(&more));
+        fleet.nodes.iter().for_each(|node| node.configure(ALL));
         fleet.start();
         fleet.wait_until_joined();
         let mtu = format!("mtu {}", 1500 - overhead);

@@ -152,13 +152,18 @@ impl Fleet {
     }
 
     /// Ends the daemon of node `number`, as an upgrade does, and starts it with another configuration.
-    pub(crate) fn restart(&mut self, number: usize, backend: &'static str, more: &str) {
+    pub(crate) fn restart(&mut self, number: usize, backend: &'static str, routing: &str) {
+        self.restart_with(number, backend, routing, "");
+    }
+
+    /// The same with more tables.
+    pub(crate) fn restart_with(&mut self, number: usize, backend: &'static str, routing: &str, more: &str) {
         if let Some(daemon) = self.daemons[number - 1].take() {
             assert!(daemon.signal(nix::sys::signal::Signal::SIGTERM).success());
         }
         let node = &mut self.nodes[number - 1];
         node.set_backend(backend);
-        node.configure(more);
+        node.configure_routing(routing, more);
         let daemon = node.start();
         daemon.wait_until_ready();
         self.daemons[number - 1] = Some(daemon);

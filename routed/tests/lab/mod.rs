@@ -186,6 +186,14 @@ impl Node {
         format!("--config {} --runtime-dir {}", config.display(), run.display())
     }
 
+    /// What the operator is told to write into the nodes file.
+    pub(crate) fn wireguard_key(&self) -> String {
+        let mut command = self.daemon_command();
+        let output = self.netns.run(|| command.arg("wireguard-key").output()).unwrap().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
     fn daemon_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
         command.args(self.arguments().split(' '));
