@@ -203,7 +203,12 @@ impl Fleet {
 
     /// Streams of echoes from each pod to each address of every other.
     pub(crate) fn streams(&self) -> Vec<Stream> {
-        self.pairs().into_iter().map(|(from, to)| Stream::start(&self.pods[from], to)).collect()
+        self.streams_every(STEP)
+    }
+
+    /// The same, not as many in a time: an emulated processor is slow.
+    pub(crate) fn streams_every(&self, step: Duration) -> Vec<Stream> {
+        self.pairs().into_iter().map(|(from, to)| Stream::start(&self.pods[from], to, step)).collect()
     }
 }
 
@@ -289,7 +294,7 @@ fn once(pod: &Netns, to: IpAddr) -> Option<()> {
 }
 
 impl Stream {
-    fn start(pod: &Netns, to: IpAddr) -> Self {
+    fn start(pod: &Netns, to: IpAddr, step: Duration) -> Self {
         let socket = socket(pod, to);
         socket.set_nonblocking(true).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -301,7 +306,7 @@ impl Stream {
                 let _ = socket.send_to(&sent.to_be_bytes(), (to, PORT));
                 lost.insert(sent);
                 sent += 1;
-                thread::sleep(STEP);
+                thread::sleep(step);
                 take(&socket, &mut lost);
             }
             let end = Instant::now() + Duration::from_secs(2);
