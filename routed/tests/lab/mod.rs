@@ -166,7 +166,8 @@ impl Node {
         self.netns.run(|| command.arg("cleanup").output()).unwrap().unwrap()
     }
 
-    fn daemon_command(&self) -> Command {
+    /// The daemon, not started yet.
+    pub(crate) fn daemon_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
         command.arg("--config").arg(self.path("ferrule.toml")).arg("--runtime-dir").arg(self.path("run"));
         command
