@@ -221,7 +221,7 @@ on_both_kernels! {
     }
 
     fn a_lease_whose_first_answer_was_lost_is_given_back_if_the_add_fails_later(bench) {
-        let before = bench.world();
+        let before = before(&bench);
         bench.ipamd.state().die = 1;
         assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
         assert_eq!(bench.world(), before);
@@ -265,6 +265,14 @@ on_both_kernels! {
         let link = bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap();
         assert_eq!(link.alias.as_deref(), Some("pods: shop/web-0 c0ffee/eth0"));
     }
+
+    /// podman has names and no namespaces.
+    fn a_pod_without_a_namespace_has_its_name_alone(bench) {
+        result(&bench.verb_with("ADD", &[("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=one")], &json!({})));
+        assert_eq!(bench.ipamd.leases().remove(&attachment()).unwrap().pod.unwrap().to_string(), "one");
+        let link = bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap();
+        assert_eq!(link.alias.as_deref(), Some("pods: one c0ffee/eth0"));
+    }
 }
 
 #[test]
@@ -276,6 +284,7 @@ fn without_ipamd_it_says_what_to_start_and_touches_nothing() {
         let (code, text) = failure(&bench.verb("ADD"));
         assert_eq!(code, 11);
         assert!(text.contains("ipamd.sock: is it running? (`systemctl start ipamd`)"), "{text}");
+        assert_eq!(text.matches("running?").count(), 1, "{text}");
         assert_eq!(bench.world(), before);
     });
 }

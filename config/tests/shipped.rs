@@ -43,7 +43,11 @@ fn every_example_in_ferrule_toml_is_accepted_and_differs_from_the_default() {
     let pool = &config.ipam.pools[0];
     assert_eq!((config.ipam.pools.len(), pool.reserved.len(), pool.ranges.len()), (2, 3, 1));
     assert_eq!(config.ipam.state_dir.as_deref(), Some(Path::new("/var/lib/ferrule")));
-    assert!(config.ipam.pools[1].subnet_env.is_some() && config.metrics.ipamd.is_some());
+    assert!(
+        config.ipam.pools[1].subnet_env.is_some()
+            && config.metrics.ipamd.is_some()
+            && config.metrics.routed.is_some()
+    );
 }
 
 /// The reader lists the keys of a table when it meets one that it does not know.
@@ -69,6 +73,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing.kubernetes]",
         "[routing.etcd]",
         "[routing.vxlan]",
+        "[routing.flannel]",
         "[metrics]",
     ];
     for table in tables {

@@ -67,8 +67,8 @@ fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>,
     }
 }
 
-/// Whom a link serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the pod if the runtime did not name
-/// it. It is believed if the link's name, a hash of the attachment, agrees.
+/// Whom a link serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the namespace or the pod if the
+/// runtime did not name them. It is believed if the link's name, a hash of the attachment, agrees.
 fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
     let told = alias.split_once(": ").and_then(|(network, rest)| {
         // Behind a comma the pod's other names follow.
@@ -80,10 +80,9 @@ fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
         };
-        let pod = pod.and_then(|pod| pod.split_once('/')).map(|(namespace, name)| Pod {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            uid: String::new(),
+        let pod = pod.map(|pod| {
+            let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
+            Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
         });
         (host_veth_name(&attachment).as_str() == name).then_some((attachment, pod))
     });
@@ -144,6 +143,12 @@ mod tests {
             ..leased("a", "10.0.0.1/32")
         };
         assert_eq!(changes.last(), Some(&Change::Given(expected)));
+        let podmans = run(&[], vec![link("a", "pods: one a/eth0", &["10.0.0.1"])]);
+        let Some(Change::Given(lease)) = podmans.last() else { panic!("{podmans:?}") };
+        assert_eq!(
+            (&lease.attachment, lease.pod.as_ref().unwrap().to_string()),
+            (&attachment("a"), "one".into())
+        );
         let without_pod = run(&[], vec![link("a", "pods: a/eth0, web, (+)", &["10.0.0.1"])]);
         let Some(Change::Given(lease)) = without_pod.last() else { panic!("{without_pod:?}") };
         assert_eq!((&lease.attachment, &lease.pod), (&attachment("a"), &None));

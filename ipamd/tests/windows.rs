@@ -21,7 +21,7 @@ fn python(arguments: &[&str], input: &str) -> Value {
     // Where `tests/setup` puts the packages: beside what cargo builds.
     let target = Path::new(env!("CARGO_BIN_EXE_ipamd")).ancestors().nth(2).unwrap().join("python");
     assert!(target.join("varlink").exists(), "{} has no varlink: type tests/setup", target.display());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/windows.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/windows.py");
     let mut command = Command::new("python3");
     command.arg(script).args(arguments).env("PYTHONPATH", &target).env("PYTHONDONTWRITEBYTECODE", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -51,7 +51,7 @@ fn a_varlink_client_that_is_not_ours_sees_leases_pools_and_what_rests() {
         client.call(&Release { attachment: attachment(&format!("c{number:03}")) }).unwrap();
     }
     let socket = place.runtime_dir().join("ipamd.sock");
-    let told = python(&["varlink", socket.to_str().unwrap()], "");
+    let told = python(&["ipamd", socket.to_str().unwrap()], "");
 
     assert_eq!(told["interfaces"], json!(["org.varlink.service", "io.ferrule.Ipam"]));
     let leases = told["leases"].as_array().unwrap();

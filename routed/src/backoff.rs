@@ -43,6 +43,21 @@ pub struct Backoff(BTreeMap<Key, Retry>);
 struct Retry {
     wait: Duration,
     due: Instant,
+    object: String,
+    reason: String,
+}
+
+/// An object that the kernel has refused, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Which.
+    pub key: Key,
+    /// As in `route 10.244.2.0/24`.
+    pub object: String,
+    /// In the kernel's own words, and what a person can do.
+    pub reason: String,
+    /// When it is tried again.
+    pub due: Instant,
 }
 
 impl Key {
@@ -75,7 +90,25 @@ impl Backoff {
     /// The kernel refused it: twice as long as the last time.
     pub fn refused(&mut self, key: Key, now: Instant) {
         let wait = self.0.get(&key).map_or(FIRST, |retry| (retry.wait * 2).min(LONGEST));
-        self.0.insert(key, Retry { wait, due: now + wait });
+        let (object, reason) = (String::new(), String::new());
+        self.0.insert(key, Retry { wait, due: now + wait, object, reason });
+    }
+
+    /// What was refused and why, for those who ask.
+    pub fn explain(&mut self, key: &Key, object: String, reason: String) {
+        if let Some(retry) = self.0.get_mut(key) {
+            (retry.object, retry.reason) = (object, reason);
+        }
+    }
+
+    /// All refused objects.
+    pub fn refused_objects(&self) -> impl Iterator<Item = Refused> {
+        self.0.iter().map(|(key, retry)| Refused {
+            key: *key,
+            object: retry.object.clone(),
+            reason: retry.reason.clone(),
+            due: retry.due,
+        })
     }
 
     /// The kernel took it.

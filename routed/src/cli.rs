@@ -15,6 +15,7 @@ How it works:
 Examples:
   routed                                       with /etc/ferrule/ferrule.toml, as the unit runs it
   routed --config my.toml --log routed=debug   with another configuration, saying more
+  routed plan --config my.toml                 what it would do with that configuration, without doing it
   routed cleanup                               removes all that is routed's from this node
   ip route show proto 70                       what it has put into the routing table";
 
@@ -34,6 +35,11 @@ pub struct Cli {
 /// What to do instead of running.
 #[derive(Debug, Clone, Copy, Subcommand, PartialEq, Eq)]
 pub enum Command {
+    /// Say what the daemon would do now with this configuration, in the order in which it would, and change nothing
+    ///
+    /// It reads the nodes and the kernel. Reading nftables and iptables takes CAP_NET_ADMIN; without it that part is left out
+    /// and said so.
+    Plan,
     /// Remove all that is routed's from this node (not the pods' links and their routes), say what, and exit
     Cleanup,
 }
@@ -48,6 +54,7 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["routed", "--runtime-dir", "/tmp/r", "cleanup"]).unwrap();
         assert_eq!(cli.command, Some(Command::Cleanup));
+        assert_eq!(Cli::try_parse_from(["routed", "plan"]).unwrap().command, Some(Command::Plan));
         assert_eq!(Cli::try_parse_from(["routed"]).unwrap().command, None);
     }
 }

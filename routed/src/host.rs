@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
+use crate::drift::Belief;
 use crate::nodes::Cluster;
 use crate::{forward, masquerade, networks, sysctl};
 
@@ -47,6 +48,51 @@ impl Host {
         self.config.cluster.pod_cidrs.is_empty()
     }
 
+    /// What [`Host::prepare`] and the others would do, for a person.
+    pub fn plan(&self, cluster: &Cluster, belief: &Belief, mtu: u32) -> Vec<String> {
+        let (uplinks, device) = belief.names();
+        let settings = sysctl::settings(&uplinks, device.as_deref());
+        let mut lines = sysctl::plan(&settings, device.as_deref());
+        let masquerades = self.config.routing.masquerade;
+        match list() {
+            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &self.wanted_table(cluster)) => {}
+            Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
+            Ok(None) => {}
+            Ok(Some(_)) => lines.push(format!("remove nftables table inet {}", masquerade::TABLE)),
+            Err(error) => lines.push(format!("masquerading is left out of this plan: {error}")),
+        }
+        lines.extend(self.plan_forward(cluster));
+        let file = self.file(cluster, mtu);
+        if !NodeFile::load(&self.node_file).is_ok_and(|found| found == file) {
+            lines.push(format!("write {}", self.node_file.display()));
+        }
+        lines
+    }
+
+    fn plan_forward(&self, cluster: &Cluster) -> Vec<String> {
+        let wanted = self.config.routing.accept_forward;
+        let (pods, chain) = self.forward_pods(cluster);
+        let line = |(variant, family)| {
+            let (program, verb) = (iptables::program(variant, family), if wanted { "set" } else { "remove" });
+            match differing(variant, family, pods, chain) {
+                Ok(None) => None,
+                Ok(Some(_)) => Some(format!("{verb} chain {} of {program}", forward::CHAIN)),
+                Err(error) if !wanted && error.is_out_of_reach() => None,
+                Err(error) => Some(format!("{program} is left out of this plan: {error}")),
+            }
+        };
+        filter_tables().filter_map(line).collect()
+    }
+
+    /// What iptables is to let through, and the chain without which there is nothing to do.
+    fn forward_pods<'a>(&self, cluster: &'a Cluster) -> (&'a [IpNetwork], &'static str) {
+        if self.config.routing.accept_forward {
+            (&cluster.own.pod_cidrs, "FORWARD")
+        } else {
+            (&[], forward::CHAIN)
+        }
+    }
+
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
         let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
@@ -80,9 +126,7 @@ impl Host {
     }
 
     fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
-        let mut unchanged = self.cluster_cidrs(cluster);
-        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
-        let wanted = masquerade::table(&cluster.own.pod_cidrs, &unchanged);
+        let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
             let known =
@@ -114,11 +158,7 @@ impl Host {
         if !wanted && std::mem::replace(&mut self.forward, true) {
             return;
         }
-        let (pods, chain) = if wanted {
-            (cluster.own.pod_cidrs.as_slice(), "FORWARD")
-        } else {
-            ([].as_slice(), forward::CHAIN)
-        };
+        let (pods, chain) = self.forward_pods(cluster);
         let mut failed = Vec::new();
         for (variant, family) in filter_tables() {
             let program = iptables::program(variant, family);
@@ -143,14 +183,25 @@ impl Host {
         self.complain("accept_forward", failed);
     }
 
-    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
-    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
-        let file = NodeFile {
+    fn wanted_table(&self, cluster: &Cluster) -> String {
+        let mut unchanged = self.cluster_cidrs(cluster);
+        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
+        masquerade::table(&cluster.own.pod_cidrs, &unchanged)
+    }
+
+    fn file(&self, cluster: &Cluster, mtu: u32) -> NodeFile {
+        NodeFile {
             node: cluster.own.name.clone(),
             pod_cidrs: cluster.own.pod_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs(cluster),
             mtu,
-        };
+        }
+    }
+
+    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
+    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
+        let file = self.file(cluster, mtu);
+        self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
         if known.as_ref() == Some(&file) {
@@ -172,11 +223,26 @@ impl Host {
         written.is_ok()
     }
 
-    fn write(&self, file: &NodeFile) -> io::Result<()> {
-        if let Some(directory) = self.node_file.parent() {
-            std::fs::create_dir_all(directory)?;
+    /// `subnet.env` for flannel's plugin, where it is wanted.
+    fn tell_flannel(&mut self, file: &NodeFile) {
+        let Some(path) = &self.config.routing.flannel.subnet_env else { return };
+        let masquerade = self.config.routing.masquerade;
+        let text = subnet_env_text(&file.cluster_cidrs, &file.pod_cidrs, file.mtu, masquerade);
+        if std::fs::read_to_string(path).is_ok_and(|known| known == text) {
+            return self.complain("subnet.env", Vec::new());
         }
-        write_atomically(&self.node_file, file.to_json().as_bytes())
+        let written = write_file(path, &text);
+        if written.is_ok() {
+            tracing::info!("{} is written", path.display());
+        }
+        let failed = written.err().map(|error| {
+            format!("cannot write {}: {error}; let routed write to its directory", path.display())
+        });
+        self.complain("subnet.env", failed.into_iter().collect());
+    }
+
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        write_file(&self.node_file, &file.to_json())
     }
 
     fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
@@ -222,6 +288,13 @@ impl Host {
     }
 }
 
+fn write_file(path: &std::path::Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    write_atomically(path, text.as_bytes())
+}
+
 /// What cannot be cleaned up.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanError {
@@ -261,11 +334,21 @@ fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {
         .flat_map(|variant| Family::BOTH.map(|family| (variant, family)))
 }
 
-/// Makes iptables let these pods through, if it has this chain; whether something was changed.
-fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+/// The script that makes iptables let these pods through, if it has this chain and does not yet.
+fn differing(
+    variant: Variant,
+    of: Family,
+    pods: &[IpNetwork],
+    chain: &str,
+) -> Result<Option<String>, IptablesError> {
     let pods: Vec<_> = pods.iter().filter(|pods| family(pods) == of).copied().collect();
     let listed = iptables::rules(variant, of, chain)?;
-    let Some(script) = listed.and_then(|listed| forward::change(&listed, &pods)) else { return Ok(false) };
+    Ok(listed.and_then(|listed| forward::change(&listed, &pods)))
+}
+
+/// Carries it out; whether something was changed.
+fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
+    let Some(script) = differing(variant, of, pods, chain)? else { return Ok(false) };
     iptables::restore(variant, of, &script)?;
     Ok(true)
 }

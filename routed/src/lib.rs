@@ -8,6 +8,8 @@
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
 //! rest right: [`sysctl`], the [`masquerade`] table, the way through a host firewall ([`forward`]),
 //! `node.json`.
+//! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
+//! health. [`plan`] makes the same pass and only tells what it would do.
 //!
 //! Pure: `nodes`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
 //! `masquerade`, `forward`.
@@ -28,10 +30,13 @@ pub mod nexthops;
 pub mod nodes;
 pub mod objects;
 pub mod observe;
+pub mod outlook;
 pub mod owner;
+pub mod plan;
 pub mod reconcile;
 pub mod report;
 pub mod run;
 pub mod source;
 pub mod sysctl;
+pub mod window;
 pub mod worker;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use ferrule_daemon::start_logging;
 use routed::cli::{Cli, Command};
-use routed::run;
+use routed::{plan, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     }
     let result = match cli.command {
         None => run::daemon(&cli.common),
+        Some(Command::Plan) => plan::plan(&cli.common),
         Some(Command::Cleanup) => run::cleanup(&cli.common),
     };
     match result {

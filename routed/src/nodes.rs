@@ -23,6 +23,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The Ethernet address of its VXLAN device.
     pub vtep_mac: Mac,
+    /// That of its second one, where IPv6 has a device of its own.
+    pub vtep_mac6: Mac,
 }
 
 /// The nodes as they are known now.
@@ -95,9 +97,20 @@ impl Node {
 
 impl From<NodeEntry> for Node {
     fn from(entry: NodeEntry) -> Self {
-        let vtep_mac = entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name));
-        Self { name: entry.name, v4: entry.address, v6: entry.address6, pod_cidrs: entry.pod_cidrs, vtep_mac }
+        Self {
+            vtep_mac: entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name)),
+            vtep_mac6: vtep_mac6(&entry.name),
+            name: entry.name,
+            v4: entry.address,
+            v6: entry.address6,
+            pod_cidrs: entry.pod_cidrs,
+        }
     }
+}
+
+/// The MAC of the second VXLAN device of the node of this name, where nobody says which it is. No node's name has a slash.
+pub fn vtep_mac6(name: &str) -> Mac {
+    vtep_mac(&format!("{name}/6"))
 }
 
 impl fmt::Display for Node {
@@ -192,6 +205,19 @@ impl Nodes {
         &self.own_name
     }
 
+    /// At most `most` nodes in the order of their names, the own one among them: those after this name, or the first.
+    pub fn page(&self, after: Option<&str>, most: usize) -> Vec<Arc<Node>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let mut page: Vec<_> =
+            self.others.range::<str, _>((from, Unbounded)).take(most).map(|(_, node)| node).collect();
+        if let Some(own) = self.own.as_ref().filter(|own| after.is_none_or(|after| own.name.as_str() > after))
+        {
+            page.insert(page.partition_point(|node| node.name < own.name), own);
+        }
+        page.into_iter().take(most).cloned().collect()
+    }
+
     /// How many nodes there are, the own one included.
     pub fn len(&self) -> usize {
         self.others.len() + usize::from(self.own.is_some())
@@ -214,6 +240,7 @@ mod tests {
             v6: None,
             pod_cidrs: vec![format!("10.244.{third}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(name),
+            vtep_mac6: vtep_mac6(name),
         }
     }
 
@@ -264,6 +291,24 @@ mod tests {
         let (changes, _) = nodes.snapshot(vec![node("a", 1), node("c", 4), node("d", 5)]);
         cluster.change(&changes);
         assert_eq!(Some(cluster), nodes.cluster());
+    }
+
+    #[test]
+    fn pages_are_all_nodes_in_order() {
+        let mut nodes = Nodes::new("c");
+        nodes.snapshot(["e", "c", "a", "d", "b"].map(|name| node(name, 1)).to_vec());
+        for most in 1..7 {
+            let (mut names, mut after) = (String::new(), None::<String>);
+            loop {
+                let page = nodes.page(after.as_deref(), most);
+                page.iter().for_each(|node| names.push_str(&node.name));
+                after = page.last().map(|node| node.name.clone());
+                if page.len() < most {
+                    break;
+                }
+            }
+            assert_eq!(names, "abcde", "{most}");
+        }
     }
 
     #[test]

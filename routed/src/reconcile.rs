@@ -115,6 +115,12 @@ impl<'a> Pass<'a> {
         refused
     }
 
+    /// Says what was refused and why, for those who ask.
+    pub fn explain(&mut self, op: &Op, object: String, reason: String) {
+        let key = Key::of(op, &self.observed);
+        self.backoff.explain(&key, object, reason);
+    }
+
     /// The same, at the end.
     pub fn finish(self) -> Objects {
         self.observed

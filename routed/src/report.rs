@@ -65,7 +65,8 @@ impl Tally {
         self.kinds().iter().map(|(_, [put, deleted])| put + deleted).sum()
     }
 
-    fn kinds(&self) -> [(&'static str, [usize; 2]); 6] {
+    /// By kind, in the order of [`ferrule_wire::routed::Kind`]: how many were put, how many deleted.
+    pub fn kinds(&self) -> [(&'static str, [usize; 2]); 6] {
         [
             ("links", self.links),
             ("addresses", self.addresses),
@@ -163,8 +164,12 @@ pub fn device_repair(name: &str, change: &LinkChange) -> String {
 /// The sentence about a refusal: the object, the kernel's reason, and what a person can do.
 pub fn refusal(op: &Op, refusal: &Refusal, observed: &Objects, links: &Links) -> String {
     let verb = if op.change() == Change::Delete { "remove" } else { "set" };
-    let remedy = remedy(op, refusal);
-    format!("cannot {verb} {}: {refusal}; {remedy}", object(op, observed, links))
+    format!("cannot {verb} {}: {}", object(op, observed, links), reason(op, refusal))
+}
+
+/// The kernel's reason, and what a person can do.
+pub fn reason(op: &Op, refusal: &Refusal) -> String {
+    format!("{refusal}; {}", remedy(op, refusal))
 }
 
 /// Logs the first of `count` lines, and how many more there are; `lines` are at least the first ones.

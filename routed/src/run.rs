@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, ConfigError, NodeNameError};
-use ferrule_daemon::{CommonArgs, Notifier, Shutdown, WatchError};
+use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
+use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
 use ferrule_model::vtep_mac;
 use ferrule_netlink::Netlink;
 use ferrule_netlink::monitor::Monitor;
@@ -16,10 +18,15 @@ use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
 use crate::keeper;
 use crate::nodes::{Cluster, Nodes, OwnNode};
+use crate::outlook::Outlook;
 use crate::report::{LINES, log_lines};
 use crate::source::{AnySource, NodeEvent, Source, origin};
+use crate::window::{Ask, Known, Window};
 use crate::worker::{Message, Status, Worker};
 use ferrule_netlink::wake::Wakes;
+
+/// What the socket and its lock are called after.
+pub const PROGRAM: &str = "routed";
 
 /// A pass that takes longer than this hangs: the watchdog is not fed any more.
 const LONGEST_PASS: Duration = Duration::from_secs(60);
@@ -36,6 +43,17 @@ pub enum RunError {
     /// The nodes file cannot be watched.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Nobody tells of this node.
+    #[error("{origin} does not tell of a node called {name}, which is this one; there is nothing to plan by")]
+    NoNodes {
+        /// This node's name.
+        name: String,
+        /// Where the nodes come from.
+        origin: String,
+    },
+    /// Another daemon serves the runtime directory.
+    #[error(transparent)]
+    Taken(#[from] SocketError),
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Netlink(#[from] ferrule_netlink::Error),
@@ -54,7 +72,7 @@ pub enum RunError {
     /// The thread that works on the kernel has ended.
     #[error("the thread that works on the kernel has ended; this is a fault of routed's")]
     WorkerEnded,
-    /// The kernel's state could not be cleaned up.
+    /// The kernel's state could not be cleaned up, or no pass could be planned.
     #[error(transparent)]
     Clean(#[from] PassError),
     /// The rest could not be cleaned up.
@@ -65,7 +83,7 @@ pub enum RunError {
     Left(usize),
 }
 
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 
@@ -82,18 +100,22 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
+    let lock = lock(runtime_dir)?;
     let mut source = AnySource::new(&config, &name, runtime_dir)?;
     let kernel = Netlink::open()?;
     // Before anything is read from the kernel: what others change in between is told.
     let own = Some(kernel.port()?);
     let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
     let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
-    let (inbox, mut status) = start_worker(kernel, &config, runtime_dir)?;
+    let outlook = Arc::new(Outlook::default());
+    let (inbox, mut status) = start_worker(kernel, &config, runtime_dir, Arc::clone(&outlook))?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
-    let mut table = Table { nodes: Nodes::new(&name), config, said_override: false, notifier };
+    let (window, mut asks) = Window::new(&name, &config, status.clone(), outlook);
+    let _socket = open_window(&window, lock.as_ref(), &config)?;
+    let mut table = Table::new(&name, config, notifier);
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
     let mut told = Status::default();
     loop {
@@ -115,10 +137,55 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 }
                 continue;
             }
+            Some(ask) = asks.recv() => {
+                table.answer(ask);
+                continue;
+            }
             () = watchdog.beat(), if turns(&status.borrow()) => continue,
         };
         inbox.send(message).map_err(|_| RunError::WorkerEnded)?;
     }
+}
+
+/// The right to serve the runtime directory. Routes matter more than a window on them: a directory in which nothing can be
+/// made costs the socket alone.
+fn lock(runtime_dir: &Path) -> Result<Option<Lock>, SocketError> {
+    match Lock::take(runtime_dir, PROGRAM) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error @ SocketError::Taken { .. }) => Err(error),
+        Err(error @ (SocketError::Make { .. } | SocketError::Passed { .. })) => {
+            warn_no_socket(&error);
+            Ok(None)
+        }
+    }
+}
+
+fn warn_no_socket(error: &SocketError) {
+    let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::error!("{error}: {reason}; there is no routed.sock, everything else goes on");
+}
+
+/// Serves the socket and, if there is an address for them, the pages.
+fn open_window(
+    window: &Window,
+    lock: Option<&Lock>,
+    config: &Config,
+) -> Result<Option<SocketFile>, RunError> {
+    if let Some(address) = config.metrics.routed {
+        tokio::spawn(serve_metrics(address, window.clone(), HttpLimits::default()));
+    }
+    let (listener, file) = match lock.map(Lock::listen) {
+        Some(Ok(listening)) => listening,
+        Some(Err(error)) => {
+            warn_no_socket(&error);
+            return Ok(None);
+        }
+        None => return Ok(None),
+    };
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(system("listen"))?;
+    let never = std::future::pending();
+    tokio::spawn(varlink::serve(listener, window.clone(), Limits::production(), never));
+    Ok(Some(file))
 }
 
 fn closed() -> io::Error {
@@ -129,6 +196,7 @@ fn start_worker(
     kernel: Netlink,
     config: &Config,
     runtime_dir: &Path,
+    outlook: Arc<Outlook>,
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
@@ -136,7 +204,7 @@ fn start_worker(
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
     let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
-    let worker = Worker::new(applier, (keeper, follows), messages, status);
+    let worker = Worker::new(applier, (keeper, follows), messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
@@ -167,7 +235,7 @@ fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunE
 }
 
 /// Whether both threads go on.
-fn turns(status: &Status) -> bool {
+pub(crate) fn turns(status: &Status) -> bool {
     [status.busy_since, status.host_since].into_iter().flatten().all(|since| since.elapsed() < LONGEST_PASS)
 }
 
@@ -185,7 +253,10 @@ fn report(notifier: Notifier, told: &mut Status, status: &Status) -> bool {
 }
 
 /// The nodes, and what is said of them in the log.
-struct Table {
+pub(crate) struct Table {
+    /// When the last complete list was told, and when anything new was.
+    snapshot: Option<Instant>,
+    news: Option<Instant>,
     nodes: Nodes,
     config: Config,
     said_override: bool,
@@ -193,11 +264,19 @@ struct Table {
 }
 
 impl Table {
+    /// Nothing is known yet.
+    pub(crate) fn new(name: &str, config: Config, notifier: Notifier) -> Self {
+        let nodes = Nodes::new(name);
+        Self { snapshot: None, news: None, nodes, config, said_override: false, notifier }
+    }
+
     /// Takes what a source tells; gives what the worker has to know, once this node is known.
-    fn take(&mut self, news: NodeEvent) -> Option<Message> {
+    pub(crate) fn take(&mut self, news: NodeEvent) -> Option<Message> {
         let was_known = self.nodes.is_own_known();
+        self.news = Some(Instant::now());
         let changes = match news {
             NodeEvent::Snapshot(nodes) => {
+                self.snapshot = self.news;
                 let (changes, own) = self.nodes.snapshot(nodes);
                 self.tell_own(own);
                 changes
@@ -213,6 +292,20 @@ impl Table {
         let mut cluster = self.nodes.cluster()?;
         self.override_own(&mut cluster);
         Some(Message::Cluster(Box::new(cluster)))
+    }
+
+    /// What is known of the nodes, for somebody outside.
+    fn answer(&self, ask: Ask) {
+        let (nodes, origin) = (&self.nodes, origin(&self.config.routing).0);
+        let waiting_for = match (nodes.is_own_known(), self.snapshot) {
+            (true, _) => None,
+            (false, None) => Some(format!("the nodes in {origin}")),
+            (false, Some(_)) => Some(format!("a node called {} in {origin}", nodes.own_name())),
+        };
+        let page = nodes.page(ask.after.as_deref(), ask.most);
+        let (snapshot, news) = (self.snapshot, self.news);
+        // Fails only if nobody waits any more.
+        let _ = ask.reply.send(Known { waiting_for, nodes: nodes.len(), snapshot, news, page });
     }
 
     fn tell_own(&self, own: OwnNode) {

@@ -51,6 +51,22 @@ pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
     (changed, failed)
 }
 
+/// What [`apply`] would change; `made` is a device that is not there yet and would be.
+pub fn plan(settings: &[Setting], made: Option<&str>) -> Vec<String> {
+    let line = |Setting { name, value, only_from }: &Setting| {
+        let of_made = made.is_some_and(|made| name.contains(&format!("/{made}/")));
+        let now = match sysctl::get(name) {
+            Ok(now) => now,
+            Err(_) if of_made => return Some(format!("set sysctl {}={value}", dotted(name))),
+            Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => return Some(error.to_string()),
+        };
+        let differs = now != *value && only_from.is_none_or(|from| from == now);
+        differs.then(|| format!("set sysctl {}={value} (it is {now})", dotted(name)))
+    };
+    settings.iter().filter_map(line).collect()
+}
+
 fn set(setting: &Setting) -> Result<bool, String> {
     let Setting { name, value, only_from } = setting;
     // A kernel without IPv6, or a link that has just gone, has nothing to be set.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::apply::{Applier, PassError};
 use crate::keeper::{Ground, Job};
 use crate::nodes::{Cluster, NodeChange};
+use crate::outlook::{Outlook, View};
 use crate::report::{Report, log_lines};
 
 /// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
@@ -67,6 +68,7 @@ pub struct Worker<K> {
     host_follows: bool,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
+    outlook: Arc<Outlook>,
     cluster: Option<Arc<Cluster>>,
     due: Due,
     /// How long the last pass that read everything took, and when it ended.
@@ -128,6 +130,7 @@ impl<K: Kernel> Worker<K> {
         (host, host_follows): (Sender<Job>, bool),
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
+        outlook: Arc<Outlook>,
     ) -> Self {
         Self {
             applier,
@@ -135,6 +138,7 @@ impl<K: Kernel> Worker<K> {
             host_follows,
             inbox,
             status,
+            outlook,
             cluster: None,
             due: Due::default(),
             last: None,
@@ -276,7 +280,7 @@ impl<K: Kernel> Worker<K> {
             if same { self.applier.check(cluster, begin) } else { self.applier.pass(cluster, begin) };
         let took = begin.elapsed();
         self.last = Some((took, Instant::now()));
-        self.ended(cluster, result, took);
+        self.ended(cluster, result, (took, true));
         self.keep_host(cluster, false);
     }
 
@@ -284,7 +288,7 @@ impl<K: Kernel> Worker<K> {
     fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
         let begin = Instant::now();
         let result = self.applier.update(cluster, changes, begin);
-        self.ended(cluster, result, begin.elapsed());
+        self.ended(cluster, result, (begin.elapsed(), false));
         let concerns_host = |change: &NodeChange| {
             let pods = |node: &Option<Arc<crate::nodes::Node>>| {
                 node.as_ref().map_or(Vec::new(), |node| node.pod_cidrs.clone())
@@ -297,12 +301,15 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: Duration) {
+    fn ended(&mut self, cluster: &Cluster, result: Result<Report, PassError>, took: (Duration, bool)) {
         let next = match result {
             Ok(report) => {
                 self.retry = None;
                 self.mtu = report.mtu;
-                self.tell(&report, took);
+                self.tell(&report, took.0);
+                if let Some(standing) = self.applier.standing() {
+                    self.outlook.passed(View::new(standing, cluster, &report), &report, took);
+                }
                 let text = status_text(cluster, &report);
                 self.status.send_modify(|status| status.text = text);
                 FULL_DIFF
@@ -319,12 +326,8 @@ impl<K: Kernel> Worker<K> {
 
     fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
         let Some(belief) = self.applier.belief() else { return };
-        let name = |index| belief.links.get(index).map(|link| link.name.to_string());
-        let ground = Ground {
-            uplinks: belief.uplinks.iter().filter_map(name).collect(),
-            device: belief.device.map(|_| belief.device_name.to_string()),
-            mtu: self.mtu,
-        };
+        let (uplinks, device) = belief.names();
+        let ground = Ground { uplinks, device, mtu: self.mtu };
         self.ask(Job { cluster: Arc::clone(cluster), filters, ground: Some(ground) });
         self.last_host = Some(Instant::now());
     }
@@ -364,6 +367,7 @@ impl<K: Kernel> Worker<K> {
 
     fn fail(&mut self, error: &PassError) {
         let text = error.to_string();
+        self.outlook.failed(text.clone());
         if self.failure.as_ref() != Some(&text) {
             tracing::error!("{text}; nothing is changed until then");
         }

@@ -23,7 +23,12 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// One more.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// As many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
     }
 
     /// How many.

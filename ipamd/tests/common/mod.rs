@@ -135,9 +135,14 @@ impl Daemon {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
+        // One that has ended cannot be killed.
+        let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 

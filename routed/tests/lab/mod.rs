@@ -166,10 +166,16 @@ impl Node {
         self.netns.run(|| command.arg("cleanup").output()).unwrap().unwrap()
     }
 
+    /// What the daemon is started with.
+    pub(crate) fn arguments(&self) -> String {
+        let (config, run) = (self.path("ferrule.toml"), self.path("run"));
+        format!("--config {} --runtime-dir {}", config.display(), run.display())
+    }
+
     /// The daemon, not started yet.
     pub(crate) fn daemon_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
-        command.arg("--config").arg(self.path("ferrule.toml")).arg("--runtime-dir").arg(self.path("run"));
+        command.args(self.arguments().split(' '));
         command
     }
 

@@ -1,6 +1,7 @@
-"""Looks at ipamd through clients that are not Ferrule's: the packages `varlink` and `prometheus-client` of PyPI.
+"""Looks at the daemons through clients that are not Ferrule's: the packages `varlink` and `prometheus-client` of PyPI.
 
-windows.py varlink SOCKET    what introspection, List, Pools and Resting tell, as JSON
+windows.py ipamd SOCKET      what introspection, List, Pools and Resting tell, as JSON
+windows.py routed SOCKET     what introspection, Status, Nodes and Failures tell, as JSON
 windows.py prometheus        reads a page of /metrics on standard input; samples as JSON
 """
 
@@ -8,7 +9,7 @@ import json
 import sys
 
 
-def through_varlink(socket):
+def ipamd(socket):
     import varlink
 
     with varlink.Client.new_with_address("unix:" + socket) as client:
@@ -27,6 +28,22 @@ def through_varlink(socket):
     json.dump(told, sys.stdout)
 
 
+def routed(socket):
+    import varlink
+
+    with varlink.Client.new_with_address("unix:" + socket) as client:
+        interfaces = client.get_interfaces()
+        with client.open("io.ferrule.Routed") as routed:
+            told = {
+                "interfaces": list(interfaces),
+                "status": routed.Status(),
+                "pages": [len(page["nodes"]) for page in routed.Nodes(_more=True)],
+                "nodes": [node for page in routed.Nodes(_more=True) for node in page["nodes"]],
+                "failures": [one for page in routed.Failures(_more=True) for one in page["failures"]],
+            }
+    json.dump(told, sys.stdout)
+
+
 def through_prometheus():
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -38,8 +55,10 @@ def through_prometheus():
 
 
 match sys.argv[1:]:
-    case ["varlink", socket]:
-        through_varlink(socket)
+    case ["ipamd", socket]:
+        ipamd(socket)
+    case ["routed", socket]:
+        routed(socket)
     case ["prometheus"]:
         through_prometheus()
     case _:

@@ -1,0 +1,198 @@
+//! What can be seen from outside of the worker's work: how things stand ([`View`], pure), and what was done ([`Counts`]).
+//! The worker writes it after each pass; who reads it holds nobody up.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ferrule_daemon::{Counter, Histogram};
+use ferrule_model::{IpNetwork, Mac};
+use ferrule_wire::routed::{Kind, Objects};
+
+use crate::apply::Standing;
+use crate::backoff::{Key, Refused};
+use crate::nodes::{Cluster, Node};
+use crate::report::{Report, Tally};
+
+/// All kinds of objects, in the order in which they are told.
+pub const KINDS: [Kind; 6] =
+    [Kind::Links, Kind::Addresses, Kind::Fdb, Kind::Neighbours, Kind::Nexthops, Kind::Routes];
+
+/// How things stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Why the last pass could not be made at all.
+    pub last_error: Option<String>,
+    /// This node's addresses and the links that hold them.
+    pub underlay: String,
+    /// Of the pods, in bytes; 0 before it is known.
+    pub mtu: u32,
+    /// Objects by kind; empty before the first pass.
+    pub objects: Vec<Objects>,
+    /// What the kernel has refused.
+    pub refused: Vec<Refused>,
+    /// What keeps a node, or one of its networks, from being reached; by the node's name.
+    pub errors: BTreeMap<String, String>,
+}
+
+impl View {
+    /// What a pass has left.
+    pub fn new(standing: Standing<'_>, cluster: &Cluster, report: &Report) -> Self {
+        let refused: Vec<_> = standing.backoff.refused_objects().collect();
+        Self {
+            last_error: None,
+            underlay: report.underlay.clone(),
+            mtu: report.mtu,
+            objects: objects(standing, &refused),
+            errors: errors(standing, cluster, &refused),
+            refused,
+        }
+    }
+}
+
+fn objects(standing: Standing<'_>, refused: &[Refused]) -> Vec<Objects> {
+    let Standing { belief, goal, differing, .. } = standing;
+    let (want, have) = (goal.objects(), &belief.ours);
+    let device = [usize::from(belief.spec.is_some()), usize::from(belief.device.is_some())];
+    let counts = [
+        (device[0], device[1], device[0].abs_diff(device[1])),
+        (want.addresses.len(), have.addresses.len(), differing.addresses.len()),
+        (want.fdb.len(), have.fdb.len(), differing.fdb.len()),
+        (want.neighbours.len(), have.neighbours.len(), differing.neighbours.len()),
+        (want.nexthops.len(), have.nexthops.len(), differing.nexthops.len()),
+        (want.routes.len(), have.routes.len(), differing.routes.len()),
+    ];
+    let failed = |kind| refused.iter().filter(|refused| kind_of(&refused.key) == kind).count();
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let told = |(kind, (desired, observed, pending)): (Kind, _)| Objects {
+        kind,
+        desired: number(desired),
+        observed: number(observed),
+        pending: number(pending),
+        failed: number(failed(kind)),
+    };
+    KINDS.into_iter().zip(counts).map(told).collect()
+}
+
+fn kind_of(key: &Key) -> Kind {
+    match key {
+        Key::Link(_) | Key::Device => Kind::Links,
+        Key::Address(_) => Kind::Addresses,
+        Key::Fdb(_) => Kind::Fdb,
+        Key::Neighbour(_) => Kind::Neighbours,
+        Key::Nexthop(..) | Key::StrangeNexthop(_) => Kind::Nexthops,
+        Key::Route(_) => Kind::Routes,
+    }
+}
+
+/// What is left out, and what the kernel has refused, each at the node that it is about.
+fn errors(standing: Standing<'_>, cluster: &Cluster, refused: &[Refused]) -> BTreeMap<String, String> {
+    let mut errors: BTreeMap<_, _> =
+        standing.goal.skipped().map(|skipped| (skipped.node.clone(), skipped.to_string())).collect();
+    let about = About::new(refused);
+    if about.is_empty() {
+        return errors;
+    }
+    for node in std::iter::once(&cluster.own).chain(cluster.others.values().map(AsRef::as_ref)) {
+        if let Some(refused) = about.node(node) {
+            errors.insert(node.name.clone(), format!("{}: {}", refused.object, refused.reason));
+        }
+    }
+    errors
+}
+
+/// Refused objects by what tells whose they are.
+#[derive(Default)]
+struct About<'a> {
+    networks: BTreeMap<IpNetwork, &'a Refused>,
+    addresses: BTreeMap<IpAddr, &'a Refused>,
+    macs: BTreeMap<Mac, &'a Refused>,
+}
+
+impl<'a> About<'a> {
+    fn new(refused: &'a [Refused]) -> Self {
+        let mut about = Self::default();
+        for one in refused {
+            match one.key {
+                Key::Route(key) => drop(about.networks.insert(key.dst, one)),
+                Key::Nexthop(_, gateway) => drop(about.addresses.insert(gateway, one)),
+                Key::Neighbour(key) => drop(about.addresses.insert(key.address, one)),
+                Key::Address(key) => drop(about.addresses.insert(key.prefix.ip(), one)),
+                Key::Fdb(key) => drop(about.macs.insert(key.mac, one)),
+                Key::Link(_) | Key::Device | Key::StrangeNexthop(_) => {}
+            }
+        }
+        about
+    }
+
+    fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.addresses.is_empty() && self.macs.is_empty()
+    }
+
+    /// One of those that are about `node`: of its tunnel or its address before one of a network, which may follow from it.
+    fn node(&self, node: &Node) -> Option<&'a Refused> {
+        use ferrule_model::Family;
+        let addresses = Family::BOTH.into_iter().flat_map(|family| [node.address(family), node.vtep(family)]);
+        let mut addresses = addresses.flatten().filter_map(|address| self.addresses.get(&address));
+        let mac = self.macs.get(&node.vtep_mac);
+        let mut networks = node.pod_cidrs.iter().filter_map(|cidr| self.networks.get(cidr));
+        mac.or_else(|| addresses.next()).or_else(|| networks.next()).copied()
+    }
+}
+
+/// What was done since the start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Passes that read everything, and how long they took.
+    pub full: Histogram,
+    /// Passes over what changed.
+    pub changes: Histogram,
+    /// Passes that could not be made.
+    pub failed: Counter,
+    /// Objects put and deleted, by kind.
+    pub objects: [[Counter; 2]; KINDS.len()],
+    /// Objects put back that somebody else had deleted or changed.
+    pub repaired: Counter,
+    /// Callers of the socket who may not call.
+    pub refused_callers: Counter,
+}
+
+/// What the worker shows.
+#[derive(Debug, Default)]
+pub struct Outlook {
+    view: Mutex<View>,
+    /// What was done.
+    pub counts: Counts,
+}
+
+impl Outlook {
+    /// How things stand.
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A pass is through.
+    pub fn passed(&self, view: View, report: &Report, (took, read): (Duration, bool)) {
+        let Counts { full, changes, repaired, .. } = &self.counts;
+        let times = if read { full } else { changes };
+        times.observe(took);
+        repaired.add(u64::try_from(report.repaired.len()).unwrap_or(u64::MAX));
+        self.changed(&report.tally);
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
+    }
+
+    /// A pass could not be made.
+    pub fn failed(&self, error: String) {
+        self.counts.failed.increment();
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(error);
+    }
+
+    fn changed(&self, tally: &Tally) {
+        for (counters, (_, counts)) in self.counts.objects.iter().zip(tally.kinds()) {
+            for (counter, count) in counters.iter().zip(counts) {
+                counter.add(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! `routed plan`: what the daemon would do now, told and not done.
+//!
+//! The pass is the daemon's own, over a kernel that is read and whose changes are only noted ([`Noting`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ferrule_config::{Config, Source as SourceKind};
+use ferrule_daemon::{CommonArgs, Notifier};
+use ferrule_model::{
+    Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, LinkKind, Neighbour, NeighbourKey,
+    Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via,
+};
+use ferrule_netlink::{Error, Kernel, Netlink, Refusal};
+use nix::errno::Errno;
+
+use crate::apply::Applier;
+use crate::host::Host;
+use crate::nodes::Cluster;
+use crate::objects::Objects;
+use crate::observe::Links;
+use crate::report;
+use crate::run::{RunError, Table, system};
+use crate::source::{AnySource, Source, origin};
+use crate::worker::Message;
+
+/// How long the nodes may take: a file is read at once, an API server has to answer.
+const FILE_WAIT: Duration = Duration::from_secs(2);
+const SERVER_WAIT: Duration = Duration::from_secs(30);
+
+/// The number of a device that is not there: no link has it.
+const NOT_YET: IfIndex = IfIndex(u32::MAX);
+
+/// Prints what the daemon would do with this configuration.
+///
+/// # Errors
+/// The nodes or the kernel cannot be read, or a pass could not be made; see [`RunError`].
+pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
+    let config = args.load_config()?;
+    let name = CommonArgs::node_name(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let cluster =
+        runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name, &args.runtime_dir))?;
+    let mut applier = Applier::new(Noting::new(Netlink::open()?), config.routing.clone());
+    let report = applier.pass(&cluster, Instant::now())?;
+    let mut lines = applier.kernel().lines()?;
+    let host = Host::new(config, &args.runtime_dir);
+    if let Some(belief) = applier.belief() {
+        lines.extend(host.plan(&cluster, belief, report.mtu));
+    }
+    lines.extend(report.refused.iter().cloned());
+    lines.extend(report.skipped.iter().map(ToString::to_string));
+    if lines.is_empty() {
+        lines.push(format!("nothing to do: {} objects are as they should be", report.objects));
+    }
+    let mut out = io::stdout().lock();
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(system("write the plan"))
+}
+
+/// The cluster, once the source tells of this node.
+async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
+    let mut source = AnySource::new(config, name, runtime_dir)?;
+    let mut table = Table::new(name, config.clone(), Notifier);
+    let told = async {
+        loop {
+            if let Some(Message::Cluster(cluster)) = table.take(source.next().await) {
+                return *cluster;
+            }
+        }
+    };
+    let wait = if config.routing.source == SourceKind::File { FILE_WAIT } else { SERVER_WAIT };
+    let none = || RunError::NoNodes { name: name.to_owned(), origin: origin(&config.routing).0 };
+    tokio::time::timeout(wait, told).await.map_err(|_| none())
+}
+
+/// A kernel that is read, and that says yes to changes without making them. What would go with a deleted link is gone,
+/// and a link that would be made is there.
+#[derive(Debug)]
+pub struct Noting<K> {
+    kernel: K,
+    ops: Vec<Op>,
+    made: Option<Link>,
+    gone: BTreeSet<IfIndex>,
+}
+
+impl<K: Kernel> Noting<K> {
+    /// Nothing is noted yet.
+    pub fn new(kernel: K) -> Self {
+        Self { kernel, ops: Vec::new(), made: None, gone: BTreeSet::new() }
+    }
+
+    /// What was noted, in its order.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// The same for a person.
+    fn lines(&mut self) -> Result<Vec<String>, Error> {
+        let all = self.kernel.links()?.into_iter().chain(self.made.clone());
+        let links: Links = all.map(|link| (link.index, link)).collect();
+        Ok(self.ops.iter().map(|op| line(op, &links)).collect())
+    }
+
+    fn note(&mut self, op: &Op) -> Result<Result<(), Refusal>, Error> {
+        match op {
+            Op::AddVxlan(spec) => {
+                self.made = Some(Link {
+                    index: NOT_YET,
+                    name: spec.name.clone(),
+                    mac: Some(spec.mac),
+                    mtu: spec.mtu,
+                    up: true,
+                    carrier: true,
+                    alias: None,
+                    peer: spec.vxlan.underlay,
+                    kind: LinkKind::Vxlan(spec.vxlan.clone()),
+                });
+            }
+            Op::DeleteLink(index) => drop(self.gone.insert(*index)),
+            // As the kernel would refuse it.
+            Op::AddRoute(key, _) if self.has_route(key)? => {
+                return Ok(Err(Refusal { errno: Errno::EEXIST, reason: None }));
+            }
+            _ => {}
+        }
+        self.ops.push(op.clone());
+        Ok(Ok(()))
+    }
+
+    fn has_route(&mut self, key: &RouteKey) -> Result<bool, Error> {
+        let found = self.kernel.route_match(key.dst.ip())?;
+        Ok(found.is_some_and(|(found, route)| found == *key && route.protocol != ferrule_model::PROTOCOL))
+    }
+
+    fn is_new(&self, link: IfIndex) -> bool {
+        self.made.as_ref().is_some_and(|made| made.index == link)
+    }
+
+    fn lost_nexthops(&mut self) -> Result<BTreeSet<NexthopId>, Error> {
+        let all = self.kernel.nexthops()?.into_iter();
+        let lost = all.filter(|(_, hop)| hop.is_some_and(|hop| self.gone.contains(&hop.link)));
+        Ok(lost.map(|(id, _)| id).collect())
+    }
+}
+
+fn line(op: &Op, links: &Links) -> String {
+    let verb = if op.change() == Change::Delete { "remove" } else { "set" };
+    let object = report::object(op, &Objects::default(), links);
+    let more = match op {
+        Op::PutRoute(_, route) | Op::AddRoute(_, route) => match route.kind {
+            RouteKind::Unicast(Via::Nexthop(id)) => format!(" by nexthop {}", id.0),
+            RouteKind::Unreachable => " unreachable".to_owned(),
+            RouteKind::Unicast(Via::Gateway { .. } | Via::Link(_)) => String::new(),
+        },
+        Op::PutNeighbour(_, Neighbour { mac: Some(mac), .. }) => format!(" lladdr {mac}"),
+        Op::AddVxlan(spec) => format!(" vni {} port {} mtu {}", spec.vxlan.vni, spec.vxlan.port, spec.mtu),
+        _ => String::new(),
+    };
+    format!("{verb} {object}{more}")
+}
+
+impl<K: Kernel> Kernel for Noting<K> {
+    type Netns = K::Netns;
+
+    fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        ops.iter().map(|op| self.note(op)).collect()
+    }
+
+    fn create_veth(&mut self, _: &VethSpec, _: &Self::Netns) -> Result<Link, Error> {
+        Err(not_noted("make a pod's link"))
+    }
+
+    fn delete_link(&mut self, _: &IfName) -> Result<Option<Link>, Error> {
+        Err(not_noted("delete a pod's link"))
+    }
+
+    fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        Ok(self.links()?.into_iter().find(|link| link.name == *name))
+    }
+
+    fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
+        self.kernel.route_match(dst)
+    }
+
+    fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
+        if self.is_new(key.link) { Ok(None) } else { self.kernel.neighbour(key) }
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let mut links = self.kernel.links()?;
+        links.retain(|link| !self.gone.contains(&link.index));
+        links.extend(self.made.clone());
+        Ok(links)
+    }
+
+    fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {
+        if self.is_new(link) { Ok(BTreeMap::new()) } else { self.kernel.addresses(link) }
+    }
+
+    fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        let lost = self.lost_nexthops()?;
+        let mut routes = self.kernel.routes(protocol)?;
+        routes.retain(|_, route| match route.kind {
+            RouteKind::Unicast(Via::Nexthop(id)) => !lost.contains(&id),
+            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => !self.gone.contains(&link),
+            RouteKind::Unreachable => true,
+        });
+        Ok(routes)
+    }
+
+    fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
+        let lost = self.lost_nexthops()?;
+        let mut nexthops = self.kernel.nexthops()?;
+        nexthops.retain(|id, _| !lost.contains(id));
+        Ok(nexthops)
+    }
+
+    fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {
+        self.kernel.nexthop(id)
+    }
+
+    fn neighbours(&mut self, link: IfIndex) -> Result<BTreeMap<NeighbourKey, Neighbour>, Error> {
+        if self.is_new(link) { Ok(BTreeMap::new()) } else { self.kernel.neighbours(link) }
+    }
+
+    fn fdb_entry(&mut self, key: FdbKey) -> Result<Option<FdbEntry>, Error> {
+        if self.is_new(key.link) { Ok(None) } else { self.kernel.fdb_entry(key) }
+    }
+
+    fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
+        if self.is_new(link) { Ok(BTreeMap::new()) } else { self.kernel.fdb(link) }
+    }
+}
+
+/// What no pass does.
+fn not_noted(request: &str) -> Error {
+    Error::Refused { request: request.to_owned(), refusal: Refusal { errno: Errno::ENOTSUP, reason: None } }
+}

@@ -1,0 +1,223 @@
+//! The daemon through the eyes of others: a Varlink client and a reader of metrics that are not ours (PyPI's `varlink` and
+//! `prometheus-client`, run by `windows.py`), and health over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use lab::{Node, PATIENCE, within};
+use serde_json::{Value, json};
+
+const ADDRESS: &str = "127.0.0.1:9479";
+
+/// What `windows.py` says, as JSON.
+fn python(arguments: &[&str], input: &str) -> Value {
+    // Where `tests/setup` puts the packages: beside what cargo builds.
+    let target = Path::new(env!("CARGO_BIN_EXE_routed")).ancestors().nth(2).unwrap().join("python");
+    assert!(target.join("varlink").exists(), "{} has no varlink: type tests/setup", target.display());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/windows.py");
+    let mut command = Command::new("python3");
+    command.arg(script).args(arguments).env("PYTHONPATH", &target).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("python3: {error}; type tests/setup"));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn look(node: &Node) -> Value {
+    python(&["routed", node.path("run/routed.sock").to_str().unwrap()], "")
+}
+
+/// Status and text of a page; `None` while nobody listens.
+fn get(node: &Node, path: &str) -> Option<(u16, String)> {
+    let mut stream = node.inside(|| TcpStream::connect(ADDRESS)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+    Some((head.split(' ').nth(1).unwrap().parse().unwrap(), text.to_owned()))
+}
+
+fn scrape(node: &Node) -> Value {
+    python(&["prometheus"], &get(node, "/metrics").unwrap().1)
+}
+
+/// One sample's value; `None` if there is none.
+fn value(families: &Value, name: &str, labels: &Value) -> Option<f64> {
+    let samples =
+        families.as_object().unwrap().values().flat_map(|family| family["samples"].as_array().unwrap());
+    let mut found = samples.filter(|sample| sample[0] == name && sample[1] == *labels);
+    let sample = found.next()?;
+    assert!(found.next().is_none(), "{name} {labels} twice");
+    sample[2].as_f64()
+}
+
+fn objects(families: &Value, kind: &str, state: &str) -> f64 {
+    value(families, "ferrule_routed_objects", &json!({ "kind": kind, "state": state })).unwrap()
+}
+
+fn nodes(count: u16) -> String {
+    let node = |number: u16| {
+        let [high, low] = number.to_be_bytes();
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress = \"192.0.{}.{low}\"\npod_cidrs = [\"10.{}.{low}.0/24\"]\n",
+            high + 2,
+            244 + high
+        )
+    };
+    (1..=count).map(node).collect()
+}
+
+#[test]
+fn a_varlink_client_that_is_not_ours_sees_what_is_kept_and_what_is_refused() {
+    let node = Node::new("vxlan");
+    node.ip("route add 10.244.2.0/24 via 192.0.2.50 proto static");
+    let daemon = node.start();
+    daemon.wait_for_log("nodes.toml: it does not exist");
+    let told = look(&node);
+    assert_eq!(told["interfaces"], json!(["org.varlink.service", "io.ferrule.Routed"]));
+    let status = &told["status"];
+    assert_eq!(
+        (&status["node"], &status["ready"], &status["nodes"]),
+        (&json!("n1"), &json!(false), &json!(0))
+    );
+    assert!(status["waiting_for"].as_str().unwrap().ends_with("nodes.toml"), "{status}");
+    assert_eq!(status["objects"], json!([]));
+    assert!(status.get("snapshot_age_ms").is_none(), "{status}");
+
+    node.write_nodes_text(&nodes(300));
+    daemon.wait_until_ready();
+    let told = look(&node);
+    let status = &told["status"];
+    assert_eq!(
+        (&status["ready"], &status["nodes"], &status["mtu"]),
+        (&json!(true), &json!(300), &json!(1450))
+    );
+    assert_eq!((&status["backend"], &status["underlay"]), (&json!("vxlan"), &json!("192.0.2.1 on eth0")));
+    assert!(status["snapshot_age_ms"].as_u64().unwrap() < 3_600_000 && status.get("last_error").is_none());
+    let routes = json!({ "kind": "routes", "desired": 300, "observed": 299, "pending": 1, "failed": 1 });
+    assert_eq!(status["objects"].as_array().unwrap().last(), Some(&routes));
+    let fdb = json!({ "kind": "fdb", "desired": 299, "observed": 299, "pending": 0, "failed": 0 });
+    assert_eq!(status["objects"][2], fdb);
+
+    assert_eq!(told["pages"], json!([256, 44]), "in pages");
+    let nodes = told["nodes"].as_array().unwrap();
+    let of = |name: &str| nodes.iter().find(|node| node["name"] == name).unwrap();
+    assert_eq!(of("n300")["pod_cidrs"], json!(["10.245.44.0/24"]));
+    assert_eq!(of("n1")["addresses"], json!(["192.0.2.1"]), "this node too");
+    let error = of("n2")["last_error"].as_str().unwrap();
+    assert!(
+        error.starts_with("route 10.244.2.0/24: a route of protocol 4 has the same destination"),
+        "{error}"
+    );
+    assert_eq!(nodes.iter().filter(|node| node.get("last_error").is_some()).count(), 1);
+    let failures = told["failures"].as_array().unwrap();
+    assert_eq!((failures.len(), &failures[0]["object"]), (1, &json!("route 10.244.2.0/24")));
+    assert!(failures[0]["reason"].as_str().unwrap().contains("remove it if the pods are to be reached"));
+    assert!(failures[0]["next_try_ms"].as_u64().unwrap() <= 30_000);
+
+    node.ip("route del 10.244.2.0/24 proto static");
+    let well = || look(&node)["failures"].as_array().unwrap().is_empty();
+    assert!(within(PATIENCE, well).is_some(), "{}", daemon.log());
+
+    // One daemon a directory: two would each put right what the other does.
+    let second = node.command(env!("CARGO_BIN_EXE_routed"), &node.arguments());
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("another routed serves"), "{said}");
+}
+
+#[test]
+fn prometheus_reads_what_is_desired_observed_pending_and_failed_of_each_kind() {
+    let node = Node::new("native");
+    node.configure(&format!("[metrics]\nrouted = \"{ADDRESS}\"\n"));
+    node.ip("route add 10.244.2.0/24 via 192.0.2.50 proto static");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert!(within(PATIENCE, || get(&node, "/healthz").is_some()).is_some(), "{}", daemon.log());
+    let families = scrape(&node);
+    let counts =
+        ["desired", "observed", "pending", "failed"].map(|state| objects(&families, "routes", state));
+    assert_eq!(counts, [6.0, 5.0, 1.0, 1.0]);
+    let counts =
+        ["desired", "observed", "pending", "failed"].map(|state| objects(&families, "nexthops", state));
+    assert_eq!(counts, [4.0, 4.0, 0.0, 0.0]);
+    assert_eq!(value(&families, "ferrule_routed_node_failed", &json!({ "node": "n2" })), Some(1.0));
+    assert_eq!(value(&families, "ferrule_routed_node_failed", &json!({ "node": "n3" })), None);
+    let none = json!({});
+    let gauge = |families: &Value, name: &str| value(families, name, &none).unwrap();
+    assert_eq!(gauge(&families, "ferrule_routed_ready"), 1.0);
+    assert_eq!(gauge(&families, "ferrule_routed_nodes"), 3.0);
+    assert_eq!(gauge(&families, "ferrule_routed_mtu_bytes"), 1500.0);
+    assert_eq!(gauge(&families, "ferrule_routed_repaired_total"), 0.0);
+    let age = gauge(&families, "ferrule_routed_snapshot_age_seconds");
+    assert!((0.0..3600.0).contains(&age), "{age}");
+    assert!(gauge(&families, "process_resident_memory_bytes") > 1e6);
+    let put = json!({ "kind": "routes", "change": "put" });
+    assert_eq!(value(&families, "ferrule_routed_changes_total", &put), Some(5.0));
+    let full = json!({ "pass": "full" });
+    assert!(value(&families, "ferrule_routed_pass_duration_seconds_count", &full).unwrap() >= 1.0);
+
+    node.ip("route del 10.244.3.0/24");
+    let repaired = || gauge(&scrape(&node), "ferrule_routed_repaired_total") >= 1.0;
+    assert!(within(PATIENCE, repaired).is_some(), "{}", daemon.log());
+    // The next state of the file is told as a change: the list is as old as it is.
+    node.write_nodes(&[1, 2, 3, 4]);
+    let follows = || objects(&scrape(&node), "routes", "desired") == 8.0;
+    assert!(within(PATIENCE, follows).is_some(), "{}", daemon.log());
+    let families = scrape(&node);
+    let age = |name: &str| gauge(&families, &format!("ferrule_routed_{name}_age_seconds"));
+    assert!(age("news") < age("snapshot"), "{families}");
+    follows_the_conventions(&families);
+}
+
+/// Every name is ours or every process', has a help text, and its unit and kind in it.
+fn follows_the_conventions(families: &Value) {
+    for (name, family) in families.as_object().unwrap() {
+        assert!(name.starts_with("ferrule_routed_") || name.starts_with("process_"), "{name}");
+        assert!(!family["help"].as_str().unwrap().is_empty(), "{name}");
+        if family["type"] == "histogram" {
+            assert!(name.ends_with("_seconds"), "{name}");
+        }
+        for sample in family["samples"].as_array().unwrap() {
+            let is_total = sample[0].as_str().unwrap().ends_with("_total");
+            assert_eq!(is_total, family["type"] == "counter", "{sample}");
+        }
+    }
+}
+
+#[test]
+fn it_is_ready_once_the_first_snapshot_is_in_the_kernel_and_alive_all_along() {
+    let node = Node::new("vxlan");
+    node.configure(&format!("[metrics]\nrouted = \"{ADDRESS}\"\n"));
+    node.ip("link add ferrule.1 type bridge");
+    let daemon = node.start();
+    let says = |text: &str| {
+        let ready =
+            || get(&node, "/readyz").is_some_and(|(status, said)| status == 503 && said.contains(text));
+        assert!(within(PATIENCE, ready).is_some(), "{text}: {:?}\n{}", get(&node, "/readyz"), daemon.log());
+        assert_eq!(get(&node, "/healthz"), Some((200, "ok\n".to_owned())));
+    };
+    says("the nodes in ");
+    node.write_nodes(&[2]);
+    says("a node called n1 in ");
+    node.write_nodes(&[1, 2]);
+    says("the link ferrule.1 is not Ferrule's");
+    assert!(!node.state().contains("10.244.2.0/24"));
+    node.ip("link del ferrule.1");
+    let ready = || get(&node, "/readyz") == Some((200, "ok\n".to_owned()));
+    assert!(within(PATIENCE, ready).is_some(), "{}", daemon.log());
+    assert!(node.state().contains("10.244.2.0/24"));
+    // The nodes go away, and what is known of them stays.
+    std::fs::remove_file(node.path("nodes.toml")).unwrap();
+    daemon.wait_for_log("it does not exist");
+    assert!(ready() && node.state().contains("10.244.2.0/24"));
+}
