@@ -4,9 +4,12 @@
 
 mod support;
 
+use std::time::Duration;
+
 use ferrule_cni::pod;
 use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 use support::faulty::Fault;
@@ -250,6 +253,12 @@ on_both_kernels! {
         bench.add();
         bench.machine.host().delete_link(&host_veth_name(&attachment())).unwrap();
         let leases = bench.ipamd.leases();
+        // What is older than the question is told by the millisecond.
+        let given = leases.values().map(|lease| u128::from(lease.given_at_boottime_ms)).max().unwrap();
+        let now = || Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap()).as_millis();
+        while now() <= given {
+            std::thread::yield_now();
+        }
         assert_eq!(failure(&bench.add_with_fault(3, Fault::Refused).unwrap()).0, 100);
         assert_eq!(bench.ipamd.leases(), leases);
         assert_eq!(bench.machine.host().link(&host_veth_name(&attachment())).unwrap(), None);

@@ -64,6 +64,7 @@ fn inside(share: &Path) {
             Contents::default()
         });
         let lines = held.holdings.leases.into_iter().map(|lease| {
+            let lease = lease.open();
             let addresses: Vec<String> = lease.addresses.iter().map(ToString::to_string).collect();
             format!("{} {}\n", lease.attachment.container_id, addresses.join(","))
         });

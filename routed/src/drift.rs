@@ -125,8 +125,13 @@ impl Belief {
         if matters && !same { Concern::Ground } else { Concern::None }
     }
 
+    /// The VXLAN devices that are there.
+    pub fn devices(&self) -> impl Iterator<Item = IfIndex> {
+        self.device.into_iter().chain(self.device6.as_ref().and_then(|second| second.device))
+    }
+
     fn is_device(&self, link: IfIndex) -> bool {
-        self.device == Some(link) || self.device6.as_ref().is_some_and(|second| second.device == Some(link))
+        self.devices().any(|device| device == link)
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {

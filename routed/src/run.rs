@@ -152,8 +152,8 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
 fn lock(runtime_dir: &Path) -> Result<Option<Lock>, SocketError> {
     match Lock::take(runtime_dir, PROGRAM) {
         Ok(lock) => Ok(Some(lock)),
-        Err(error @ SocketError::Taken { .. }) => Err(error),
-        Err(error @ (SocketError::Make { .. } | SocketError::Passed { .. })) => {
+        Err(error @ (SocketError::Taken { .. } | SocketError::Passed { .. })) => Err(error),
+        Err(error @ SocketError::Make { .. }) => {
             warn_no_socket(&error);
             Ok(None)
         }

@@ -69,6 +69,23 @@ impl AnySource {
     }
 }
 
+impl AnySource {
+    /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
+    /// annotation and no condition set.
+    ///
+    /// # Errors
+    /// The nodes file cannot be watched.
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+        Ok(match config.routing.source {
+            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir)?,
+            ferrule_config::Source::Kubernetes => {
+                Self::Kubernetes(KubernetesSource::reading(config, own_name))
+            }
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir)),
+        })
+    }
+}
+
 impl Source for AnySource {
     async fn next(&mut self) -> NodeEvent {
         match self {

@@ -39,6 +39,8 @@ pub(super) struct Keeper {
     config: Config,
     own_name: String,
     events: mpsc::Sender<NodeEvent>,
+    /// Nothing is written.
+    reads_only: bool,
     /// The subnets that this node had.
     previous: Option<Subnets>,
     /// The MACs of this node's VXLAN devices, once they are known.
@@ -95,11 +97,13 @@ impl Keeper {
         own_name: String,
         events: mpsc::Sender<NodeEvent>,
         (previous, macs): (Option<Subnets>, (Option<Mac>, Option<Mac>)),
+        reads_only: bool,
     ) -> Self {
         Self {
             config,
             own_name,
             events,
+            reads_only,
             previous,
             macs,
             at: 0,
@@ -191,6 +195,11 @@ impl Keeper {
                         return Ok((mine, all, revision));
                     }
                 }
+                Choice::Take(_) | Choice::GiveBack(_) if self.reads_only => {
+                    return Err(Fault::Network(
+                        "this node has no subnet in etcd yet; routed takes one when it runs".into(),
+                    ));
+                }
                 Choice::GiveBack(place) => {
                     let Some(kv) = at(place) else { continue };
                     let name = name_of(&prefix, kv);
@@ -218,6 +227,9 @@ impl Keeper {
         let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
         let macs = self.macs(told);
         let value = Value::of(own, &self.config.routing, macs).to_json();
+        if self.reads_only {
+            return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
+        }
         let renewal = match kv.lease {
             0 => None,
             lease => match api.renew(lease).await? {

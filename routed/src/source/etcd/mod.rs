@@ -39,11 +39,20 @@ impl EtcdSource {
     /// of an earlier run is known from `node.json` in `runtime_dir`, and the MAC that the other nodes know from the VXLAN
     /// device that is there.
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+        Self::begin(config, own_name, runtime_dir, false)
+    }
+
+    /// The same without ever writing: a node that has no subnet yet is not known.
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+        Self::begin(config, own_name, runtime_dir, true)
+    }
+
+    fn begin(config: &Config, own_name: &str, runtime_dir: &Path, reads_only: bool) -> Self {
         let (sender, events) = mpsc::channel(WAITING);
         let previous = NodeFile::load(&runtime_dir.join(NODE_FILE)).ok();
         let previous = previous.and_then(|file| Subnets::of(&file.pod_cidrs));
         let known = (previous, device_macs(&config.routing.vxlan));
-        tokio::spawn(Keeper::new(config.clone(), own_name.to_owned(), sender, known).run());
+        tokio::spawn(Keeper::new(config.clone(), own_name.to_owned(), sender, known, reads_only).run());
         Self { events }
     }
 }

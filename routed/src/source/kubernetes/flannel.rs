@@ -34,12 +34,14 @@ pub(super) struct View {
     own_name: String,
     /// The MACs of this node's VXLAN devices, once they are known.
     macs: (Option<Mac>, Option<Mac>),
+    /// Whether some link of this machine has an address.
+    is_local: fn(IpAddr) -> bool,
 }
 
 impl View {
     /// `macs` are those of the VXLAN devices that are there.
     pub(super) fn new(config: Config, own_name: String, macs: (Option<Mac>, Option<Mac>)) -> Self {
-        Self { config, own_name, macs }
+        Self { config, own_name, macs, is_local }
     }
 
     /// Reads an object again, with flannel's eyes; what this node's annotations are and should be, if it is this node's.
@@ -62,7 +64,7 @@ impl View {
     /// This node: what was told of it stays, where it still can be.
     fn own(&mut self, node: Node, told: Option<Value>) -> (Entry, Option<Annotations>) {
         let public = told.as_ref().map(Value::public).unwrap_or_default();
-        let own = &self.config.node;
+        let (own, is_local) = (&self.config.node, self.is_local);
         let public = Public {
             v4: own.address.or_else(|| public.v4.filter(|address| is_local((*address).into()))).or(node.v4),
             v6: own.address6.or_else(|| public.v6.filter(|address| is_local((*address).into()))).or(node.v6),
@@ -109,7 +111,8 @@ mod tests {
     fn view() -> View {
         let mut config = Config::default();
         config.routing.vxlan.device = IfName::new("flannel.1").unwrap();
-        View::new(config, "n1".into(), (None, None))
+        let is_local = |address: IpAddr| address != IpAddr::from([198, 51, 100, 7]);
+        View { is_local, ..View::new(config, "n1".into(), (None, None)) }
     }
 
     const THEIRS: &str = r#"{"flannel.alpha.coreos.com/backend-data":"{\"VNI\":1,\"VtepMAC\":\"82:4b:b6:2f:54:4e\"}",

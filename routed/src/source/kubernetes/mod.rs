@@ -40,6 +40,15 @@ impl KubernetesSource {
     /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
     /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted.
     pub fn new(config: &Config, own_name: &str) -> Self {
+        Self::begin(config, own_name, false)
+    }
+
+    /// The same without ever writing.
+    pub fn reading(config: &Config, own_name: &str) -> Self {
+        Self::begin(config, own_name, true)
+    }
+
+    fn begin(config: &Config, own_name: &str, reads_only: bool) -> Self {
         let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let (facts, _) = watch::channel(Facts::default());
@@ -47,10 +56,14 @@ impl KubernetesSource {
         if config.routing.flannel.annotations {
             let macs = device_macs(&config.routing.vxlan);
             let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
-            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+            if !reads_only {
+                tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+            }
         }
         tokio::spawn(watcher.run());
-        tokio::spawn(patch::keep(kubeconfig, own_name.to_owned(), condition::MATTER, facts.subscribe()));
+        if !reads_only {
+            tokio::spawn(patch::keep(kubeconfig, own_name.to_owned(), condition::MATTER, facts.subscribe()));
+        }
         Self { events, facts }
     }
 }
