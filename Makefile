@@ -52,7 +52,7 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 	./test-netns.sh
 
 .PHONY: soak
-soak: ## Kills ipamd a thousand times under load: some minutes
+soak: ## Kills ipamd a thousand times under load: 3 minutes
 	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
 
 .PHONY: run
@@ -117,6 +117,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	install -D -m 0644 conf/systemd/network/00-ferrule.link $(LIBDIR)/systemd/network/00-ferrule.link
 	install -d $(LIBDIR)/systemd/system
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/ipamd.service >$(LIBDIR)/systemd/system/ipamd.service
+	install -m 0644 conf/systemd/ipamd.socket $(LIBDIR)/systemd/system/ipamd.socket
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/routed.service >$(LIBDIR)/systemd/system/routed.service
 	$(call replace,0644,conf/10-ferrule.conflist,$(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist)
 	@test -n '$(DESTDIR)' || printf '%s\n' 'Next (docs/operations.md): write $(SYSCONFDIR)/ferrule/nodes.toml, then type' \
@@ -126,7 +127,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrule
 	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(addprefix $(DESTDIR)$(CNIBINDIR)/,ferrule ferrule-ipam)
 	rm -f $(BINDIR)/ipamd $(BINDIR)/routed
-	rm -f $(LIBDIR)/systemd/system/ipamd.service $(LIBDIR)/systemd/system/routed.service
+	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service)
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
 	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf $(DOCDIR)/kubernetes.conf

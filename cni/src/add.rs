@@ -116,7 +116,7 @@ impl<N: Node> Attempt<'_, N> {
             self.delete()?;
             ends = self.make_again()?;
         }
-        let (plan, result) = match &config.mode {
+        let (mut plan, result) = match &config.mode {
             Mode::Routed => {
                 (pod::plan(&ends, &self.spec, &grant), pod::result(&ends, &self.spec, &grant, sandbox))
             }
@@ -126,6 +126,7 @@ impl<N: Node> Attempt<'_, N> {
                 (plan, bridge::result(&ends, &self.spec, &bridge, &grant, sandbox))
             }
         };
+        plan.pod.push(pod::loopback());
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
@@ -135,8 +136,6 @@ impl<N: Node> Attempt<'_, N> {
             Mode::Bridge(bridge) => &bridge.name,
         };
         config.extras.put(self.node, &mut self.host, attachment, link, way, &grant)?;
-        // By itself and last, because it is the one thing that does not go with the pair.
-        self.apply(Place::Pod, &[pod::loopback()])?;
         Ok(result)
     }
 
@@ -206,11 +205,9 @@ impl<N: Node> Attempt<'_, N> {
             }
         };
         self.pair = Pair::Made;
-        let pod =
-            self.inside.link(&self.spec.pod_name).map_err(looking("for the pod's end of the veth pair"))?;
-        match pod {
-            Some(pod) if pod::are_joined(&host, &pod) => Ok(Some(Ends { host, pod })),
-            _ => Err(Error::Vanished(self.spec.pod_name.clone())),
+        match Ends::made(host, &self.spec) {
+            Some(ends) => Ok(Some(ends)),
+            None => Err(Error::Vanished(self.spec.pod_name.clone())),
         }
     }
 

@@ -1,13 +1,15 @@
 //! The plugin's side of `ipamd`: how long it waits, and what it does when nobody answers.
 
 use std::collections::BTreeSet;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork, host_prefix, host_veth_name};
 use ferrule_wire::{
-    Allocate, CallError, Check, Client, ClientError, Collect, Lease, List, ListReply, PoolStatus, Pools,
-    Release, Status, queue_release,
+    Allocate, AllocateReply, CallError, Check, Client, ClientError, Collect, Lease, List, ListReply, Method,
+    PoolStatus, Pools, Release, Status, queue_release,
 };
+use nix::time::{ClockId, clock_gettime};
 
 use crate::config::Config;
 use crate::error::Error;
@@ -21,6 +23,8 @@ const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
 /// How long the other verbs wait: a DEL that gets no answer queues the release, within the second or two that a runtime
 /// gives a pod's end.
 const SHORT_WAIT: Duration = Duration::from_millis(1500);
+/// How long to wait before a daemon is asked again that hung up without an answer.
+const PAUSE: Duration = Duration::from_millis(10);
 /// Container and interface under which a network's gateway has its lease.
 const GATEWAY: &str = "gateway";
 
@@ -28,6 +32,12 @@ const GATEWAY: &str = "gateway";
 pub(crate) struct Ipamd<'a> {
     config: &'a Config,
     client: Client,
+    /// When the answer has to be here.
+    deadline: Instant,
+    /// When the first question went out, on the daemon's clock.
+    asked_at: Duration,
+    /// The call that is to be answered.
+    asked: Option<Allocate>,
     /// The way out of the subnets, if the pod shares a link with it.
     way_out: Option<(Lease, Vec<PoolStatus>)>,
 }
@@ -35,30 +45,40 @@ pub(crate) struct Ipamd<'a> {
 impl<'a> Ipamd<'a> {
     /// Connects, and waits a little for a daemon that is just starting.
     pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
-        let client = Client::connect_wait(&config.socket(), Instant::now() + START_WAIT);
-        client.map(|client| Self { config, client, way_out: None }).map_err(|error| told(config, error))
+        let deadline = Instant::now() + START_WAIT;
+        let client = Client::connect_wait(&config.socket(), deadline).map_err(|error| told(config, error))?;
+        Ok(Self { config, client, deadline, asked_at: Duration::ZERO, asked: None, way_out: None })
     }
 
     /// Asks for a lease; the answer is fetched with [`answer`](Self::answer).
     pub(crate) fn ask(&mut self, add: &Add) -> Result<(), Error> {
-        let said = |error| told(self.config, error);
-        self.client.set_deadline(Instant::now() + ALLOCATE_WAIT);
+        self.deadline = Instant::now() + ALLOCATE_WAIT;
+        self.client.set_deadline(self.deadline);
+        self.asked_at = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
+        let mut asked = self.try_ask(add);
+        while is_cut_off(&asked) {
+            asked = self.connect_again().and_then(|()| self.try_ask(add));
+        }
+        asked.map_err(|error| told(self.config, error))
+    }
+
+    fn try_ask(&mut self, add: &Add) -> Result<(), ClientError> {
         let of = |attachment: Attachment| Allocate {
             pool: add.wanted.pool.clone().or_else(|| self.config.pool.clone()),
             deadline_ms: u64::try_from(ALLOCATE_WAIT.as_millis()).ok(),
             ..Allocate::new(attachment)
         };
         if self.config.shares_subnet {
-            let pools = self.client.call(&Pools {}).map_err(said)?.pools;
+            let pools = self.client.call(&Pools {})?.pools;
             let call = of(gateway(&self.config.name));
-            let mut lease = self.client.call(&call).map_err(said)?.lease;
+            let mut lease = self.client.call(&call)?.lease;
             let has = |address: &IpNetwork| {
                 pools.iter().flat_map(|pool| &pool.subnets).any(|subnet| subnet.contains(address.ip()))
             };
             if !lease.addresses.iter().all(has) {
                 // The node's subnets are others now.
-                self.client.call(&Release { attachment: call.attachment.clone() }).map_err(said)?;
-                lease = self.client.call(&call).map_err(said)?.lease;
+                self.client.call(&Release { attachment: call.attachment.clone() })?;
+                lease = self.client.call(&call)?.lease;
             }
             self.way_out = Some((lease, pools));
         }
@@ -69,12 +89,36 @@ impl<'a> Ipamd<'a> {
             ranges: add.wanted.ranges.clone(),
             ..of(add.attachment.clone())
         };
-        self.client.send(&call).map_err(said)
+        self.client.send(&call)?;
+        self.asked = Some(call);
+        Ok(())
+    }
+
+    /// Waits for the daemon to come back, or for the next one.
+    fn connect_again(&mut self) -> Result<(), ClientError> {
+        sleep(PAUSE);
+        self.client = Client::connect_wait(&self.config.socket(), self.deadline)?;
+        Ok(())
+    }
+
+    /// The reply. A daemon that stopped or died with the question is asked again once it is back: the attachment gets the same
+    /// lease, whether or not the first question was heard.
+    fn reply(&mut self) -> Result<AllocateReply, ClientError> {
+        let mut answered = self.client.receive::<Allocate>();
+        while is_cut_off(&answered)
+            && let Some(call) = self.asked.clone()
+        {
+            answered = self.connect_again().and_then(|()| self.client.call(&call));
+        }
+        let mut reply = answered?;
+        // One that is younger than the question is not from an ADD before.
+        reply.existing &= u128::from(reply.lease.given_at_boottime_ms) < self.asked_at.as_millis();
+        Ok(reply)
     }
 
     /// The answer to [`ask`](Self::ask).
     pub(crate) fn answer(&mut self) -> Result<(Grant, bool), Error> {
-        let reply = self.client.receive::<Allocate>().map_err(|error| told(self.config, error))?;
+        let reply = self.reply().map_err(|error| told(self.config, error))?;
         let grant = match &self.way_out {
             None => Grant::alone(&reply.lease, reply.mtu),
             Some((gateway, pools)) => Grant::shared(&reply.lease, gateway, pools, reply.mtu),
@@ -101,6 +145,24 @@ fn connect(config: &Config) -> Result<Client, ClientError> {
     Client::connect(&config.socket(), Instant::now() + SHORT_WAIT)
 }
 
+/// Asks a question that can be asked again, if the daemon stops or dies with it.
+fn ask<M: Method>(config: &Config, question: &M) -> Result<M::Reply, ClientError> {
+    let deadline = Instant::now() + SHORT_WAIT;
+    let mut answered =
+        Client::connect(&config.socket(), deadline).and_then(|mut client| client.call(question));
+    while is_cut_off(&answered) {
+        sleep(PAUSE);
+        answered =
+            Client::connect_wait(&config.socket(), deadline).and_then(|mut client| client.call(question));
+    }
+    answered
+}
+
+/// Whether the daemon hung up without an answer: it stopped or died, and is about to come back.
+const fn is_cut_off<T>(answered: &Result<T, ClientError>) -> bool {
+    matches!(answered, Err(ClientError::Closed | ClientError::Broken { .. }))
+}
+
 /// Gives the attachment's addresses back; for a daemon that cannot do it now, queues that.
 pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
     let call = Release { attachment: attachment.clone() };
@@ -120,7 +182,7 @@ pub(crate) fn check(
     others: &[IpNetwork],
 ) -> Result<(), Error> {
     let call = Check { attachment: attachment.clone(), addresses: addresses.to_vec() };
-    match connect(config).and_then(|mut client| client.call(&call)) {
+    match ask(config, &call) {
         Ok(_) => Ok(()),
         Err(ClientError::Call(CallError::LeaseMismatch { leased, .. }))
             if leased.iter().all(|address| others.contains(&host_prefix(address.ip()))) =>
@@ -163,9 +225,8 @@ pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
         },
         other => Error::NotAvailable { reason: other.to_string(), source: None },
     };
-    let mut client = connect(config).map_err(not_available)?;
-    client.call(&Status { pool: config.pool.clone() }).map_err(not_available)?;
-    let pools = client.call(&Pools {}).map_err(not_available)?.pools;
+    ask(config, &Status { pool: config.pool.clone() }).map_err(not_available)?;
+    let pools = ask(config, &Pools {}).map_err(not_available)?.pools;
     let Some(first) = pools.first() else { return Ok(Vec::new()) };
     let name = config.pool.as_ref().unwrap_or(&first.name);
     let family = |status: &PoolStatus| match status.family {

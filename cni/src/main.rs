@@ -1,13 +1,16 @@
 //! The CNI plugin `ferrule`: hands the process's environment and standard input to the library and writes what it
 //! answers. Nothing else ever goes to standard output.
+#![no_main]
 
 use std::io::{Write, stderr, stdin, stdout};
 use std::path::Path;
-use std::process::ExitCode;
 
 use ferrule_cni::{Answer, Face, RealNode, run};
 
-fn main() -> ExitCode {
+ferrule_netlink::start!(plugin);
+
+/// Gives the exit status.
+fn plugin() -> u8 {
     let Answer { stdout: result, log, ok } =
         run(face(), |name| std::env::var_os(name), stdin().lock(), &RealNode);
     // One write each, so that lines of plugins running at the same time do not mix. A log that nobody reads is no
@@ -16,7 +19,7 @@ fn main() -> ExitCode {
         let _ = stderr().write_all(line.as_bytes());
     }
     let written = stdout().write_all(&result).and_then(|()| stdout().flush());
-    if ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    u8::from(!ok || written.is_err())
 }
 
 /// The name it was called by decides.

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_model::{
     Address, AddressKey, Attachment, Family, IfIndex, IfName, IpNetwork, Ipv4Network, Ipv6Network, Link,
-    LinkChange, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family, host_mac,
-    host_prefix, host_veth_name, pod_mac,
+    LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family,
+    host_mac, host_prefix, host_veth_name, pod_mac,
 };
 use ferrule_wire::Pod;
 
@@ -29,6 +29,25 @@ pub struct Ends {
     pub host: Link,
     /// The pod's.
     pub pod: Link,
+}
+
+impl Ends {
+    /// The ends of a pair just made, of which the host's tells the number of the other one; what else that is, was asked
+    /// for. So nobody needs to look into the pod. `None` if the host's end stands alone.
+    pub fn made(host: Link, spec: &VethSpec) -> Option<Self> {
+        let pod = Link {
+            index: host.peer?,
+            name: spec.pod_name.clone(),
+            mac: Some(spec.pod_mac),
+            mtu: host.mtu,
+            up: false,
+            carrier: false,
+            alias: None,
+            peer: Some(host.index),
+            kind: LinkKind::Veth,
+        };
+        Some(Self { host, pod })
+    }
 }
 
 /// The next hop of a pod's default route: link-local, so that it can be nobody's, and the same in every pod.
@@ -111,7 +130,7 @@ pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     plan
 }
 
-/// The pod's loopback device, on. Last of all, because nothing takes it back.
+/// The pod's loopback device, on. The one thing that does not go with the pair: after an ADD that failed it may be on.
 pub fn loopback() -> Op {
     Op::SetLink(LOOPBACK, LinkChange { up: Some(true), ..LinkChange::default() })
 }
@@ -186,7 +205,7 @@ pub(crate) fn interfaces(
 mod tests {
     use super::*;
     use crate::grant::Granted;
-    use ferrule_model::{LinkKind, PROTOCOL, RouteKind};
+    use ferrule_model::{PROTOCOL, RouteKind};
     use proptest::prelude::*;
 
     fn attachment() -> Attachment {

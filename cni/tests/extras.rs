@@ -104,7 +104,7 @@ on_both_kernels! {
                 assert_eq!(elements(&bench), [], "{fault:?} {n}: {text}");
                 n += 1;
             }
-            assert!(n > 20, "{n} requests");
+            assert!(n > 15, "{n} requests");
             result(&bench.verb("DEL"));
         }
     }
@@ -340,7 +340,7 @@ fn what_cannot_be_meant_is_refused_with_field_and_remedy() {
         let (code, text) =
             failure(&verb(&bench, "ADD", "c0ffee", &asking(mapping(json!({ "hostIP": "2001:db8::1" })))));
         assert_eq!((code, text.contains("no address of this family")), (7, true), "{text}");
-        assert_eq!(bench.world(), before);
+        assert_eq!(bench.world().host_state(), before.host_state());
         // As container runtimes write them.
         for good in [
             mapping(json!({ "hostIP": "" })),

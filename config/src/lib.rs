@@ -10,6 +10,7 @@
 mod document;
 mod edited;
 mod error;
+mod etcd;
 mod name;
 mod node_file;
 mod nodes;
@@ -21,6 +22,7 @@ mod subnet_env;
 
 pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
+pub use etcd::{Endpoint, Etcd};
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};

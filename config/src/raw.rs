@@ -81,6 +81,7 @@ pub(crate) struct RawRouting {
     pub(crate) accept_forward: bool,
     pub(crate) file: RawFile,
     pub(crate) kubernetes: RawKubernetes,
+    pub(crate) etcd: RawEtcd,
     pub(crate) vxlan: RawVxlan,
 }
 
@@ -96,6 +97,19 @@ pub(crate) struct RawFile {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawKubernetes {
     pub(crate) kubeconfig: Option<Text>,
+}
+
+/// `[routing.etcd]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawEtcd {
+    pub(crate) endpoints: Vec<Text>,
+    pub(crate) prefix: Option<Text>,
+    pub(crate) ca: Option<Text>,
+    pub(crate) cert: Option<Text>,
+    pub(crate) key: Option<Text>,
+    pub(crate) credentials: Option<Text>,
+    pub(crate) lease_s: Option<Spanned<i64>>,
 }
 
 /// `[routing.vxlan]`

@@ -11,6 +11,7 @@ use toml::Spanned;
 
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
+use crate::etcd::{Etcd, etcd};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
@@ -129,6 +130,8 @@ pub struct Routing {
     pub file: FileSource,
     /// `[routing.kubernetes]`
     pub kubernetes: Kubernetes,
+    /// `[routing.etcd]`
+    pub etcd: Etcd,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
 }
@@ -143,6 +146,7 @@ impl Default for Routing {
             accept_forward: false,
             file: FileSource::default(),
             kubernetes: Kubernetes::default(),
+            etcd: Etcd::default(),
             vxlan: Vxlan::default(),
         }
     }
@@ -168,6 +172,8 @@ pub enum Source {
     File,
     /// The nodes of a Kubernetes cluster, from its API server.
     Kubernetes,
+    /// Subnet leases in etcd, of which this node takes one.
+    Etcd,
 }
 
 /// `[routing.file]`
@@ -393,6 +399,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             None => defaults.file,
         },
         kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
+        etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
     })
 }
@@ -414,16 +421,17 @@ fn source(document: &Document<'_>, text: &Text) -> Checked<Source> {
     match text.get_ref().as_str() {
         "file" => Ok(Source::File),
         "kubernetes" => Ok(Source::Kubernetes),
+        "etcd" => Ok(Source::Etcd),
         other => {
             let reason = format!("this version has no source \"{other}\"");
             let remedy = "write source = \"file\" and list the nodes in the file of [routing.file] path, or source = \
-                          \"kubernetes\"";
+                          \"kubernetes\" or source = \"etcd\"";
             Err(document.fault(text, "routing.source", reason, remedy))
         }
     }
 }
 
-fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
+pub(crate) fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Checked<PathBuf> {
     let path = PathBuf::from(text.get_ref());
     if path.is_absolute() && path.file_name().is_some() && !text.get_ref().contains('\0') {
         return Ok(path);

@@ -18,7 +18,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
         "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
-         `masquerade`, `accept_forward`, `file`, `kubernetes`, `vxlan`; correct the spelling or remove the key"
+         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`; correct the spelling or remove the key"
     );
     assert!(
         config_fault("\n[tracing]\nlisten = \"x\"\n")
@@ -45,13 +45,57 @@ fn what_this_version_cannot_do_is_refused_with_what_it_can() {
     assert_eq!(
         config_fault("[routing]\nsource = \"consul\"\n"),
         "ferrule.toml:2:10: routing.source: this version has no source \"consul\"; write source = \"file\" and list the \
-         nodes in the file of [routing.file] path, or source = \"kubernetes\""
+         nodes in the file of [routing.file] path, or source = \"kubernetes\" or source = \"etcd\""
     );
     assert_eq!(
         config_fault("[routing]\nbackend = \"wireguard\"\n"),
         "ferrule.toml:2:11: routing.backend: this version has no backend \"wireguard\"; \
          write backend = \"vxlan\", backend = \"native\" or backend = \"auto\""
     );
+}
+
+#[test]
+fn where_etcd_is_and_how_it_is_spoken_to_is_checked_with_its_line() {
+    let etcd = |text: &str| config_fault(&format!("[routing]\nsource = \"etcd\"\n[routing.etcd]\n{text}\n"));
+    assert_eq!(
+        etcd(""),
+        "ferrule.toml:2:10: routing.etcd.endpoints: no member of etcd is named; write endpoints = \
+         [\"https://192.0.2.10:2379\"] into [routing.etcd], each member of the cluster"
+    );
+    for odd in [
+        "192.0.2.1:2379",
+        "http://a",
+        "ftp://a:1",
+        "http://a:0",
+        "http://a:1/v3",
+        "http://[a]:1",
+        "http://a b:1",
+    ] {
+        let fault = etcd(&format!("endpoints = [\"http://[2001:db8::1]:2379\", \"{odd}\"]"));
+        assert!(fault.contains(&format!("\"{odd}\" is not the URL of a member")), "{fault}");
+    }
+    let mixed = etcd("endpoints = [\"https://a:1\",\n\"http://b:1\"]\nca = \"/ca\"");
+    assert!(
+        mixed.contains(":5:1: routing.etcd.endpoints: some endpoints are https and this one is not"),
+        "{mixed}"
+    );
+    let https = |more: &str| etcd(&format!("endpoints = [\"https://a:1\"]\n{more}"));
+    assert!(
+        https("").contains("routing.etcd.ca: the endpoints are https and there is no ca"),
+        "{}",
+        https("")
+    );
+    assert!(
+        https("ca = \"/ca\"\ncert = \"/c\"")
+            .contains(":6:8: routing.etcd.cert: a certificate is of use with")
+    );
+    assert!(https("ca = \"ca\"").contains("routing.etcd.ca: \"ca\" is not the absolute path"));
+    let plain = |more: &str| etcd(&format!("endpoints = [\"http://a:1\"]\n{more}"));
+    assert!(
+        plain("ca = \"/ca\"").contains(":5:6: routing.etcd.ca: the endpoints are not spoken to over TLS")
+    );
+    assert!(plain("prefix = \"x\"").contains(":5:10: routing.etcd.prefix: \"x\" is not a prefix of keys"));
+    assert!(plain("lease_s = 4").contains(":5:11: routing.etcd.lease_s: 4 is not between 5 and 2592000"));
 }
 
 #[test]

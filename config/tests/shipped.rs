@@ -71,6 +71,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing]",
         "[routing.file]",
         "[routing.kubernetes]",
+        "[routing.etcd]",
         "[routing.vxlan]",
         "[metrics]",
     ];

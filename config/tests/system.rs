@@ -36,12 +36,14 @@ fn inside(script: &str) -> String {
     text(&output)
 }
 
-/// The unit with a program that is there, since its own need not be: `systemd-analyze verify` looks for it.
+/// The unit with a program that is there, since its own need not be: `systemd-analyze verify` looks for it, and for the socket
+/// that it takes.
 fn unit(directory: &Path, name: &str) -> PathBuf {
     let shipped = fs::read_to_string(conf("systemd").join(format!("{name}.service"))).unwrap();
     let program = format!("ExecStart=/usr/local/bin/{name}\n");
     assert_eq!(shipped.matches(&program).count(), 1, "{name}.service: {program}");
     let path = directory.join(format!("{name}.service"));
+    fs::copy(conf("systemd/ipamd.socket"), directory.join("ipamd.socket")).unwrap();
     fs::write(&path, shipped.replace(&program, "ExecStart=/bin/true\n")).unwrap();
     path
 }
@@ -71,7 +73,11 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     let with_kubernetes = unit(directory.path(), "routed");
     drop_in(&with_kubernetes, "kubernetes.conf");
     assert_eq!(verify(&with_kubernetes), "");
+    assert_eq!(verify(&directory.path().join("ipamd.socket")), "");
     // That silence means something.
+    let socket = directory.path().join("ipamd.socket");
+    fs::write(&socket, fs::read_to_string(&socket).unwrap().replace("SocketMode", "SocketModes")).unwrap();
+    assert!(verify(&socket).contains("SocketModes"));
     let broken = unit(directory.path(), "ipamd");
     fs::write(&broken, fs::read_to_string(&broken).unwrap().replace("WatchdogSec", "WatchdogSecs")).unwrap();
     assert!(verify(&broken).contains("WatchdogSecs"));
@@ -126,6 +132,22 @@ fn the_units_share_the_runtime_directory_and_have_no_rights_beyond_their_work() 
     assert_eq!((setting(&ipamd, "CapabilityBoundingSet"), setting(&ipamd, "AmbientCapabilities")), ("", ""));
     assert_eq!(setting(&routed, "CapabilityBoundingSet"), "CAP_NET_ADMIN");
     assert_eq!(setting(&routed, "AmbientCapabilities"), "CAP_NET_ADMIN");
+}
+
+/// The socket is the one that the plugin calls, in the directory of the daemon, for its user; and the service takes it.
+#[test]
+fn the_socket_is_the_one_that_ipamd_would_make() {
+    let ipamd = fs::read_to_string(conf("systemd/ipamd.service")).unwrap();
+    let socket = fs::read_to_string(conf("systemd/ipamd.socket")).unwrap();
+    let directory = setting(&ipamd, "RuntimeDirectory");
+    assert_eq!(setting(&socket, "ListenStream"), format!("/run/{directory}/ipamd.sock"));
+    for (of_socket, of_service) in
+        [("SocketUser", "User"), ("SocketGroup", "Group"), ("DirectoryMode", "RuntimeDirectoryMode")]
+    {
+        assert_eq!(setting(&socket, of_socket), setting(&ipamd, of_service), "{of_socket}");
+    }
+    assert_eq!(setting(&socket, "SocketMode"), "0600");
+    assert_eq!((setting(&ipamd, "Sockets"), setting(&ipamd, "Also")), ("ipamd.socket", "ipamd.socket"));
 }
 
 #[test]

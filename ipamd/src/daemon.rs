@@ -71,6 +71,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot catch SIGHUP"))?;
     let mut inputs = Inputs::open(common)?;
     let lock = Lock::take(&runtime_dir, PROGRAM)?;
+    let passed = lock.passed()?;
     let opened = rescue::open(&store_path(inputs.config(), &runtime_dir))?;
     let boot_id = boot_id().map_err(system("cannot read the boot id from /proc"))?;
     let links = rescue::links(opened.state)?;
@@ -80,7 +81,10 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let leases = writer.leases();
     let (handle, thread) = writer.start()?;
 
-    let (listener, socket_file) = lock.listen()?;
+    let (listener, socket_file) = match passed {
+        Some(listener) => (listener, None),
+        None => lock.listen().map(|(listener, file)| (listener, Some(file)))?,
+    };
     let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };

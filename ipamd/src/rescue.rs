@@ -12,7 +12,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 /// How long to wait before the kernel is asked, when the store may lack leases: an ADD that got its address from the daemon
-/// before has put its route by then, or given up (the plugin waits 5 s for the answer, and milliseconds for the kernel).
+/// before has put its route by then, and one that waits for an answer has given up and taken its link away (the plugin waits
+/// 5 s for the answer, and milliseconds for the kernel).
 const SETTLE: Duration = Duration::from_secs(6);
 
 /// The store cannot be opened safely.
@@ -57,10 +58,8 @@ pub struct Opened {
 pub enum State {
     /// That of the run before: it lacks nothing.
     Whole,
-    /// New. Pods that run all the same are of a store that was taken away, or have their addresses from elsewhere.
+    /// New, or in the place of a damaged one: pods that run all the same have addresses that it does not know.
     New,
-    /// In the place of a damaged one.
-    Damaged,
 }
 
 /// Opens the store in this directory. A damaged one is moved aside.
@@ -87,37 +86,30 @@ pub fn open(path: &Path) -> Result<Opened, RescueError> {
         kept = %aside.display(),
         "the store is damaged: it is kept aside, and its leases are made anew from the pods that run"
     );
-    Ok(Opened { store: Box::new(SledStore::new(path)), state: State::Damaged })
+    Ok(Opened { store: Box::new(SledStore::new(path)), state: State::New })
 }
 
-/// The pods' links with their addresses. In the place of a damaged store all of them are known, or this fails.
+/// The pods' links with their addresses. With a new store all of them are known, or this fails: at the next start it still
+/// is a new one.
 ///
 /// # Errors
 /// See [`RescueError`].
 pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
-    let links = pod_links().map_err(RescueError::Kernel)?;
-    if state == State::Whole || links.is_empty() {
-        return Ok(links);
+    let before = pod_links().map_err(RescueError::Kernel)?;
+    if state == State::Whole || before.is_empty() {
+        return Ok(before);
     }
     tracing::warn!(
-        links = links.len(),
+        links = before.len(),
         "the store is new although pods run: asking the kernel in {SETTLE:?}"
     );
     sleep(SETTLE);
     let links = pod_links().map_err(RescueError::Kernel)?;
+    // A link that came meanwhile is of an ADD that waits for this daemon, and one that was waiting before has given up.
+    let stayed = links.iter().filter(|(name, _)| before.contains_key(*name));
     let untold: Vec<&str> =
-        links.iter().filter(|(_, link)| link.addresses.is_empty()).map(|(name, _)| name.as_str()).collect();
-    let untold = untold.join(", ");
-    if state == State::Damaged && !untold.is_empty() {
-        return Err(RescueError::Untold { links: untold });
-    }
-    if !untold.is_empty() {
-        tracing::warn!(
-            links = untold,
-            "pods' links without a route: their addresses, if from here, are not known"
-        );
-    }
-    Ok(links)
+        stayed.filter(|(_, link)| link.addresses.is_empty()).map(|(name, _)| name.as_str()).collect();
+    if untold.is_empty() { Ok(links) } else { Err(RescueError::Untold { links: untold.join(", ") }) }
 }
 
 /// Where a damaged store goes: beside, under the first number that is free.

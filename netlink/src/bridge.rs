@@ -1,15 +1,9 @@
 //! Bridges and their ports, for those who make some: beside [`Kernel`], because nobody else needs them.
 
 use ferrule_model::{BridgePort, BridgeSpec, IfIndex, IfName};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, Parseable};
-use netlink_packet_route::link::{
-    InfoBridgePort, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
 
-use crate::encode::{self, request, rtm};
 use crate::fake::FakeKernel;
-use crate::socket::Request;
-use crate::{Error, Kernel, Netlink};
+use crate::{Error, Kernel, Netlink, link};
 
 /// A kernel with bridges.
 pub trait Bridges: Kernel {
@@ -34,72 +28,17 @@ pub trait Bridges: Kernel {
 
 impl Bridges for Netlink {
     fn create_bridge(&mut self, spec: &BridgeSpec) -> Result<(), Error> {
-        let mut message = LinkMessage::default();
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        message.attributes = vec![
-            LinkAttribute::IfName(spec.name.to_string()),
-            LinkAttribute::Address(spec.mac.octets().to_vec()),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
-        ];
-        let make = request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message);
-        self.all(&[make], || format!("link add {} type bridge", spec.name))
+        self.carry_out(&[link::bridge(spec)], &format!("link add {} type bridge", spec.name))
     }
 
-    /// Two requests of one message: what kind of port it is can be said of a port only.
     fn set_port(&mut self, link: IfIndex, port: BridgePort) -> Result<(), Error> {
-        let change = |attribute| {
-            let mut message = LinkMessage::default();
-            message.header.index = link.0;
-            message.attributes = vec![attribute];
-            request(rtm::NEWLINK, 0, &message)
-        };
-        let flags = vec![InfoBridgePort::HairpinMode(port.hairpin), InfoBridgePort::Isolated(port.isolated)];
-        let join = change(LinkAttribute::Controller(port.bridge.0));
-        let set = change(LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(flags)),
-        ]));
-        self.all(&[join, set], || format!("link set dev {link} master {}", port.bridge))
+        self.carry_out(&link::port(link, port), &format!("link set dev {link} master {}", port.bridge))
     }
 
     fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error> {
-        let found = self.message_about(encode::link_named(link), format!("link show {link}"))?;
-        Ok(found.and_then(|message| port(&LinkMessage::parse(&message.payload).ok()?)))
+        let found = self.message_about(link::named(link), format!("link show {link}"))?;
+        Ok(found.and_then(|message| link::parse_port(&message.payload)))
     }
-}
-
-impl Netlink {
-    fn all(&mut self, requests: &[Request], name: impl Fn() -> String) -> Result<(), Error> {
-        let refused = self.batch(requests)?.into_iter().find_map(Result::err);
-        refused.map_or(Ok(()), |refusal| Err(Error::Refused { request: name(), refusal }))
-    }
-}
-
-fn port(message: &LinkMessage) -> Option<BridgePort> {
-    let mut bridge = None;
-    let (mut hairpin, mut isolated) = (None, false);
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::Controller(index) => bridge = Some(IfIndex(*index)),
-            LinkAttribute::LinkInfo(infos) => {
-                let data = infos.iter().filter_map(|info| match info {
-                    LinkInfo::PortData(InfoPortData::BridgePort(data)) => Some(data),
-                    _ => None,
-                });
-                for flag in data.flatten() {
-                    match flag {
-                        InfoBridgePort::HairpinMode(on) => hairpin = Some(*on),
-                        InfoBridgePort::Isolated(on) => isolated = *on,
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    // A link can be under something else than a bridge.
-    Some(BridgePort { bridge: bridge?, hairpin: hairpin?, isolated })
 }
 
 impl Bridges for FakeKernel {

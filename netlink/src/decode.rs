@@ -4,15 +4,12 @@
 use std::net::IpAddr;
 
 use ferrule_model::{
-    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link, LinkKind, Mac, Neighbour,
-    NeighbourKey, Nexthop, NexthopId, Route, RouteKey, RouteKind, Via, Vxlan,
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Route, RouteKey, RouteKind, Via,
 };
 use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
@@ -20,74 +17,6 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, Rout
 
 use crate::encode::nexthop;
 use crate::lookup::Path;
-
-pub(crate) fn link(payload: &[u8]) -> Option<Link> {
-    link_message(&LinkMessage::parse(payload).ok()?)
-}
-
-pub(crate) fn link_message(message: &LinkMessage) -> Option<Link> {
-    let flags = message.header.flags;
-    let mut link = Link {
-        index: IfIndex(message.header.index),
-        name: IfName::new("?").ok()?,
-        mac: None,
-        mtu: 0,
-        up: flags.contains(LinkFlags::Up),
-        carrier: flags.contains(LinkFlags::LowerUp),
-        alias: None,
-        peer: None,
-        kind: LinkKind::Other(String::new()),
-    };
-    let mut named = false;
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => {
-                link.name = IfName::new(name.as_str()).ok()?;
-                named = true;
-            }
-            LinkAttribute::Address(octets) => link.mac = mac(octets),
-            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
-            LinkAttribute::Link(peer) => link.peer = (*peer != 0).then_some(IfIndex(*peer)),
-            LinkAttribute::LinkInfo(infos) => link.kind = link_kind(infos),
-            _ => {}
-        }
-    }
-    if flags.contains(LinkFlags::Loopback) {
-        link.kind = LinkKind::Loopback;
-    }
-    named.then_some(link)
-}
-
-fn link_kind(infos: &[LinkInfo]) -> LinkKind {
-    let mut kind = LinkKind::Other(String::new());
-    for info in infos {
-        match info {
-            LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
-            LinkInfo::Kind(InfoKind::Vxlan) => {}
-            LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
-            LinkInfo::Data(InfoData::Vxlan(data)) => kind = LinkKind::Vxlan(vxlan(data)),
-            _ => {}
-        }
-    }
-    kind
-}
-
-fn vxlan(data: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false };
-    for attribute in data {
-        match attribute {
-            InfoVxlan::Id(vni) => vxlan.vni = *vni,
-            InfoVxlan::Port(port) => vxlan.port = *port,
-            InfoVxlan::Local(v4) => vxlan.local = Some((*v4).into()),
-            InfoVxlan::Local6(v6) => vxlan.local = Some((*v6).into()),
-            InfoVxlan::Link(link) => vxlan.underlay = (*link != 0).then_some(IfIndex(*link)),
-            InfoVxlan::Learning(on) => vxlan.learning = *on,
-            _ => {}
-        }
-    }
-    vxlan
-}
 
 pub(crate) fn address(payload: &[u8]) -> Option<(AddressKey, Address)> {
     address_message(&AddressMessage::parse(payload).ok()?)

@@ -4,22 +4,20 @@
 //! it, within about a millisecond, and says so with a notification. Then `netdev_run_todo` waits for RCU readers, 15
 //! to 30 ms, before the sender gets its thread back. So a child sends the request and waits, and the parent returns
 //! with the notification.
-#![expect(unsafe_code, reason = "fork(2)")]
+#![expect(unsafe_code, reason = "clone(2)")]
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use ferrule_model::{IfIndex, IfName, Op};
+use ferrule_model::{IfIndex, IfName};
 use nix::errno::Errno;
 use nix::libc;
-use nix::unistd::{ForkResult, fork};
+use rustix::net::SendFlags;
 
-use crate::Error;
-use crate::encode::{self, rtm};
+use crate::encode::rtm;
 use crate::socket::{Message, Socket, is_acknowledgement, verdict};
+use crate::{Error, link};
 
-/// Where `struct ifinfomsg` has the number of the link.
-const IFI_INDEX: std::ops::Range<usize> = 4..8;
 /// `RTNLGRP_LINK`.
 const GROUP_LINK: u32 = 1;
 /// Longest wait for the end of a link, when notifications were lost.
@@ -32,9 +30,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(1);
 /// The child it leaves behind is reaped by whoever reaps the caller's orphans; it holds none of the caller's standard
 /// streams, so that nobody who waits for their end waits for it.
 pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
-    let (request, sequence) = socket.prepare(&encode::op(&Op::DeleteLink(index)));
+    let (request, sequence) = socket.prepare(&link::delete(index));
     socket.subscribed(GROUP_LINK, |socket| {
-        send_from_child(socket.as_raw_fd(), &request)?;
+        send_from_child(socket.as_raw_fd(), request)?;
         announced(socket, index, sequence, name)
     })
 }
@@ -64,7 +62,7 @@ fn announced(socket: &mut Socket, index: IfIndex, sequence: u32, name: &IfName) 
 fn gone(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
     let deadline = Instant::now() + DELETED;
     while Instant::now() < deadline {
-        let answers = socket.batch(&[encode::link_numbered(index)])?;
+        let answers = socket.batch(&[link::numbered(index)])?;
         if matches!(&answers.results[..], [Err(refusal)] if refusal.errno == Errno::ENODEV) {
             return Ok(true);
         }
@@ -81,23 +79,46 @@ fn acknowledged(message: &Message, name: &IfName) -> Result<bool, Error> {
     }
 }
 
-/// Nothing but the number is read: a whole link has some hundred attributes.
 fn announces_the_end_of(message: &Message, index: IfIndex) -> bool {
-    message.kind == rtm::DELLINK && message.payload.get(IFI_INDEX) == Some(&index.0.to_ne_bytes())
+    message.kind == rtm::DELLINK && link::index(&message.payload) == Some(index)
 }
 
-/// Sends `request` from a child that shares the socket.
-fn send_from_child(socket: RawFd, request: &[u8]) -> Result<(), Error> {
-    // SAFETY: the child calls nothing but async-signal-safe functions (signal-safety(7)) on memory that exists
-    // already, so that no lock which another thread of the parent held at the fork can stop it, and ends with _exit.
-    match unsafe { fork() }.map_err(Error::Fork)? {
-        ForkResult::Parent { .. } => Ok(()),
-        ForkResult::Child => unsafe {
-            for stream in 0..=2 {
-                libc::close(stream);
-            }
-            libc::send(socket, request.as_ptr().cast(), request.len(), 0);
-            libc::_exit(0)
-        },
+/// What the child works with.
+struct Errand {
+    socket: RawFd,
+    request: Vec<u8>,
+}
+
+/// Room for the child's few calls, many times over: 16 KiB.
+const STACK: usize = 1 << 10;
+
+/// Sends `request` from a child that shares the socket, and the memory too: nothing has to be copied for it, neither
+/// now nor when one of both writes, and the end of the parent need not take the memory apart.
+fn send_from_child(socket: RawFd, request: Vec<u8>) -> Result<(), Error> {
+    // Never freed, because nobody learns when the child is done. The caller is the plugin, which ends soon.
+    let errand = Box::leak(Box::new(Errand { socket, request }));
+    let stack = Box::leak(Box::<[u128]>::new_uninit_slice(STACK));
+    // SAFETY: the stack is the child's alone and of the right alignment, and grows downwards from its end; stack and
+    // errand stay for ever. In the memory that it shares with the parent the child writes nothing but its stack.
+    let child = unsafe {
+        let top = stack.as_mut_ptr_range().end;
+        libc::clone(child, top.cast(), libc::CLONE_VM | libc::SIGCHLD, std::ptr::from_mut(errand).cast())
+    };
+    Errno::result(child).map(drop).map_err(Error::Fork)
+}
+
+/// The child. It has the parent's thread-local storage as well, so it must not fail a call of the C library's, which would
+/// write to `errno`: rustix calls the kernel itself.
+extern "C" fn child(errand: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: `send_from_child` passes an errand that stays for ever. The child has a file table of its own, so that
+    // the parent keeps its streams, and the socket stays open here whatever the parent does.
+    unsafe {
+        let errand = &*errand.cast::<Errand>();
+        for stream in 0..=2 {
+            rustix::io::close(stream);
+        }
+        // The answer is the parent's.
+        let _ = rustix::net::send(BorrowedFd::borrow_raw(errand.socket), &errand.request, SendFlags::empty());
     }
+    0
 }

@@ -1,18 +1,14 @@
-//! Ops and lookups as netlink requests.
+//! Ops and lookups as netlink requests; those about links are in `link`.
 
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, LinkChange, Mac, Neighbour, NeighbourKey,
-    Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId,
+    Op, PROTOCOL, Route, RouteKey, RouteKind, Via,
 };
 use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -20,6 +16,7 @@ use netlink_packet_route::route::{
     RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
+use crate::link;
 use crate::socket::Request;
 
 /// `RTM_*` of `linux/rtnetlink.h`.
@@ -64,9 +61,9 @@ pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request
 /// The request that carries out `op`.
 pub(crate) fn op(op: &Op) -> Request {
     match op {
-        Op::AddVxlan(spec) => request(rtm::NEWLINK, ADD, &vxlan(spec)),
-        Op::SetLink(index, change) => request(rtm::NEWLINK, 0, &link_change(*index, change)),
-        Op::DeleteLink(index) => request(rtm::DELLINK, 0, &link_index(*index)),
+        Op::AddVxlan(spec) => link::vxlan(spec),
+        Op::SetLink(index, change) => link::change(*index, change),
+        Op::DeleteLink(index) => link::delete(*index),
         Op::PutAddress(key, value) => request(rtm::NEWADDR, PUT, &address(key, *value)),
         Op::DeleteAddress(key) => request(rtm::DELADDR, 0, &address(key, Address::default())),
         Op::PutNexthop(id, value) => put_nexthop(*id, value, PUT),
@@ -80,59 +77,6 @@ pub(crate) fn op(op: &Op) -> Request {
         Op::PutFdb(key, value) => request(rtm::NEWNEIGH, PUT, &fdb(key, value)),
         Op::DeleteFdb(key, value) => request(rtm::DELNEIGH, 0, &fdb(key, value)),
     }
-}
-
-/// One request for a veth pair with its other end in `pod`. That end cannot be switched on here: `veth_open` wants
-/// its peer to be there already.
-pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
-    let mut peer = LinkMessage::default();
-    peer.attributes = vec![
-        LinkAttribute::IfName(spec.pod_name.to_string()),
-        LinkAttribute::Address(spec.pod_mac.octets().to_vec()),
-        LinkAttribute::NetNsFd(pod.as_raw_fd()),
-    ];
-    let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::IfName(spec.host_name.to_string()),
-        LinkAttribute::Address(spec.host_mac.octets().to_vec()),
-        LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]),
-    ];
-    request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &message)
-}
-
-/// `IFALIASZ`, less the NUL.
-const ALIAS_MAX: usize = 255;
-
-/// Sets `IFLA_IFALIAS`, which the kernel passes over in a request that makes a link (`rtnl_create_link`). A longer one
-/// than the kernel has room for is cut.
-pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
-    let mut message = LinkMessage::default();
-    let alias = &alias[..alias.floor_char_boundary(ALIAS_MAX)];
-    message.attributes =
-        vec![LinkAttribute::IfName(link.to_string()), LinkAttribute::IfAlias(alias.to_owned())];
-    request(rtm::NEWLINK, 0, &message)
-}
-
-/// The link of this name.
-pub(crate) fn link_named(name: &IfName) -> Request {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_string()));
-    request(rtm::GETLINK, 0, &message)
-}
-
-/// The link of this number.
-pub(crate) fn link_numbered(index: IfIndex) -> Request {
-    request(rtm::GETLINK, 0, &link_index(index))
-}
-
-/// All links.
-pub(crate) fn all_links() -> Request {
-    request(rtm::GETLINK, 0, &LinkMessage::default())
 }
 
 /// The addresses of `link`.
@@ -228,43 +172,6 @@ fn neighbour_address(address: IpAddr) -> NeighbourAddress {
         IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
         IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
     }
-}
-
-fn link_index(index: IfIndex) -> LinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index.0;
-    message
-}
-
-fn link_change(index: IfIndex, change: &LinkChange) -> LinkMessage {
-    let mut message = link_index(index);
-    if let Some(up) = change.up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
-    }
-    message.attributes.extend(change.mtu.map(LinkAttribute::Mtu));
-    message.attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.octets().to_vec())));
-    message
-}
-
-fn vxlan(spec: &VxlanSpec) -> LinkMessage {
-    let Vxlan { vni, port, local, underlay, learning } = &spec.vxlan;
-    let mut data = vec![InfoVxlan::Id(*vni), InfoVxlan::Port(*port), InfoVxlan::Learning(*learning)];
-    data.extend(local.map(|local| match local {
-        IpAddr::V4(v4) => InfoVxlan::Local(v4),
-        IpAddr::V6(v6) => InfoVxlan::Local6(v6),
-    }));
-    data.extend(underlay.map(|link| InfoVxlan::Link(link.0)));
-    let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::IfName(spec.name.to_string()),
-        LinkAttribute::Address(spec.mac.octets().to_vec()),
-        LinkAttribute::Mtu(spec.mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(data))]),
-    ];
-    message
 }
 
 fn address(key: &AddressKey, value: Address) -> AddressMessage {

@@ -5,7 +5,7 @@
 //! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
 //! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
-//! What there should be is decided elsewhere; nothing here has an opinion.
+//! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
 mod bridge;
 mod decode;
@@ -15,6 +15,7 @@ mod error;
 pub mod fake;
 pub mod iptables;
 mod kernel;
+mod link;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
@@ -24,6 +25,7 @@ pub mod netns;
 pub mod nft;
 mod real;
 mod socket;
+pub mod start;
 pub mod sysctl;
 pub mod traffic;
 pub mod wake;

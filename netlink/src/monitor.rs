@@ -3,6 +3,8 @@
 //! Events say what to look at again, never what to believe: some may be lost, and then there is [`Event::Overrun`].
 //! Nexthop objects and nftables have their events in [`crate::wake`].
 
+mod link;
+
 use std::io;
 use std::pin::Pin;
 
@@ -96,10 +98,8 @@ fn event(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
         _ => return None,
     };
     match message {
-        RouteNetlinkMessage::NewLink(link) => decode::link_message(link).map(|link| Event::Link(Put, link)),
-        RouteNetlinkMessage::DelLink(link) => {
-            decode::link_message(link).map(|link| Event::Link(Delete, link))
-        }
+        RouteNetlinkMessage::NewLink(link) => link::told(link).map(|link| Event::Link(Put, link)),
+        RouteNetlinkMessage::DelLink(link) => link::told(link).map(|link| Event::Link(Delete, link)),
         RouteNetlinkMessage::NewAddress(address) => {
             decode::address_message(address).map(|(key, value)| Event::Address(Put, key, value))
         }

@@ -14,7 +14,7 @@ use crate::decode::{self, Neigh};
 use crate::lookup::Path;
 use crate::netns::Netns;
 use crate::socket::{Answers, Message, Request, Socket};
-use crate::{Error, Kernel, Refusal, delete, encode, local};
+use crate::{Error, Kernel, Refusal, delete, encode, link, local};
 
 /// A network namespace of the running kernel, by route netlink.
 #[derive(Debug)]
@@ -62,12 +62,7 @@ impl Netlink {
         found(self.one(request, name))
     }
 
-    /// Several requests in one message.
-    pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        Ok(self.socket.batch(requests)?.results)
-    }
-
-    /// Requests of which each has to be granted.
+    /// Requests in one message, of which each has to be granted.
     pub(crate) fn carry_out(&mut self, requests: &[Request], name: &str) -> Result<(), Error> {
         let refusal = self.socket.batch(requests)?.results.into_iter().find_map(Result::err);
         match refusal {
@@ -120,9 +115,9 @@ impl Kernel for Netlink {
 
     /// The creation, the alias and the question what came of it go out in one message: one round trip.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
-        let mut requests = vec![encode::veth(spec, pod.as_fd())];
-        requests.extend(spec.alias.as_ref().map(|alias| encode::alias(&spec.host_name, alias)));
-        requests.push(encode::link_named(&spec.host_name));
+        let mut requests = vec![link::veth(spec, pod.as_fd())];
+        requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));
+        requests.push(link::named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
         let mut refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
         let error = match refusals.next() {
@@ -133,7 +128,7 @@ impl Kernel for Netlink {
                 }
                 error
             }
-            None => match messages.iter().find_map(|message| decode::link(&message.payload)) {
+            None => match messages.iter().find_map(|message| link::parse(&message.payload)) {
                 Some(link) => return Ok(link),
                 None => Error::Decode(format!("nothing about the link {} that was made", spec.host_name)),
             },
@@ -150,8 +145,8 @@ impl Kernel for Netlink {
     }
 
     fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
-        let answer = self.one(encode::link_named(name), format!("link show {name}"));
-        Ok(found(answer)?.and_then(|message| decode::link(&message.payload)))
+        let answer = self.one(link::named(name), format!("link show {name}"));
+        Ok(found(answer)?.and_then(|message| link::parse(&message.payload)))
     }
 
     fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
@@ -169,7 +164,7 @@ impl Kernel for Netlink {
     }
 
     fn links(&mut self) -> Result<Vec<Link>, Error> {
-        self.list(&encode::all_links(), decode::link)
+        self.list(&link::all(), link::parse)
     }
 
     fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {

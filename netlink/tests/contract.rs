@@ -130,15 +130,26 @@ fn nexthop(gateway: &str, link: IfIndex) -> Nexthop {
     Nexthop { gateway: gateway.parse().unwrap(), link, onlink: true, protocol: PROTOCOL }
 }
 
+/// The host's end tells all of the other: who makes a pair need not look into the pod.
 fn a_veth_pair_is_born_in_two_namespaces<M: Machine>() {
-    let mut pair = Pair::<M>::new();
-    let Link { name: host_name, mac, up, alias, kind, .. } = pair.link.clone();
+    let machine = M::new();
+    let (host_netns, pod_netns) = (machine.netns(), machine.netns());
+    let (mut host, mut pod) = (machine.kernel(&host_netns), machine.kernel(&pod_netns));
+    let made = host.create_veth(&spec(), &pod_netns).unwrap();
+    let Link { name: host_name, mac, up, alias, kind, .. } = made.clone();
     assert_eq!((host_name, mac, up, kind), (name("fer0"), Some(spec().host_mac), true, LinkKind::Veth));
     assert_eq!(alias.as_deref(), Some("default/web"));
-    let pod_end = pair.pod.link(&name("eth0")).unwrap().unwrap();
-    assert_eq!(Some(pod_end.index), pair.link.peer);
-    assert_eq!(pod_end.mac, Some(spec().pod_mac));
-    assert_eq!(pair.host.link(&name("eth0")).unwrap(), None);
+    let other = Link {
+        index: made.peer.unwrap(),
+        name: name("eth0"),
+        mac: Some(spec().pod_mac),
+        up: false,
+        alias: None,
+        peer: Some(made.index),
+        ..made
+    };
+    assert_eq!(pod.link(&name("eth0")).unwrap(), Some(other));
+    assert_eq!(host.link(&name("eth0")).unwrap(), None);
 }
 
 fn a_long_alias_is_cut<M: Machine>() {

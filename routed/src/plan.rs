@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, Source as SourceKind};
@@ -41,7 +42,8 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let cluster = runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name))?;
+    let cluster =
+        runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name, &args.runtime_dir))?;
     let mut applier = Applier::new(Noting::new(Netlink::open()?), config.routing.clone());
     let report = applier.pass(&cluster, Instant::now())?;
     let mut lines = applier.kernel().lines()?;
@@ -59,8 +61,11 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
 }
 
 /// The cluster, once the source tells of this node.
-async fn nodes(config: &Config, name: &str) -> Result<Cluster, RunError> {
-    let mut source = AnySource::new(&config.routing, name)?;
+async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
+    if config.routing.source == SourceKind::Etcd {
+        return Err(RunError::NoPlan);
+    }
+    let mut source = AnySource::new(config, name, runtime_dir)?;
     let mut table = Table::new(name, config.clone(), Notifier);
     let told = async {
         loop {

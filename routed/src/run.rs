@@ -50,6 +50,12 @@ pub enum RunError {
         /// Where the nodes come from.
         origin: String,
     },
+    /// To listen is to change something.
+    #[error(
+        "with source = \"etcd\" a daemon takes a subnet before it knows anything, and a plan takes none: there is no plan; \
+         look at the daemon that runs (io.ferrule.Routed on routed.sock)"
+    )]
+    NoPlan,
     /// Another daemon serves the runtime directory.
     #[error(transparent)]
     Taken(#[from] SocketError),
@@ -99,8 +105,8 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
-    let mut source = AnySource::new(&config.routing, &name)?;
     let lock = lock(runtime_dir)?;
+    let mut source = AnySource::new(&config, &name, runtime_dir)?;
     // Before anything is read from the kernel: what changes in between is told.
     let mut monitor = Monitor::open().map_err(RunError::Events)?;
     let wakes = Wakes::open(Host::tables(&config)).map_err(RunError::Events)?;
@@ -149,7 +155,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
 fn lock(runtime_dir: &Path) -> Result<Option<Lock>, SocketError> {
     match Lock::take(runtime_dir, PROGRAM) {
         Ok(lock) => Ok(Some(lock)),
-        Err(error @ SocketError::Taken { .. }) => Err(error),
+        Err(error @ (SocketError::Taken { .. } | SocketError::Passed { .. })) => Err(error),
         Err(error @ SocketError::Make { .. }) => {
             warn_no_socket(&error);
             Ok(None)

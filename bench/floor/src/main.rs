@@ -7,7 +7,9 @@
 //! ```
 //!
 //! ADD puts its messages together by hand and chooses the links' numbers itself, so that it has nothing to look up. DEL deletes
-//! as the plugin does: the kernel's wait behind RTM_DELLINK has to be left to a child, and that lives in `ferrule-netlink`.
+//! as the plugin does: the kernel's wait behind RTM_DELLINK has to be left to a child, and that lives in `ferrule-netlink`. It
+//! starts as the plugin does, too, without what the standard library does before `main`.
+#![no_main]
 
 use std::error::Error;
 use std::fs::File;
@@ -38,7 +40,17 @@ const ACK: u16 = 4;
 const CREATE_EXCL: u16 = 0x600;
 const UP: u32 = 1;
 
-fn main() -> Result<(), Fault> {
+ferrule_netlink::start!(floor);
+
+fn floor() -> u8 {
+    let done = verb();
+    if let Err(fault) = &done {
+        eprintln!("ferrule-floor: {fault}");
+    }
+    u8::from(done.is_err())
+}
+
+fn verb() -> Result<(), Fault> {
     let mut arguments = std::env::args().skip(1);
     let mut next = || arguments.next().ok_or("ferrule-floor add NETNS NAME ADDRESS | del NAME");
     match next()?.as_str() {

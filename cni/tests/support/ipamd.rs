@@ -6,12 +6,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
 
 use ferrule_model::{Attachment, IpNetwork};
 use ferrule_wire::{
     AddressRange, AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Lease, ListReply,
     PoolStatus, PoolsReply, ReleaseReply, Reply, Request, SOCKET_NAME, StatusReply, encode,
 };
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,8 +27,8 @@ pub(crate) struct State {
     pub(crate) v4_only: bool,
     /// Answer the next call with this.
     pub(crate) refuse: Option<CallError>,
-    /// Do what the next call asks, but close the connection instead of answering.
-    pub(crate) die: bool,
+    /// Do what so many of the next calls ask, but close the connection instead of answering.
+    pub(crate) die: u32,
     /// Names of the methods called.
     pub(crate) calls: Vec<&'static str>,
     /// Ranges of the last call.
@@ -137,10 +139,13 @@ impl State {
             }
             other @ Call::Resting(_) => panic!("the plugin does not call {other:?}"),
         };
-        if std::mem::take(&mut self.die) { None } else { Some(reply) }
+        let dies = self.die > 0;
+        self.die = self.die.saturating_sub(1);
+        if dies { None } else { Some(reply) }
     }
 
     fn lease(&mut self, call: &ferrule_wire::Allocate) -> Lease {
+        let boottime = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap());
         self.given += 1;
         let n = self.given;
         let mut addresses: Vec<IpNetwork> = vec![format!("10.244.1.{n}/32").parse().unwrap()];
@@ -157,7 +162,7 @@ impl State {
             pool: call.pool.clone().unwrap_or_else(|| "default".into()),
             pod: call.pod.clone(),
             netns: call.netns.clone(),
-            given_at_boottime_ms: 1,
+            given_at_boottime_ms: u64::try_from(boottime.as_millis()).unwrap(),
         }
     }
 }

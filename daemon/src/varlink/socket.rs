@@ -1,10 +1,13 @@
-//! The socket's file and the lock that lets one daemon alone serve a runtime directory.
+//! The socket, the daemon's own or one that the service manager listens on and passes, and the lock that lets one daemon
+//! alone serve a runtime directory.
 
+use listenfd::ListenFd;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +30,19 @@ pub enum SocketError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// What the service manager passed is not the socket that callers know.
+    #[error(
+        "the service manager passed {what}; {daemon}.socket needs the one line ListenStream={}, with SocketMode=0600",
+        expected.display()
+    )]
+    Passed {
+        /// The program's name.
+        daemon: &'static str,
+        /// What it passed.
+        what: String,
+        /// The socket that it should be.
+        expected: PathBuf,
     },
 }
 
@@ -80,6 +96,48 @@ impl Lock {
         fs::rename(&unready, &path).map_err(making(&path))?;
         Ok((listener, SocketFile(path)))
     }
+
+    /// The socket that the service manager listens on and has passed to this process (sd_listen_fds(3)), if it has. Its file
+    /// is not the daemon's: it stays when the daemon goes, and who calls meanwhile waits for the next one.
+    ///
+    /// To be called before there are threads: it takes the variables out of the environment.
+    ///
+    /// # Errors
+    /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
+    pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
+        let expected = self.directory.join(format!("{}.sock", self.daemon));
+        let wrong =
+            |what: String| SocketError::Passed { daemon: self.daemon, what, expected: expected.clone() };
+        let mut passed = ListenFd::from_env();
+        match passed.len() {
+            0 => return Ok(None),
+            1 => {}
+            more => return Err(wrong(format!("{more} sockets"))),
+        }
+        let taken = passed.take_unix_listener(0).map_err(|error| wrong(error.to_string()))?;
+        let Some(listener) = taken else { return Ok(None) };
+        check(&listener, &expected).map_err(wrong)?;
+        listener.set_nonblocking(true).map_err(making(&expected))?;
+        Ok(Some(listener))
+    }
+}
+
+/// Whether this is the socket at `expected`, listening, and for root and its owner alone: who may write to the file may
+/// connect (unix(7)).
+fn check(listener: &UnixListener, expected: &Path) -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    let address = listener.local_addr().map_err(told)?;
+    let path = address.as_pathname().ok_or("a socket without a path")?;
+    if !getsockopt(listener, AcceptConn).map_err(|errno| told(errno.into()))? {
+        return Err(format!("{}, which does not listen", path.display()));
+    }
+    let data = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let callers = fs::metadata(expected).map(|callers| (callers.dev(), callers.ino()));
+    if callers.ok() != Some((data.dev(), data.ino())) {
+        return Err(format!("{}", path.display()));
+    }
+    let mode = data.mode() & 0o777;
+    if mode & 0o022 != 0 { Err(format!("{} with mode {mode:04o}", path.display())) } else { Ok(()) }
 }
 
 /// The socket's file. It goes when this does: callers then know at once that nobody serves.

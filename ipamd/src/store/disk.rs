@@ -7,6 +7,10 @@
 //! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
 //! an empty directory for a new store. So every commit has a number, in the store and, once the store has it, in a file
 //! beside it: a store that is behind that file has lost what was acknowledged.
+//!
+//! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
+//! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
+//! before it is there until the new one has its name.
 
 use super::{Batch, Contents, Store, StoreError, record};
 use std::error::Error;
@@ -36,6 +40,9 @@ struct Open {
     /// Number of the last commit.
     commits: u64,
 }
+
+/// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
+const UNFINISHED: &str = "generating";
 
 /// Key of the number of the last commit.
 const COMMITS: &[u8] = b"commits";
@@ -71,6 +78,7 @@ impl SledStore {
 
     fn open(&self) -> Result<Open, OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
+        self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
@@ -86,6 +94,17 @@ impl SledStore {
             return Err(OpenError::Behind { found: commits, known });
         }
         Ok(Open { db, log, mark, commits })
+    }
+
+    /// Removes snapshots that a start did not finish.
+    fn remove_unfinished(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == UNFINISHED) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
     }
 
     /// A database of this process that was just closed lets go of its lock on a thread of its own, a moment later.

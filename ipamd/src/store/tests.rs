@@ -139,6 +139,22 @@ fn what_is_no_store_is_not_opened() {
     assert!(matches!(error, StoreError::Open { .. }), "{error}");
 }
 
+/// A start that was killed, or found no space, while sled wrote its snapshot: that file is no damage.
+#[test]
+fn a_snapshot_that_was_not_finished_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ipam");
+    let mut store = SledStore::new(&path);
+    store.load().unwrap();
+    commit(&mut store, vec![Change::Given(lease("a", "10.0.0.1/32"))]);
+    drop(store);
+    for unfinished in ["", "cut off", "long enough to be a snapshot with a checksum"] {
+        std::fs::write(path.join("snap.00000000FFFFFFFF.generating"), unfinished).unwrap();
+        let contents = SledStore::new(&path).load().unwrap();
+        assert_eq!(contents.holdings.leases, [lease("a", "10.0.0.1/32")], "{unfinished:?}");
+    }
+}
+
 /// Bytes flipped, cut off, zeroed at random places: either everything is there or the store says that it is damaged.
 #[test]
 fn no_damage_goes_unnoticed() {

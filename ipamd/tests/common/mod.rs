@@ -1,5 +1,10 @@
 //! The real daemon as a child process, in a directory of its own.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests fail the test and say how"
+)]
 #![allow(unreachable_pub, reason = "a module of tests has no outside")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
@@ -32,6 +37,26 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: not within {LONG:?}");
         sleep(Duration::from_millis(5));
+    }
+}
+
+/// A small generator of moments and choices (xorshift): a failure names its seed.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// Another one for each process, or that of `FERRULE_SEED`; the test's output has it.
+    pub fn new() -> Self {
+        let given = std::env::var("FERRULE_SEED").map(|text| text.parse().unwrap());
+        let seed = given.unwrap_or_else(|_| u64::from(std::process::id()) | 1 << 40);
+        println!("seed {seed} (FERRULE_SEED)");
+        Self(seed)
+    }
+
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
     }
 }
 

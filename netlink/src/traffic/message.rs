@@ -1,14 +1,12 @@
 //! Queueing disciplines and filters as netlink messages: `linux/pkt_sched.h`, `linux/pkt_cls.h` and
 //! `linux/tc_act/tc_mirred.h`, of which the packet crate has no token bucket.
 
-use ferrule_model::{IfIndex, IfName};
+use ferrule_model::IfIndex;
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator,
 };
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 
 use super::Tbf;
-use crate::encode::rtm;
 use crate::socket::{Message, Request};
 
 const NEWQDISC: u16 = 36;
@@ -54,20 +52,6 @@ const MIRRED_LINK_AT: usize = 24;
 /// `TC_ACT_STOLEN`, `TCA_EGRESS_REDIR`.
 const STOLEN: u32 = 4;
 const EGRESS_REDIR: u32 = 1;
-
-pub(super) fn add_ifb(name: &IfName, mtu: u32) -> Request {
-    let mut message = LinkMessage::default();
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_string()),
-        LinkAttribute::Mtu(mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Ifb)]),
-    ];
-    let mut payload = vec![0; message.buffer_len()];
-    message.emit(&mut payload);
-    Request { kind: rtm::NEWLINK, flags: NLM_F_CREATE | NLM_F_EXCL, payload }
-}
 
 pub(super) fn limit(link: IfIndex, tbf: Tbf) -> Request {
     let rate = u32::try_from(tbf.rate).unwrap_or(u32::MAX);

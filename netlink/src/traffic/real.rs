@@ -4,11 +4,11 @@ use ferrule_model::{IfIndex, IfName, Link};
 use nix::errno::Errno;
 
 use super::{Tbf, Traffic, message};
-use crate::{Error, Kernel, Netlink, encode};
+use crate::{Error, Kernel, Netlink, link};
 
 impl Traffic for Netlink {
     fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
-        match self.carry_out(&[message::add_ifb(name, mtu)], &format!("link add {name} type ifb")) {
+        match self.carry_out(&[link::ifb(name, mtu)], &format!("link add {name} type ifb")) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => {}
             done => done?,
         }
@@ -18,7 +18,7 @@ impl Traffic for Netlink {
     }
 
     fn set_alias(&mut self, name: &IfName, alias: &str) -> Result<(), Error> {
-        self.carry_out(&[encode::alias(name, alias)], &format!("link set {name} alias"))
+        self.carry_out(&[link::alias(name, alias)], &format!("link set {name} alias"))
     }
 
     fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {

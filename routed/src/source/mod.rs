@@ -3,15 +3,20 @@
 //!
 //! A source never fails: one that cannot tell anything says so in the log and is silent, and what is in the kernel stays.
 
+mod chain;
+pub mod etcd;
 mod file;
 pub mod kubernetes;
+mod pause;
 
+pub use etcd::EtcdSource;
 pub use file::FileSource;
 pub use kubernetes::KubernetesSource;
 
 use std::future::Future;
+use std::path::Path;
 
-use ferrule_config::Routing;
+use ferrule_config::{Config, Routing};
 use ferrule_daemon::WatchError;
 
 use crate::nodes::{Node, NodeUpdate};
@@ -41,19 +46,24 @@ pub enum AnySource {
     File(Box<FileSource>),
     /// The API server.
     Kubernetes(KubernetesSource),
+    /// etcd.
+    Etcd(EtcdSource),
 }
 
 impl AnySource {
-    /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime.
+    /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime. What earlier runs left in
+    /// `runtime_dir` counts.
     ///
     /// # Errors
     /// The nodes file cannot be watched.
-    pub fn new(routing: &Routing, own_name: &str) -> Result<Self, WatchError> {
+    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+        let routing = &config.routing;
         Ok(match routing.source {
             ferrule_config::Source::File => Self::File(Box::new(FileSource::new(&routing.file.path)?)),
             ferrule_config::Source::Kubernetes => {
                 Self::Kubernetes(KubernetesSource::new(routing.kubernetes.kubeconfig.clone(), own_name))
             }
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
         })
     }
 }
@@ -63,6 +73,7 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.next().await,
             Self::Kubernetes(source) => source.next().await,
+            Self::Etcd(source) => source.next().await,
         }
     }
 
@@ -70,6 +81,7 @@ impl Source for AnySource {
         match self {
             Self::File(source) => source.in_kernel(),
             Self::Kubernetes(source) => source.in_kernel(),
+            Self::Etcd(source) => source.in_kernel(),
         }
     }
 }
@@ -86,5 +98,8 @@ pub fn origin(routing: &Routing) -> (String, &'static str) {
             "see that the kubelet has registered it, and that it has a pod CIDR and an InternalIP, or set [node] name to \
              the name that it has there",
         ),
+        ferrule_config::Source::Etcd => {
+            ("etcd".into(), "see what the log says of its subnet; it takes one for itself")
+        }
     }
 }

@@ -17,9 +17,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
 
-use super::fault::{Fault, chain};
+use super::fault::Fault;
 use super::feed::Feed;
 use super::objects::{self, Page, Status, Told};
+use crate::source::chain::chain;
 
 /// The way to the server and the TLS handshake take no longer.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::api::Api;
 use super::fault::Fault;
-use super::pause::Pause;
+use crate::source::pause::Pause;
 
 /// Someone else may want the condition to be another: no fight faster than this.
 const LEAST_GAP: Duration = Duration::from_secs(5);

@@ -1,6 +1,5 @@
 //! What can be wrong between this daemon and the API server, and what a person does about it.
 
-use std::error::Error;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -90,20 +89,6 @@ impl Fault {
     }
 }
 
-/// An error and all its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::api::WATCH_NODES;
@@ -117,12 +102,5 @@ mod tests {
             "the API server does not allow to watch nodes (no role); apply conf/kubernetes/rbac.yaml, or give the user \
              of the kubeconfig the verb \"watch\" on \"nodes\""
         );
-    }
-
-    #[test]
-    fn causes_are_told_once_each() {
-        let cause = std::io::Error::other("refused");
-        let error = Fault::Away(chain(&std::io::Error::other(cause)));
-        assert!(error.to_string().contains("reached: refused;"), "{error}");
     }
 }

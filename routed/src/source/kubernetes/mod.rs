@@ -10,7 +10,6 @@ mod condition;
 mod fault;
 mod feed;
 mod objects;
-mod pause;
 mod table;
 mod watcher;
 

@@ -15,10 +15,10 @@ use super::api::{Api, Watch};
 use super::condition::Facts;
 use super::fault::{Fault, MALFORMED};
 use super::objects::{Seen, Told};
-use super::pause::Pause;
 use super::table::Table;
 use crate::nodes::NodeUpdate;
 use crate::source::NodeEvent;
+use crate::source::pause::Pause;
 
 /// A round that lasted this long was a good one: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);

@@ -1,0 +1,330 @@
+//! Messages about links, both ways: `struct ifinfomsg`, and those of its hundred attributes that a link of ours is made of.
+//!
+//! By hand, because every ADD and DEL waits for them: the packet crate reads all the hundred, and brings the code for
+//! every kind of link there is into the plugin. It is the tests' second opinion.
+
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use ferrule_model::{
+    BridgePort, BridgeSpec, IfIndex, IfName, Link, LinkChange, LinkKind, Mac, VethSpec, Vxlan, VxlanSpec,
+};
+use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_CREATE, NLM_F_EXCL};
+
+use crate::encode::rtm;
+use crate::socket::Request;
+
+/// `struct ifinfomsg`: family, type, number, flags, and which flags are meant.
+const HEADER_LEN: usize = 16;
+/// Where it has the number, and the flags.
+const INDEX_AT: usize = 4;
+const FLAGS_AT: usize = 8;
+/// `IFF_UP`, `IFF_LOOPBACK`, `IFF_LOWER_UP`.
+const UP: u32 = 1;
+const LOOPBACK: u32 = 1 << 3;
+const LOWER_UP: u32 = 1 << 16;
+
+/// `IFLA_*` of `linux/if_link.h`.
+mod ifla {
+    pub(super) const ADDRESS: u16 = 1;
+    pub(super) const IFNAME: u16 = 3;
+    pub(super) const MTU: u16 = 4;
+    pub(super) const LINK: u16 = 5;
+    pub(super) const MASTER: u16 = 10;
+    pub(super) const LINKINFO: u16 = 18;
+    pub(super) const IFALIAS: u16 = 20;
+    pub(super) const NET_NS_FD: u16 = 28;
+    /// Inside of `LINKINFO`.
+    pub(super) const INFO_KIND: u16 = 1;
+    pub(super) const INFO_DATA: u16 = 2;
+    pub(super) const INFO_SLAVE_KIND: u16 = 4;
+    pub(super) const INFO_SLAVE_DATA: u16 = 5;
+    /// Inside of a veth pair's `INFO_DATA`: a whole message about the other end.
+    pub(super) const VETH_INFO_PEER: u16 = 1;
+    /// Inside of a VXLAN device's `INFO_DATA`.
+    pub(super) const VXLAN_ID: u16 = 1;
+    pub(super) const VXLAN_LINK: u16 = 3;
+    pub(super) const VXLAN_LOCAL: u16 = 4;
+    pub(super) const VXLAN_LEARNING: u16 = 7;
+    pub(super) const VXLAN_PORT: u16 = 15;
+    pub(super) const VXLAN_LOCAL6: u16 = 17;
+    /// Inside of a bridge port's `INFO_SLAVE_DATA`: the hairpin mode, and isolation.
+    pub(super) const BRPORT_MODE: u16 = 4;
+    pub(super) const BRPORT_ISOLATED: u16 = 33;
+}
+
+/// `IFALIASZ`, less the NUL.
+const ALIAS_MAX: usize = 255;
+
+/// Attributes, one behind the other, behind whatever header.
+struct Draft(Vec<u8>);
+
+impl Draft {
+    /// Of the link of this number; 0 for one that is told by its name, or that is to be made.
+    fn of(index: IfIndex) -> Self {
+        let mut header = vec![0; HEADER_LEN];
+        header[INDEX_AT..INDEX_AT + 4].copy_from_slice(&index.0.to_ne_bytes());
+        Self(header)
+    }
+
+    fn named(name: &IfName) -> Self {
+        Self::of(IfIndex(0)).text(ifla::IFNAME, name.as_str())
+    }
+
+    fn up(mut self, up: bool) -> Self {
+        let [flags, mask] = [if up { UP } else { 0 }, UP].map(u32::to_ne_bytes);
+        self.0[FLAGS_AT..HEADER_LEN].copy_from_slice(&[flags, mask].concat());
+        self
+    }
+
+    /// Adds an attribute. Ours are far below the 64 KiB that one may have.
+    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        self.0.extend_from_slice(&length.to_ne_bytes());
+        self.0.extend_from_slice(&kind.to_ne_bytes());
+        self.0.extend_from_slice(value);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn text(self, kind: u16, text: &str) -> Self {
+        self.with(kind, &[text.as_bytes(), b"\0"].concat())
+    }
+
+    /// Adds `IFLA_LINKINFO`.
+    fn info(self, info: &Self) -> Self {
+        self.with(ifla::LINKINFO, &info.0)
+    }
+
+    fn request(self, kind: u16, flags: u16) -> Request {
+        Request { kind, flags, payload: self.0 }
+    }
+
+    /// As a link to be made, whose name is not taken.
+    fn make(self) -> Request {
+        self.request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    }
+}
+
+/// What is inside of another attribute: no header.
+fn kind(kind: &str) -> Draft {
+    Draft(Vec::new()).text(ifla::INFO_KIND, kind)
+}
+
+/// One request for a veth pair with its other end in `pod`. That end cannot be switched on here: `veth_open` wants
+/// its peer to be there already.
+pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
+    let peer = Draft::named(&spec.pod_name)
+        .with(ifla::ADDRESS, &spec.pod_mac.octets())
+        .with(ifla::NET_NS_FD, &pod.as_raw_fd().to_ne_bytes());
+    let data = Draft(Vec::new()).with(ifla::VETH_INFO_PEER, &peer.0);
+    let host = Draft::named(&spec.host_name).up(true).with(ifla::ADDRESS, &spec.host_mac.octets());
+    host.info(&kind("veth").with(ifla::INFO_DATA, &data.0)).make()
+}
+
+/// Sets `IFLA_IFALIAS`, which the kernel passes over in a request that makes a link (`rtnl_create_link`). A longer one
+/// than the kernel has room for is cut.
+pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
+    // Without the NUL, which the kernel would count (`dev_set_alias`).
+    let alias = &alias[..alias.floor_char_boundary(ALIAS_MAX)];
+    Draft::named(link).with(ifla::IFALIAS, alias.as_bytes()).request(rtm::NEWLINK, 0)
+}
+
+/// A VXLAN device.
+pub(crate) fn vxlan(spec: &VxlanSpec) -> Request {
+    let Vxlan { vni, port, local, underlay, learning } = &spec.vxlan;
+    let mut data = Draft(Vec::new())
+        .with(ifla::VXLAN_ID, &vni.to_ne_bytes())
+        .with(ifla::VXLAN_PORT, &port.to_be_bytes())
+        .with(ifla::VXLAN_LEARNING, &[u8::from(*learning)]);
+    data = match local {
+        Some(IpAddr::V4(v4)) => data.with(ifla::VXLAN_LOCAL, &v4.octets()),
+        Some(IpAddr::V6(v6)) => data.with(ifla::VXLAN_LOCAL6, &v6.octets()),
+        None => data,
+    };
+    if let Some(underlay) = underlay {
+        data = data.with(ifla::VXLAN_LINK, &underlay.0.to_ne_bytes());
+    }
+    let device = Draft::named(&spec.name)
+        .up(true)
+        .with(ifla::ADDRESS, &spec.mac.octets())
+        .with(ifla::MTU, &spec.mtu.to_ne_bytes());
+    device.info(&kind("vxlan").with(ifla::INFO_DATA, &data.0)).make()
+}
+
+/// A bridge, on.
+pub(crate) fn bridge(spec: &BridgeSpec) -> Request {
+    let bridge = Draft::named(&spec.name).up(true).with(ifla::ADDRESS, &spec.mac.octets());
+    bridge.info(&kind("bridge")).make()
+}
+
+/// A device that what others receive can be redirected to, on.
+pub(crate) fn ifb(name: &IfName, mtu: u32) -> Request {
+    Draft::named(name).up(true).with(ifla::MTU, &mtu.to_ne_bytes()).info(&kind("ifb")).make()
+}
+
+/// Two requests that belong together: what kind of port it is can be said of a port only.
+pub(crate) fn port(link: IfIndex, port: BridgePort) -> [Request; 2] {
+    let join = Draft::of(link).with(ifla::MASTER, &port.bridge.0.to_ne_bytes());
+    let flags = Draft(Vec::new())
+        .with(ifla::BRPORT_MODE, &[u8::from(port.hairpin)])
+        .with(ifla::BRPORT_ISOLATED, &[u8::from(port.isolated)]);
+    let info = Draft(Vec::new()).text(ifla::INFO_SLAVE_KIND, "bridge").with(ifla::INFO_SLAVE_DATA, &flags.0);
+    [join, Draft::of(link).info(&info)].map(|draft| draft.request(rtm::NEWLINK, 0))
+}
+
+/// A change of the link of this number.
+pub(crate) fn change(link: IfIndex, change: &LinkChange) -> Request {
+    let mut draft = Draft::of(link);
+    if let Some(up) = change.up {
+        draft = draft.up(up);
+    }
+    if let Some(mtu) = change.mtu {
+        draft = draft.with(ifla::MTU, &mtu.to_ne_bytes());
+    }
+    if let Some(mac) = change.mac {
+        draft = draft.with(ifla::ADDRESS, &mac.octets());
+    }
+    draft.request(rtm::NEWLINK, 0)
+}
+
+/// The end of the link of this number.
+pub(crate) fn delete(link: IfIndex) -> Request {
+    Draft::of(link).request(rtm::DELLINK, 0)
+}
+
+/// The link of this name.
+pub(crate) fn named(name: &IfName) -> Request {
+    Draft::named(name).request(rtm::GETLINK, 0)
+}
+
+/// The link of this number.
+pub(crate) fn numbered(link: IfIndex) -> Request {
+    Draft::of(link).request(rtm::GETLINK, 0)
+}
+
+/// All links.
+pub(crate) fn all() -> Request {
+    numbered(IfIndex(0))
+}
+
+/// The number of the link that a message is about.
+pub(crate) fn index(payload: &[u8]) -> Option<IfIndex> {
+    number(payload.get(INDEX_AT..INDEX_AT + 4)?).map(IfIndex)
+}
+
+/// The link that a message is about; `None` without a name.
+pub(crate) fn parse(payload: &[u8]) -> Option<Link> {
+    let flags = number(payload.get(FLAGS_AT..FLAGS_AT + 4)?)?;
+    let (mut name, mut mac, mut mtu, mut alias, mut peer) = (None, None, 0, None, None);
+    let mut kind = LinkKind::Other(String::new());
+    for (attribute, value) in attributes(payload.get(HEADER_LEN..)?) {
+        match attribute {
+            ifla::IFNAME => name = IfName::new(text(value)).ok(),
+            ifla::ADDRESS => mac = value.try_into().ok().map(Mac::new),
+            ifla::MTU => mtu = number(value)?,
+            ifla::IFALIAS => alias = Some(text(value)),
+            ifla::LINK => peer = number(value).filter(|peer| *peer != 0).map(IfIndex),
+            ifla::LINKINFO => kind = link_kind(value),
+            _ => {}
+        }
+    }
+    if flags & LOOPBACK != 0 {
+        kind = LinkKind::Loopback;
+    }
+    let (up, carrier) = (flags & UP != 0, flags & LOWER_UP != 0);
+    Some(Link { index: index(payload)?, name: name?, mac, mtu, up, carrier, alias, peer, kind })
+}
+
+fn link_kind(info: &[u8]) -> LinkKind {
+    let inside = |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let kind = inside(ifla::INFO_KIND).map(text).unwrap_or_default();
+    match (kind.as_str(), inside(ifla::INFO_DATA)) {
+        ("veth", _) => LinkKind::Veth,
+        ("vxlan", Some(data)) => LinkKind::Vxlan(parse_vxlan(data)),
+        _ => LinkKind::Other(kind),
+    }
+}
+
+fn parse_vxlan(data: &[u8]) -> Vxlan {
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false };
+    for (attribute, value) in attributes(data) {
+        match attribute {
+            ifla::VXLAN_ID => vxlan.vni = number(value).unwrap_or_default(),
+            ifla::VXLAN_PORT => vxlan.port = value.try_into().map(u16::from_be_bytes).unwrap_or_default(),
+            ifla::VXLAN_LOCAL => vxlan.local = <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+            ifla::VXLAN_LOCAL6 => vxlan.local = <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+            ifla::VXLAN_LINK => vxlan.underlay = number(value).filter(|link| *link != 0).map(IfIndex),
+            ifla::VXLAN_LEARNING => vxlan.learning = value != [0],
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+/// The bridge that the link of a message is on, and what kind of port it is.
+pub(crate) fn parse_port(payload: &[u8]) -> Option<BridgePort> {
+    let mut bridge = None;
+    let (mut hairpin, mut isolated) = (None, false);
+    for (attribute, value) in attributes(payload.get(HEADER_LEN..)?) {
+        match attribute {
+            ifla::MASTER => bridge = number(value).map(IfIndex),
+            ifla::LINKINFO => {
+                let data = attributes(value).filter(|(kind, _)| *kind == ifla::INFO_SLAVE_DATA);
+                for (flag, value) in data.flat_map(|(_, data)| attributes(data)) {
+                    match flag {
+                        ifla::BRPORT_MODE => hairpin = Some(value != [0]),
+                        ifla::BRPORT_ISOLATED => isolated = value != [0],
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // A link can be under something else than a bridge.
+    Some(BridgePort { bridge: bridge?, hairpin: hairpin?, isolated })
+}
+
+/// Kind and value of each attribute, up to the first that is cut short.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [l0, l1, k0, k1] = *bytes.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value))
+    })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each length field broken, and the message cut at each byte.
+    #[test]
+    fn nonsense_is_passed_over_and_no_panic() {
+        let local = "192.0.2.1".parse().unwrap();
+        let vxlan = Vxlan { vni: 1, port: 8472, local: Some(local), underlay: None, learning: false };
+        let spec = VxlanSpec { name: IfName::new("v").unwrap(), mac: Mac::local([1; 6]), mtu: 1450, vxlan };
+        let whole = super::vxlan(&spec).payload;
+        assert_eq!(parse(&whole).unwrap().kind, LinkKind::Vxlan(spec.vxlan));
+        for cut in 0..whole.len() {
+            let (_, _) = (parse(&whole[..cut]), parse_port(&whole[..cut]));
+            for wrong in [0, 1, 3, 5, 255] {
+                let mut broken = whole.clone();
+                broken[cut] = wrong;
+                let (_, _) = (parse(&broken), parse_port(&broken));
+            }
+        }
+        assert_eq!(parse(&whole[..HEADER_LEN]), None, "no name");
+    }
+}

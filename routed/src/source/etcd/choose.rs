@@ -1,0 +1,206 @@
+//! Which subnet this node takes: pure. It is handed what is taken, and chance.
+
+use super::lease::{Public, Subnets};
+use super::network::{Network, Pool};
+use ferrule_model::IpNetwork;
+
+/// Of so many free ones one is taken by chance: nodes that start at once seldom want the same.
+const CANDIDATES: usize = 100;
+
+/// A lease as far as it matters for the choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Its subnets.
+    pub(super) subnets: Subnets,
+    /// Whose it is.
+    pub(super) public: Public,
+    /// When it was made.
+    pub(super) created: i64,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// The lease of this place in the list is this node's.
+    Mine(usize),
+    /// The lease of this place is this node's and must not be: give it back.
+    GiveBack(usize),
+    /// These are free.
+    Take(Subnets),
+    /// None is free.
+    Full,
+}
+
+/// Decides. `previous` are the subnets that this node had.
+pub(super) fn choose(
+    network: &Network,
+    taken: &[Taken],
+    public: Public,
+    previous: Option<&Subnets>,
+    chance: u64,
+) -> Choice {
+    let is_previous = |one: &Taken| previous == Some(&one.subnets);
+    let mine = taken.iter().enumerate().filter(|(_, one)| one.public.is_same_node(&public));
+    if let Some((at, one)) = mine.min_by_key(|(_, one)| (!is_previous(one), one.created)) {
+        let is_later = |other: &Taken| other.created < one.created && other.subnets.overlap(&one.subnets);
+        let is_good = network.has(&one.subnets) && !taken.iter().any(is_later);
+        return if is_good { Choice::Mine(at) } else { Choice::GiveBack(at) };
+    }
+    let is_free = |subnets: &Subnets| !taken.iter().any(|one| one.subnets.overlap(subnets));
+    if let Some(subnets) = previous.filter(|subnets| network.has(subnets) && is_free(subnets)) {
+        return Choice::Take(*subnets);
+    }
+    pick(network, taken, chance).map_or(Choice::Full, Choice::Take)
+}
+
+fn pick(network: &Network, taken: &[Taken], chance: u64) -> Option<Subnets> {
+    let subnets = |v4: Option<IpNetwork>, v6: Option<IpNetwork>| {
+        Subnets::of(&v4.into_iter().chain(v6).collect::<Vec<_>>())
+    };
+    let cidrs = |v4: bool| taken.iter().flat_map(move |one| cidrs_of(one, v4));
+    match (&network.v4, &network.v6) {
+        (Some(v4), Some(v6)) => {
+            let (free4, free6) = (Free::new(v4, cidrs(true)), Free::new(v6, cidrs(false)));
+            // The same number in both: then one who has the IPv4 subnet to itself has the IPv6 one to itself.
+            let pairs =
+                free4.indexes().take_while(|index| *index < v6.count).filter(|index| free6.has(*index));
+            let pair = by_chance(pairs, chance).map(|index| (index, index));
+            // Others, who choose each by itself, have left no pair.
+            let (at4, at6) = pair.or_else(|| Some((free4.indexes().next()?, free6.indexes().next()?)))?;
+            subnets(v4.subnet(at4), v6.subnet(at6))
+        }
+        (Some(v4), None) => {
+            subnets(v4.subnet(by_chance(Free::new(v4, cidrs(true)).indexes(), chance)?), None)
+        }
+        (None, Some(v6)) => {
+            subnets(None, v6.subnet(by_chance(Free::new(v6, cidrs(false)).indexes(), chance)?))
+        }
+        (None, None) => None,
+    }
+}
+
+fn cidrs_of(one: &Taken, v4: bool) -> Option<IpNetwork> {
+    if v4 { one.subnets.v4.map(IpNetwork::V4) } else { one.subnets.v6.map(IpNetwork::V6) }
+}
+
+fn by_chance(indexes: impl Iterator<Item = u128>, chance: u64) -> Option<u128> {
+    let candidates: Vec<_> = indexes.take(CANDIDATES).collect();
+    let at = usize::try_from(chance % u64::try_from(candidates.len().max(1)).unwrap_or(1)).unwrap_or(0);
+    candidates.get(at).copied()
+}
+
+/// What is free of a pool. Its cost goes by what is taken, not by the pool's size.
+struct Free<'a> {
+    pool: &'a Pool,
+    taken: std::collections::HashSet<u128>,
+    /// Those of other lengths, of an earlier configuration.
+    odd: Vec<IpNetwork>,
+}
+
+impl<'a> Free<'a> {
+    fn new(pool: &'a Pool, cidrs: impl Iterator<Item = IpNetwork>) -> Self {
+        let (mut taken, mut odd) = (std::collections::HashSet::new(), Vec::new());
+        for cidr in cidrs {
+            match pool.index_of(&cidr) {
+                Some(index) => drop(taken.insert(index)),
+                None => odd.push(cidr),
+            }
+        }
+        Self { pool, taken, odd }
+    }
+
+    fn has(&self, index: u128) -> bool {
+        let overlaps = |subnet: IpNetwork| {
+            self.odd.iter().any(|odd| odd.contains(subnet.ip()) || subnet.contains(odd.ip()))
+        };
+        !self.taken.contains(&index) && !self.pool.subnet(index).is_none_or(overlaps)
+    }
+
+    fn indexes(&self) -> impl Iterator<Item = u128> {
+        (0..self.pool.count).filter(|index| self.has(*index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_config::Routing;
+    use proptest::prelude::*;
+
+    fn network(text: &str) -> Network {
+        Network::parse(text.as_bytes(), &Routing::default()).unwrap()
+    }
+
+    fn public(last: u8) -> Public {
+        Public { v4: Some([192, 0, 2, last].into()), v6: None }
+    }
+
+    fn taken(name: &str, by: u8, created: i64) -> Taken {
+        Taken { subnets: Subnets::parse(name).unwrap(), public: public(by), created }
+    }
+
+    fn take(name: &str) -> Choice {
+        Choice::Take(Subnets::parse(name).unwrap())
+    }
+
+    const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.3.0"}"#;
+
+    #[test]
+    fn the_lease_of_this_nodes_address_is_its_own() {
+        let all = [taken("10.5.2.0-24", 7, 3), taken("10.5.1.0-24", 8, 2)];
+        assert_eq!(choose(&network(SMALL), &all, public(8), None, 0), Choice::Mine(1));
+        let twice = [taken("10.5.2.0-24", 7, 3), taken("10.5.1.0-24", 7, 2)];
+        assert_eq!(choose(&network(SMALL), &twice, public(7), None, 0), Choice::Mine(1));
+        let previous = twice[0].subnets;
+        assert_eq!(choose(&network(SMALL), &twice, public(7), Some(&previous), 0), Choice::Mine(0));
+    }
+
+    #[test]
+    fn a_lease_that_is_not_of_the_network_or_that_another_had_first_is_given_back() {
+        let other = [taken("10.6.2.0-24", 7, 3)];
+        assert_eq!(choose(&network(SMALL), &other, public(7), None, 0), Choice::GiveBack(0));
+        let both = [taken("10.5.2.0-24&fd00::-64", 7, 3), taken("10.5.2.0-24", 8, 2)];
+        assert_eq!(choose(&network(SMALL), &both, public(7), None, 0), Choice::GiveBack(0));
+        assert_eq!(choose(&network(SMALL), &both, public(8), None, 0), Choice::Mine(1), "the first keeps it");
+    }
+
+    #[test]
+    fn the_subnet_that_the_node_had_is_taken_again_if_it_is_free() {
+        let previous = Subnets::parse("10.5.3.0-24").unwrap();
+        let all = [taken("10.5.1.0-24", 7, 3)];
+        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&previous), 0), take("10.5.3.0-24"));
+        let all = [taken("10.5.1.0-24", 7, 3), taken("10.5.3.128-25", 9, 3)];
+        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&previous), 0), take("10.5.2.0-24"));
+        let elsewhere = Subnets::parse("10.6.3.0-24").unwrap();
+        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&elsewhere), 5), take("10.5.2.0-24"));
+        let all = [taken("10.5.0.0-22", 7, 3)];
+        assert_eq!(choose(&network(SMALL), &all, public(8), None, 0), Choice::Full);
+    }
+
+    #[test]
+    fn of_both_families_those_of_one_number_are_taken_while_there_are_any() {
+        let both = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.2.0","EnableIPv6":true,"IPv6Network":"fd00:5::/56"}"#;
+        let first = choose(&network(both), &[], public(8), None, 0);
+        assert_eq!(first, take("10.5.1.0-24&fd00:5:0:1::-64"));
+        let all = [taken("10.5.1.0-24&fd00:5:0:2::-64", 7, 3)];
+        assert_eq!(choose(&network(both), &all, public(8), None, 0), take("10.5.2.0-24&fd00:5:0:1::-64"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_free_and_all_can_be_taken(chances in prop::collection::vec(any::<u64>(), 60)) {
+            let network = network(
+                r#"{"Network":"10.5.0.0/18","EnableIPv6":true,"IPv6Network":"fd00:5::/58","IPv6SubnetLen":64}"#,
+            );
+            let mut all = vec![taken("10.5.9.0-24&fd00:5:0:3::-64", 250, 0)];
+            for (number, chance) in (1_u8..).zip(chances) {
+                let Choice::Take(subnets) = choose(&network, &all, public(number), None, chance) else {
+                    panic!("full after {number}");
+                };
+                prop_assert!(network.has(&subnets));
+                prop_assert!(!all.iter().any(|one| one.subnets.overlap(&subnets)));
+                all.push(Taken { subnets, public: public(number), created: number.into() });
+            }
+        }
+    }
+}

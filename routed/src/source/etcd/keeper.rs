@@ -1,0 +1,399 @@
+//! The task that takes this node's subnet, keeps it, and watches those of the others: it never ends, tells what changed, and
+//! says in the log what it cannot do.
+//!
+//! A round talks to one member: it reads the network, settles which subnet is this node's, lists all of them, and watches
+//! from there. Whatever goes wrong ends the round; nothing is told then, so that what is in the kernel stays. The next
+//! round lists anew, so that nothing that happened meanwhile is missed, forgotten changes (compaction) included.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use ferrule_config::{Config, Routing};
+use ferrule_model::{Mac, vtep_mac};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::address::public;
+use super::api::{Api, Unless};
+use super::choose::{Choice, Taken, choose};
+use super::fault::Fault;
+use super::lease::{Public, Subnets, Value};
+use super::message::{Event, KeyValue};
+use super::network::Network;
+use crate::nodes::{Node, NodeUpdate};
+use crate::source::NodeEvent;
+use crate::source::pause::Pause;
+
+/// A round that lasted this long was a good one: the next pause is short again.
+const GOOD: Duration = Duration::from_secs(30);
+/// A lease is renewed this many times while it lasts: five tries may fail.
+const RENEWALS: u32 = 6;
+/// How often a subnet is tried for that others take at the same time, before all is looked at afresh.
+const TRIES: usize = 200;
+/// The longest wait between two such tries, in milliseconds.
+const SCATTER_MS: u64 = 40;
+
+/// The task's state.
+pub(super) struct Keeper {
+    config: Config,
+    own_name: String,
+    events: mpsc::Sender<NodeEvent>,
+    /// The subnets that this node had.
+    previous: Option<Subnets>,
+    /// The MAC of this node's VXLAN device, once it is known.
+    mac: Option<Mac>,
+    /// The member that is asked next.
+    at: usize,
+    /// Rounds that have failed in a row.
+    failures: usize,
+    pause: Pause,
+    /// The faults that are in the log, and still hold.
+    said: BTreeSet<String>,
+    /// The leases that cannot be used, and why: as the log has it.
+    left_out: BTreeMap<String, String>,
+}
+
+/// This node's own lease.
+struct Mine {
+    subnets: Subnets,
+    value: Vec<u8>,
+    /// 0: it never ends, because somebody reserved the subnet.
+    lease: i64,
+    /// When it is to be renewed.
+    renewal: Option<Instant>,
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+/// Why a round ended.
+enum End {
+    /// This node's own lease is not what it was.
+    Lost(&'static str),
+    Fault(Fault),
+    Deaf,
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Deaf> for End {
+    fn from(_: Deaf) -> Self {
+        Self::Deaf
+    }
+}
+
+impl Keeper {
+    /// A keeper that has not begun. `previous` are the subnets that this node had in an earlier run, `mac` is that of its VXLAN
+    /// device, if there is one.
+    pub(super) fn new(
+        config: Config,
+        own_name: String,
+        events: mpsc::Sender<NodeEvent>,
+        (previous, mac): (Option<Subnets>, Option<Mac>),
+    ) -> Self {
+        Self {
+            config,
+            own_name,
+            events,
+            previous,
+            mac,
+            at: 0,
+            failures: 0,
+            pause: Pause::new(),
+            said: BTreeSet::new(),
+            left_out: BTreeMap::new(),
+        }
+    }
+
+    /// Works until nobody takes the events any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            let begin = Instant::now();
+            let Err(end) = self.round().await;
+            if begin.elapsed() >= GOOD {
+                self.pause.reset();
+            }
+            let rest = match end {
+                End::Deaf => return,
+                End::Lost(how) => {
+                    let name = self.previous.map_or_else(String::new, |subnets| subnets.name());
+                    tracing::error!("this node's subnet {name} {how}; one is taken again");
+                    begin.elapsed() < GOOD
+                }
+                End::Fault(fault) => self.fail(&fault),
+            };
+            if rest {
+                tokio::time::sleep(self.pause.next()).await;
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<std::convert::Infallible, End> {
+        let settings = &self.config.routing.etcd;
+        let endpoints = &settings.endpoints;
+        let Some(endpoint) = endpoints.get(self.at % endpoints.len().max(1)) else {
+            return Err(Fault::Network("[routing.etcd] endpoints is empty".into()).into());
+        };
+        let mut api = Api::open(settings, endpoint).await?;
+        let network = self.network(&mut api).await?;
+        let own = public(&self.config.node, &network)?;
+        let (mut mine, all, revision) = self.settle(&mut api, &network, own).await?;
+        self.answered();
+        let nodes = self.nodes(&mine, &all);
+        self.tell(NodeEvent::Snapshot(nodes)).await?;
+        let mut watch = api.watch(revision + 1).await?;
+        loop {
+            let events = tokio::select! {
+                events = api.changes(&mut watch) => events?,
+                () = until(mine.renewal) => {
+                    renew(&mut api, &mut mine).await?;
+                    continue;
+                }
+            };
+            self.take(&mut mine, events).await?;
+        }
+    }
+
+    async fn network(&self, api: &mut Api) -> Result<Network, Fault> {
+        let key = api.config_key();
+        let Some(text) = api.config().await? else {
+            return Err(Fault::Network(format!(
+                "etcd has no {key}, which says what the cluster's network is; write it, as with `etcdctl put {key} \
+                 '{{\"Network\": \"10.5.0.0/16\"}}'`, and see that [routing.etcd] prefix is right"
+            )));
+        };
+        let network = Network::parse(&text, &self.config.routing);
+        network.map_err(|why| Fault::Network(format!("{key} in etcd cannot be used: {why}")))
+    }
+
+    /// Makes sure that one subnet is this node's: that lease, all there are, and their revision.
+    async fn settle(
+        &mut self,
+        api: &mut Api,
+        network: &Network,
+        own: Public,
+    ) -> Result<(Mine, Vec<KeyValue>, i64), Fault> {
+        let prefix = api.subnets_key();
+        for _ in 0..TRIES {
+            let (all, revision) = api.subnets().await?;
+            let (places, taken) = taken(&prefix, &all);
+            let at = |place: usize| places.get(place).and_then(|at| all.get(*at));
+            match choose(network, &taken, own, self.previous.as_ref(), chance()) {
+                Choice::Mine(place) => {
+                    let (Some(kv), Some(one)) = (at(place), taken.get(place)) else { continue };
+                    if let Some(mine) = self.keep(api, kv, one.subnets, own).await? {
+                        self.previous = Some(mine.subnets);
+                        return Ok((mine, all, revision));
+                    }
+                }
+                Choice::GiveBack(place) => {
+                    let Some(kv) = at(place) else { continue };
+                    let name = name_of(&prefix, kv);
+                    tracing::warn!(
+                        "the subnet {name} of this node is not one of {}, or another node had it first; it is given back",
+                        network.words()
+                    );
+                    api.delete(name, kv.mod_revision).await?;
+                }
+                Choice::Take(subnets) => self.create(api, subnets, own).await?,
+                Choice::Full => return Err(Fault::Full(network.words(), api.config_key())),
+            }
+        }
+        Err(Fault::Refused { code: 10, message: "other nodes took every subnet that was tried for".into() })
+    }
+
+    /// Renews the lease of a subnet that is this node's, and puts its value right. `None` if it was lost meanwhile.
+    async fn keep(
+        &mut self,
+        api: &mut Api,
+        kv: &KeyValue,
+        subnets: Subnets,
+        own: Public,
+    ) -> Result<Option<Mine>, Fault> {
+        let told = Value::parse(&kv.value).ok().and_then(|value| value.mac());
+        let mac = *self.mac.get_or_insert_with(|| told.unwrap_or_else(|| vtep_mac(&self.own_name)));
+        let value = Value::of(own, &self.config.routing, mac).to_json();
+        let renewal = match kv.lease {
+            0 => None,
+            lease => match api.renew(lease).await? {
+                Some(ttl) => Some(next(ttl)),
+                None => return Ok(None),
+            },
+        };
+        if kv.value != value {
+            let unless = Unless::ChangedSince(kv.mod_revision);
+            let names = (subnets.name(), subnets.first());
+            if api.put((&names.0, &names.1), value.clone(), kv.lease, unless).await?.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Mine { subnets, value, lease: kv.lease, renewal }))
+    }
+
+    /// Takes free subnets, unless somebody else is faster: the next look tells.
+    async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
+        let mac = *self.mac.get_or_insert_with(|| vtep_mac(&self.own_name));
+        let value = Value::of(own, &self.config.routing, mac).to_json();
+        let (lease, _) = api.grant(self.config.routing.etcd.lease.as_secs()).await?;
+        let name = subnets.name();
+        if api.put((&name, &subnets.first()), value, lease, Unless::Taken).await?.is_some() {
+            tracing::info!("this node has taken the subnet {name}");
+        } else {
+            api.revoke(lease).await?;
+            tokio::time::sleep(Duration::from_millis(chance() % SCATTER_MS)).await;
+        }
+        Ok(())
+    }
+
+    /// All nodes: this one first, then the others.
+    fn nodes(&mut self, mine: &Mine, all: &[KeyValue]) -> Vec<Node> {
+        let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
+        let own = Value::parse(&mine.value).and_then(|value| value.node(&mine.subnets, &self.config.routing));
+        // It was made here, so it can be read.
+        let mut nodes: Vec<_> =
+            own.into_iter().map(|node| Node { name: self.own_name.clone(), ..node }).collect();
+        let own_name = mine.subnets.name();
+        let others: BTreeMap<_, _> = all.iter().map(|kv| (name_of(&prefix, kv), kv)).collect();
+        self.left_out.retain(|name, _| others.contains_key(name.as_str()));
+        let others = others.into_iter().filter(|(name, _)| *name != own_name);
+        nodes.extend(others.filter_map(|(name, kv)| self.node(name, kv)));
+        nodes
+    }
+
+    /// The node that has a lease; `None` if it cannot be used, which is said once.
+    fn node(&mut self, name: &str, kv: &KeyValue) -> Option<Node> {
+        match node(name, &kv.value, &self.config.routing) {
+            Ok(node) => {
+                if self.left_out.remove(name).is_some() {
+                    tracing::info!("the subnet {name} can be used now");
+                }
+                Some(node)
+            }
+            Err(why) => {
+                if self.left_out.get(name) != Some(&why) {
+                    tracing::warn!("the subnet {name} is left out: {why}");
+                    self.left_out.insert(name.to_owned(), why);
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes what the watch tells.
+    async fn take(&mut self, mine: &mut Mine, events: Vec<Event>) -> Result<(), End> {
+        let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
+        let own_name = mine.subnets.name();
+        let mut updates = Vec::new();
+        let mut lost = None;
+        for event in events {
+            let Some(kv) = event.kv else { continue };
+            let name = name_of(&prefix, &kv);
+            match (name == own_name, event.kind) {
+                (true, 0) if kv.value == mine.value => mine.lease = kv.lease,
+                (true, 0) => lost = Some("was written to by someone else"),
+                (true, _) => lost = Some("is gone from etcd, its lease ended or it was deleted"),
+                (false, 0) => {
+                    let update = self.node(name, &kv).map(NodeUpdate::Put);
+                    updates.push(update.unwrap_or_else(|| NodeUpdate::Remove(name.to_owned())));
+                }
+                (false, _) => {
+                    self.left_out.remove(name);
+                    updates.push(NodeUpdate::Remove(name.to_owned()));
+                }
+            }
+        }
+        if !updates.is_empty() {
+            self.tell(NodeEvent::Changes(updates)).await?;
+        }
+        lost.map_or(Ok(()), |how| Err(End::Lost(how)))
+    }
+
+    async fn tell(&self, event: NodeEvent) -> Result<(), Deaf> {
+        self.events.send(event).await.map_err(|_| Deaf)
+    }
+
+    /// This node has a subnet and knows all others.
+    fn answered(&mut self) {
+        self.failures = 0;
+        if !std::mem::take(&mut self.said).is_empty() {
+            tracing::info!("etcd answers again");
+        }
+    }
+
+    /// What follows from a fault; whether to wait before the next round.
+    fn fail(&mut self, fault: &Fault) -> bool {
+        let members = self.config.routing.etcd.endpoints.len();
+        if matches!(fault, Fault::Compacted | Fault::Token(_)) {
+            tracing::info!("{fault}: all subnets are listed again");
+            return true;
+        }
+        if fault.is_the_members() {
+            self.at = (self.at + 1) % members.max(1);
+            self.failures += 1;
+            if !self.failures.is_multiple_of(members.max(1)) {
+                tracing::warn!("{fault}; the next member is asked");
+                return false;
+            }
+        }
+        if self.said.insert(fault.class()) {
+            // Another than before: whoever puts things right step by step does not wait long for the next.
+            self.pause.reset();
+            tracing::error!("{fault}; it is tried again, everything stays as it is until then");
+        }
+        true
+    }
+}
+
+/// Renews the own lease.
+async fn renew(api: &mut Api, mine: &mut Mine) -> Result<(), End> {
+    match api.renew(mine.lease).await? {
+        Some(ttl) => {
+            mine.renewal = Some(next(ttl));
+            Ok(())
+        }
+        None => Err(End::Lost("has lost its lease")),
+    }
+}
+
+/// When a lease of so many seconds is to be renewed.
+fn next(ttl_s: u64) -> Instant {
+    Instant::now() + Duration::from_secs(ttl_s) / RENEWALS
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The last part of a subnet's key.
+fn name_of<'a>(prefix: &str, kv: &'a KeyValue) -> &'a str {
+    std::str::from_utf8(&kv.key).ok().and_then(|key| key.strip_prefix(prefix)).unwrap_or_default()
+}
+
+fn node(name: &str, value: &[u8], routing: &Routing) -> Result<Node, String> {
+    let subnets = Subnets::parse(name).ok_or("its key is no subnet's")?;
+    Value::parse(value)?.node(&subnets, routing)
+}
+
+/// All leases as far as they matter for the choice, and their places in the list. Whose value cannot be read, is nobody's,
+/// and taken all the same.
+fn taken(prefix: &str, all: &[KeyValue]) -> (Vec<usize>, Vec<Taken>) {
+    let one = |(at, kv): (usize, &KeyValue)| {
+        let subnets = Subnets::parse(name_of(prefix, kv))?;
+        let public = Value::parse(&kv.value).map_or_else(|_| Public::default(), |value| value.public());
+        Some((at, Taken { subnets, public, created: kv.create_revision }))
+    };
+    all.iter().enumerate().filter_map(one).unzip()
+}
+
+/// Every `RandomState` is keyed anew: chance enough to keep nodes apart.
+fn chance() -> u64 {
+    RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,336 @@
+//! A subnet lease as flannel spells it: the name that its key ends with and the JSON of its value. Pure.
+//!
+//! `…/subnets/10.5.34.0-24` or, with both families, `…/subnets/10.5.34.0-24&fd00:5:34::-64`; its value is
+//! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ferrule_config::{Backend, Routing};
+use ferrule_model::{IpNetwork, Ipv4Network, Ipv6Network, Mac, vtep_mac};
+use serde::{Deserialize, Serialize};
+
+use crate::nodes::Node;
+
+/// The networks of one node's pods, one a family at most and one at least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Subnets {
+    /// In IPv4.
+    pub(super) v4: Option<Ipv4Network>,
+    /// In IPv6.
+    pub(super) v6: Option<Ipv6Network>,
+}
+
+/// What flannel writes where a lease has no IPv4 subnet.
+const NO_V4: &str = "0.0.0.0-0";
+
+impl Subnets {
+    /// Out of the last part of a key; `None` if it is no subnet's.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let (v4, v6) = match name.split_once('&') {
+            Some((v4, v6)) => (v4, Some(v6)),
+            None => (name, None),
+        };
+        let v4 = if v4 == NO_V4 { None } else { Some(as_v4(network(v4)?)?) };
+        let v6 = match v6 {
+            Some(v6) => Some(as_v6(network(v6)?)?),
+            None => None,
+        };
+        let subnets = Self { v4, v6 };
+        (subnets.v4.is_some() || subnets.v6.is_some()).then_some(subnets)
+    }
+
+    /// Out of a node's pod CIDRs; `None` if they are others than one a family.
+    pub(super) fn of(cidrs: &[IpNetwork]) -> Option<Self> {
+        let mut subnets = Self { v4: None, v6: None };
+        for cidr in cidrs {
+            let is_first = match cidr {
+                IpNetwork::V4(network) => subnets.v4.replace(*network).is_none(),
+                IpNetwork::V6(network) => subnets.v6.replace(*network).is_none(),
+            };
+            if !is_first {
+                return None;
+            }
+        }
+        (!cidrs.is_empty()).then_some(subnets)
+    }
+
+    /// The last part of the key.
+    pub(super) fn name(&self) -> String {
+        match self.v6 {
+            Some(v6) => format!("{}&{}-{}", self.name_v4(), v6.ip(), v6.prefix()),
+            None => self.name_v4(),
+        }
+    }
+
+    fn name_v4(&self) -> String {
+        self.v4.map_or_else(|| NO_V4.into(), |v4| format!("{}-{}", v4.ip(), v4.prefix()))
+    }
+
+    /// What the names begin with that nobody else may have: with IPv4, whatever stands beside it.
+    pub(super) fn first(&self) -> String {
+        if self.v4.is_some() { self.name_v4() } else { self.name() }
+    }
+
+    /// As pod CIDRs.
+    pub(super) fn cidrs(&self) -> Vec<IpNetwork> {
+        self.v4.map(IpNetwork::V4).into_iter().chain(self.v6.map(IpNetwork::V6)).collect()
+    }
+
+    /// Some address is in both.
+    pub(super) fn overlap(&self, other: &Self) -> bool {
+        self.v4.zip(other.v4).is_some_and(|(one, other)| one.overlaps(other))
+            || self.v6.zip(other.v6).is_some_and(|(one, other)| one.overlaps(other))
+    }
+}
+
+fn network(text: &str) -> Option<IpNetwork> {
+    let (address, prefix) = text.rsplit_once('-')?;
+    let network = IpNetwork::new(address.parse().ok()?, prefix.parse().ok()?).ok()?;
+    let ip = network.ip();
+    let is_odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
+    (!is_odd && ip == network.network()).then_some(network)
+}
+
+fn as_v4(network: IpNetwork) -> Option<Ipv4Network> {
+    match network {
+        IpNetwork::V4(network) => Some(network),
+        IpNetwork::V6(_) => None,
+    }
+}
+
+fn as_v6(network: IpNetwork) -> Option<Ipv6Network> {
+    match network {
+        IpNetwork::V6(network) => Some(network),
+        IpNetwork::V4(_) => None,
+    }
+}
+
+/// The value of a lease. The order of the fields is flannel's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Value {
+    #[serde(rename = "PublicIP", default = "unspecified")]
+    public_ip: Ipv4Addr,
+    #[serde(rename = "PublicIPv6", default)]
+    public_ipv6: Option<Ipv6Addr>,
+    #[serde(default)]
+    backend_type: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backend_data: Option<Data>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    backend_v6_data: Option<Data>,
+}
+
+/// Of `BackendType` `vxlan`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Data {
+    #[serde(rename = "VNI", default)]
+    vni: u32,
+    #[serde(rename = "VtepMAC", default)]
+    vtep_mac: String,
+}
+
+fn unspecified() -> Ipv4Addr {
+    Ipv4Addr::UNSPECIFIED
+}
+
+/// The addresses by which the other nodes reach this one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Public {
+    /// In IPv4.
+    pub(super) v4: Option<Ipv4Addr>,
+    /// In IPv6.
+    pub(super) v6: Option<Ipv6Addr>,
+}
+
+impl Public {
+    /// Both are the same node: by IPv4, and by IPv6 where one has no other.
+    pub(super) fn is_same_node(&self, other: &Self) -> bool {
+        match (self.v4, other.v4) {
+            (Some(one), Some(other)) => one == other,
+            (None, None) => self.v6.is_some() && self.v6 == other.v6,
+            _ => false,
+        }
+    }
+}
+
+impl Value {
+    /// What this node writes.
+    pub(super) fn of(public: Public, routing: &Routing, mac: Mac) -> Self {
+        let is_tunnel = routing.backend != Backend::Native;
+        let data = is_tunnel.then(|| Data { vni: routing.vxlan.vni, vtep_mac: mac.to_string() });
+        // One device for all, whose outer packets are IPv4 where there is IPv4.
+        let (backend_data, backend_v6_data) = if public.v4.is_some() { (data, None) } else { (None, data) };
+        Self {
+            public_ip: public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            public_ipv6: public.v6,
+            backend_type: if is_tunnel { "vxlan" } else { "host-gw" }.into(),
+            backend_data,
+            backend_v6_data,
+        }
+    }
+
+    /// Out of its JSON.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(|error| format!("its value cannot be read: {error}"))
+    }
+
+    /// Its JSON.
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        // Strings and numbers: there is nothing in the type that JSON cannot hold.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whose it is.
+    pub(super) fn public(&self) -> Public {
+        Public {
+            v4: Some(self.public_ip).filter(|ip| !ip.is_unspecified()),
+            v6: self.public_ipv6.filter(|ip| !ip.is_unspecified()),
+        }
+    }
+
+    /// The MAC of the node's VXLAN device, if one is named and can be one.
+    pub(super) fn mac(&self) -> Option<Mac> {
+        let mac = self.data()?.vtep_mac.parse::<Mac>().ok()?;
+        (!mac.is_multicast() && mac.octets() != [0; 6]).then_some(mac)
+    }
+
+    fn data(&self) -> Option<&Data> {
+        self.backend_data.as_ref().or(self.backend_v6_data.as_ref())
+    }
+
+    /// The node that has these subnets.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    pub(super) fn node(&self, subnets: &Subnets, routing: &Routing) -> Result<Node, String> {
+        let name = subnets.name();
+        let public = self.public();
+        let is_host = |ip: IpAddr| !(ip.is_loopback() || ip.is_multicast());
+        let mut addresses = public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6)).peekable();
+        if addresses.peek().is_none() || !addresses.all(is_host) {
+            return Err("its PublicIP is not an address by which other nodes can reach it".into());
+        }
+        if !matches!(self.backend_type.as_str(), "vxlan" | "host-gw") {
+            return Err(format!("its backend \"{}\" is neither vxlan nor host-gw", self.backend_type));
+        }
+        let mac = match routing.backend {
+            Backend::Native => vtep_mac(&name),
+            Backend::Vxlan | Backend::Auto => {
+                let mac = self.mac().ok_or("it names no VtepMAC, which a tunnel to it needs")?;
+                let vni = self.data().map_or(0, |data| data.vni);
+                if vni != routing.vxlan.vni {
+                    return Err(format!(
+                        "its VNI is {vni}, and [routing.vxlan] vni is {}",
+                        routing.vxlan.vni
+                    ));
+                }
+                mac
+            }
+        };
+        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs: subnets.cidrs(), vtep_mac: mac })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn subnets(name: &str) -> Subnets {
+        Subnets::parse(name).unwrap()
+    }
+
+    #[test]
+    fn keys_are_flannels() {
+        for name in ["10.5.34.0-24", "10.5.34.0-24&fd00:5:34::-64", "0.0.0.0-0&fd00:5:34::-64"] {
+            assert_eq!(subnets(name).name(), name);
+        }
+        assert_eq!(subnets("10.5.34.0-24&fd00:5:34::-64").first(), "10.5.34.0-24");
+        assert_eq!(subnets("0.0.0.0-0&fd00::-64").first(), "0.0.0.0-0&fd00::-64");
+        let odd = [
+            "",
+            "10.5.34.0",
+            "10.5.34.1-24",
+            "0.0.0.0-0",
+            "10.5.34.0-33",
+            "10.5.34.0-24&10.6.0.0-24",
+            "a-24",
+            "fd00::-64",
+            "10.5.34.0-24&fd00::1-64",
+            "10.5.34.0-24&",
+            "224.0.0.0-24",
+        ];
+        for name in odd {
+            assert_eq!(Subnets::parse(name), None, "{name}");
+        }
+    }
+
+    /// As in flannel's documentation and its `LeaseAttrs`.
+    #[test]
+    fn values_are_flannels() {
+        let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"}}"#;
+        let value = Value::parse(text.as_bytes()).unwrap();
+        assert_eq!(String::from_utf8(value.to_json()).unwrap(), text);
+        let node = value.node(&subnets("10.5.34.0-24"), &Routing::default()).unwrap();
+        assert_eq!(
+            (node.v4, node.vtep_mac.to_string().as_str()),
+            (Some([192, 0, 2, 7].into()), "82:4b:b6:2f:54:4e")
+        );
+        let ours = Value::of(node_public(&node), &Routing::default(), node.vtep_mac);
+        assert_eq!(ours, value);
+        let native = Routing { backend: Backend::Native, ..Routing::default() };
+        let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":"2001:db8::7","BackendType":"host-gw"}"#;
+        let public = Public { v6: Some("2001:db8::7".parse().unwrap()), ..value.public() };
+        assert_eq!(String::from_utf8(Value::of(public, &native, node.vtep_mac).to_json()).unwrap(), text);
+    }
+
+    fn node_public(node: &Node) -> Public {
+        Public { v4: node.v4, v6: node.v6 }
+    }
+
+    #[test]
+    fn what_cannot_be_reached_says_why() {
+        let why = |text: &str| {
+            let value = Value::parse(text.as_bytes());
+            value.and_then(|value| value.node(&subnets("10.5.34.0-24"), &Routing::default())).unwrap_err()
+        };
+        assert!(why("[").contains("cannot be read"));
+        assert!(why("{}").contains("PublicIP"));
+        assert!(why(r#"{"PublicIP":"127.0.0.1"}"#).contains("PublicIP"));
+        let with = |rest: &str| why(&format!("{{\"PublicIP\":\"192.0.2.7\",{rest}}}"));
+        assert!(with(r#""BackendType":"udp""#).contains("backend \"udp\""));
+        assert!(with(r#""BackendType":"host-gw""#).contains("no VtepMAC"));
+        assert!(
+            with(r#""BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"01:00:5e:00:00:01"}"#)
+                .contains("no VtepMAC")
+        );
+        assert!(
+            with(r#""BackendType":"vxlan","BackendData":{"VNI":2,"VtepMAC":"02:00:5e:00:00:01"}"#)
+                .contains("VNI is 2")
+        );
+    }
+
+    #[test]
+    fn a_node_is_told_by_its_address() {
+        let public = |v4: Option<u8>, v6: Option<u8>| Public {
+            v4: v4.map(|last| Ipv4Addr::new(192, 0, 2, last)),
+            v6: v6.map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())),
+        };
+        assert!(public(Some(1), None).is_same_node(&public(Some(1), Some(2))));
+        assert!(!public(Some(1), Some(2)).is_same_node(&public(Some(3), Some(2))));
+        assert!(public(None, Some(2)).is_same_node(&public(None, Some(2))));
+        assert!(!public(None, None).is_same_node(&public(None, None)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_key_and_no_value_panics(name in ".{0,40}", value in any::<Vec<u8>>()) {
+            let _ = Subnets::parse(&name);
+            let _ = Value::parse(&value);
+        }
+    }
+}

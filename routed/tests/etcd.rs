@@ -1,0 +1,350 @@
+//! The etcd source against Debian's etcd: what is taken, kept, lost and taken again, and by whom.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+#[path = "api_server/tls.rs"]
+#[allow(dead_code, reason = "the server is etcd")]
+mod tls;
+
+#[path = "etcd/daemon.rs"]
+mod daemon;
+#[path = "etcd/server.rs"]
+mod server;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::time::{Duration, Instant};
+
+use ferrule_config::{Config, NodeFile};
+use nix::sys::signal::Signal;
+use routed::nodes::{Node, Nodes};
+use routed::source::{EtcdSource, NodeEvent, Source};
+use server::{Etcd, flannels};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const QUIET: Duration = Duration::from_millis(300);
+const NETWORK: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+
+/// A started member with a network, in the tests' own namespace.
+fn etcd(directory: &Path, network: &str) -> Etcd {
+    let mut etcd = Etcd::new(directory, ports());
+    lo_up();
+    etcd.start();
+    etcd.put_config(network);
+    etcd
+}
+
+/// Two ports that no other test has.
+fn ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(23_790);
+    NEXT.fetch_add(2, Ordering::Relaxed)
+}
+
+/// The tests' own namespace has a loopback device that is off.
+fn lo_up() {
+    let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(status.expect("install iproute2").success());
+}
+
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+}
+
+/// A node that takes its subnet from etcd.
+struct Subject {
+    source: EtcdSource,
+    /// What the source has told so far, put together.
+    known: Nodes,
+}
+
+impl Subject {
+    /// The node at 192.0.2.`last`; call within a runtime.
+    fn new(endpoints: &[String], last: u8, more: &str) -> Self {
+        Self::in_directory(endpoints, last, more, &PathBuf::from("/nowhere"))
+    }
+
+    fn in_directory(endpoints: &[String], last: u8, more: &str, runtime: &Path) -> Self {
+        let text = format!(
+            "[node]\naddress = \"192.0.2.{last}\"\naddress6 = \"2001:db8::{last}\"\n[routing]\nsource = \"etcd\"\n\
+             [routing.etcd]\nendpoints = {endpoints:?}\n{more}"
+        );
+        let config = Config::parse(&text, Path::new("test")).unwrap();
+        let name = format!("n{last}");
+        Self { source: EtcdSource::new(&config, &name, runtime), known: Nodes::new(name) }
+    }
+
+    async fn event(&mut self) {
+        let event = tokio::time::timeout(LIMIT, self.source.next()).await;
+        match event.unwrap_or_else(|_| panic!("nothing is told; known are {:?}", self.names())) {
+            NodeEvent::Snapshot(nodes) => drop(self.known.snapshot(nodes)),
+            NodeEvent::Changes(updates) => drop(self.known.update(updates)),
+        }
+    }
+
+    /// Waits for a state of what was told.
+    async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
+        while !condition(self) {
+            self.event().await;
+        }
+    }
+
+    async fn is_quiet(&mut self) {
+        let event = tokio::time::timeout(QUIET, self.source.next()).await;
+        assert!(event.is_err(), "{event:?}");
+    }
+
+    fn own(&self) -> Option<Node> {
+        Some(self.known.cluster()?.own)
+    }
+
+    /// The subnets as the key has them.
+    fn subnet(&self) -> String {
+        let own = self.own().unwrap();
+        let part = |cidr: &ferrule_model::IpNetwork| format!("{}-{}", cidr.ip(), cidr.prefix());
+        own.pod_cidrs.iter().map(part).collect::<Vec<_>>().join("&")
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.known.cluster().map_or_else(Vec::new, |cluster| cluster.others.into_keys().collect())
+    }
+}
+
+#[test]
+fn a_node_takes_a_subnet_as_flannel_does_and_follows_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    etcd.put("10.5.7.0-24", 7);
+    run(async {
+        let mut node = Subject::new(&[etcd.url()], 1, "");
+        node.until(|node| node.own().is_some()).await;
+        let name = node.subnet();
+        let (value, lease, revision) = etcd.subnet(&name).expect("the subnet that was told");
+        let mac = node.own().unwrap().vtep_mac;
+        assert_eq!(
+            value,
+            format!(
+                "{{\"PublicIP\":\"192.0.2.1\",\"PublicIPv6\":\"2001:db8::1\",\"BackendType\":\"vxlan\",\
+                 \"BackendData\":{{\"VNI\":1,\"VtepMAC\":\"{mac}\"}}}}"
+            )
+        );
+        let ttl = etcd.ctl(&["lease", "timetolive", &format!("{lease:x}")]);
+        assert!(ttl.contains("granted with TTL(86400s)"), "{ttl}");
+
+        assert_eq!(node.names(), ["10.5.7.0-24"]);
+        let other = node.known.cluster().unwrap().others["10.5.7.0-24"].clone();
+        assert_eq!(other.vtep_mac.to_string(), "82:4b:b6:00:00:07");
+        assert_eq!((other.v4, other.v6), (Some([192, 0, 2, 7].into()), None));
+        etcd.put("10.5.8.0-24", 8);
+        node.until(|node| node.names().len() == 2).await;
+        etcd.delete("10.5.7.0-24");
+        node.until(|node| node.names() == ["10.5.8.0-24"]).await;
+        // One that cannot be used is left out alone, and is there again when it can be.
+        etcd.ctl(&["put", "/coreos.com/network/subnets/10.5.8.0-24", "{}"]);
+        node.until(|node| node.names().is_empty()).await;
+        etcd.ctl(&["put", "/coreos.com/network/subnets/nonsense", "{}"]);
+        etcd.put("10.5.8.0-24", 8);
+        node.until(|node| node.names() == ["10.5.8.0-24"]).await;
+        // What concerns nobody changes nothing.
+        etcd.put("10.5.8.0-24", 8);
+        etcd.ctl(&["put", "/coreos.com/elsewhere", "x"]);
+        node.event().await;
+        node.is_quiet().await;
+        assert_eq!(etcd.subnet(&name).unwrap().2, revision, "nothing was written meanwhile");
+    });
+}
+
+#[test]
+fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    let start = |runtime: &Path| {
+        let mut found = (String::new(), None);
+        run(async {
+            let mut node = Subject::in_directory(&[etcd.url()], 1, "", runtime);
+            node.until(|node| node.own().is_some()).await;
+            found = (node.subnet(), etcd.subnet(&node.subnet()));
+        });
+        found
+    };
+    let first = start(Path::new("/nowhere"));
+    assert_eq!(start(Path::new("/nowhere")), first, "known by its address");
+
+    // What the node had is known from node.json when etcd has forgotten it.
+    let file = NodeFile {
+        node: "n1".into(),
+        pod_cidrs: vec!["10.5.199.0/24".parse().unwrap()],
+        cluster_cidrs: Vec::new(),
+        mtu: 1450,
+    };
+    std::fs::write(directory.path().join("node.json"), file.to_json()).unwrap();
+    etcd.delete(&first.0);
+    assert_eq!(start(directory.path()).0, "10.5.199.0-24");
+    // A flanneld's lease at this node's address is taken over with its MAC: nobody has to change anything.
+    etcd.delete("10.5.199.0-24");
+    etcd.put("10.5.77.0-24", 1);
+    let (name, kept) = start(directory.path());
+    assert_eq!(name, "10.5.77.0-24");
+    assert!(kept.unwrap().0.contains("82:4b:b6:00:00:01"));
+}
+
+#[test]
+fn a_lease_that_is_revoked_is_taken_again_and_one_that_another_took_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    run(async {
+        let mut node = Subject::new(&[etcd.url()], 1, "");
+        node.until(|node| node.own().is_some()).await;
+        let name = node.subnet();
+        let (value, lease, _) = etcd.subnet(&name).unwrap();
+        etcd.ctl(&["lease", "revoke", &format!("{lease:x}")]);
+        assert_eq!(etcd.subnet(&name), None);
+        node.event().await;
+        let (again, other, _) = etcd.subnet(&name).expect("the same subnet");
+        assert!(again == value && other != lease);
+        assert_eq!(node.subnet(), name);
+        // Somebody spoils what it says: put right.
+        etcd.ctl(&["put", &format!("/coreos.com/network/subnets/{name}"), &flannels(1)]);
+        node.event().await;
+        assert_eq!(etcd.subnet(&name).unwrap().0, value);
+        // Another node has it: it is the other's now, and this one goes elsewhere.
+        etcd.put(&name, 9);
+        node.until(|node| node.subnet() != name).await;
+        assert_eq!(node.names(), [name.as_str()]);
+        assert_eq!(etcd.subnet(&node.subnet()).unwrap().0, value);
+        assert_eq!(etcd.subnets().len(), 2);
+    });
+}
+
+#[test]
+fn a_lease_is_renewed_while_the_node_lives_and_ends_when_it_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    let mut name = String::new();
+    run(async {
+        let mut node = Subject::new(&[etcd.url()], 1, "lease_s = 5\n");
+        node.until(|node| node.own().is_some()).await;
+        name = node.subnet();
+        let before = etcd.subnet(&name).unwrap();
+        // Longer than the lease lasts.
+        let event = tokio::time::timeout(Duration::from_secs(8), node.source.next()).await;
+        assert!(event.is_err(), "{event:?}");
+        assert_eq!(etcd.subnet(&name).unwrap(), before);
+    });
+    assert!(lab::within(LIMIT, || etcd.subnet(&name).is_none()).is_some());
+}
+
+#[test]
+fn three_that_race_for_200_subnets_of_both_families_never_share_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let both = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.200.0","EnableIPv6":true,"IPv6Network":"fd00:5::/56",
+                   "IPv6SubnetMax":"fd00:5:0:c8::"}"#;
+    let etcd = etcd(directory.path(), both);
+    // A flanneld is among them that chose each family by itself.
+    etcd.put("10.5.100.0-24&fd00:5:0:63::-64", 250);
+    let barrier = Arc::new(Barrier::new(3));
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let racer = |racer: u8| {
+        let (barrier, taken, url) = (Arc::clone(&barrier), Arc::clone(&taken), etcd.url());
+        move || {
+            for round in 0..66 {
+                barrier.wait();
+                run(async {
+                    let mut node = Subject::new(std::slice::from_ref(&url), racer + 3 * round, "");
+                    node.until(|node| node.own().is_some()).await;
+                    taken.lock().unwrap().push(node.subnet());
+                });
+            }
+        }
+    };
+    std::thread::scope(|scope| (1..=3).for_each(|number| drop(scope.spawn(racer(number)))));
+    let taken = taken.lock().unwrap();
+    let distinct = |at: usize| {
+        let part = |name: &String| name.split('&').nth(at).unwrap().to_owned();
+        let all = taken
+            .iter()
+            .chain(["10.5.100.0-24&fd00:5:0:63::-64".to_owned()].iter())
+            .map(part)
+            .collect::<BTreeSet<_>>();
+        all.len()
+    };
+    assert_eq!((taken.len(), distinct(0), distinct(1)), (198, 199, 199));
+    assert_eq!(etcd.subnets().len(), 199);
+    run(async {
+        let mut last = Subject::new(&[etcd.url()], 240, "");
+        last.until(|node| node.own().is_some()).await;
+        let mut none = Subject::new(&[etcd.url()], 241, "");
+        none.is_quiet().await;
+        assert_eq!(etcd.subnets().len(), 200, "nothing is left for the last one");
+        // Somebody goes: then there is.
+        etcd.delete(&taken[0]);
+        none.until(|node| node.own().is_some()).await;
+        assert_eq!(none.subnet(), taken[0]);
+    });
+}
+
+#[test]
+fn a_member_that_dies_or_hangs_is_left_for_the_next_one() {
+    let directory = tempfile::tempdir().unwrap();
+    lo_up();
+    let mut members: Vec<_> = (0..3).map(|_| Etcd::new(directory.path(), ports())).collect();
+    let name = |etcd: &Etcd| format!("m{}", etcd.port);
+    let all: Vec<_> = members.iter().map(|etcd| format!("{}={}", name(etcd), etcd.peer())).collect();
+    let all = all.join(",");
+    for member in &mut members {
+        let name = name(member);
+        let empty = Etcd::new(directory.path(), 0);
+        *member = std::mem::replace(member, empty).with(&["--name", &name, "--initial-cluster", &all]);
+        member.launch(&std::process::Command::spawn);
+    }
+    members.iter().for_each(Etcd::wait);
+    members[0].put_config(NETWORK);
+    let urls: Vec<_> = members.iter().map(Etcd::url).collect();
+    run(async {
+        let mut node = Subject::new(&urls, 1, "");
+        node.until(|node| node.own().is_some()).await;
+        // The first is stopped in the middle: its connections stay, and nobody answers.
+        members[0].signal(Signal::SIGSTOP);
+        assert!(lab::within(LIMIT, || members[1].try_ctl(&["get", "x"]).status.success()).is_some());
+        members[1].put("10.5.8.0-24", 8);
+        node.until(|node| node.names() == ["10.5.8.0-24"]).await;
+        members[0].signal(Signal::SIGCONT);
+        members[1].kill();
+        members[0].wait();
+        members[0].delete("10.5.8.0-24");
+        node.until(|node| node.names().is_empty()).await;
+    });
+}
+
+#[test]
+fn a_token_that_ends_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    lo_up();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let openssl = |arguments: &str| {
+        let output = std::process::Command::new("openssl").args(arguments.split(' ')).output();
+        assert!(output.expect("install openssl").status.success(), "{arguments}");
+    };
+    openssl(&format!("genrsa -out {} 2048", path("key")));
+    openssl(&format!("rsa -in {} -pubout -out {}", path("key"), path("pub")));
+    let token = format!("jwt,pub-key={},priv-key={},sign-method=RS256,ttl=1s", path("pub"), path("key"));
+    let mut etcd = Etcd::new(directory.path(), ports()).with(&["--auth-token", &token]);
+    etcd.start();
+    etcd.put_config(NETWORK);
+    etcd.ctl(&["user", "add", "root:secret"]);
+    etcd.ctl(&["auth", "enable"]);
+    etcd.ctl = vec!["--user=root:secret".into()];
+    std::fs::write(directory.path().join("login"), "root:secret\n").unwrap();
+    run(async {
+        let more = format!("lease_s = 6\ncredentials = \"{}\"\n", path("login"));
+        let mut node = Subject::new(&[etcd.url()], 1, &more);
+        node.until(|node| node.own().is_some()).await;
+        let before = etcd.subnet(&node.subnet()).unwrap();
+        let begin = Instant::now();
+        let event = tokio::time::timeout(Duration::from_secs(9), node.source.next()).await;
+        assert!(event.is_err(), "{event:?} after {:?}", begin.elapsed());
+        assert_eq!(etcd.subnet(&node.subnet()).unwrap(), before, "renewed with tokens of one second");
+    });
+}
