@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Link, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Kernel, Refusal};
@@ -23,7 +23,7 @@ use crate::goal::Goal;
 use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
-use crate::owner::{self, DeviceStep, ForeignDevice};
+use crate::owner::{self, ForeignDevice};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 
@@ -207,19 +207,19 @@ impl<K: Kernel> Applier<K> {
     fn as_left(&mut self) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
-        let settings = &self.routing.vxlan;
-        let devices: Vec<_> = belief.devices().collect();
+        let (settings, own) = (&self.routing.vxlan, &ground.own);
+        let second = belief.device6.as_ref();
+        let devices = belief.device.into_iter().chain(second.and_then(|second| second.device));
+        let devices: Vec<_> = devices.collect();
         let seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(settings))?;
-        let found = device::find(&seen.links, settings, ground.own.vtep_mac);
-        let not_looked_at = found.map(|link| link.index);
-        let first = (belief.device, belief.spec.as_ref());
-        let mut is_kept = is_as_left(first, found, settings, ground.own.vtep_mac)?;
-        if let (Some(second), Some(settings)) = (&belief.device6, second_settings(settings)) {
-            let mac = ground.own.vtep_mac6;
-            let found = device::find(&seen.links, &settings, mac);
-            is_kept &= is_as_left((second.device, second.spec.as_ref()), found, &settings, mac)?;
+        let mut is_kept =
+            device::is_kept(&seen.links, (belief.spec.as_ref(), settings, own.vtep_mac), belief.device)?;
+        if let Some(settings) = second_settings(settings) {
+            let (spec, device) = second.map_or((None, None), |second| (second.spec.as_ref(), second.device));
+            is_kept &= device::is_kept(&seen.links, (spec, &settings, own.vtep_mac6), device)?;
         }
-        let underlay = observe::underlay(&mut self.kernel, &ground.own, not_looked_at, &seen.links)?;
+        let not_looked_at = device::find(&seen.links, settings, own.vtep_mac).map(|link| link.index);
+        let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &seen.links)?;
         if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
             return Ok(None);
         }
@@ -503,20 +503,6 @@ fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal
         refusal.reason = Some(reason);
     }
     Ok(())
-}
-
-/// Whether the device that was found is the one that was left, as it should be.
-fn is_as_left(
-    (left, spec): (Option<IfIndex>, Option<&VxlanSpec>),
-    found: Option<&Link>,
-    settings: &Vxlan,
-    mac: Mac,
-) -> Result<bool, ForeignDevice> {
-    Ok(match owner::device_step(spec, found, settings, mac)? {
-        DeviceStep::Keep(index) => left == Some(index),
-        DeviceStep::Nothing => left.is_none(),
-        _ => false,
-    })
 }
 
 /// The settings with the name of the second device in the place of the first one's.
