@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Link, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Kernel, Refusal};
@@ -503,20 +503,6 @@ fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal
         refusal.reason = Some(reason);
     }
     Ok(())
-}
-
-/// Whether the device that was found is the one that was left, as it should be.
-fn is_as_left(
-    (left, spec): (Option<IfIndex>, Option<&VxlanSpec>),
-    found: Option<&Link>,
-    settings: &Vxlan,
-    mac: Mac,
-) -> Result<bool, ForeignDevice> {
-    Ok(match owner::device_step(spec, found, settings, mac)? {
-        DeviceStep::Keep(index) => left == Some(index),
-        DeviceStep::Nothing => left.is_none(),
-        _ => false,
-    })
 }
 
 /// The settings with the name of the second device in the place of the first one's.
