@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::apply::PassError;
 use crate::objects::Objects;
 use crate::observe::Links;
-use crate::owner::{self, DeviceStep};
+use crate::owner::{self, DeviceStep, ForeignDevice};
 use crate::report::{self, Report};
 
 /// The device, as far as a pass has come to it.
@@ -62,6 +62,22 @@ pub fn keep<K: Kernel>(
             Ok(Device { index: None, fresh: false, leaves: false })
         }
     }
+}
+
+/// Whether among `links` the device is as it should be, and has the number that it had; none if none should be there.
+///
+/// # Errors
+/// A link that is not ours has its name.
+pub fn is_kept(
+    links: &Links,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    had: Option<IfIndex>,
+) -> Result<bool, ForeignDevice> {
+    Ok(match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
+        DeviceStep::Keep(index) => had == Some(index),
+        DeviceStep::Nothing => had.is_none(),
+        _ => false,
+    })
 }
 
 /// The link that has our device's name, else our device under the name that it had in another configuration.
