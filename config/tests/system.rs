@@ -91,6 +91,7 @@ fn the_units_expose_no_more_than_they_must() {
         ("ipamd", Some("metrics.conf"), 1.1),
         ("routed", None, 1.7),
         ("routed", Some("kubernetes.conf"), 2.0),
+        ("routed", Some("metrics.conf"), 2.0),
     ] {
         let unit = unit(directory.path(), name);
         if let Some(more) = more {

@@ -40,7 +40,7 @@ pub enum Command {
     /// Say what the daemon would do now with this configuration, in the order in which it would, and change nothing
     ///
     /// It reads the nodes and the kernel. Reading nftables and iptables takes CAP_NET_ADMIN; without it that part is left out
-    /// and said so.
+    /// and said so. Not with source = "etcd", where a node takes a subnet as soon as it listens.
     Plan,
     /// Remove all that is routed's from this node (not the pods' links and their routes), say what, and exit
     Cleanup,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
+use crate::keeper;
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::outlook::Outlook;
 use crate::report::{LINES, log_lines};
@@ -215,7 +216,10 @@ fn start_worker(
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
     let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
-    let worker = Worker::new(applier, Host::new(config.clone(), runtime_dir), messages, status, outlook);
+    let host = Host::new(config.clone(), runtime_dir);
+    let follows = host.depends_on_others();
+    let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
+    let worker = Worker::new(applier, (keeper, follows), messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
@@ -245,9 +249,9 @@ fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunE
     thread.map(drop).map_err(system("start a thread"))
 }
 
-/// Whether the worker goes on.
+/// Whether both threads go on.
 pub(crate) fn turns(status: &Status) -> bool {
-    status.busy_since.is_none_or(|since| since.elapsed() < LONGEST_PASS)
+    [status.busy_since, status.host_since].into_iter().flatten().all(|since| since.elapsed() < LONGEST_PASS)
 }
 
 /// Tells the service manager what is new; whether that is the readiness.

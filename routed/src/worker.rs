@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ferrule_netlink::Tunnels;
@@ -14,7 +14,7 @@ use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
-use crate::host::Host;
+use crate::keeper::{Ground, Job};
 use crate::nodes::{Cluster, NodeChange};
 use crate::outlook::{Outlook, View};
 use crate::report::{Report, log_lines};
@@ -55,17 +55,21 @@ pub struct Status {
     pub text: String,
     /// Since when a pass has been going on.
     pub busy_since: Option<Instant>,
+    /// Since when the host's side has been worked on.
+    pub host_since: Option<Instant>,
 }
 
 /// The thread's state.
 #[derive(Debug)]
 pub struct Worker<K> {
     applier: Applier<K>,
-    host: Host,
+    host: Sender<Job>,
+    /// The host's side goes by the other nodes, too.
+    host_follows: bool,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
     outlook: Arc<Outlook>,
-    cluster: Option<Cluster>,
+    cluster: Option<Arc<Cluster>>,
     due: Due,
     /// How long the last pass that read everything took, and when it ended.
     last: Option<(Duration, Instant)>,
@@ -119,10 +123,11 @@ impl Due {
 }
 
 impl<K: Tunnels> Worker<K> {
-    /// A worker that takes its messages from `inbox` and ends when nobody can send any.
+    /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
+    /// `host`, with the other nodes as soon as they change if `host_follows`.
     pub fn new(
         applier: Applier<K>,
-        host: Host,
+        (host, host_follows): (Sender<Job>, bool),
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
         outlook: Arc<Outlook>,
@@ -130,6 +135,7 @@ impl<K: Tunnels> Worker<K> {
         Self {
             applier,
             host,
+            host_follows,
             inbox,
             status,
             outlook,
@@ -163,8 +169,7 @@ impl<K: Tunnels> Worker<K> {
                 }
                 Work::Host => {
                     self.due.host = None;
-                    self.host.filters(&cluster);
-                    self.keep_host(&cluster);
+                    self.keep_host(&cluster, true);
                 }
             }
             self.cluster = Some(cluster);
@@ -172,10 +177,12 @@ impl<K: Tunnels> Worker<K> {
         }
     }
 
-    fn take_changes(&mut self, cluster: &mut Cluster) -> Vec<NodeChange> {
+    fn take_changes(&mut self, cluster: &mut Arc<Cluster>) -> Vec<NodeChange> {
         let changes = std::mem::take(&mut self.due.changes).into_values();
         let changes: Vec<_> = changes.filter(|change| change.before != change.after).collect();
-        cluster.change(&changes);
+        if !changes.is_empty() {
+            Arc::make_mut(cluster).change(&changes);
+        }
         changes
     }
 
@@ -231,7 +238,7 @@ impl<K: Tunnels> Worker<K> {
         let now = Instant::now();
         match message {
             Message::Cluster(cluster) => {
-                self.cluster = Some(*cluster);
+                self.cluster = Some(Arc::new(*cluster));
                 self.due.changes.clear();
                 self.due.everything_by(now + DEBOUNCE);
                 self.applier.start_over();
@@ -265,22 +272,16 @@ impl<K: Tunnels> Worker<K> {
     }
 
     /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
-    fn everything(&mut self, cluster: &Cluster, same: bool) {
+    fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
         let begin = Instant::now();
-        let Self { applier, host, .. } = self;
-        // The packet filters need nothing that a pass finds out, and take their time in programs of their own.
-        let (result, took, filtering) = std::thread::scope(|scope| {
-            let filters = std::thread::Builder::new().name("filters".into());
-            let filters = filters.spawn_scoped(scope, || host.filters(cluster));
-            let result = if same { applier.check(cluster, begin) } else { applier.pass(cluster, begin) };
-            (result, begin.elapsed(), filters.is_ok())
-        });
-        if !filtering {
-            self.due.host_by(begin);
-        }
+        // The packet filters need nothing that a pass finds out.
+        self.ask(Job { cluster: Arc::clone(cluster), filters: true, ground: None });
+        let result =
+            if same { self.applier.check(cluster, begin) } else { self.applier.pass(cluster, begin) };
+        let took = begin.elapsed();
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, (took, true));
-        self.keep_host(cluster);
+        self.keep_host(cluster, false);
     }
 
     /// Carries out what changes of other nodes mean, and what was refused and is due.
@@ -294,7 +295,7 @@ impl<K: Tunnels> Worker<K> {
             };
             pods(&change.before) != pods(&change.after)
         };
-        if self.host.depends_on_others() && changes.iter().any(concerns_host) {
+        if self.host_follows && changes.iter().any(concerns_host) {
             let now = Instant::now();
             self.due.host_by(self.last_host.map_or(now, |last| (last + HOST_GAP).max(now)));
         }
@@ -323,13 +324,18 @@ impl<K: Tunnels> Worker<K> {
         self.due.everything_by(Instant::now() + next);
     }
 
-    fn keep_host(&mut self, cluster: &Cluster) {
+    fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, tunnels) = belief.names();
-        self.host.prepare(&uplinks, &tunnels);
-        let handed_over = self.host.hand_over(cluster, self.mtu);
-        self.status.send_modify(|status| status.ready |= handed_over);
+        let ground = Ground { uplinks, tunnels, mtu: self.mtu };
+        self.ask(Job { cluster: Arc::clone(cluster), filters, ground: Some(ground) });
         self.last_host = Some(Instant::now());
+    }
+
+    fn ask(&self, job: Job) {
+        if self.host.send(job).is_err() {
+            tracing::error!("the thread that keeps the host's side has ended; this is a fault of routed's");
+        }
     }
 
     fn tell(&mut self, report: &Report, took: Duration) {

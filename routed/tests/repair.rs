@@ -5,6 +5,8 @@
 
 mod lab;
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use lab::{Node, PATIENCE, within};
@@ -39,6 +41,36 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
         let is_right = || node.run("sysctl", &format!("-n {name}")).trim() == right;
         assert!(within(REPAIR, is_right).is_some(), "{name}:\n{}", daemon.log());
     }
+}
+
+#[test]
+fn routes_do_not_wait_for_nft() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    // In front of the real one stands an nft that waits as long as a file is there.
+    let (bin, hold, held) = (node.path("bin"), node.path("hold"), node.path("held"));
+    fs::create_dir(&bin).unwrap();
+    let script = format!(
+        "#!/bin/sh\nwhile [ -e {} ]; do : >{}; sleep 0.02; done\nPATH=\"${{PATH#*:}}\" exec nft \"$@\"\n",
+        hold.display(),
+        held.display()
+    );
+    fs::write(bin.join("nft"), script).unwrap();
+    fs::set_permissions(bin.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = node.daemon_command();
+    command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+    let daemon = node.start_as(command);
+    daemon.wait_until_ready();
+
+    fs::write(&hold, "").unwrap();
+    node.write_nodes(&[1, 2, 3]);
+    assert!(within(PATIENCE, || held.exists()).is_some(), "{}", daemon.log());
+    node.write_nodes(&[1, 2, 3, 4]);
+    let is_there = || node.ip("route show proto 70").contains("10.244.4.0/24");
+    assert!(within(REPAIR, is_there).is_some(), "{}", daemon.log());
+    fs::remove_file(&hold).unwrap();
+    let is_kept = || node.run("nft", "list table inet ferrule").contains("10.244.4.0/24");
+    assert!(within(PATIENCE, is_kept).is_some(), "{}", daemon.log());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -167,6 +168,8 @@ impl Node {
         let socket = self.path("notify");
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
+        // The daemon may be another user.
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = self.path("log");
         let file = fs::File::create(&log).unwrap();
@@ -194,7 +197,8 @@ impl Node {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    fn daemon_command(&self) -> Command {
+    /// The daemon, not started yet.
+    pub(crate) fn daemon_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
         command.args(self.arguments().split(' '));
         command
@@ -237,6 +241,10 @@ impl Daemon {
                 return;
             }
         }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn log(&self) -> String {

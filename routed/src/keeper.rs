@@ -1,0 +1,80 @@
+//! The thread on which the host's side is kept: nft and iptables are programs of their own, and with thousands of networks
+//! they take longer than all routes together. No route waits for them.
+//!
+//! What is to be kept is decided in [`crate::host`]; when, in [`crate::worker`].
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::host::Host;
+use crate::nodes::Cluster;
+use crate::worker::Status;
+
+/// What is to be kept.
+#[derive(Debug)]
+pub struct Job {
+    /// The nodes.
+    pub cluster: Arc<Cluster>,
+    /// The packet filters are to be looked at.
+    pub filters: bool,
+    /// The rest, once a pass has found it out.
+    pub ground: Option<Ground>,
+}
+
+/// What a pass finds out of the node.
+#[derive(Debug)]
+pub struct Ground {
+    /// The links to the other nodes.
+    pub uplinks: Vec<String>,
+    /// Our devices.
+    pub tunnels: Vec<String>,
+    /// The pods' MTU in bytes.
+    pub mtu: u32,
+}
+
+impl Job {
+    /// What a later job leaves of this one to be done.
+    fn and(self, later: Self) -> Self {
+        Self {
+            cluster: later.cluster,
+            filters: self.filters || later.filters,
+            ground: later.ground.or(self.ground),
+        }
+    }
+}
+
+/// Starts the thread; it ends when nobody can send any more.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(host: Host, status: watch::Sender<Status>) -> io::Result<Sender<Job>> {
+    let (jobs, inbox) = mpsc::channel();
+    std::thread::Builder::new().name("host".into()).spawn(move || keep(host, &inbox, &status))?;
+    Ok(jobs)
+}
+
+fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
+    while let Ok(first) = inbox.recv() {
+        let job = inbox.try_iter().fold(first, Job::and);
+        status.send_if_modified(|status| {
+            status.host_since = Some(Instant::now());
+            false
+        });
+        if let Some(ground) = &job.ground {
+            host.prepare(&ground.uplinks, &ground.tunnels);
+        }
+        if job.filters {
+            host.filters(&job.cluster);
+        }
+        let handed_over = job.ground.is_some_and(|ground| host.hand_over(&job.cluster, ground.mtu));
+        // Told at the end only: then the watchdog is fed again.
+        status.send_modify(|status| {
+            status.ready |= handed_over;
+            status.host_since = None;
+        });
+    }
+}

@@ -1,0 +1,124 @@
+//! The daemon with the rights that its unit gives it, and with those of a container: CAP_NET_ADMIN alone does for everything.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use lab::{Node, PATIENCE, within};
+use nix::sys::signal::Signal;
+
+/// The bit of CAP_NET_ADMIN (12) as /proc prints it.
+const NET_ADMIN: &str = "0000000000001000";
+/// A user that nobody is.
+const USER: u32 = 64_997;
+
+/// What the unit says of a key.
+fn unit(key: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd/routed.service");
+    let text = fs::read_to_string(path).unwrap();
+    let mut values =
+        text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=').map(str::to_owned));
+    values.next().unwrap()
+}
+
+/// What `setpriv` makes of the unit's capabilities, as an ordinary user where there is more than one.
+fn rights() -> Vec<String> {
+    let set = |key: &str| {
+        let names = unit(key);
+        let names = names.split_whitespace().map(|name| name.strip_prefix("CAP_").unwrap().to_lowercase());
+        names.map(|name| format!(",+{name}")).collect::<String>()
+    };
+    let (bounding, ambient) = (set("CapabilityBoundingSet"), set("AmbientCapabilities"));
+    let mut rights = vec![
+        format!("--bounding-set=-all{bounding}"),
+        format!("--inh-caps=-all{ambient}"),
+        format!("--ambient-caps=-all{ambient}"),
+    ];
+    assert_eq!(unit("NoNewPrivileges"), "yes");
+    rights.push("--no-new-privs".to_owned());
+    if has_users() {
+        rights.extend([format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".to_owned()]);
+    }
+    rights
+}
+
+/// An ordinary user's namespace has root alone.
+fn has_users() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap();
+    map.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap() > USER.into()
+}
+
+/// The program where every user can run it, and a runtime directory that is the user's.
+fn place(node: &Node) -> String {
+    let program = node.path("routed");
+    fs::copy(env!("CARGO_BIN_EXE_routed"), &program).unwrap();
+    fs::create_dir(node.path("run")).unwrap();
+    if has_users() {
+        fs::set_permissions(node.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+        chown(node.path("run"), Some(USER), Some(USER)).unwrap();
+    }
+    program.display().to_string()
+}
+
+#[test]
+fn with_the_units_user_and_one_capability_it_does_all_of_its_work() {
+    let node = Node::new("vxlan");
+    node.configure_routing("accept_forward = true\n", "");
+    node.run("iptables-nft", "-P FORWARD DROP");
+    node.write_nodes(&[1, 2, 3]);
+    let program = place(&node);
+    let mut command = Command::new("setpriv");
+    command.args(rights()).arg(&program).args(node.arguments().split(' ')).current_dir("/");
+    let daemon = node.start_as(command);
+    daemon.wait_until_ready();
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+    for set in ["CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+        assert_eq!(of(set), NET_ADMIN, "{set}");
+    }
+    let right = node.state();
+    assert!(right.contains("10.244.3.0/24") && right.contains("table inet ferrule"), "{right}");
+    assert!(right.contains("jump FERRULE-FORWARD"), "{right}");
+    for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+        assert_eq!(node.run("sysctl", &format!("-n {sysctl}")).trim(), "1", "{sysctl}");
+    }
+    assert_eq!(node.run("sysctl", "-n net.ipv4.conf.ferrule/1.rp_filter").trim(), "2");
+    let socket = fs::metadata(node.path("run/routed.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+    assert_eq!(socket.uid(), fs::metadata(node.path("run")).unwrap().uid());
+    for breakage in ["ip link del ferrule.1", "nft delete table inet ferrule", "iptables-nft -F FORWARD"] {
+        let (program, arguments) = breakage.split_once(' ').unwrap();
+        node.run(program, arguments);
+        assert!(within(PATIENCE, || node.state() == right).is_some(), "{breakage}:\n{}", daemon.log());
+    }
+    assert!(!daemon.log().contains("ERROR"), "{}", daemon.log());
+    assert!(daemon.signal(Signal::SIGTERM).success());
+
+    let arguments = format!("{} {program} {} cleanup", rights().join(" "), node.arguments());
+    node.run("setpriv", &arguments);
+    assert!(!node.state().contains("10.244."), "{}", node.state());
+}
+
+/// As a container has it: /proc/sys cannot be written.
+#[test]
+fn where_sysctls_cannot_be_written_it_names_them_and_does_the_rest() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    node.run("sysctl", "-w net.ipv4.ip_forward=1");
+    let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh", "setpriv"]);
+    command.args(["--bounding-set=-all,+net_admin,+dac_override", env!("CARGO_BIN_EXE_routed")]);
+    command.args(node.arguments().split(' '));
+    let daemon = node.start_as(command);
+    daemon.wait_until_ready();
+    assert!(node.state().contains("10.244.2.0/24"), "{}", daemon.log());
+    daemon.wait_for_log("net/ipv6/conf/all/forwarding: Read-only file system (os error 30); it is 0 and has to be 1: set it on \
+                         the node itself");
+    assert!(!daemon.log().contains("net/ipv4/ip_forward"), "what is right needs nobody:\n{}", daemon.log());
+}
