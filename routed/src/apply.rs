@@ -6,7 +6,7 @@
 //! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
 //! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
 use ferrule_model::{Change, IfIndex, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
@@ -220,7 +220,7 @@ impl<K: Tunnels> Applier<K> {
         let devices: Vec<_> = belief.devices().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
         let mut seen = observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings))?;
-        seen.ours.peers = wireguard::settled(seen.peers, Some(&belief.ours.peers), epoch_s());
+        seen.ours.peers = wireguard::settled(seen.peers, Some(&belief.ours.peers), wireguard::epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
         let underlay = observe::underlay(kernel, own, not_looked_at, links)?;
@@ -284,7 +284,8 @@ impl<K: Tunnels> Applier<K> {
         let fresh =
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
-        seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
+        seen.ours.peers =
+            wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), wireguard::epoch_s());
         let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
         let mut left = Left {
@@ -539,11 +540,6 @@ impl Left {
         report.objects = self.goal.objects().len().saturating_sub(report.pending);
         report.skipped = self.goal.skipped().cloned().collect();
     }
-}
-
-/// Seconds since 1970, by which the kernel tells of handshakes.
-fn epoch_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The settings with the name of the second device in the place of the first one's.

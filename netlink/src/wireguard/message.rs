@@ -66,14 +66,14 @@ pub(super) fn parse_family(payload: &[u8]) -> Option<u16> {
 
 /// Asks for all of a device: a dump.
 pub(super) fn get(family: u16, link: IfIndex) -> Request {
-    request(family, GET_DEVICE, link, Vec::new())
+    request(family, GET_DEVICE, link, &[])
 }
 
 /// Gives a device its key and its port.
 pub(super) fn set(family: u16, link: IfIndex, settings: &WireguardSettings) -> Request {
     let secret = DefaultNla::new(device::PRIVATE_KEY, settings.secret.0.to_vec());
     let port = DefaultNla::new(device::LISTEN_PORT, settings.port.to_ne_bytes().to_vec());
-    request(family, SET_DEVICE, link, vec![secret, port])
+    request(family, SET_DEVICE, link, &[secret, port])
 }
 
 /// Puts a peer, with nothing left of what it was but its session.
@@ -87,7 +87,7 @@ pub(super) fn put_peer(family: u16, key: &PeerKey, value: &Peer) -> Request {
     ];
     inside.extend(value.endpoint.map(|endpoint| DefaultNla::new(peer::ENDPOINT, socket_address(endpoint))));
     inside.push(nested(peer::ALLOWED_IPS, &networks));
-    request(family, SET_DEVICE, key.link, vec![nested(device::PEERS, &[nested(0, &inside)])])
+    request(family, SET_DEVICE, key.link, &[nested(device::PEERS, &[nested(0, &inside)])])
 }
 
 /// Removes a peer.
@@ -96,7 +96,7 @@ pub(super) fn delete_peer(family: u16, key: &PeerKey) -> Request {
         DefaultNla::new(peer::PUBLIC_KEY, key.key.0.to_vec()),
         DefaultNla::new(peer::FLAGS, peer::REMOVE_ME.to_ne_bytes().to_vec()),
     ];
-    request(family, SET_DEVICE, key.link, vec![nested(device::PEERS, &[nested(0, &inside)])])
+    request(family, SET_DEVICE, key.link, &[nested(device::PEERS, &[nested(0, &inside)])])
 }
 
 /// Takes one message of the answer to [`get`]: a peer with many networks goes on in the next one.
@@ -187,10 +187,10 @@ fn parse_socket_address(bytes: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, port))
 }
 
-fn request(family: u16, command: u8, link: IfIndex, more: Vec<DefaultNla>) -> Request {
+fn request(family: u16, command: u8, link: IfIndex, more: &[DefaultNla]) -> Request {
     let mut payload = header(command);
     append(&mut payload, &[DefaultNla::new(device::INDEX, link.0.to_ne_bytes().to_vec())]);
-    append(&mut payload, &more);
+    append(&mut payload, more);
     Request { kind: family, flags: 0, payload }
 }
 

@@ -34,13 +34,10 @@ pub fn keep<K: Tunnels>(
     report: &mut Report,
 ) -> Result<Device, PassError> {
     let there = |index, leaves| Device { index: Some(index), fresh: false, leaves, whole: true };
-    let (spec, settings) = match (wish.spec, wish.settings) {
-        (Some(spec), Some(settings)) => (spec, settings),
-        _ => {
-            let ours = find(links, wish.name).filter(|link| is_ours(link, wish.name));
-            let none = Device { index: None, fresh: false, leaves: false, whole: true };
-            return Ok(ours.map_or(none, |link| there(link.index, true)));
-        }
+    let (Some(spec), Some(settings)) = (wish.spec, wish.settings) else {
+        let ours = find(links, wish.name).filter(|link| is_ours(link, wish.name));
+        let none = Device { index: None, fresh: false, leaves: false, whole: true };
+        return Ok(ours.map_or(none, |link| there(link.index, true)));
     };
     let had = before.and_then(|belief| belief.wireguard);
     let found = match find(links, &spec.name) {
