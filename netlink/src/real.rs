@@ -23,6 +23,11 @@ pub struct Netlink {
 }
 
 impl Netlink {
+    /// The netlink port that its changes are told with.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// The calling thread's namespace.
     ///
     /// # Errors

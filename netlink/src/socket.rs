@@ -55,6 +55,8 @@ pub(crate) struct Message {
     pub(crate) kind: u16,
     flags: u16,
     pub(crate) sequence: u32,
+    /// Of the socket that asked for what is told; 0: the kernel by itself.
+    pub(crate) port: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -102,6 +104,13 @@ impl Socket {
             NetnsError::Enter { errno, .. } => Error::Open(errno.into()),
             other => Error::Open(io::Error::other(other)),
         })?
+    }
+
+    /// Its port: the changes that it asks for are told with it.
+    pub(crate) fn port(&self) -> u32 {
+        let mut address = SocketAddr::new(0, 0);
+        // Fails for no socket that is open.
+        self.raw.get_address(&mut address).map_or(0, |()| address.port_number())
     }
 
     /// Runs `inside` with this socket in a multicast group (`RTNLGRP_*`), and forgets what came of it afterwards.
@@ -299,10 +308,11 @@ pub(crate) fn messages(mut datagram: &[u8]) -> Result<Vec<Message>, Error> {
         let length = u32::from_ne_bytes(field(0)?) as usize;
         let [k0, k1, f0, f1] = field(4)?;
         let sequence = u32::from_ne_bytes(field(8)?);
+        let port = u32::from_ne_bytes(field(12)?);
         let payload = datagram.get(HEADER_LEN..length).ok_or_else(short)?.to_vec();
         let kind = u16::from_ne_bytes([k0, k1]);
         if kind != NLMSG_NOOP {
-            messages.push(Message { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, payload });
+            messages.push(Message { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, port, payload });
         }
         datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
@@ -372,5 +382,46 @@ mod tests {
             assert!(messages(&datagram).is_err(), "{length}");
         }
         assert!(messages(&[1, 2, 3]).is_err());
+    }
+
+    /// Nexthop objects come and go while they are listed, over several datagrams.
+    #[test]
+    fn a_list_that_changed_meanwhile_is_made_again_and_then_whole() {
+        const COUNT: usize = 3000;
+        let inside = || {
+            assert!(ip("link set lo up\n".to_owned()).wait().unwrap().success(), "a blackhole wants it");
+            let many = (1..=COUNT).map(|id| format!("nexthop add id {id} blackhole\n")).collect();
+            assert!(ip(many).wait().unwrap().success());
+            let (mut socket, request) = (Socket::open().unwrap(), crate::encode::all_nexthops());
+            let mut churning = ip("nexthop add id 9000 blackhole\nnexthop del id 9000\n".repeat(500_000));
+            let mut interrupted = 0;
+            while interrupted == 0 {
+                assert!(churning.try_wait().unwrap().is_none(), "no list was interrupted: it proves nothing");
+                let mut buffer = Vec::new();
+                socket.append(&mut buffer, &request, NLM_F_REQUEST | NLM_F_DUMP);
+                socket.send(&buffer).unwrap();
+                interrupted += usize::from(socket.dumped().unwrap().is_none());
+                match socket.dump(&request) {
+                    Ok(whole) => assert!((COUNT..=COUNT + 1).contains(&whole.len()), "{}", whole.len()),
+                    Err(error) => assert!(matches!(error, Error::Interrupted(_)), "{error}"),
+                }
+            }
+            churning.kill().unwrap();
+            churning.wait().unwrap();
+            let left = socket.dump(&request).unwrap().len();
+            assert!((COUNT..=COUNT + 1).contains(&left), "{left}");
+        };
+        crate::netns::make().unwrap().run(inside).unwrap();
+    }
+
+    /// `ip` that carries out these lines.
+    fn ip(lines: String) -> std::process::Child {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = ip.stdin.take().unwrap();
+        // Ends early when the program does.
+        std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
+        ip
     }
 }

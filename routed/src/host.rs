@@ -11,8 +11,10 @@ use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
+use crate::culprit::Culprits;
 use crate::drift::Belief;
 use crate::nodes::Cluster;
+use crate::sysctl::Setting;
 use crate::{forward, masquerade, networks, sysctl};
 
 /// Keeps the host's side right.
@@ -26,6 +28,8 @@ pub struct Host {
     table: Option<(String, String)>,
     /// iptables was found right, or made so.
     forward: bool,
+    /// The sysctls of which the kernel tells no change.
+    silent: Vec<Setting>,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -34,7 +38,15 @@ impl Host {
     /// `runtime_dir` is where `node.json` goes.
     pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
         let node_file = runtime_dir.join(NODE_FILE);
-        Self { config, node_file, written: None, table: None, forward: false, complaints: BTreeSet::new() }
+        Self {
+            config,
+            node_file,
+            written: None,
+            table: None,
+            forward: false,
+            silent: Vec::new(),
+            complaints: BTreeSet::new(),
+        }
     }
 
     /// The nftables tables whose changes concern the host.
@@ -95,17 +107,31 @@ impl Host {
 
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
-        let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, device));
+        let settings = sysctl::settings(uplinks, device);
+        let (changed, failed) = sysctl::apply(&settings);
+        // What cannot be set is tried again with the next pass.
+        self.silent =
+            settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty()).collect();
         if !changed.is_empty() {
             tracing::info!("sysctl {}", changed.join(" "));
         }
         self.complain("sysctl", failed);
     }
 
+    /// Whether there are sysctls of which the kernel tells no change.
+    pub fn has_silent(&self) -> bool {
+        !self.silent.is_empty()
+    }
+
+    /// Whether one of them is not as it has to be.
+    pub fn is_silently_changed(&self) -> bool {
+        self.silent.iter().any(sysctl::differs)
+    }
+
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster) {
+    pub fn masquerade(&mut self, cluster: &Cluster, culprits: &Culprits) {
         let failed = if self.config.routing.masquerade {
-            self.keep_table(cluster)
+            self.keep_table(cluster, culprits)
         } else {
             remove_table().map(|removed| {
                 if removed {
@@ -119,7 +145,7 @@ impl Host {
         );
     }
 
-    fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
+    fn keep_table(&mut self, cluster: &Cluster, culprits: &Culprits) -> Result<(), NftError> {
         let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
@@ -134,10 +160,12 @@ impl Host {
         let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
         match (ours_before, listed) {
             (true, None) => {
-                tracing::warn!("the nftables table inet ferrule was deleted by someone else; put back");
+                let line = "the nftables table inet ferrule was deleted by someone else; put back";
+                tracing::warn!("{}", culprits.named(line));
             }
             (true, Some(_)) => {
-                tracing::warn!("the nftables table inet ferrule was changed by someone else; put right");
+                let line = "the nftables table inet ferrule was changed by someone else; put right";
+                tracing::warn!("{}", culprits.named(line));
             }
             (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
         }

@@ -15,6 +15,7 @@ use ferrule_netlink::monitor::Monitor;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
+use crate::culprit::Culprits;
 use crate::host::{CleanError, Host};
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::outlook::Outlook;
@@ -132,7 +133,10 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 Some(message) => message,
                 None => continue,
             },
-            event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
+            event = monitor.next() => {
+                let (event, port) = event.ok_or_else(|| RunError::Events(closed()))?;
+                Message::Kernel(event, port)
+            }
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
                 if report(notifier, &mut told, &status.borrow_and_update()) {
@@ -202,8 +206,11 @@ fn start_worker(
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
-    let applier = Applier::new(Netlink::open()?, config.routing.clone());
-    let worker = Worker::new(applier, Host::new(config.clone(), runtime_dir), messages, status, outlook);
+    let kernel = Netlink::open()?;
+    let culprits = Culprits::new(kernel.port());
+    let applier = Applier::new(kernel, config.routing.clone());
+    let worker =
+        Worker::new((applier, culprits), Host::new(config.clone(), runtime_dir), messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
@@ -215,8 +222,8 @@ fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunE
     let forward = move || loop {
         match wakes.wait() {
             Ok(told) => {
-                for wake in told {
-                    if inbox.send(Message::Wake(wake)).is_err() {
+                for (wake, port) in told {
+                    if inbox.send(Message::Wake(wake, port)).is_err() {
                         return;
                     }
                 }

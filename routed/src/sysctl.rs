@@ -13,6 +13,23 @@ pub struct Setting {
     pub only_from: Option<&'static str>,
 }
 
+impl Setting {
+    fn is_wrong(&self, now: &str) -> bool {
+        now != self.value && self.only_from.is_none_or(|from| from == now)
+    }
+
+    /// Whether the kernel tells nobody of a change: it does of forwarding and reverse path filtering (`RTM_NEWNETCONF`), and of
+    /// nothing that has to do with router advertisements.
+    pub fn is_silent(&self) -> bool {
+        self.name.ends_with("/accept_ra")
+    }
+}
+
+/// Whether it is not as it has to be; one that cannot be read is left to [`apply`].
+pub fn differs(setting: &Setting) -> bool {
+    sysctl::get(&setting.name).is_ok_and(|now| setting.is_wrong(&now))
+}
+
 /// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `device` is
 /// the VXLAN device if there is one.
 ///
@@ -53,7 +70,8 @@ pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
 
 /// What [`apply`] would change; `made` is a device that is not there yet and would be.
 pub fn plan(settings: &[Setting], made: Option<&str>) -> Vec<String> {
-    let line = |Setting { name, value, only_from }: &Setting| {
+    let line = |setting: &Setting| {
+        let Setting { name, value, .. } = setting;
         let of_made = made.is_some_and(|made| name.contains(&format!("/{made}/")));
         let now = match sysctl::get(name) {
             Ok(now) => now,
@@ -61,21 +79,20 @@ pub fn plan(settings: &[Setting], made: Option<&str>) -> Vec<String> {
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => return Some(error.to_string()),
         };
-        let differs = now != *value && only_from.is_none_or(|from| from == now);
-        differs.then(|| format!("set sysctl {}={value} (it is {now})", dotted(name)))
+        setting.is_wrong(&now).then(|| format!("set sysctl {}={value} (it is {now})", dotted(name)))
     };
     settings.iter().filter_map(line).collect()
 }
 
 fn set(setting: &Setting) -> Result<bool, String> {
-    let Setting { name, value, only_from } = setting;
+    let Setting { name, value, .. } = setting;
     // A kernel without IPv6, or a link that has just gone, has nothing to be set.
     let now = match sysctl::get(name) {
         Ok(now) => now,
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error.to_string()),
     };
-    if now == *value || only_from.is_some_and(|from| from != now) {
+    if !setting.is_wrong(&now) {
         return Ok(false);
     }
     sysctl::set(name, value).map_err(|error| {

@@ -14,6 +14,7 @@ use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
+use crate::culprit::Culprits;
 use crate::host::Host;
 use crate::nodes::{Cluster, NodeChange};
 use crate::outlook::{Outlook, View};
@@ -30,6 +31,8 @@ const LEAST_GAP: Duration = Duration::from_millis(100);
 const GAP_FACTOR: u32 = 3;
 /// The least time between two looks at what changes of the nodes mean for the host: its cost goes by the cluster.
 const HOST_GAP: Duration = Duration::from_secs(1);
+/// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
+const LOOK: Duration = Duration::from_millis(500);
 /// The first wait after a pass that could not be made; it doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -40,10 +43,10 @@ pub enum Message {
     Cluster(Box<Cluster>),
     /// Other nodes are others than before.
     Nodes(Vec<NodeChange>),
-    /// The kernel told of a change.
-    Kernel(Event),
+    /// The kernel told of a change, asked for by this netlink port.
+    Kernel(Event, u32),
     /// The kernel told of another change.
-    Wake(Wake),
+    Wake(Wake, u32),
 }
 
 /// How it goes, for the service manager.
@@ -61,6 +64,7 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Worker<K> {
     applier: Applier<K>,
+    culprits: Culprits,
     host: Host,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
@@ -121,7 +125,7 @@ impl Due {
 impl<K: Kernel> Worker<K> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any.
     pub fn new(
-        applier: Applier<K>,
+        (applier, culprits): (Applier<K>, Culprits),
         host: Host,
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
@@ -129,6 +133,7 @@ impl<K: Kernel> Worker<K> {
     ) -> Self {
         Self {
             applier,
+            culprits,
             host,
             inbox,
             status,
@@ -199,9 +204,14 @@ impl<K: Kernel> Worker<K> {
             if at <= now {
                 return Some(work);
             }
-            match self.inbox.recv_timeout(at - now) {
+            let (silent, pause) = (self.host.has_silent(), at - now);
+            match self.inbox.recv_timeout(if silent { pause.min(LOOK) } else { pause }) {
                 Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if silent && self.cluster.is_some() && self.host.is_silently_changed() {
+                        self.due.host_by(Instant::now());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
@@ -233,19 +243,26 @@ impl<K: Kernel> Worker<K> {
                 self.applier.forget_refusals();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
-            Message::Kernel(event) => {
+            Message::Kernel(event, port) => {
                 let differs = self.applier.hears(&event);
+                if differs {
+                    self.culprits.saw(&event, port, self.applier.belief().map(|belief| &belief.links));
+                }
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(Wake::Nexthop(event)) => {
+            Message::Wake(wake @ Wake::Nexthop(event), port) => {
                 let differs = self.applier.hears_nexthop(&event);
+                if differs {
+                    self.culprits.woke(&wake, port);
+                }
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(Wake::Table | Wake::Sysctl) => {
+            Message::Wake(wake @ (Wake::Table | Wake::Sysctl), port) => {
+                self.culprits.woke(&wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
                 self.due.host_by(gap.max(now + DEBOUNCE));
             }
-            Message::Wake(Wake::Overrun) => {
+            Message::Wake(Wake::Overrun, _) => {
                 let differs = self.applier.hears(&Event::Overrun);
                 self.kernel_differs(differs, now);
                 self.due.host_by(now + DEBOUNCE);
@@ -268,6 +285,7 @@ impl<K: Kernel> Worker<K> {
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, (took, true));
         self.keep_host(cluster);
+        self.culprits.forget();
     }
 
     /// Carries out what changes of other nodes mean, and what was refused and is due.
@@ -315,11 +333,12 @@ impl<K: Kernel> Worker<K> {
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, device) = belief.names();
         self.host.prepare(&uplinks, device.as_deref());
-        self.host.masquerade(cluster);
+        self.host.masquerade(cluster, &self.culprits);
         self.host.accept_forward(cluster);
         let handed_over = self.host.hand_over(cluster, self.mtu);
         self.status.send_modify(|status| status.ready |= handed_over);
         self.last_host = Some(Instant::now());
+        self.culprits.forget_table();
     }
 
     fn tell(&mut self, report: &Report, took: Duration) {
@@ -327,7 +346,8 @@ impl<K: Kernel> Worker<K> {
             tracing::info!("this node is {}; the pods' MTU is {}", report.underlay, report.mtu);
             self.underlay.clone_from(&report.underlay);
         }
-        log_lines(&report.repaired, report.repaired.len(), "more things put back", |line| {
+        let repaired: Vec<_> = report.repaired.iter().map(|line| self.culprits.named(line)).collect();
+        log_lines(&repaired, repaired.len(), "more things put back", |line| {
             tracing::warn!("{line}");
         });
         if report.tally.total() > 0 {
