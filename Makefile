@@ -55,6 +55,21 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 soak: ## Kills ipamd a thousand times under load: 3 minutes
 	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
 
+FUZZ ?= -max_total_time=300
+.PHONY: fuzz
+fuzz: ## Feeds the plugin's standard input and environment with libFuzzer's inventions (FUZZ='$(FUZZ)')
+	@$(CARGO) +nightly fuzz --version >/dev/null 2>&1 || \
+	    { echo 'make fuzz: type: rustup toolchain install nightly && cargo install --locked cargo-fuzz' >&2; exit 1; }
+	mkdir -p fuzz/corpus/request
+	$(CARGO) +nightly fuzz run --fuzz-dir fuzz request fuzz/corpus/request fuzz/seeds -- \
+	    -dict=fuzz/request.dict -max_len=8192 $(FUZZ)
+
+.PHONY: test-vm
+test-vm: ## Cuts the power of virtual machines under load (root): 3 minutes
+	tests/setup --vm
+	tests/vm/vmrun -- true
+	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1
+
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)
 	./test-netns.sh
@@ -69,6 +84,7 @@ bench: daemons plugin ## Measures Ferrule beside its peers (BENCH='--help' lists
 .PHONY: style
 style:
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: lint
@@ -83,6 +99,7 @@ deny: ## Licences, bans and sources of the dependencies (deny.toml)
 .PHONY: fmt
 fmt: ## Formats the sources
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 .PHONY: clean
 clean: ## Removes what was built

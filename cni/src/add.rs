@@ -148,7 +148,12 @@ impl<N: Node> Attempt<'_, N> {
             match self.host.create_bridge(&spec) {
                 // Another pod's ADD was faster.
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
-                made => made.map_err(failed)?,
+                made => {
+                    made.map_err(failed)?;
+                    // While the kernel looks for another who has the link-local address, it asks for no pod's MAC in
+                    // the name of others (`ndisc_solicit`), and what they send is lost. A node may lack IPv6.
+                    let _ = self.node.without_dad(&spec.name);
+                }
             }
             found = self.host.link(&spec.name).map_err(failed)?;
         }

@@ -7,7 +7,7 @@ use ferrule_netlink::Kernel;
 
 use crate::error::{Error, Failure};
 use crate::extras;
-use crate::ipam;
+use crate::ipam::Releasing;
 use crate::node::Node;
 use crate::request::Del;
 
@@ -17,10 +17,11 @@ use crate::request::Del;
 /// The link cannot be deleted, or a host port not be closed: then the lease stays too, and the runtime tries again. Or the release can neither be done
 /// nor queued.
 pub fn del<N: Node>(node: &N, request: &Del) -> Result<(), Failure> {
+    let ipam = Releasing::prepare(&request.config);
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
     let deleted = host
         .delete_link(&host_veth_name(&request.attachment))
         .map_err(|source| Error::Kernel { doing: "delete the veth pair", source })?;
     extras::remove(node, &mut host, &request.attachment, deleted.as_ref())?;
-    Ok(ipam::release(&request.config, &request.attachment)?)
+    Ok(ipam.release(&request.attachment)?)
 }

@@ -1,17 +1,31 @@
 //! Another IPAM plugin, executed as the specification's section 4 says: found in `CNI_PATH`, given our environment and
-//! our configuration, its errors handed on as they are.
+//! our configuration, its errors handed on as they are. One that does not end is ended.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::ipamd;
 use crate::result::AddResult;
 use crate::spec::Verb;
+
+/// How long it may take, whatever the verb: as long as an ADD waits for `ipamd`. A release that gets no answer cannot be
+/// queued here, so DEL is as patient as ADD.
+const WAIT: Duration = ipamd::START_WAIT.saturating_add(ipamd::ALLOCATE_WAIT);
+/// How long one that was killed is waited for, so that it does nothing more while its work is undone.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+/// No result or error object comes near this.
+const OUTPUT_MAX: u64 = 1 << 20;
+/// How often a plugin that has said everything is looked at until it has ended, which it does at once.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The plugin named in `ipam.type`, with what it is to be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +42,15 @@ pub struct Delegate {
     pub(crate) has_result: bool,
 }
 
+/// The plugin at work. It ends with this, unless it has ended before.
+pub(crate) struct Running {
+    verb: Verb,
+    child: Child,
+    deadline: Instant,
+    /// What it writes, once it has written everything.
+    output: Receiver<io::Result<Vec<u8>>>,
+}
+
 /// The error object on the plugin's standard output.
 #[derive(Deserialize)]
 struct Object {
@@ -39,42 +62,87 @@ struct Object {
     details: String,
 }
 
+impl Running {
+    /// Waits for its end; `None` if the deadline was first.
+    fn end(&mut self) -> io::Result<Option<(ExitStatus, Vec<u8>)>> {
+        let output = match self.output.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
+            Ok(output) => output?,
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Vec::new(),
+        };
+        Ok(self.gone(self.deadline)?.map(|status| (status, output)))
+    }
+
+    fn gone(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nothing happens to one that has ended; one that the kernel cannot end now, it ends later.
+        let _ = self.child.kill();
+        let _ = self.gone(Instant::now() + KILL_WAIT);
+    }
+}
+
 impl Delegate {
     /// Starts it. The answer is fetched with [`finish`](Self::finish).
-    pub(crate) fn start(&self, verb: Verb) -> Result<Child, Error> {
+    pub(crate) fn start(&self, verb: Verb) -> Result<Running, Error> {
+        let deadline = Instant::now() + WAIT;
         let file = self.find()?;
-        let failed =
-            |reason: std::io::Error| self.failed(format!("cannot execute {}: {reason}", file.display()));
+        let failed = |reason: io::Error| self.failed(format!("cannot execute {}: {reason}", file.display()));
         let mut command = Command::new(&file);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.env("CNI_COMMAND", verb.as_str());
         command.envs(self.path.iter().map(|path| ("CNI_PATH", path)));
         // Its standard error is ours: the runtime's log.
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-        if let Some(mut stdin) = child.stdin.take() {
+        let (pipes, text) = ((child.stdin.take(), child.stdout.take()), self.stdin.clone());
+        let (sender, output) = channel();
+        // A thread, because a pipe has no deadline. It ends with the plugin, or with us.
+        thread::spawn(move || {
+            let (Some(mut stdin), Some(stdout)) = pipes else { return };
             // One that ends without reading says why on its standard output.
-            let _ = stdin.write_all(&self.stdin);
-        }
-        Ok(child)
+            let _ = stdin.write_all(&text);
+            drop(stdin);
+            let mut written = Vec::new();
+            let read = stdout.take(OUTPUT_MAX).read_to_end(&mut written);
+            let _ = sender.send(read.map(|_| written));
+        });
+        Ok(Running { verb, child, deadline, output })
     }
 
     /// Waits for its end and gives what it wrote.
-    pub(crate) fn finish(&self, child: Child) -> Result<Vec<u8>, Error> {
-        let output = child.wait_with_output().map_err(|reason| self.failed(reason.to_string()))?;
-        if output.status.success() {
-            return Ok(output.stdout);
+    pub(crate) fn finish(&self, mut running: Running) -> Result<Vec<u8>, Error> {
+        let ended = running.end().map_err(|reason| self.failed(reason.to_string()))?;
+        let Some((status, output)) = ended else {
+            return Err(Error::DelegateHangs {
+                plugin: self.plugin.clone(),
+                verb: running.verb,
+                waited: WAIT,
+            });
+        };
+        if status.success() {
+            return Ok(output);
         }
-        match serde_json::from_slice(&output.stdout) {
+        match serde_json::from_slice(&output) {
             Ok(Object { code, msg, details }) => {
                 Err(Error::Delegate { plugin: self.plugin.clone(), code, msg, details })
             }
-            Err(_) => Err(self.failed(format!("{} without an error object", output.status))),
+            Err(_) => Err(self.failed(format!("{status} without an error object"))),
         }
     }
 
     /// Runs a verb that answers nothing.
     pub(crate) fn run(&self, verb: Verb) -> Result<(), Error> {
-        self.start(verb).and_then(|child| self.finish(child)).map(drop)
+        self.start(verb).and_then(|running| self.finish(running)).map(drop)
     }
 
     /// DEL. A plugin that is not there holds nothing, unless an ADD with it succeeded.
@@ -86,8 +154,8 @@ impl Delegate {
     }
 
     /// The result of its ADD.
-    pub(crate) fn result(&self, child: Child) -> Result<AddResult, Error> {
-        let text = self.finish(child)?;
+    pub(crate) fn result(&self, running: Running) -> Result<AddResult, Error> {
+        let text = self.finish(running)?;
         let read = serde_json::from_slice::<Value>(&text).and_then(|value| AddResult::read(&value));
         let result = read.map_err(|error| self.failed(format!("its result cannot be read: {error}")))?;
         if result.ips.is_empty() {

@@ -5,6 +5,7 @@
 use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ferrule_model::{Family, IfName, Place};
 use ferrule_netlink::Refusal;
@@ -139,6 +140,20 @@ pub enum Error {
         /// How.
         reason: String,
     },
+    /// It does not end.
+    #[error(
+        "the IPAM plugin {plugin} (field \"ipam.type\") did not answer {} within {} s and was killed: look what it \
+         waits for",
+        verb.as_str(), waited.as_secs()
+    )]
+    DelegateHangs {
+        /// The plugin.
+        plugin: String,
+        /// What it was asked.
+        verb: Verb,
+        /// How long it was waited for.
+        waited: Duration,
+    },
 
     /// Talking to the kernel failed, or it refused.
     #[error("cannot {doing}: {source}")]
@@ -260,7 +275,7 @@ impl Error {
             Self::TooLong(_) | Self::Json(_) => code::DECODE,
             Self::Config { .. } => code::CONFIG,
             Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,
-            Self::IpamUnreachable { .. } => code::TRY_AGAIN,
+            Self::IpamUnreachable { .. } | Self::DelegateHangs { .. } => code::TRY_AGAIN,
             Self::Ipam(error) if passes(error) => code::TRY_AGAIN,
             // 0 is no error's; who writes it means "some error".
             Self::Delegate { code, .. } if *code != 0 => *code,

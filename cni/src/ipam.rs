@@ -1,12 +1,11 @@
 //! Where addresses come from: `ipamd`, or the plugin that the configuration names. The verbs need not know which.
 
 use std::collections::BTreeSet;
-use std::process::Child;
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork};
 
 use crate::config::Config;
-use crate::delegate::Delegate;
+use crate::delegate::{Delegate, Running};
 use crate::error::Error;
 use crate::grant::Grant;
 use crate::ipamd::{self, Ipamd};
@@ -19,7 +18,7 @@ pub(crate) enum Ipam<'a> {
     /// The daemon.
     Daemon(Ipamd<'a>),
     /// Another plugin, running once it was asked.
-    Plugin(&'a Delegate, Option<Child>),
+    Plugin(&'a Delegate, Option<Running>),
 }
 
 impl<'a> Ipam<'a> {
@@ -35,8 +34,8 @@ impl<'a> Ipam<'a> {
     pub(crate) fn ask(&mut self, add: &Add) -> Result<(), Error> {
         match self {
             Self::Daemon(daemon) => daemon.ask(add),
-            Self::Plugin(delegate, child) => {
-                *child = Some(delegate.start(Verb::Add)?);
+            Self::Plugin(delegate, running) => {
+                *running = Some(delegate.start(Verb::Add)?);
                 Ok(())
             }
         }
@@ -46,20 +45,43 @@ impl<'a> Ipam<'a> {
     pub(crate) fn answer(&mut self) -> Result<(Grant, bool), Error> {
         match self {
             Self::Daemon(daemon) => daemon.answer(),
-            Self::Plugin(delegate, child) => match child.take() {
-                Some(child) => Ok((Grant::of(delegate.result(child)?), false)),
+            Self::Plugin(delegate, running) => match running.take() {
+                Some(running) => Ok((Grant::of(delegate.result(running)?), false)),
                 None => Err(Error::Lease("nobody was asked".into())),
             },
         }
     }
 }
 
-/// Gives the attachment's addresses back. The caller has made sure that no link holds them any more.
-pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
-    match &config.delegate {
-        Some(delegate) => delegate.release(),
-        None => ipamd::release(config, attachment),
+/// What gives an attachment's addresses back. The caller makes sure in between that no link holds them any more.
+pub(crate) enum Releasing<'a> {
+    /// The daemon.
+    Daemon(ipamd::Releasing<'a>),
+    /// Another plugin.
+    Plugin(&'a Delegate),
+}
+
+impl<'a> Releasing<'a> {
+    /// Does what can be done before.
+    pub(crate) fn prepare(config: &'a Config) -> Self {
+        match &config.delegate {
+            Some(delegate) => Self::Plugin(delegate),
+            None => Self::Daemon(ipamd::Releasing::prepare(config)),
+        }
     }
+
+    /// Gives the addresses back.
+    pub(crate) fn release(self, attachment: &Attachment) -> Result<(), Error> {
+        match self {
+            Self::Daemon(daemon) => daemon.release(attachment),
+            Self::Plugin(delegate) => delegate.release(),
+        }
+    }
+}
+
+/// Both at once.
+pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
+    Releasing::prepare(config).release(attachment)
 }
 
 /// Whether the attachment is given these addresses; `others` may be on the interface beside.
@@ -86,7 +108,12 @@ pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<If
 /// Whether the next ADD would get an address; the families it would get, as far as that is known.
 pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     match &config.delegate {
-        Some(delegate) => delegate.run(Verb::Status).map(|()| Vec::new()),
+        Some(delegate) => match delegate.run(Verb::Status) {
+            Err(error @ Error::DelegateHangs { .. }) => {
+                Err(Error::NotAvailable { reason: error.to_string(), source: None })
+            }
+            told => told.map(|()| Vec::new()),
+        },
         None => ipamd::status(config),
     }
 }

@@ -17,9 +17,9 @@ use crate::grant::Grant;
 use crate::request::Add;
 
 /// How long ADD waits for a daemon that is not up yet: a restart takes less, and the runtime tries again anyway.
-const START_WAIT: Duration = Duration::from_secs(3);
+pub(crate) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long ADD waits for the answer. The daemon drops calls that are older.
-const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
 /// How long the other verbs wait: a DEL that gets no answer queues the release, within the second or two that a runtime
 /// gives a pod's end.
 const SHORT_WAIT: Duration = Duration::from_millis(1500);
@@ -163,15 +163,37 @@ const fn is_cut_off<T>(answered: &Result<T, ClientError>) -> bool {
     matches!(answered, Err(ClientError::Closed | ClientError::Broken { .. }))
 }
 
-/// Gives the attachment's addresses back; for a daemon that cannot do it now, queues that.
-pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
-    let call = Release { attachment: attachment.clone() };
-    match connect(config).and_then(|mut client| client.call(&call)) {
-        Ok(_) => Ok(()),
-        // What cannot be leased to is not leased to.
-        Err(ClientError::Call(CallError::InvalidArgument { .. })) => Ok(()),
-        Err(_) => queue_release(&config.runtime_dir, attachment).map(drop).map_err(Error::Queue),
+/// A release to come. The daemon is called before, so that it has taken the connection by the time there is something to
+/// release.
+pub(crate) struct Releasing<'a> {
+    config: &'a Config,
+    client: Result<Client, ClientError>,
+}
+
+impl<'a> Releasing<'a> {
+    pub(crate) fn prepare(config: &'a Config) -> Self {
+        Self { config, client: connect(config) }
     }
+
+    /// Releases the attachment's lease; if nobody answers, the release is queued.
+    pub(crate) fn release(self, attachment: &Attachment) -> Result<(), Error> {
+        let call = Release { attachment: attachment.clone() };
+        let released = self.client.and_then(|mut client| {
+            client.set_deadline(Instant::now() + SHORT_WAIT);
+            client.call(&call)
+        });
+        match released {
+            Ok(_) => Ok(()),
+            // What cannot be leased to is not leased to.
+            Err(ClientError::Call(CallError::InvalidArgument { .. })) => Ok(()),
+            Err(_) => queue_release(&self.config.runtime_dir, attachment).map(drop).map_err(Error::Queue),
+        }
+    }
+}
+
+/// The same for what needs no preparation.
+pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
+    Releasing::prepare(config).release(attachment)
 }
 
 /// Whether the attachment is leased these addresses, or some of `others`, which plugins behind us may have added to.

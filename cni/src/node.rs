@@ -65,6 +65,12 @@ pub trait Node {
     /// The sysctl cannot be written.
     fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
 
+    /// Has a link of our own namespace use its IPv6 addresses without looking for others who may have them.
+    ///
+    /// # Errors
+    /// The sysctl cannot be written; without IPv6 there is none.
+    fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
+
     /// Whether the node hands packets of this family on; what cannot be told is taken for granted.
     fn forwards(&self, family: Family) -> bool;
 }
@@ -112,6 +118,10 @@ impl Node for RealNode {
 
     fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
         sysctl::set(&format!("net/ipv4/conf/{link}/route_localnet"), "1").map(drop)
+    }
+
+    fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
+        sysctl::set(&format!("net/ipv6/conf/{link}/accept_dad"), "0").map(drop)
     }
 
     fn forwards(&self, family: Family) -> bool {

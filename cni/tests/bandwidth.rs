@@ -1,50 +1,47 @@
-//! Bandwidth on the real kernel, measured with bytes that arrive.
+//! Bandwidth on the real kernel, measured with iperf3.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
+use std::process::{Child, Command, Stdio};
 
 use ferrule_model::ifb_name;
 use ferrule_netlink::Kernel;
 use ferrule_netlink::netns::Netns;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use support::lab::{CLIENT, addresses, at, with_lab};
+use support::lab::{CLIENT, addresses, ip, with_lab};
 use support::machine::Machine;
 use support::{attachment, result};
 
-/// How long is measured, after the burst is spent.
-const MEASURED: Duration = Duration::from_secs(2);
-const BURST_SPENT: Duration = Duration::from_millis(500);
-
-/// Bits a second that arrive at `to`, sent from `from` as fast as it can.
-fn throughput(from: &Netns, to: &Netns, address: SocketAddr) -> f64 {
-    let listener = to.run(|| TcpListener::bind(address).unwrap()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let mut sender = from.run(|| TcpStream::connect(address).unwrap()).unwrap();
-    let (mut receiver, _) = listener.accept().unwrap();
-    let sending = std::thread::spawn(move || {
-        let piece = [0; 65_536];
-        // Until the receiver has enough and closes.
-        while sender.write_all(&piece).is_ok() {}
-    });
-    let mut buffer = vec![0; 1 << 20];
-    let begin = Instant::now();
-    while begin.elapsed() < BURST_SPENT {
-        assert_ne!(receiver.read(&mut buffer).unwrap(), 0);
-    }
-    let (begin, mut bytes) = (Instant::now(), 0);
-    while begin.elapsed() < MEASURED {
-        bytes += receiver.read(&mut buffer).unwrap();
-    }
-    let seconds = begin.elapsed().as_secs_f64();
-    drop(receiver);
-    sending.join().unwrap();
-    8.0 * bytes as f64 / seconds
+/// Bits a second that arrive at `to`, sent from `from` by TCP as fast as it can.
+fn throughput(from: &Netns, to: &Netns, address: IpAddr) -> f64 {
+    let address = address.to_string();
+    let iperf3 = |netns: &Netns, args: &[&str]| -> Child {
+        let mut command = Command::new("iperf3");
+        command.args(args).stdout(Stdio::piped());
+        netns.run(|| command.spawn().expect("iperf3 is needed: install the package iperf3")).unwrap()
+    };
+    let mut server = iperf3(to, &["--server", "--one-off", "--forceflush", "--bind", &address]);
+    let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
+    // It says so once it listens.
+    assert!(
+        said.any(|line| line.unwrap().starts_with("Server listening")),
+        "iperf3 does not listen on {address}"
+    );
+    // From the first byte, because what waits in a buffer when a measurement begins would be too much in it; the burst is
+    // little beside it.
+    let args = ["--client", &address, "--time", "3", "--json"];
+    let output = iperf3(from, &args).wait_with_output().unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{}", told["error"]);
+    // Its own summary would come into a pipe that nobody reads.
+    said.for_each(drop);
+    server.wait().unwrap();
+    told["end"]["sum_received"]["bits_per_second"].as_f64().unwrap()
 }
 
 #[test]
@@ -58,8 +55,8 @@ fn what_arrives_is_what_was_asked_for_in_both_directions() {
         let pod = lab.pod("pod");
         for (address, client) in addresses(&added).into_iter().zip(CLIENT) {
             let directions = [
-                ("to the pod", throughput(&lab.client, &pod, SocketAddr::new(address, 0)), ingress),
-                ("from the pod", throughput(&pod, &lab.client, at(client, 0)), egress),
+                ("to the pod", throughput(&lab.client, &pod, address), ingress),
+                ("from the pod", throughput(&pod, &lab.client, ip(client)), egress),
             ];
             for (direction, found, limit) in directions {
                 println!("{direction} {address}: {:.1} of {:.1} Mbit/s", found / 1e6, f64::from(limit) / 1e6);
@@ -71,8 +68,7 @@ fn what_arrives_is_what_was_asked_for_in_both_directions() {
         assert_eq!(lab.machine.host().link(&ifb_name(&attachment())).unwrap(), None);
 
         let free = result(&lab.bench.verb("ADD"));
-        let to = SocketAddr::new(addresses(&free)[0], 0);
-        let found = throughput(&lab.client, &pod, to);
+        let found = throughput(&lab.client, &pod, addresses(&free)[0]);
         assert!(found > 2.0 * f64::from(ingress), "without a limit: {found:.0} bit/s");
     });
 }

@@ -9,10 +9,12 @@ use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ferrule_model::{BridgeSpec, IfName, Link, LinkChange, Mac, Op, bridge_mac, host_veth_name};
+use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Bridges, Kernel, sysctl};
 use serde_json::{Value, json};
 
 use support::faulty::Fault;
+use support::lab::{CLIENT, addresses, ip, with_lab};
 use support::machine::{Machine, RealMachine};
 use support::{Bench, attachment, failure, result};
 
@@ -203,11 +205,6 @@ fn arrives(from: &UdpSocket, to: &UdpSocket, wait: Duration) -> bool {
     false
 }
 
-fn addresses(added: &Value) -> Vec<IpAddr> {
-    let ips = added["ips"].as_array().unwrap();
-    ips.iter().map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()).collect()
-}
-
 /// Attaches two pods and gives for each family whether they reach each other, and whether one reaches the node.
 fn reached(fields: &Value, wait: Duration) -> Vec<(bool, bool)> {
     let mut found = Vec::new();
@@ -229,6 +226,21 @@ fn reached(fields: &Value, wait: Duration) -> Vec<(bool, bool)> {
         }
     });
     found
+}
+
+/// While it looks for another who has its link-local address, a node asks for no pod's MAC for packets from elsewhere: the
+/// first ones would be lost.
+#[test]
+fn a_new_bridge_hands_ipv6_on_at_once() {
+    with_lab(|lab| {
+        let to = addresses(&result(&lab.bench.verb_with("ADD", &[], &json!({ "mode": "bridge" }))))[1];
+        let socket = |netns: &Netns, address| netns.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
+        let (pod, client) = (socket(&lab.pod("pod"), to), socket(&lab.client, ip(CLIENT[1])));
+        // Less than looking takes, which is a second at least.
+        pod.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
+        client.send_to(b"first", pod.local_addr().unwrap()).unwrap();
+        assert_eq!(pod.recv_from(&mut [0; 8]).unwrap().1, client.local_addr().unwrap());
+    });
 }
 
 #[test]

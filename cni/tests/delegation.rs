@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
@@ -234,6 +235,50 @@ fn whatever_a_plugin_answers_is_an_error_of_the_specification() {
             assert_eq!(found, code, "{text}");
             assert!(text.contains(says), "{text}");
             assert_eq!(bench.world(), before);
+        }
+    });
+}
+
+/// A verb whose plugin `hangs`, as a shell does it.
+fn hanging(command: &str, hangs: &str, code: u64) {
+    FakeMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        let before = bench.world();
+        let tools = tempfile::tempdir().unwrap();
+        let path = tools.path().to_str().unwrap();
+        let file = tools.path().join("hangs");
+        let script =
+            format!("#!/bin/sh\n[ $CNI_COMMAND = {command} ] || exit 0\necho $$ >{path}/pid\n{hangs}\n");
+        fs::write(&file, script).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        // More than a pipe holds.
+        let fields = json!({ "ipam": { "type": "hangs", "big": "x".repeat(100_000) } });
+        let begin = Instant::now();
+        let answer = bench.verb_with(command, &[("CNI_PATH", path)], &fields);
+        let took = begin.elapsed();
+        let (found, text) = failure(&answer);
+        assert_eq!(found, code, "{text}");
+        let says = format!("the IPAM plugin hangs (field \"ipam.type\") did not answer {command} within 8 s");
+        assert!(text.contains(&says), "{text}");
+        assert!((8..13).contains(&took.as_secs()), "{took:?}");
+        let pid = fs::read_to_string(tools.path().join("pid")).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists(), "it is gone");
+        assert_eq!(bench.world(), before);
+    });
+}
+
+/// Whatever it hangs in: nothing is waited for longer, and it does not go on behind our back.
+#[test]
+fn a_plugin_that_hangs_is_killed_and_everything_is_as_before() {
+    std::thread::scope(|scope| {
+        for (command, hangs, code) in [
+            ("ADD", "exec sleep 1000", 11),
+            // It gives an address, and goes on.
+            ("ADD", r#"echo '{"ips":[{"address":"10.1.2.3/24"}]}'; exec sleep 1000 >/dev/null"#, 11),
+            ("DEL", "exec sleep 1000", 11),
+            ("STATUS", "exec sleep 1000", 50),
+        ] {
+            scope.spawn(move || hanging(command, hangs, code));
         }
     });
 }

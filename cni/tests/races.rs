@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ferrule_model::is_host_veth;
+use ferrule_cni::ports::{MAPS, SETS, TABLE};
+use ferrule_model::{is_host_veth, is_ifb};
+use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::{Kernel, Netlink};
 use ferrule_wire::{Client, Lease, List, SOCKET_NAME};
@@ -81,10 +83,11 @@ impl Node {
         leases
     }
 
-    /// Names of the pods' links.
+    /// Names of the pods' links, and of the devices that limit what they send.
     fn links() -> Vec<String> {
         let links = Netlink::open().unwrap().links().unwrap();
-        links.into_iter().map(|link| link.name.to_string()).filter(|name| is_host_veth(name)).collect()
+        let names = links.into_iter().map(|link| link.name.to_string());
+        names.filter(|name| is_host_veth(name) || is_ifb(name)).collect()
     }
 
     fn assert_empty(&self, when: &str) {
@@ -92,6 +95,10 @@ impl Node {
         assert_eq!(self.leases(), [], "leases {when}");
         let releases = ferrule_wire::queued(&self.run_dir()).unwrap();
         assert_eq!(releases, [], "queued releases {when}");
+        let mut netfilter = NetfilterSocket::open().unwrap();
+        let sets = MAPS.iter().chain(&SETS);
+        let ports: Vec<_> = sets.flat_map(|set| netfilter.elements(TABLE, set).unwrap_or_default()).collect();
+        assert_eq!(ports, [], "host ports {when}");
     }
 
     /// The plugin as a runtime executes it, by way of `wrapper`.
@@ -103,6 +110,8 @@ impl Node {
         let words: Vec<_> = wrapper.iter().chain([&program]).collect();
         let mut child = Command::new(words[0])
             .args(&words[1..])
+            // cargo's, where the loader would look for libraries, a hundred system calls long.
+            .env_remove("LD_LIBRARY_PATH")
             .env("CNI_COMMAND", command)
             .env("CNI_CONTAINERID", &pod.id)
             .env("CNI_NETNS", pod.path())
@@ -202,10 +211,10 @@ fn an_add_waits_for_a_daemon_that_is_not_up_yet() {
 }
 
 /// Every system call of a verb, as name and how often it was called before.
-fn steps(node: &Node, command: &str, pod: &Pod) -> Vec<(String, usize)> {
+fn steps(node: &Node, command: &str, pod: &Pod, fields: &Value) -> Vec<(String, usize)> {
     let trace = node.dir.path().join("trace");
     let words = ["strace", "-qq", "-o", trace.to_str().unwrap()].map(str::to_owned);
-    let output = node.plugin(&words, command, pod, &json!({})).wait_with_output().unwrap();
+    let output = node.plugin(&words, command, pod, fields).wait_with_output().unwrap();
     succeeded(command, &output);
     let mut count = BTreeMap::new();
     let text = fs::read_to_string(trace).unwrap();
@@ -220,13 +229,21 @@ fn steps(node: &Node, command: &str, pod: &Pod) -> Vec<(String, usize)> {
     calls.map(step).collect()
 }
 
-/// Kills a verb at each of its system calls; `then` is what happens next, `n` the number of the step.
-fn killed_at_every_step(command: &str, before: impl Fn(&Node, &Pod), then: impl Fn(&Node, &Pod, usize)) {
+/// Kills a verb at each of its system calls; `then` is what happens next, `n` the number of the step. The runtime asks for
+/// what `fields` say.
+fn killed_at_every_step(
+    command: &str,
+    fields: &Value,
+    before: impl Fn(&Node, &Pod),
+    then: impl Fn(&Node, &Pod, usize),
+) {
     on_a_node(|node| {
         node.start();
+        // Up, so that no system call is one of waiting for it.
+        assert_eq!(node.leases(), []);
         let pod = Pod::new("victim");
         before(node, &pod);
-        let steps = steps(node, command, &pod);
+        let steps = steps(node, command, &pod, fields);
         assert!(steps.len() > 30, "{steps:?}");
         node.call("DEL", &pod);
         let mut killed = 0;
@@ -235,7 +252,7 @@ fn killed_at_every_step(command: &str, before: impl Fn(&Node, &Pod), then: impl 
             let inject = format!("inject={name}:signal=KILL:when={nth}");
             let words = ["strace", "-qq", "-o", "/dev/null", "-e", &format!("trace={name}"), "-e", &inject]
                 .map(str::to_owned);
-            let output = node.plugin(&words, command, &pod, &json!({})).wait_with_output().unwrap();
+            let output = node.plugin(&words, command, &pod, fields).wait_with_output().unwrap();
             killed += usize::from(!output.status.success());
             then(node, &pod, n);
             node.assert_empty(&format!("after {command} was killed at {name} {nth}"));
@@ -244,25 +261,49 @@ fn killed_at_every_step(command: &str, before: impl Fn(&Node, &Pod), then: impl 
     });
 }
 
+/// What a runtime asks for a pod with host ports and limits.
+fn everything() -> Value {
+    json!({ "runtimeConfig": {
+        "portMappings": [
+            { "hostPort": 8080, "containerPort": 80 },
+            { "hostPort": 5353, "containerPort": 53, "protocol": "udp" }
+        ],
+        "bandwidth": {
+            "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000
+        }
+    } })
+}
+
+/// One or the other: neither is told of host ports and limits.
+fn del_or_gc(node: &Node, pod: &Pod, n: usize) {
+    if n.is_multiple_of(2) {
+        node.call("DEL", pod);
+    } else {
+        node.collect(pod);
+    }
+}
+
 #[test]
 fn an_add_that_is_killed_at_any_step_is_cleaned_up_by_del_or_gc() {
-    killed_at_every_step(
-        "ADD",
-        |_, _| {},
-        |node, pod, n| {
-            if n.is_multiple_of(2) {
-                node.call("DEL", pod);
-            } else {
-                node.collect(pod);
-            }
-        },
-    );
+    killed_at_every_step("ADD", &json!({}), |_, _| {}, del_or_gc);
+}
+
+#[test]
+fn an_add_with_host_ports_and_limits_that_is_killed_at_any_step_is_cleaned_up_by_del_or_gc() {
+    // So that each ADD makes the table too.
+    let without_table = |_: &Node, _: &Pod| {
+        let script = format!("add table inet {TABLE}; delete table inet {TABLE}");
+        let output = Command::new("nft").arg(script).output().expect("nft: install the package nftables");
+        succeeded("nft", &output);
+    };
+    killed_at_every_step("ADD", &everything(), without_table, del_or_gc);
 }
 
 #[test]
 fn an_add_that_is_killed_at_any_step_succeeds_when_it_is_tried_again() {
     killed_at_every_step(
         "ADD",
+        &json!({}),
         |_, _| {},
         |node, pod, _| {
             let mut added = node.call("ADD", pod);
@@ -278,13 +319,15 @@ fn a_del_that_is_killed_at_any_step_is_finished_by_the_next() {
     let before = |node: &Node, pod: &Pod| {
         node.call("ADD", pod);
     };
-    killed_at_every_step("DEL", before, |node, pod, n| {
-        if n.is_multiple_of(2) {
-            node.call("DEL", pod);
-        } else {
-            node.collect(pod);
-        }
-    });
+    killed_at_every_step("DEL", &json!({}), before, del_or_gc);
+}
+
+#[test]
+fn a_del_of_a_pod_with_host_ports_and_limits_that_is_killed_at_any_step_is_finished_by_the_next() {
+    let before = |node: &Node, pod: &Pod| {
+        succeeded("ADD", &node.plugin(&[], "ADD", pod, &everything()).wait_with_output().unwrap());
+    };
+    killed_at_every_step("DEL", &json!({}), before, del_or_gc);
 }
 
 #[test]

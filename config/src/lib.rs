@@ -17,6 +17,7 @@ mod nodes;
 mod overlap;
 mod ranges;
 mod raw;
+mod regular;
 mod settings;
 mod subnet_env;
 
@@ -27,9 +28,10 @@ pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use settings::{
-    Backend, Cluster, Config, FileSource, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source, Vxlan,
+    Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
+    Vxlan,
 };
-pub use subnet_env::SubnetEnv;
+pub use subnet_env::{SubnetEnv, subnet_env_text};
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";

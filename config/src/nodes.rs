@@ -12,7 +12,7 @@ use toml::Spanned;
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::name::check_node_name;
-use crate::raw::{RawEntry, RawNodes, Text};
+use crate::raw::{RawEntry, Text};
 
 /// The nodes of the cluster, in the order of the file; names, addresses, pod CIDRs and MACs each occur once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +51,10 @@ impl NodesFile {
     /// If the text is not TOML, has an unknown key or a value that cannot be, or if two nodes claim the same thing.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
-        let raw: RawNodes = document.toml()?;
+        let raw = match crate::regular::nodes(text) {
+            Some(raw) => raw,
+            None => document.toml()?,
+        };
         if raw.node.is_empty() {
             // A truncated file must not read as a cluster that has lost all its nodes.
             let remedy = "add a [[node]] table for every node of the cluster, this one included";

@@ -83,6 +83,7 @@ pub(crate) struct RawRouting {
     pub(crate) kubernetes: RawKubernetes,
     pub(crate) etcd: RawEtcd,
     pub(crate) vxlan: RawVxlan,
+    pub(crate) flannel: RawFlannel,
 }
 
 /// `[routing.file]`
@@ -117,8 +118,17 @@ pub(crate) struct RawEtcd {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawVxlan {
     pub(crate) device: Option<Text>,
+    pub(crate) device6: Option<Text>,
     pub(crate) vni: Option<Spanned<i64>>,
     pub(crate) port: Option<Spanned<i64>>,
+}
+
+/// `[routing.flannel]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawFlannel {
+    pub(crate) annotations: Option<Spanned<bool>>,
+    pub(crate) subnet_env: Option<Text>,
 }
 
 /// The whole of the nodes file.

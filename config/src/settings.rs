@@ -16,7 +16,9 @@ use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
 use crate::ranges::ranges;
-use crate::raw::{RawCluster, RawConfig, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, RawVxlan, Text};
+use crate::raw::{
+    RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, RawVxlan, Text,
+};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -134,6 +136,8 @@ pub struct Routing {
     pub etcd: Etcd,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
+    /// `[routing.flannel]`
+    pub flannel: Flannel,
 }
 
 impl Default for Routing {
@@ -148,6 +152,7 @@ impl Default for Routing {
             kubernetes: Kubernetes::default(),
             etcd: Etcd::default(),
             vxlan: Vxlan::default(),
+            flannel: Flannel::default(),
         }
     }
 }
@@ -202,6 +207,8 @@ pub struct Kubernetes {
 pub struct Vxlan {
     /// The name of the device that `routed` makes.
     pub device: IfName,
+    /// The name of a second one, for IPv6 pods alone, in IPv6 packets. Without it, the first is for both families.
+    pub device6: Option<IfName>,
     /// The VXLAN network identifier, 24 bits.
     pub vni: u32,
     /// The UDP port.
@@ -211,8 +218,22 @@ pub struct Vxlan {
 impl Default for Vxlan {
     fn default() -> Self {
         // A constant that the tests construct: it cannot fail.
-        Self { device: IfName::new("ferrule.1").expect("a link can be called so"), vni: 1, port: 8472 }
+        Self {
+            device: IfName::new("ferrule.1").expect("a link can be called so"),
+            device6: None,
+            vni: 1,
+            port: 8472,
+        }
     }
+}
+
+/// `[routing.flannel]`: what a node needs that shares its network with flannel's nodes, beside flannel's names of devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flannel {
+    /// Whether flannel's annotations of node objects are read, and written on this node's.
+    pub annotations: bool,
+    /// Where `subnet.env` is written, for the plugin of flannel; absolute.
+    pub subnet_env: Option<PathBuf>,
 }
 
 impl Config {
@@ -388,9 +409,10 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
     });
     let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
     let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
+    let source = raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?;
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
-        source: raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?,
+        source,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
         accept_forward: raw.accept_forward,
@@ -401,7 +423,21 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
         kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
         etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
+        flannel: flannel(document, &raw.flannel, source)?,
     })
+}
+
+fn flannel(document: &Document<'_>, raw: &RawFlannel, source: Source) -> Checked<Flannel> {
+    let is_wanted = |flag: &&Spanned<bool>| *flag.get_ref();
+    let annotations = raw.annotations.as_ref().filter(is_wanted);
+    if let Some(flag) = annotations.filter(|_| source != Source::Kubernetes) {
+        let reason = "annotations are those of Kubernetes' node objects";
+        let remedy = "write source = \"kubernetes\" into [routing], or remove it: in etcd, flannel's leases are read anyway";
+        return Err(document.fault(flag, "routing.flannel.annotations", reason, remedy));
+    }
+    let subnet_env = raw.subnet_env.as_ref();
+    let subnet_env = subnet_env.map(|text| absolute(document, "routing.flannel.subnet_env", text));
+    Ok(Flannel { annotations: annotations.is_some(), subnet_env: subnet_env.transpose()? })
 }
 
 fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
@@ -443,7 +479,20 @@ pub(crate) fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Check
 fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     let mut vxlan = Vxlan::default();
     if let Some(text) = &raw.device {
-        vxlan.device = device(document, text)?;
+        vxlan.device = device(document, "routing.vxlan.device", text)?;
+    }
+    if let Some(text) = &raw.device6 {
+        let name = device(document, "routing.vxlan.device6", text)?;
+        if name == vxlan.device {
+            let remedy = "use two names, as flannel.1 and flannel-v6.1, or remove device6";
+            return Err(document.fault(
+                text,
+                "routing.vxlan.device6",
+                "it is the name of device, too",
+                remedy,
+            ));
+        }
+        vxlan.device6 = Some(name);
     }
     if let Some(vni) = &raw.vni {
         let remedy = "write the same number on every node, by default 1";
@@ -458,8 +507,7 @@ fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
 }
 
 /// A name that the kernel accepts for a link and that no pod's link can have.
-fn device(document: &Document<'_>, text: &Text) -> Checked<IfName> {
-    let key = "routing.vxlan.device";
+fn device(document: &Document<'_>, key: &str, text: &Text) -> Checked<IfName> {
     let remedy = "use another name of at most 15 bytes, by default ferrule.1";
     let name =
         IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;

@@ -62,6 +62,53 @@ impl SubnetEnv {
     }
 }
 
+/// The file's text for a node with these pod CIDRs, one a family; `networks` are those of all pods. As flannel writes it.
+#[must_use]
+pub fn subnet_env_text(
+    networks: &[IpNetwork],
+    pod_cidrs: &[IpNetwork],
+    mtu: u32,
+    masquerade: bool,
+) -> String {
+    let mut text = String::new();
+    for (family, cidr) in [
+        ("", pod_cidrs.iter().find(|cidr| cidr.is_ipv4())),
+        ("IPV6_", pod_cidrs.iter().find(|cidr| cidr.is_ipv6())),
+    ] {
+        let Some(cidr) = cidr else { continue };
+        let of_family: Vec<_> = networks.iter().filter(|one| one.is_ipv4() == cidr.is_ipv4()).collect();
+        let network = cover(&of_family).unwrap_or(*cidr);
+        let gateway = first_host(cidr);
+        text.push_str(&format!(
+            "FLANNEL_{family}NETWORK={network}\nFLANNEL_{family}SUBNET={gateway}/{}\n",
+            cidr.prefix()
+        ));
+    }
+    text.push_str(&format!("FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ={masquerade}\n"));
+    text
+}
+
+/// The smallest network that has all of these in it.
+fn cover(networks: &[&IpNetwork]) -> Option<IpNetwork> {
+    let mut prefix = networks.iter().map(|network| network.prefix()).min()?;
+    let first = networks.first()?;
+    loop {
+        let wide = IpNetwork::new(first.ip(), prefix).ok()?;
+        if prefix == 0 || networks.iter().all(|network| wide.contains(network.network())) {
+            return IpNetwork::new(wide.network(), prefix).ok();
+        }
+        prefix -= 1;
+    }
+}
+
+/// The address after the network's own: that of flannel's bridge.
+fn first_host(network: &IpNetwork) -> std::net::IpAddr {
+    match network.network() {
+        std::net::IpAddr::V4(ip) => std::net::Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),
+        std::net::IpAddr::V6(ip) => std::net::Ipv6Addr::from(u128::from(ip).saturating_add(1)).into(),
+    }
+}
+
 const REMEDY: &str = "let flannel write the file, as FLANNEL_SUBNET=10.244.1.1/24";
 
 fn some(document: &Document<'_>, found: SubnetEnv) -> Checked<SubnetEnv> {
@@ -91,6 +138,26 @@ mod tests {
 
     fn parse(text: &str) -> Result<SubnetEnv, String> {
         SubnetEnv::parse(text, Path::new("subnet.env")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_written_is_flannels_and_read_back() {
+        let networks =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNetwork>>();
+        let own = networks(&["10.244.1.0/24", "fd00:244:0:1::/64"]);
+        let all = networks(&["10.244.0.0/16", "fd00:244::/56"]);
+        let text = subnet_env_text(&all, &own, 1450, true);
+        let golden = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_IPV6_NETWORK=fd00:244::/56\n\
+                      FLANNEL_IPV6_SUBNET=fd00:244:0:1::1/64\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        assert_eq!(text, golden);
+        let read = SubnetEnv::parse(&text, Path::new("subnet.env")).unwrap();
+        assert_eq!((read.subnets, read.mtu), (own.clone(), Some(1450)));
+        let known = networks(&["10.244.1.0/24", "10.244.2.0/23", "10.244.9.0/24"]);
+        let text = subnet_env_text(&known, &own[..1], 1400, false);
+        assert_eq!(
+            text,
+            "FLANNEL_NETWORK=10.244.0.0/20\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1400\nFLANNEL_IPMASQ=false\n"
+        );
     }
 
     #[test]

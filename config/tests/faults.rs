@@ -18,7 +18,7 @@ fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
         "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
-         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`; correct the spelling or remove the key"
+         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`, `flannel`; correct the spelling or remove the key"
     );
     assert!(
         config_fault("\n[tracing]\nlisten = \"x\"\n")
@@ -96,6 +96,20 @@ fn where_etcd_is_and_how_it_is_spoken_to_is_checked_with_its_line() {
     );
     assert!(plain("prefix = \"x\"").contains(":5:10: routing.etcd.prefix: \"x\" is not a prefix of keys"));
     assert!(plain("lease_s = 4").contains(":5:11: routing.etcd.lease_s: 4 is not between 5 and 2592000"));
+}
+
+#[test]
+fn what_is_flannels_has_to_go_with_the_source_and_the_devices() {
+    let fault = config_fault("[routing.flannel]\nannotations = true\n");
+    assert!(
+        fault.starts_with("ferrule.toml:2:15: routing.flannel.annotations: annotations are those of"),
+        "{fault}"
+    );
+    let fault = config_fault("[routing.vxlan]\ndevice = \"flannel.1\"\ndevice6 = \"flannel.1\"\n");
+    assert!(
+        fault.starts_with("ferrule.toml:3:11: routing.vxlan.device6: it is the name of device, too"),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the routes
 //! and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
 
+use crate::compact::Packed;
 use crate::service::Change;
 use crate::sight::PodLink;
 use ferrule_model::host_veth_name;
@@ -19,34 +20,44 @@ const UNKNOWN: &str = "(unknown)";
 /// What the store has to be told, so that every address in use is leased: of links that have no lease, or one of other
 /// addresses. `pool_of` names the pool that has an address.
 #[must_use]
-pub fn adopt(
-    leases: &[Lease],
+pub fn adopt<'a>(
+    leases: impl Iterator<Item = &'a Packed<Lease>> + Clone,
     links: &BTreeMap<String, PodLink>,
     pool_of: impl Fn(IpAddr) -> Option<String>,
     now: Duration,
 ) -> Vec<Change> {
-    let by_link: HashMap<String, &Lease> =
-        leases.iter().map(|lease| (host_veth_name(&lease.attachment).as_str().to_owned(), lease)).collect();
+    // Of many leases, those are unpacked that have a link.
+    let by_link: HashMap<String, Lease> = leases
+        .clone()
+        .map(|lease| (link_of(&lease.attachment()), lease))
+        .filter(|(name, _)| links.contains_key(name))
+        .map(|(name, lease)| (name, lease.open()))
+        .collect();
     let right = |name: &str, link: &PodLink| {
-        let holds = |lease: &&Lease| lease.addresses.iter().any(|held| link.addresses.contains(&held.ip()));
-        // An unknown one's name is in its container id.
-        let unknown =
-            || leases.iter().find(|l| l.attachment.network == UNKNOWN && l.attachment.container_id == name);
-        by_link.get(name).copied().or_else(unknown).is_some_and(|lease| holds(&lease))
+        let holds = |lease: &Lease| lease.addresses.iter().any(|held| link.addresses.contains(&held.ip()));
+        by_link.get(name).is_some_and(holds)
     };
     let wrong: Vec<_> =
         links.iter().filter(|(name, link)| !link.addresses.is_empty() && !right(name, link)).collect();
     let taken: HashSet<IpAddr> = wrong.iter().flat_map(|(_, link)| link.addresses.iter().copied()).collect();
     let names: HashSet<&str> = wrong.iter().map(|(name, _)| name.as_str()).collect();
-    let ends = leases.iter().filter(|lease| {
-        let claims = lease.addresses.iter().any(|held| taken.contains(&held.ip()));
-        claims || names.contains(host_veth_name(&lease.attachment).as_str())
+    let ends = leases.filter(|lease| {
+        let claims = lease.addresses().any(|held| taken.contains(&held.ip()));
+        claims || !names.is_empty() && names.contains(link_of(&lease.attachment()).as_str())
     });
-    let mut changes: Vec<Change> = ends.cloned().map(Change::Ended).collect();
+    let mut changes: Vec<Change> = ends.map(|lease| Change::Ended(lease.open())).collect();
     changes.extend(taken.iter().copied().map(Change::Forgotten));
     let given = wrong.into_iter().map(|(name, link)| Change::Given(lease(name, link, &pool_of, now)));
     changes.extend(given);
     changes
+}
+
+/// Name of the link that serves the attachment; of an unknown one it is in the container id.
+fn link_of(attachment: &Attachment) -> String {
+    if attachment.network == UNKNOWN {
+        return attachment.container_id.clone();
+    }
+    host_veth_name(attachment).as_str().to_owned()
 }
 
 fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>, now: Duration) -> Lease {
@@ -67,8 +78,8 @@ fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>,
     }
 }
 
-/// Whom a link serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the pod if the runtime did not name
-/// it. It is believed if the link's name, a hash of the attachment, agrees.
+/// Whom a link serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the namespace or the pod if the
+/// runtime did not name them. It is believed if the link's name, a hash of the attachment, agrees.
 fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
     let told = alias.split_once(": ").and_then(|(network, rest)| {
         // Behind a comma the pod's other names follow.
@@ -80,10 +91,9 @@ fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
             container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
         };
-        let pod = pod.and_then(|pod| pod.split_once('/')).map(|(namespace, name)| Pod {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            uid: String::new(),
+        let pod = pod.map(|pod| {
+            let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
+            Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
         });
         (host_veth_name(&attachment).as_str() == name).then_some((attachment, pod))
     });
@@ -122,7 +132,8 @@ mod tests {
     }
 
     fn run(leases: &[Lease], links: Vec<(String, PodLink)>) -> Vec<Change> {
-        adopt(leases, &links.into_iter().collect(), |_| Some("node".into()), Duration::from_secs(9))
+        let leases: Vec<_> = leases.iter().map(Packed::new).collect();
+        adopt(leases.iter(), &links.into_iter().collect(), |_| Some("node".into()), Duration::from_secs(9))
     }
 
     #[test]
@@ -144,6 +155,12 @@ mod tests {
             ..leased("a", "10.0.0.1/32")
         };
         assert_eq!(changes.last(), Some(&Change::Given(expected)));
+        let podmans = run(&[], vec![link("a", "pods: one a/eth0", &["10.0.0.1"])]);
+        let Some(Change::Given(lease)) = podmans.last() else { panic!("{podmans:?}") };
+        assert_eq!(
+            (&lease.attachment, lease.pod.as_ref().unwrap().to_string()),
+            (&attachment("a"), "one".into())
+        );
         let without_pod = run(&[], vec![link("a", "pods: a/eth0, web, (+)", &["10.0.0.1"])]);
         let Some(Change::Given(lease)) = without_pod.last() else { panic!("{without_pod:?}") };
         assert_eq!((&lease.attachment, &lease.pod), (&attachment("a"), &None));

@@ -85,10 +85,13 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
         Some(listener) => (listener, None),
         None => lock.listen().map(|(listener, file)| (listener, Some(file)))?,
     };
-    let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
+    let listener = {
+        let _entered = handle.thread().enter();
+        UnixListener::from_std(listener).map_err(system("cannot listen"))?
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let stopped = async move { drop(stopped.await) };
-    let server = tokio::spawn(serve(listener, handle.clone(), Limits::production(), stopped));
+    let server = handle.thread().spawn(serve(listener, handle.clone(), Limits::production(), stopped));
     let outside = inputs.config().metrics.ipamd.map(|address| {
         let pages = Outside { handle: handle.clone() };
         tokio::spawn(serve_metrics(address, pages, HttpLimits::default()))

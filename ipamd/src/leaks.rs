@@ -23,8 +23,9 @@ pub struct Suspects {
     current: HashSet<Key>,
 }
 
-/// A lease, as opposed to a later one of the same attachment.
-type Key = (Attachment, u64);
+/// A lease, as opposed to a later one of the same attachment: the attachment's hash and when the lease was given. All leases
+/// are here while a look goes on, so what is kept of each is small.
+type Key = ([u8; 16], u64);
 
 /// A lease that is to be taken back, if a last look agrees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,12 +52,12 @@ impl Suspects {
     }
 
     fn look_at(&mut self, lease: &Lease, sight: &dyn Sight, grace: Duration, now: Duration) -> Option<Lost> {
-        let key = (lease.attachment.clone(), lease.given_at_boottime_ms);
-        self.current.insert(key.clone());
+        let key = (lease.attachment.hash().bytes(), lease.given_at_boottime_ms);
+        self.current.insert(key);
         let link = sight.link(&lease.attachment);
         self.sees |= link == Presence::There;
         if lease.netns.is_none() && link == Presence::There {
-            self.seen.insert(key.clone());
+            self.seen.insert(key);
         }
         // Without a path it is the link alone that tells, once it was there: with it went the pod's end.
         let namespace_gone = match &lease.netns {

@@ -8,6 +8,7 @@
 pub mod adopt;
 mod check;
 pub mod clock;
+pub mod compact;
 pub mod leaks;
 pub mod pool;
 pub mod recover;
@@ -27,6 +28,7 @@ mod reasons;
 mod reclaim;
 pub mod rescue;
 mod resting;
+mod table;
 
 pub use daemon::{RunError, run};
 pub use moving::{MoveError, Moving, export, import};

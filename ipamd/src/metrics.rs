@@ -17,6 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The methods that the writer performs, in the order of the page.
 const METHODS: [&str; 8] = ["Allocate", "Release", "Check", "Status", "Collect", "List", "Pools", "Resting"];
 
+/// Why a lease is taken back that nobody gave back, in the order of the page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reason {
+    /// Namespace and link are gone.
+    Gone,
+    /// It is of another boot.
+    Reboot,
+}
+
+const REASONS: [&str; 2] = ["gone", "reboot"];
+
 /// What is counted while the daemon runs. Cheap to add to, from any thread.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -26,6 +37,7 @@ pub struct Metrics {
     leases: AtomicUsize,
     given: Counter,
     ended: Counter,
+    reclaimed: [Counter; REASONS.len()],
     commits: Histogram,
     store_failures: Counter,
     refused: Counter,
@@ -49,6 +61,11 @@ impl Metrics {
             Change::Ended(_) => self.ended.increment(),
             Change::Released(_) | Change::Forgotten(_) => {}
         }
+    }
+
+    /// A lease was taken back that nobody gave back, and that is durable.
+    pub(crate) fn reclaimed(&self, reason: Reason) {
+        self.reclaimed[reason as usize].increment();
     }
 
     /// How many leases there are now.
@@ -82,6 +99,11 @@ impl Metrics {
             "Leases that ended, however they did.",
         )
         .sample(&[], self.ended.get());
+        let help = "Leases taken back that nobody gave back: namespace and link are gone, or the machine was started anew.";
+        page.family("ferrule_ipamd_leases_reclaimed_total", Kind::Counter, help);
+        for (reason, count) in REASONS.iter().zip(&self.reclaimed) {
+            page.sample(&[("reason", reason)], count.get());
+        }
         write_pools(page, pools);
         let help =
             "From a call's arrival until its answer is durable. List and Resting: each page of the answer.";

@@ -9,9 +9,12 @@
 //!
 //! Memory follows what was given, never the size of the subnet: a /64 costs what its leases cost.
 
+mod numbers;
+
 use ferrule_wire::{AddressRange, Family};
 use ipnetwork::IpNetwork;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use numbers::Numbers;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
@@ -165,7 +168,7 @@ impl Pool {
     /// Whether this pool holds the address as given.
     #[must_use]
     pub fn has_given(&self, address: IpAddr) -> bool {
-        self.spaces.iter().any(|s| s.family == family_of(address) && s.given.contains(&number_of(address)))
+        self.spaces.iter().any(|s| s.family == family_of(address) && s.given.contains(number_of(address)))
     }
 
     /// Released addresses with the time of their release, longest ago first within a family.
@@ -210,7 +213,7 @@ struct Space {
     index: BTreeMap<u128, u128>,
     /// Stretch and offset in it: nothing before was never given.
     cursor: (usize, u128),
-    given: HashSet<u128>,
+    given: Numbers,
     /// The line: released addresses by the time of their release.
     line: BTreeSet<(Duration, u128)>,
     released_at: HashMap<u128, Duration>,
@@ -238,7 +241,7 @@ impl Space {
             index: stretches.iter().copied().collect(),
             stretches,
             cursor: (0, 0),
-            given: HashSet::new(),
+            given: Numbers::default(),
             line: BTreeSet::new(),
             released_at: HashMap::new(),
             line_cap: LINE_CAP,
@@ -279,7 +282,7 @@ impl Space {
         let requested = wish.requested.iter().copied().find(|&address| family_of(address) == self.family);
         if let Some(address) = requested {
             let number = number_of(address);
-            return if self.given.contains(&number) { Err(Refusal::InUse(address)) } else { Ok(number) };
+            return if self.given.contains(number) { Err(Refusal::InUse(address)) } else { Ok(number) };
         }
         let ranges: Vec<_> = wish.ranges.iter().filter_map(|range| numbers_of(self.family, range)).collect();
         if ranges.is_empty() {
@@ -318,7 +321,7 @@ impl Space {
     }
 
     fn release(&mut self, number: u128, now: Duration) -> bool {
-        self.given.remove(&number) && self.restore_released(number, now)
+        self.given.remove(number) && self.restore_released(number, now)
     }
 
     fn restore_given(&mut self, number: u128) -> bool {
@@ -334,7 +337,7 @@ impl Space {
     }
 
     fn is_known(&self, number: u128) -> bool {
-        self.given.contains(&number) || self.released_at.contains_key(&number)
+        self.given.contains(number) || self.released_at.contains_key(&number)
     }
 
     fn may_give(&self, number: u128) -> bool {
@@ -380,7 +383,7 @@ impl Space {
     /// The counts of what lies inside the ranges.
     fn counts_in(&self, ranges: &[(u128, u128)], now: Duration) -> Counts {
         let among = |number: u128| ranges.iter().any(|&(first, last)| (first..=last).contains(&number));
-        let in_use = self.given.iter().filter(|&&number| among(number)).count() as u64;
+        let in_use = self.given.iter().filter(|&number| among(number)).count() as u64;
         let rests = |at: Duration| at + self.cooldown > now;
         let line = self.line.iter().filter(|&&(at, number)| rests(at) && among(number));
         let resting = line.count() as u64;

@@ -1,10 +1,9 @@
 //! What the store holds, turned into a service. Pure.
 
+use crate::compact::Packed;
 use crate::service::{Change, Former, Released, Service, Settings};
 use crate::store::{Batch, Contents};
-use ferrule_wire::Attachment;
 use ipnetwork::IpNetwork;
-use std::collections::HashMap;
 use std::time::Duration;
 
 /// The store contradicts itself: an address belongs to two.
@@ -52,7 +51,8 @@ pub fn recover(
 /// Ends every lease; the addresses rest from now on.
 fn end_all(contents: &mut Contents, now: Duration, changes: &mut Vec<Change>) {
     for lease in std::mem::take(&mut contents.holdings.leases) {
-        let of = Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() };
+        let lease = lease.open();
+        let of = Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
         for address in lease.addresses.iter().map(IpNetwork::ip) {
             let released = Released { address, at: now, of: Some(of.clone()) };
             contents.holdings.released.push(released.clone());
@@ -64,16 +64,17 @@ fn end_all(contents: &mut Contents, now: Duration, changes: &mut Vec<Change>) {
 
 /// Whether every address has one lease.
 pub(crate) fn once_each(contents: &Contents) -> Result<(), Doubled> {
-    let mut holders: HashMap<IpNetwork, &Attachment> = HashMap::new();
-    for lease in &contents.holdings.leases {
-        for &address in &lease.addresses {
-            if let Some(first) = holders.insert(address, &lease.attachment) {
-                let (first, second) = (first.to_string(), lease.attachment.to_string());
-                return Err(Doubled { address, first, second });
-            }
-        }
-    }
-    Ok(())
+    let leases = &contents.holdings.leases;
+    // Sorted, not hashed: of many leases this is the least that finds two of a kind.
+    let mut held: Vec<IpNetwork> = Vec::with_capacity(2 * leases.len());
+    held.extend(leases.iter().flat_map(Packed::addresses));
+    held.sort_unstable();
+    let Some(address) = held.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]) else {
+        return Ok(());
+    };
+    let mut holders = leases.iter().filter(|lease| lease.addresses().any(|held| held == address));
+    let mut holder = || holders.next().map(|lease| lease.attachment().to_string()).unwrap_or_default();
+    Err(Doubled { address, first: holder(), second: holder() })
 }
 
 #[cfg(test)]
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
     use crate::pool::PoolSpec;
     use crate::service::{Answer, Holdings, Request};
-    use ferrule_wire::{Allocate, Lease};
+    use ferrule_wire::{Allocate, Attachment, Lease};
 
     fn settings() -> Settings {
         let subnets = vec!["10.0.0.0/31".parse().unwrap()];
@@ -105,8 +106,9 @@ mod tests {
         }
     }
 
-    fn contents(boot_id: Option<&str>, leases: Vec<Lease>, released: &[(&str, u64)]) -> Contents {
+    fn contents(boot_id: Option<&str>, leases: &[Lease], released: &[(&str, u64)]) -> Contents {
         let released = released.iter().map(|(ip, at)| released_at(ip, Duration::from_secs(*at))).collect();
+        let leases = leases.iter().map(Packed::new).collect();
         Contents { boot_id: boot_id.map(str::to_owned), holdings: Holdings { leases, released } }
     }
 
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn in_the_same_boot_leases_and_times_stay_and_nothing_is_written() {
-        let contents = contents(Some("boot"), vec![lease("a", "10.0.0.0/32")], &[("10.0.0.1", 5)]);
+        let contents = contents(Some("boot"), &[lease("a", "10.0.0.0/32")], &[("10.0.0.1", 5)]);
         let (mut service, batch) = recover(contents, settings(), "boot", Duration::from_secs(9)).unwrap();
         assert!(batch.is_empty());
         assert_eq!(service.len(), 1);
@@ -141,12 +143,12 @@ mod tests {
 
     #[test]
     fn another_boot_ends_all_leases_and_addresses_rest_anew() {
-        let contents = contents(Some("old"), vec![lease("a", "10.0.0.0/32")], &[("10.0.0.1", 90_000)]);
+        let contents = contents(Some("old"), &[lease("a", "10.0.0.0/32")], &[("10.0.0.1", 90_000)]);
         let now = Duration::from_secs(3);
         let (mut service, batch) = recover(contents, settings(), "new", now).unwrap();
         assert!(service.is_empty());
         assert_eq!(batch.boot_id.as_deref(), Some("new"));
-        let of = Some(Former { attachment: attachment("a"), pod: None });
+        let of = Some(Packed::new(&Former { attachment: attachment("a"), pod: None }));
         let ended = Released { address: "10.0.0.0".parse().unwrap(), at: now, of };
         let expected = [
             Change::Released(released_at("10.0.0.1", now)),
@@ -159,23 +161,23 @@ mod tests {
 
     #[test]
     fn a_store_that_does_not_know_its_boot_keeps_its_leases() {
-        let contents = contents(None, vec![lease("a", "10.0.0.0/32")], &[]);
+        let contents = contents(None, &[lease("a", "10.0.0.0/32")], &[]);
         let (service, batch) = recover(contents, settings(), "new", Duration::ZERO).unwrap();
         assert_eq!((service.len(), batch.changes), (1, Vec::new()));
     }
 
     #[test]
     fn what_no_pool_gives_any_more_is_forgotten_once_rested() {
-        let contents = contents(Some("boot"), Vec::new(), &[("10.9.0.1", 5), ("10.9.0.2", 50)]);
+        let contents = contents(Some("boot"), &[], &[("10.9.0.1", 5), ("10.9.0.2", 50)]);
         let (_, batch) = recover(contents, settings(), "boot", Duration::from_secs(60)).unwrap();
         assert_eq!(batch.changes, [Change::Forgotten("10.9.0.1".parse().unwrap())]);
     }
 
     #[test]
     fn an_address_with_two_leases_stops_everything() {
-        let leases = vec![lease("a", "10.0.0.0/32"), lease("b", "10.0.0.0/32")];
+        let leases = [lease("a", "10.0.0.0/32"), lease("b", "10.0.0.0/32")];
         let error =
-            recover(contents(None, leases, &[]), settings(), "boot", Duration::ZERO).map(drop).unwrap_err();
+            recover(contents(None, &leases, &[]), settings(), "boot", Duration::ZERO).map(drop).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("10.0.0.0/32") && text.contains("pods/a/eth0"), "{text}");
     }

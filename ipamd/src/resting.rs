@@ -1,8 +1,8 @@
 //! Who had an address that rests, for people who ask why it does. Pure. That it rests, and until when, is `pool`'s.
 
+use crate::compact::Packed;
 use crate::service::Released;
 use ferrule_wire::{Attachment, Pod};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,12 +11,11 @@ use std::time::Duration;
 const FEW: usize = 1024;
 
 /// Whose an address was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Former {
     /// The attachment that had it.
     pub attachment: Attachment,
     /// Its pod, if the runtime named it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
 }
 
@@ -24,7 +23,7 @@ pub struct Former {
 /// memory follows what rests, and not the line of released addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct Formers {
-    by_address: HashMap<IpAddr, (Duration, Former)>,
+    by_address: HashMap<IpAddr, (Duration, Packed<Former>)>,
     sweep_at: usize,
 }
 
@@ -36,7 +35,7 @@ impl Formers {
     }
 
     /// An address was released by this one.
-    pub(crate) fn keep(&mut self, address: IpAddr, at: Duration, former: Former, cooldown: Duration) {
+    pub(crate) fn keep(&mut self, address: IpAddr, at: Duration, former: Packed<Former>, cooldown: Duration) {
         if self.by_address.len() >= self.sweep_at {
             self.by_address.retain(|_, (released, _)| *released + cooldown > at);
             self.sweep_at = FEW.max(2 * self.by_address.len());
@@ -50,8 +49,8 @@ impl Formers {
     }
 
     /// Who had the address.
-    pub(crate) fn of(&self, address: IpAddr) -> Option<&Former> {
-        self.by_address.get(&address).map(|(_, former)| former)
+    pub(crate) fn of(&self, address: IpAddr) -> Option<Former> {
+        self.by_address.get(&address).map(|(_, former)| former.open())
     }
 }
 
@@ -67,9 +66,14 @@ mod tests {
         let former = Former { attachment, pod: None };
         for number in 0..100_000_u32 {
             let at = Duration::from_millis(number.into());
-            formers.keep(IpAddr::from(number.to_be_bytes()), at, former.clone(), Duration::from_millis(100));
+            formers.keep(
+                IpAddr::from(number.to_be_bytes()),
+                at,
+                Packed::new(&former),
+                Duration::from_millis(100),
+            );
             assert!(formers.by_address.len() <= 2 * FEW);
-            assert_eq!(formers.of(IpAddr::from(number.to_be_bytes())), Some(&former));
+            assert_eq!(formers.of(IpAddr::from(number.to_be_bytes())), Some(former.clone()));
         }
     }
 }

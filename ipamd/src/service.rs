@@ -5,8 +5,10 @@
 //! changes durable and undoing them when the store fails lives in `writer`.
 
 use crate::check;
+use crate::compact::Packed;
 use crate::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
 use crate::resting::Formers;
+use crate::table::Table;
 use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, Check, CheckReply, Collect, CollectReply, Family, Lease,
     PoolStatus, PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
@@ -14,7 +16,6 @@ use ferrule_wire::{
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::time::Duration;
 
 pub use crate::resting::Former;
@@ -43,14 +44,14 @@ pub struct Released {
     /// When, on the boot clock.
     pub at: Duration,
     /// Whose it was, for people who ask why it rests.
-    pub of: Option<Former>,
+    pub of: Option<Packed<Former>>,
 }
 
 /// What the store holds: all there is to know apart from the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holdings {
-    /// Leases.
-    pub leases: Vec<Lease>,
+    /// Leases, in no order.
+    pub leases: Vec<Packed<Lease>>,
     /// Released addresses.
     pub released: Vec<Released>,
 }
@@ -126,7 +127,7 @@ pub struct RestingPage {
 /// The leases and the pools they come from.
 #[derive(Debug, Clone)]
 pub struct Service {
-    leases: BTreeMap<Attachment, Lease>,
+    leases: Table,
     pools: Vec<Pool>,
     /// Released addresses that no pool gives now, for the case that their subnet comes back within their cooldown.
     homeless: BTreeMap<IpAddr, Duration>,
@@ -142,7 +143,7 @@ impl Service {
     /// A service that goes on with what the store holds.
     #[must_use]
     pub fn new(settings: Settings, holdings: Holdings) -> Self {
-        let leases = holdings.leases.into_iter().map(|lease| (lease.attachment.clone(), lease)).collect();
+        let leases = holdings.leases.into_iter().collect();
         let formers = Formers::new(&holdings.released);
         let (homeless, draining) = (BTreeMap::new(), BTreeMap::new());
         let mut service = Self { leases, pools: Vec::new(), homeless, formers, draining, settings };
@@ -174,8 +175,8 @@ impl Service {
     }
 
     /// All leases, by attachment.
-    pub fn all(&self) -> impl Iterator<Item = &Lease> {
-        self.leases.values()
+    pub fn all(&self) -> impl Iterator<Item = &Packed<Lease>> + Clone {
+        self.leases.iter()
     }
 
     /// Name of the pool that has the address.
@@ -186,7 +187,7 @@ impl Service {
 
     /// The lease of an attachment.
     #[must_use]
-    pub fn lease(&self, attachment: &Attachment) -> Option<&Lease> {
+    pub fn lease(&self, attachment: &Attachment) -> Option<Lease> {
         self.leases.get(attachment)
     }
 
@@ -223,7 +224,7 @@ impl Service {
             Request::Status(call) => self.status(call.pool, now).map(Answer::Status),
             Request::Collect(call) => Ok(Answer::Collect(self.collect(&call, now, changes))),
             Request::Leases { after } => {
-                Ok(Answer::Leases(ferrule_wire::ListReply { leases: self.leases_after(after) }))
+                Ok(Answer::Leases(ferrule_wire::ListReply { leases: self.leases_after(after.as_ref()) }))
             }
             Request::Pools => Ok(Answer::Pools(self.pools(now))),
             Request::Resting { pool, after } => {
@@ -242,10 +243,10 @@ impl Service {
         let mtu = self.settings.mtu;
         if let Some(lease) = self.leases.get(&call.attachment) {
             return match call.requested.iter().all(|&ip| lease.addresses.contains(&IpNetwork::from(ip))) {
-                true => Ok(AllocateReply { lease: lease.clone(), existing: true, mtu }),
+                true => Ok(AllocateReply { lease, existing: true, mtu }),
                 false => Err(CallError::LeaseMismatch {
                     attachment: call.attachment,
-                    leased: lease.addresses.clone(),
+                    leased: lease.addresses,
                     claimed: call.requested.into_iter().map(IpNetwork::from).collect(),
                 }),
             };
@@ -272,7 +273,7 @@ impl Service {
             changes.push(Change::Forgotten(taken.address));
         }
         changes.push(Change::Given(lease.clone()));
-        self.leases.insert(lease.attachment.clone(), lease.clone());
+        self.leases.insert(&lease);
         Ok(AllocateReply { lease, existing: false, mtu })
     }
 
@@ -284,14 +285,14 @@ impl Service {
     ) -> Option<Lease> {
         let lease = self.leases.remove(attachment)?;
         changes.push(Change::Ended(lease.clone()));
+        let of = Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
         for address in lease.addresses.iter().map(IpNetwork::ip) {
             self.drained(&lease.pool, address);
             if !self.pools.iter_mut().any(|pool| pool.release(address, now)) {
                 self.homeless.insert(address, now);
             }
-            let of = Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() };
             self.formers.keep(address, now, of.clone(), self.settings.cooldown);
-            changes.push(Change::Released(Released { address, at: now, of: Some(of) }));
+            changes.push(Change::Released(Released { address, at: now, of: Some(of.clone()) }));
         }
         Some(lease)
     }
@@ -301,7 +302,7 @@ impl Service {
         let Some(lease) = self.leases.get(&attachment) else {
             return Err(CallError::LeaseNotFound { attachment });
         };
-        let mut leased = lease.addresses.clone();
+        let mut leased = lease.addresses;
         leased.sort_unstable();
         claimed.sort_unstable();
         if leased == claimed {
@@ -320,17 +321,17 @@ impl Service {
         let valid: HashSet<&Attachment> = call.valid.iter().collect();
         let gone: Vec<Attachment> = self
             .leases
-            .keys()
-            .filter(|attachment| attachment.network == call.network && !valid.contains(attachment))
+            .iter()
+            .filter(|lease| lease.is_of_network(&call.network))
+            .map(Packed::attachment)
+            .filter(|attachment| !valid.contains(attachment))
             .take(PAGE)
-            .cloned()
             .collect();
         CollectReply { released: gone.iter().filter_map(|a| self.release(a, now, changes)).collect() }
     }
 
-    fn leases_after(&self, after: Option<Attachment>) -> Vec<Lease> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.leases.range((from, Bound::Unbounded)).take(PAGE).map(|(_, lease)| lease.clone()).collect()
+    fn leases_after(&self, after: Option<&Attachment>) -> Vec<Lease> {
+        self.leases.after(after).take(PAGE).map(Packed::open).collect()
     }
 
     fn pools(&self, now: Duration) -> PoolsReply {
@@ -419,8 +420,8 @@ impl Service {
             pool,
             released_at_boottime_ms: millis(at),
             left_ms: millis((at + self.settings.cooldown).saturating_sub(now)),
-            attachment: former.map(|former| former.attachment.clone()),
-            pod: former.and_then(|former| former.pod.clone()),
+            pod: former.as_ref().and_then(|former| former.pod.clone()),
+            attachment: former.map(|former| former.attachment),
         }
     }
 
@@ -455,8 +456,8 @@ impl Service {
 
     /// Whose lease holds the address. Looks through all of them: for errors.
     fn holder(&self, address: IpAddr) -> Option<Attachment> {
-        let holds = |lease: &&Lease| lease.addresses.iter().any(|held| held.ip() == address);
-        self.leases.values().find(holds).map(|lease| lease.attachment.clone())
+        let holds = |lease: &&Packed<Lease>| lease.addresses().any(|held| held.ip() == address);
+        self.leases.iter().find(holds).map(Packed::attachment)
     }
 
     fn pool(&mut self, name: Option<String>) -> Result<&mut Pool, CallError> {
@@ -477,15 +478,17 @@ impl Service {
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
         let Settings { pools, cooldown, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
-        for address in self.leases.values().flat_map(|lease| &lease.addresses) {
+        for address in self.leases.iter().flat_map(Packed::addresses) {
             // No pool has it: its subnet was withdrawn, and it goes with its lease.
             let _ = self.pools.iter_mut().any(|pool| pool.restore_given(address.ip()));
         }
         self.draining.clear();
-        for lease in self.leases.values() {
-            for address in &lease.addresses {
-                if !Self::is_held(&self.pools, &lease.pool, address.ip()) {
-                    *self.draining.entry((lease.pool.clone(), Family::of(address))).or_default() += 1;
+        for lease in self.leases.iter() {
+            let holder = |pool: &&Pool| lease.is_of_pool(pool.name());
+            let holder = self.pools.iter().find(holder);
+            for address in lease.addresses() {
+                if !holder.is_some_and(|pool| pool.has_given(address.ip())) {
+                    *self.draining.entry((lease.open().pool, Family::of(&address))).or_default() += 1;
                 }
             }
         }

@@ -10,7 +10,7 @@
 use crate::adopt::adopt;
 use crate::clock::Clock;
 use crate::leaks::{Lost, is_still_lost};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Metrics, Reason};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
@@ -23,7 +23,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 /// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
 const BATCH_CAP: usize = 256;
@@ -71,6 +73,7 @@ pub struct Handle {
     jobs: mpsc::Sender<Job>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    thread: runtime::Handle,
 }
 
 impl Handle {
@@ -118,6 +121,13 @@ impl Handle {
     /// Has a lease taken back that was found lost, unless a last look right before the release says otherwise.
     pub async fn reclaim(&self, lost: Lost, sight: Arc<dyn Sight>) {
         self.tell(Job::Reclaim(lost, sight)).await;
+    }
+
+    /// The writer's thread, for what hands it calls: what runs there shares its core and needs no waking to be answered, and
+    /// the calls of all that is ready come to one commit. It stands still while the store commits.
+    #[must_use]
+    pub const fn thread(&self) -> &runtime::Handle {
+        &self.thread
     }
 
     /// The time now.
@@ -197,8 +207,10 @@ impl Writer {
     /// See [`StartError`].
     pub fn adopt(&mut self, links: &BTreeMap<String, PodLink>) -> Result<usize, StartError> {
         let Some(service) = &self.service else { return Ok(0) };
-        let leases: Vec<Lease> = service.all().cloned().collect();
-        let changes = adopt(&leases, links, |address| service.pool_of(address), (self.clock)());
+        if links.is_empty() {
+            return Ok(0);
+        }
+        let changes = adopt(service.all(), links, |address| service.pool_of(address), (self.clock)());
         if changes.is_empty() {
             return Ok(0);
         }
@@ -230,16 +242,28 @@ impl Writer {
     /// [`StartError::Thread`].
     pub fn start(self) -> Result<(Handle, JoinHandle<()>), StartError> {
         let (jobs, waiting) = mpsc::channel(BACKLOG);
-        let handle = Handle { jobs, clock: self.clock.clone(), metrics: Arc::clone(&self.metrics) };
+        let runtime =
+            runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
+        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
+        let handle = Handle { jobs, clock, metrics, thread: runtime.handle().clone() };
         let named = thread::Builder::new().name("writer".to_owned());
-        let thread = named.spawn(move || self.run(waiting)).map_err(StartError::Thread)?;
+        let run = move || runtime.block_on(self.run(waiting));
+        let thread = named.spawn(run).map_err(StartError::Thread)?;
         Ok((handle, thread))
     }
 
-    fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_CAP);
         self.metrics.leases(self.leases());
-        while waiting.blocking_recv_many(&mut jobs, BATCH_CAP) > 0 {
+        while let Some(first) = waiting.recv().await {
+            jobs.push(first);
+            // Whoever has a call ready hands it in first: one commit serves them all.
+            yield_now().await;
+            while jobs.len() < BATCH_CAP
+                && let Ok(job) = waiting.try_recv()
+            {
+                jobs.push(job);
+            }
             self.round(jobs.drain(..));
         }
     }
@@ -322,7 +346,7 @@ impl Writer {
     /// The last look and the release are one step: no `Allocate` of the same attachment comes between.
     fn reclaim(&mut self, lost: &Lost, sight: &dyn Sight, now: Duration, round: &mut Round) {
         let Some(service) = &mut self.service else { return };
-        let Some(lease) = service.lease(&lost.attachment).cloned() else { return };
+        let Some(lease) = service.lease(&lost.attachment) else { return };
         if lease.given_at_boottime_ms != lost.given_at_boottime_ms || !is_still_lost(&lease, sight) {
             return;
         }
@@ -392,6 +416,12 @@ impl Writer {
         if !batch.is_empty() {
             self.store.commit(&batch)?;
         }
+        for change in &batch.changes {
+            // What ends here is of another boot.
+            if let Change::Ended(_) = change {
+                self.metrics.reclaimed(Reason::Reboot);
+            }
+        }
         Ok(service)
     }
 }
@@ -400,6 +430,7 @@ impl Writer {
 fn finish(round: Round, metrics: &Metrics) {
     for (lease, gone_for) in &round.reclaimed {
         log_reclaimed(lease, *gone_for);
+        metrics.reclaimed(Reason::Gone);
     }
     for change in &round.batch.changes {
         metrics.changed(change);

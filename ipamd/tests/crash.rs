@@ -213,15 +213,15 @@ fn kill_under_load(place: &Place, callers: &mut [Caller], dice: &mut Dice) -> us
 /// Where the store is in production, tmpfs, with the anchor's lease and link.
 fn place() -> Place {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-    let link = ferrule_model::host_veth_name(&attachment(ANCHOR));
-    let made = Command::new("ip").args(["link", "add", link.as_str(), "type", "veth"]).status();
-    assert!(made.expect("`ip` is missing: install iproute2").success());
     let place = Place::within(Path::new("/dev/shm"), CONFIG);
     fs::create_dir(place.dir.path().join("netns")).unwrap();
     fs::write(netns(&place, ANCHOR), "").unwrap();
     let daemon = place.start();
     place.client().call(&call(&place, ANCHOR)).unwrap();
     daemon.kill();
+    let link = ferrule_model::host_veth_name(&attachment(ANCHOR));
+    let made = Command::new("ip").args(["link", "add", link.as_str(), "type", "veth"]).status();
+    assert!(made.expect("`ip` is missing: install iproute2").success());
     place
 }
 

@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Manager, Place, allocate, attachment, leases, until};
+use common::{Manager, Place, allocate, attachment, figure, leases, until};
 use ferrule_wire::{CallError, Client, ClientError, Pod, Pools, Release, Status, queue_release, queued};
 use std::fs;
+use std::net::TcpListener;
 use std::process::Command;
 use std::time::Instant;
 
@@ -206,7 +207,11 @@ fn in_another_boot(place: &Place) -> Reaped {
 #[test]
 fn a_reboot_ends_all_leases_wherever_the_store_lies() {
     let state = tempfile::tempdir().unwrap();
-    let config = format!("[ipam]\nstate_dir = \"{}\"\n{POOL}", state.path().display());
+    // The test's own network namespace begins with it down (tests/in-namespace).
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+    let metrics = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let path = state.path().display();
+    let config = format!("[ipam]\nstate_dir = \"{path}\"\n{POOL}[metrics]\nipamd = \"{metrics}\"\n");
     let place = Place::new(&config);
     let daemon = place.start();
     let mut client = place.client();
@@ -218,6 +223,9 @@ fn a_reboot_ends_all_leases_wherever_the_store_lies() {
     let rebooted = in_another_boot(&place);
     let mut client = place.client();
     assert_eq!(leases(&mut client), []);
+    let reclaimed = "ferrule_ipamd_leases_reclaimed_total{reason=\"reboot\"}";
+    until("the metrics are served", || figure(&metrics, reclaimed).is_some());
+    assert_eq!(figure(&metrics, reclaimed), Some(2.0));
     let lease = client.call(&allocate("c")).unwrap().lease;
     assert_eq!(lease.addresses[0].to_string(), "10.9.0.3/32", "those of the boot before rest");
     drop(rebooted);
@@ -260,17 +268,18 @@ fn a_second_daemon_is_refused_and_harms_nobody() {
 fn a_store_of_a_later_version_stops_the_start_and_is_left_as_it_is() {
     let place = Place::new(POOL);
     let store = place.runtime_dir().join("ipam");
+    let (entry, later) = (1_u64.to_be_bytes(), [2, 99]);
     {
         let db = sled::open(&store).unwrap();
-        db.insert("lease/00", r#"{"version":2}"#).unwrap();
+        db.insert(entry, &later).unwrap();
         db.flush().unwrap();
     }
     let output = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("lease/00") && said.contains("install the later one again"), "{said}");
+    assert!(said.contains("entry 1") && said.contains("install the later one again"), "{said}");
     assert!(!place.runtime_dir().join("ipamd.sock").exists());
-    assert_eq!(sled::open(&store).unwrap().get("lease/00").unwrap().unwrap(), r#"{"version":2}"#);
+    assert_eq!(sled::open(&store).unwrap().get(entry).unwrap().unwrap(), later);
 }
 
 #[test]

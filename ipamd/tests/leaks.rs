@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Place, allocate, attachment, leases, until};
+use common::{Place, allocate, attachment, figure, leases, until};
 use ferrule_wire::{Client, Lease};
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,8 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 const CONFIG: &str = "[ipam]\nreclaim_after_s = 1\ncooldown_s = 0\n\
-    [[ipam.pool]]\nname = \"p\"\nsubnets = [\"10.7.0.0/20\"]\n";
+    [[ipam.pool]]\nname = \"p\"\nsubnets = [\"10.7.0.0/20\"]\n\
+    [metrics]\nipamd = \"127.0.0.1:9478\"\n";
 
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().expect("`ip` is missing: install iproute2");
@@ -25,6 +26,7 @@ fn ip(arguments: &[&str]) {
 /// A network namespace for this test alone: links are seen by every daemon of the namespace.
 fn alone() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    ip(&["link", "set", "lo", "up"]);
 }
 
 fn link_name(id: &str) -> String {
@@ -98,6 +100,8 @@ fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
     delete_link("no-namespace");
     until("the third is taken back", || is_reclaimed(&place, "no-namespace"));
     assert_eq!(ids(&mut client), BTreeSet::from(["live", "without-path"].map(str::to_owned)));
+    let counted = figure("127.0.0.1:9478", "ferrule_ipamd_leases_reclaimed_total{reason=\"gone\"}");
+    assert_eq!(counted, Some(2.0), "since the daemon was started");
     delete_link("live");
 }
 
@@ -127,9 +131,10 @@ fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
     alone();
     let place = Arc::new(Place::new(CONFIG));
     let daemon = place.start();
+    // Served before there is a link: with a new store it would ask whose that is.
+    give(&place, &mut place.client(), "anchor");
     fs::write(netns(&place, "anchor"), "").unwrap();
     add_link("anchor");
-    give(&place, &mut place.client(), "anchor");
     let done = Arc::new(AtomicBool::new(false));
     let pods: Vec<_> = (0..PODS)
         .map(|number| {

@@ -178,6 +178,10 @@ fn prometheus_reads_what_was_done_and_what_is_left() {
     ] {
         assert_eq!(value(&families, name, &none), expected, "{name}");
     }
+    for reason in ["gone", "reboot"] {
+        let labels = json!({ "reason": reason });
+        assert_eq!(value(&families, "ferrule_ipamd_leases_reclaimed_total", &labels), 0.0, "{reason}");
+    }
     assert!(value(&families, "ferrule_ipamd_commit_duration_seconds_count", &none) >= 4.0);
     for (state, expected) in [("in_use", 2.0), ("resting", 1.0), ("reserved", 3.0), ("free", 250.0)] {
         let labels = json!({ "pool": "own", "family": "ipv4", "state": state });

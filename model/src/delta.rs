@@ -1,5 +1,6 @@
 //! The difference between what there should be and what there is.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// What has to change so that `observed` becomes `desired`.
@@ -13,11 +14,28 @@ pub struct Delta<K, V> {
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
     /// The difference. `observed` holds only objects that are ours to delete.
+    ///
+    /// One walk along both, side by side: looking each key up on the other side takes several times as long.
     pub fn between(desired: &BTreeMap<K, V>, observed: &BTreeMap<K, V>) -> Self {
-        let put = desired.iter().filter(|(key, value)| observed.get(key) != Some(value));
-        let delete = observed.iter().filter(|(key, _)| !desired.contains_key(key));
         let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
-        Self { put: put.map(owned).collect(), delete: delete.map(owned).collect() }
+        let (mut put, mut delete) = (Vec::new(), Vec::new());
+        let (mut wanted, mut found) = (desired.iter().peekable(), observed.iter().peekable());
+        loop {
+            let order = match (wanted.peek(), found.peek()) {
+                (Some((wanted, _)), Some((found, _))) => wanted.cmp(found),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return Self { put, delete },
+            };
+            match order {
+                Ordering::Less => put.extend(wanted.next().map(owned)),
+                Ordering::Greater => delete.extend(found.next().map(owned)),
+                Ordering::Equal => {
+                    let (wanted, found) = (wanted.next(), found.next());
+                    put.extend(wanted.filter(|_| wanted != found).map(owned));
+                }
+            }
+        }
     }
 
     /// Nothing to do.

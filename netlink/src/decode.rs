@@ -38,8 +38,65 @@ pub(crate) fn address_message(message: &AddressMessage) -> Option<(AddressKey, A
     Some((AddressKey { link: IfIndex(message.header.index), prefix }, Address { nodad }))
 }
 
+/// `struct rtmsg` and `struct ndmsg`.
+const ROUTE_HEADER: usize = 12;
+const NEIGH_HEADER: usize = 12;
+/// `RTA_*` of `linux/rtnetlink.h`.
+mod rta {
+    pub(super) const DST: u16 = 1;
+    pub(super) const OIF: u16 = 4;
+    pub(super) const GATEWAY: u16 = 5;
+    pub(super) const PRIORITY: u16 = 6;
+    pub(super) const PREFSRC: u16 = 7;
+    pub(super) const MULTIPATH: u16 = 9;
+    pub(super) const TABLE: u16 = 15;
+    pub(super) const VIA: u16 = 18;
+    pub(super) const ENCAP_TYPE: u16 = 21;
+    pub(super) const NH_ID: u16 = 30;
+}
+/// `NDA_*` of `linux/neighbour.h`.
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+
+/// A route as it lies in a message: there are thousands in a table, and of each a few attributes matter.
 pub(crate) fn route(payload: &[u8]) -> Option<(RouteKey, Route)> {
-    route_message(&RouteMessage::parse(payload).ok()?)
+    let (header, parts) = raw_route(payload)?;
+    route_of(&header, &parts)
+}
+
+fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
+    let &[family, dst_len, _, _, table, protocol, _, kind, f0, f1, f2, f3] =
+        payload.first_chunk::<ROUTE_HEADER>()?;
+    let onlink =
+        RouteFlags::from_bits_retain(u32::from_ne_bytes([f0, f1, f2, f3])).contains(RouteFlags::Onlink);
+    let header = RouteHead { family: family.into(), dst_len, table, protocol, kind: kind.into(), onlink };
+    let mut parts = RouteParts::default();
+    for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]) {
+        let attribute = attribute.ok()?;
+        let value = attribute.value();
+        match attribute.kind() {
+            rta::DST => parts.dst = Some(address_of(value)?),
+            rta::TABLE => parts.table = Some(number(value)?),
+            rta::PRIORITY => parts.metric = number(value)?,
+            rta::PREFSRC => parts.source = Some(address_of(value)?),
+            rta::GATEWAY => parts.gateway = Some(address_of(value)?),
+            rta::OIF => parts.link = Some(IfIndex(number(value)?)),
+            rta::NH_ID => parts.nexthop = Some(NexthopId(number(value)?)),
+            rta::MULTIPATH | rta::VIA | rta::ENCAP_TYPE => parts.multipath = true,
+            _ => {}
+        }
+    }
+    Some((header, parts))
+}
+
+/// What matters of a route's header.
+struct RouteHead {
+    family: AddressFamily,
+    dst_len: u8,
+    table: u8,
+    protocol: u8,
+    kind: RouteType,
+    onlink: bool,
 }
 
 /// What [`route_message`] collects from the attributes.
@@ -76,25 +133,37 @@ fn route_parts(message: &RouteMessage) -> RouteParts {
 }
 
 pub(crate) fn route_message(message: &RouteMessage) -> Option<(RouteKey, Route)> {
-    let parts = route_parts(message);
-    let kind = match message.header.kind {
+    let header = &message.header;
+    let head = RouteHead {
+        family: header.address_family,
+        dst_len: header.destination_prefix_length,
+        table: header.table,
+        protocol: header.protocol.into(),
+        kind: header.kind,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+    };
+    route_of(&head, &route_parts(message))
+}
+
+fn route_of(head: &RouteHead, parts: &RouteParts) -> Option<(RouteKey, Route)> {
+    let kind = match head.kind {
         RouteType::Unreachable => RouteKind::Unreachable,
-        RouteType::Unicast => RouteKind::Unicast(via(message, &parts)?),
+        RouteType::Unicast => RouteKind::Unicast(via(head, parts)?),
         _ => return None,
     };
-    let any: IpAddr = match message.header.address_family {
+    let any: IpAddr = match head.family {
         AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
         AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
         _ => return None,
     };
-    let dst = IpNetwork::new(parts.dst.unwrap_or(any), message.header.destination_prefix_length).ok()?;
-    let table = parts.table.unwrap_or_else(|| message.header.table.into());
+    let dst = IpNetwork::new(parts.dst.unwrap_or(any), head.dst_len).ok()?;
+    let table = parts.table.unwrap_or_else(|| head.table.into());
     let key = RouteKey { dst, table, metric: parts.metric };
-    Some((key, Route { kind, protocol: message.header.protocol.into(), source: parts.source }))
+    Some((key, Route { kind, protocol: head.protocol, source: parts.source }))
 }
 
 /// The number of a nexthop object comes with the next hop it stands for (`nexthop_compat_mode`): the number wins.
-fn via(message: &RouteMessage, parts: &RouteParts) -> Option<Via> {
+fn via(head: &RouteHead, parts: &RouteParts) -> Option<Via> {
     if let Some(id) = parts.nexthop {
         return Some(Via::Nexthop(id));
     }
@@ -103,17 +172,14 @@ fn via(message: &RouteMessage, parts: &RouteParts) -> Option<Via> {
     }
     let link = parts.link?;
     Some(match parts.gateway {
-        Some(address) => {
-            Via::Gateway { address, link, onlink: message.header.flags.contains(RouteFlags::Onlink) }
-        }
+        Some(address) => Via::Gateway { address, link, onlink: head.onlink },
         None => Via::Link(link),
     })
 }
 
 /// The answer to a lookup of the way that a packet would take.
 pub(crate) fn path(payload: &[u8]) -> Option<Path> {
-    let message = RouteMessage::parse(payload).ok()?;
-    let parts = route_parts(&message);
+    let (_, parts) = raw_route(payload)?;
     Some(Path { link: parts.link?, gateway: parts.gateway, source: parts.source })
 }
 
@@ -132,8 +198,21 @@ pub(crate) enum Neigh {
     Fdb(FdbKey, FdbEntry),
 }
 
+/// A neighbour as it lies in a message.
 pub(crate) fn neigh(payload: &[u8]) -> Option<Neigh> {
-    neigh_message(&NeighbourMessage::parse(payload).ok()?)
+    let &[family, _, _, _, i0, i1, i2, i3, s0, s1, _, _] = payload.first_chunk::<NEIGH_HEADER>()?;
+    let (mut dst, mut lladdr) = (None, None);
+    for attribute in NlasIterator::new(&payload[NEIGH_HEADER..]) {
+        let attribute = attribute.ok()?;
+        match attribute.kind() {
+            NDA_DST => dst = address_of(attribute.value()),
+            NDA_LLADDR => lladdr = mac(attribute.value()),
+            _ => {}
+        }
+    }
+    let link = IfIndex(u32::from_ne_bytes([i0, i1, i2, i3]));
+    let permanent = NeighbourState::from(u16::from_ne_bytes([s0, s1])) == NeighbourState::Permanent;
+    neigh_of(family.into(), link, permanent, (dst, lladdr))
 }
 
 pub(crate) fn neigh_message(message: &NeighbourMessage) -> Option<Neigh> {
@@ -149,9 +228,17 @@ pub(crate) fn neigh_message(message: &NeighbourMessage) -> Option<Neigh> {
             _ => {}
         }
     }
-    let link = IfIndex(message.header.ifindex);
     let permanent = message.header.state == NeighbourState::Permanent;
-    match message.header.family {
+    neigh_of(message.header.family, IfIndex(message.header.ifindex), permanent, (dst, lladdr))
+}
+
+fn neigh_of(
+    family: AddressFamily,
+    link: IfIndex,
+    permanent: bool,
+    (dst, lladdr): (Option<IpAddr>, Option<Mac>),
+) -> Option<Neigh> {
+    match family {
         AddressFamily::Inet | AddressFamily::Inet6 => {
             Some(Neigh::Neighbour(NeighbourKey { link, address: dst? }, Neighbour { mac: lladdr, permanent }))
         }
@@ -200,4 +287,72 @@ fn number(value: &[u8]) -> Option<u32> {
 fn address_of(value: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use ferrule_model::{Family, IfName, LinkChange, Op, VethSpec};
+
+    use super::*;
+    use crate::encode::{all_routes, neighbours_of};
+    use crate::socket::Socket;
+    use crate::{Kernel, Netlink, netns};
+
+    /// What is read where it lies is what the packet crate reads, of routes and neighbours of every kind that there is.
+    #[test]
+    fn both_ways_of_reading_come_to_the_same() {
+        let netns = netns::make().unwrap();
+        let mut kernel = Netlink::open_in(&netns).unwrap();
+        let spec = VethSpec {
+            host_name: IfName::new("u0").unwrap(),
+            host_mac: Mac::local([1; 6]),
+            alias: None,
+            pod_name: IfName::new("u1").unwrap(),
+            pod_mac: Mac::local([2; 6]),
+        };
+        let link = kernel.create_veth(&spec, &netns).unwrap();
+        let (link, peer) = (link.index, link.peer.unwrap());
+        let key = |text: &str| RouteKey::main(text.parse().unwrap());
+        let via =
+            |text: &str, onlink| Route::ours(Via::Gateway { address: text.parse().unwrap(), link, onlink });
+        let hop = Nexthop { gateway: "192.0.2.9".parse().unwrap(), link, onlink: true, protocol: 70 };
+        let address = |text: &str| AddressKey { link, prefix: text.parse().unwrap() };
+        let neighbour = |text: &str| NeighbourKey { link, address: text.parse().unwrap() };
+        let known = Neighbour { mac: Some(Mac::local([4; 6])), permanent: true };
+        let source = Some("192.0.2.1".parse().unwrap());
+        let ops = [
+            Op::SetLink(peer, LinkChange { up: Some(true), ..LinkChange::default() }),
+            Op::PutAddress(address("192.0.2.1/24"), Address::default()),
+            Op::PutAddress(address("2001:db8::1/64"), Address { nodad: true }),
+            Op::PutNexthop(NexthopId(5), hop),
+            Op::PutRoute(key("10.1.0.0/24"), Route::ours(Via::Nexthop(NexthopId(5)))),
+            Op::PutRoute(key("10.2.0.0/24"), via("192.0.2.7", false)),
+            Op::PutRoute(key("10.3.0.0/24"), via("203.0.113.7", true)),
+            Op::PutRoute(key("10.4.0.0/24"), Route { source, ..Route::ours(Via::Link(link)) }),
+            Op::PutRoute(
+                RouteKey { table: 1000, metric: 7, ..key("fd00:1::/64") },
+                via("2001:db8::7", false),
+            ),
+            Op::PutRoute(key("fd00:2::/64"), Route::unreachable()),
+            Op::PutNeighbour(neighbour("192.0.2.7"), known),
+            Op::PutNeighbour(neighbour("2001:db8::7"), known),
+        ];
+        let answers = kernel.apply(&ops).unwrap();
+        assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+        let mut socket = Socket::open_in(&netns).unwrap();
+        let (mut routes, mut neighbours) = (0, 0);
+        for family in Family::BOTH {
+            for message in socket.dump(&all_routes(family)).unwrap() {
+                let parsed = RouteMessage::parse(&message.payload).unwrap();
+                assert_eq!(route(&message.payload), route_message(&parsed), "{parsed:?}");
+                routes += usize::from(route(&message.payload).is_some());
+            }
+            for message in socket.dump(&neighbours_of(family, link)).unwrap() {
+                let parsed = NeighbourMessage::parse(&message.payload).unwrap();
+                assert_eq!(neigh(&message.payload), neigh_message(&parsed), "{parsed:?}");
+                neighbours += 1;
+            }
+        }
+        assert!(routes >= 6 && neighbours == 2, "{routes} {neighbours}");
+    }
 }

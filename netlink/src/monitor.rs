@@ -6,6 +6,7 @@
 mod link;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 
 use ferrule_model::{
@@ -17,7 +18,9 @@ use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 
+use crate::Port;
 use crate::decode::{self, Neigh};
+use crate::own::without;
 
 /// Bytes for events that wait to be read: a node's departure at 5,000 nodes is some thousand of them.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -31,7 +34,7 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// Something changed, by whomever: the listener's own changes come too.
+/// Something changed, by whomever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A link; `Put` also when it went up or down.
@@ -63,18 +66,20 @@ impl std::fmt::Debug for Monitor {
 }
 
 impl Monitor {
-    /// Subscribes in the calling thread's namespace; every change from here on is told. Must be called within a tokio
-    /// runtime, on which the reading goes on.
+    /// Subscribes in the calling thread's namespace; every change from here on is told, but not those that `own` asked
+    /// for. Must be called within a tokio runtime, on which the reading goes on.
     ///
     /// # Errors
     /// The socket cannot be opened.
-    pub fn open() -> io::Result<Self> {
-        Self::open_with(RECEIVE_BUFFER)
+    pub fn open(own: Option<Port>) -> io::Result<Self> {
+        Self::open_with(own, RECEIVE_BUFFER)
     }
 
-    fn open_with(receive_buffer: usize) -> io::Result<Self> {
+    fn open_with(own: Option<Port>, receive_buffer: usize) -> io::Result<Self> {
         let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&GROUPS)?;
-        connection.socket_mut().socket_mut().set_rx_buf_sz(receive_buffer)?;
+        let socket = connection.socket_mut().socket_mut();
+        socket.set_rx_buf_sz(receive_buffer)?;
+        own.map_or(Ok(()), |own| without(socket.as_fd(), own))?;
         tokio::spawn(connection);
         Ok(Self { messages: Box::pin(messages) })
     }
@@ -218,7 +223,7 @@ mod tests {
     #[test]
     fn every_kind_of_change_is_told() {
         in_a_namespace(async {
-            let mut monitor = Monitor::open().unwrap();
+            let mut monitor = Monitor::open(None).unwrap();
             let (mut kernel, link) = kernel_with_a_link();
             until(&mut monitor, |event| matches!(event, Event::Link(Change::Put, l) if l.name == link.name))
                 .await;
@@ -253,18 +258,33 @@ mod tests {
                     Op::DeleteLink(device.index),
                 ])
                 .unwrap();
+            let own = kernel.port().unwrap();
             let mut missing = expected(address, dst, neighbour, fdb, entry);
             while !missing.is_empty() {
                 let next = tokio::time::timeout(Duration::from_secs(5), monitor.next()).await;
                 let names: Vec<_> = missing.iter().map(|(name, _)| name).collect();
                 let next = next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap();
                 let (event, port) = next;
-                assert!(
-                    port == kernel.port() || matches!(event, Event::Fdb(..)) || port == 0,
-                    "{event:?} by {port}"
-                );
+                assert!(port == own.0 || matches!(event, Event::Fdb(..)) || port == 0, "{event:?} by {port}");
                 missing.retain(|(_, is)| !is(&event));
             }
+        });
+    }
+
+    #[test]
+    fn what_the_named_socket_did_itself_is_not_told() {
+        in_a_namespace(async {
+            let (mut kernel, link) = kernel_with_a_link();
+            let mut monitor = Monitor::open(Some(kernel.port().unwrap())).unwrap();
+            let key = |third: u8| RouteKey::main(format!("10.1.{third}.0/24").parse().unwrap());
+            let neighbour = NeighbourKey { link: link.index, address: "10.1.0.9".parse().unwrap() };
+            let route = |third| Op::PutRoute(key(third), Route::ours(Via::Link(link.index)));
+            let known = Neighbour { mac: Some(Mac::local([4; 6])), permanent: true };
+            kernel.apply(&[route(1), Op::PutNeighbour(neighbour, known), Op::DeleteRoute(key(1))]).unwrap();
+            Netlink::open().unwrap().apply(&[route(2)]).unwrap();
+            let first =
+                until(&mut monitor, |event| matches!(event, Event::Route(..) | Event::Neighbour(..))).await;
+            assert!(matches!(first, Event::Route(Change::Put, found, _) if found == key(2)), "{first:?}");
         });
     }
 
@@ -272,7 +292,7 @@ mod tests {
     #[test]
     fn lost_events_are_told_as_an_overrun() {
         in_a_namespace(async {
-            let mut monitor = Monitor::open_with(4096).unwrap();
+            let mut monitor = Monitor::open_with(None, 4096).unwrap();
             let (mut kernel, link) = kernel_with_a_link();
             let routes = (0..2_000_u16).map(|n| {
                 let [a, b] = n.to_be_bytes();

@@ -14,7 +14,7 @@ use crate::decode::{self, Neigh};
 use crate::lookup::Path;
 use crate::netns::Netns;
 use crate::socket::{Answers, Message, Request, Socket};
-use crate::{Error, Kernel, Refusal, delete, encode, link, local};
+use crate::{Error, Kernel, Port, Refusal, delete, encode, link, local};
 
 /// A network namespace of the running kernel, by route netlink.
 #[derive(Debug)]
@@ -23,11 +23,6 @@ pub struct Netlink {
 }
 
 impl Netlink {
-    /// The netlink port that its changes are told with.
-    pub fn port(&self) -> u32 {
-        self.socket.port()
-    }
-
     /// The calling thread's namespace.
     ///
     /// # Errors
@@ -42,6 +37,14 @@ impl Netlink {
     /// It cannot be entered, or the socket not be opened.
     pub fn open_in(netns: &Netns) -> Result<Self, Error> {
         Ok(Self { socket: Socket::open_in(netns)? })
+    }
+
+    /// What tells its own changes in the kernel's events.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn port(&self) -> Result<Port, Error> {
+        self.socket.port()
     }
 
     /// How a packet to `dst` would leave; `None` if there is no route.
@@ -82,8 +85,7 @@ impl Netlink {
     }
 
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
-        let messages = self.socket.dump(request)?;
-        Ok(messages.iter().filter_map(|message| decode(&message.payload)).collect())
+        self.socket.dump_as(request, |part| decode(part.payload))
     }
 }
 

@@ -17,7 +17,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::netns::{Netns, NetnsError};
-use crate::{Error, Refusal};
+use crate::{Error, Port, Refusal};
 
 /// Longest wait for an answer. The kernel answers within the send, unless another holds its RTNL lock.
 const ANSWER_S: i64 = 10;
@@ -58,6 +58,23 @@ pub(crate) struct Message {
     /// Of the socket that asked for what is told; 0: the kernel by itself.
     pub(crate) port: u32,
     pub(crate) payload: Vec<u8>,
+}
+
+/// The same where it lies in its datagram.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    port: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+impl Part<'_> {
+    fn to_message(self) -> Message {
+        let Part { kind, flags, sequence, port, payload } = self;
+        Message { kind, flags, sequence, port, payload: payload.to_vec() }
+    }
 }
 
 /// What a batch brought: for each request the kernel's yes or no, and the messages that are neither.
@@ -106,11 +123,11 @@ impl Socket {
         })?
     }
 
-    /// Its port: the changes that it asks for are told with it.
-    pub(crate) fn port(&self) -> u32 {
+    /// The number by which the kernel knows it.
+    pub(crate) fn port(&self) -> Result<Port, Error> {
         let mut address = SocketAddr::new(0, 0);
-        // Fails for no socket that is open.
-        self.raw.get_address(&mut address).map_or(0, |()| address.port_number())
+        self.raw.get_address(&mut address).map_err(Error::Open)?;
+        Ok(Port(address.port_number()))
     }
 
     /// Runs `inside` with this socket in a multicast group (`RTNLGRP_*`), and forgets what came of it afterwards.
@@ -206,37 +223,47 @@ impl Socket {
 
     /// Lists a table, again if it changed meanwhile.
     pub(crate) fn dump(&mut self, request: &Request) -> Result<Vec<Message>, Error> {
+        self.dump_as(request, |part| Some(part.to_message()))
+    }
+
+    /// The same, with each message read as it comes, and those that give nothing left out.
+    pub(crate) fn dump_as<T>(
+        &mut self,
+        request: &Request,
+        read: impl Fn(Part<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut buffer = Vec::new();
             self.append(&mut buffer, request, NLM_F_REQUEST | NLM_F_DUMP);
             self.send(&buffer)?;
-            if let Some(messages) = self.dumped()? {
-                return Ok(messages);
+            if let Some(found) = self.dumped(&read)? {
+                return Ok(found);
             }
         }
         Err(Error::Interrupted(DUMP_ATTEMPTS))
     }
 
     /// The answer to a dump; `None` if it is not of one moment.
-    fn dumped(&mut self) -> Result<Option<Vec<Message>>, Error> {
-        let mut whole = true;
-        let mut messages = Vec::new();
+    fn dumped<T>(&mut self, read: impl Fn(Part<'_>) -> Option<T>) -> Result<Option<Vec<T>>, Error> {
+        let (mut whole, mut found) = (true, Vec::new());
+        let mut datagram = Vec::with_capacity(DATAGRAM);
         loop {
-            for message in self.receive()? {
-                if message.sequence != self.sequence {
+            self.receive_into(&mut datagram)?;
+            for part in Parts(&datagram) {
+                let part = part?;
+                if part.sequence != self.sequence {
                     continue;
                 }
-                whole &= message.flags & NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    NLMSG_DONE => {
-                        return match errno_of(&message)? {
-                            0 => Ok(whole.then_some(messages)),
-                            code => Err(refused_dump(code, &message)),
-                        };
-                    }
-                    NLMSG_ERROR => return Err(refused_dump(errno_of(&message)?, &message)),
-                    _ => messages.push(message),
+                whole &= part.flags & NLM_F_DUMP_INTR == 0;
+                if !matches!(part.kind, NLMSG_DONE | NLMSG_ERROR) {
+                    found.extend(read(part));
+                    continue;
                 }
+                let end = part.to_message();
+                return match errno_of(&end)? {
+                    0 if end.kind == NLMSG_DONE => Ok(whole.then_some(found)),
+                    code => Err(refused_dump(code, &end)),
+                };
             }
         }
     }
@@ -260,13 +287,20 @@ impl Socket {
     /// The messages of one datagram.
     pub(crate) fn receive(&self) -> Result<Vec<Message>, Error> {
         let mut datagram = Vec::with_capacity(DATAGRAM);
+        self.receive_into(&mut datagram)?;
+        messages(&datagram)
+    }
+
+    /// Puts one datagram in the place of what is in `datagram`, which has room for [`DATAGRAM`] bytes.
+    fn receive_into(&self, datagram: &mut Vec<u8>) -> Result<(), Error> {
         loop {
-            match self.raw.recv(&mut datagram, libc::MSG_TRUNC) {
+            datagram.clear();
+            match self.raw.recv(datagram, libc::MSG_TRUNC) {
                 // With MSG_TRUNC the length is the datagram's, whatever there was room for.
                 Ok(length) if length > DATAGRAM => {
                     return Err(Error::Decode(format!("a datagram of {length} bytes")));
                 }
-                Ok(_) => return messages(&datagram),
+                Ok(_) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::Receive(error)),
             }
@@ -298,25 +332,41 @@ fn append(buffer: &mut Vec<u8>, request: &Request, flags: u16, sequence: u32) {
 }
 
 /// Cuts a datagram into its messages (`NLMSG_NEXT`).
-pub(crate) fn messages(mut datagram: &[u8]) -> Result<Vec<Message>, Error> {
-    let mut messages = Vec::new();
-    while !datagram.is_empty() {
-        let short = || Error::Decode(format!("a netlink message cut short after {} bytes", datagram.len()));
-        let field = |from: usize| -> Result<[u8; 4], Error> {
-            datagram.get(from..from + 4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)
-        };
-        let length = u32::from_ne_bytes(field(0)?) as usize;
-        let [k0, k1, f0, f1] = field(4)?;
-        let sequence = u32::from_ne_bytes(field(8)?);
-        let port = u32::from_ne_bytes(field(12)?);
-        let payload = datagram.get(HEADER_LEN..length).ok_or_else(short)?.to_vec();
-        let kind = u16::from_ne_bytes([k0, k1]);
-        if kind != NLMSG_NOOP {
-            messages.push(Message { kind, flags: u16::from_ne_bytes([f0, f1]), sequence, port, payload });
+struct Parts<'a>(&'a [u8]);
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = Result<Part<'a>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.0.is_empty() {
+            let datagram = std::mem::take(&mut self.0);
+            let Some((part, length)) = part(datagram) else {
+                let left = datagram.len();
+                return Some(Err(Error::Decode(format!("a netlink message cut short after {left} bytes"))));
+            };
+            self.0 = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if part.kind != NLMSG_NOOP {
+                return Some(Ok(part));
+            }
         }
-        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        None
     }
-    Ok(messages)
+}
+
+/// The first message of a datagram, and its length.
+fn part(datagram: &[u8]) -> Option<(Part<'_>, usize)> {
+    let (&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3], _) =
+        datagram.split_first_chunk()?;
+    let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
+    let payload = datagram.get(HEADER_LEN..length)?;
+    let (kind, flags) = (u16::from_ne_bytes([k0, k1]), u16::from_ne_bytes([f0, f1]));
+    let (sequence, port) = (u32::from_ne_bytes([s0, s1, s2, s3]), u32::from_ne_bytes([p0, p1, p2, p3]));
+    Some((Part { kind, flags, sequence, port, payload }, length))
+}
+
+/// The messages of a datagram.
+pub(crate) fn messages(datagram: &[u8]) -> Result<Vec<Message>, Error> {
+    Parts(datagram).map(|part| Ok(part?.to_message())).collect()
 }
 
 /// The first field of `struct nlmsgerr`, and of the end of a dump: 0 or a negative error number.
@@ -400,7 +450,7 @@ mod tests {
                 let mut buffer = Vec::new();
                 socket.append(&mut buffer, &request, NLM_F_REQUEST | NLM_F_DUMP);
                 socket.send(&buffer).unwrap();
-                interrupted += usize::from(socket.dumped().unwrap().is_none());
+                interrupted += usize::from(socket.dumped(|_| Some(())).unwrap().is_none());
                 match socket.dump(&request) {
                     Ok(whole) => assert!((COUNT..=COUNT + 1).contains(&whole.len()), "{}", whole.len()),
                     Err(error) => assert!(matches!(error, Error::Interrupted(_)), "{error}"),

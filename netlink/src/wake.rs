@@ -16,8 +16,10 @@ use nix::sys::socket::{
     sockopt,
 };
 
+use crate::Port;
 use crate::decode;
 use crate::encode::rtm;
+use crate::own::without;
 use crate::socket::{Message, messages};
 
 /// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
@@ -69,14 +71,15 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Subscribes in the calling thread's network namespace, to all nexthop objects, to the sysctls, and to the nftables
-    /// tables of these names.
+    /// Subscribes in the calling thread's network namespace, to all nexthop objects but those that `own` makes, changes
+    /// and removes, to the sysctls, and to the nftables tables of these names.
     ///
     /// # Errors
     /// A socket cannot be opened.
-    pub fn open(tables: &[&'static str]) -> io::Result<Self> {
+    pub fn open(tables: &[&'static str], own: Option<Port>) -> io::Result<Self> {
         let names = tables.to_vec();
         let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUPS_NETCONF)?;
+        own.map_or(Ok(()), |own| without(routing.as_fd(), own))?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
         Ok(Self { routing, tables, names })
     }
@@ -152,15 +155,17 @@ fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
 
 #[cfg(test)]
 mod tests {
+    use ferrule_model::{IfIndex, LinkChange, Op};
+
     use super::*;
-    use crate::{netns, nft};
+    use crate::{Kernel, Netlink, netns, nft};
 
     #[test]
     fn a_sysctl_wakes() {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open(&["ferrule"]).unwrap();
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 for name in
                     ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
                 {
@@ -172,11 +177,38 @@ mod tests {
     }
 
     #[test]
+    fn a_nexthop_of_the_named_socket_does_not_wake() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let [mut ours, mut theirs] = [(); 2].map(|()| Netlink::open().unwrap());
+                let mut wakes = Wakes::open(&["ferrule"], Some(ours.port().unwrap())).unwrap();
+                let lo = IfIndex(1);
+                let up = LinkChange { up: Some(true), ..LinkChange::default() };
+                let hop =
+                    Nexthop { gateway: "192.0.2.9".parse().unwrap(), link: lo, onlink: true, protocol: 70 };
+                let answers = ours.apply(&[Op::SetLink(lo, up), Op::PutNexthop(NexthopId(5), hop)]).unwrap();
+                assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+                theirs.apply(&[Op::DeleteNexthop(NexthopId(5))]).unwrap();
+                let heard = loop {
+                    let heard = wakes.wait().unwrap();
+                    if let Some((Wake::Nexthop(event), _)) =
+                        heard.into_iter().find(|(wake, _)| matches!(wake, Wake::Nexthop(_)))
+                    {
+                        break event;
+                    }
+                };
+                assert_eq!((heard.change, heard.id), (Change::Delete, NexthopId(5)));
+            })
+            .unwrap();
+    }
+
+    #[test]
     fn only_the_table_asked_for_wakes() {
         netns::make()
             .unwrap()
             .run(|| {
-                let mut wakes = Wakes::open(&["ferrule"]).unwrap();
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 nft::apply("add table inet ferrule-services").unwrap();
                 assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();

@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use ferrule_config::Routing;
+use ferrule_config::{Routing, Vxlan};
 use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
@@ -17,13 +17,13 @@ use nix::errno::Errno;
 
 use crate::backoff::Backoff;
 use crate::desired::{self, Ground, Underlay};
-use crate::device;
-use crate::drift::{Belief, Concern};
+use crate::device::{self, Device};
+use crate::drift::{Belief, Concern, Second};
 use crate::goal::Goal;
 use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
-use crate::owner::ForeignDevice;
+use crate::owner::{self, ForeignDevice};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 
@@ -180,14 +180,53 @@ impl<K: Kernel> Applier<K> {
         })
     }
 
-    /// What was refused may be tried again at once.
-    pub fn forget_refusals(&mut self) {
+    /// The node itself is another: what was refused may be tried again at once, and nothing of the last goal counts.
+    pub fn start_over(&mut self) {
         self.backoff.forget();
+        self.doubt(true);
     }
 
     /// When something that was refused is to be tried again.
     pub fn next_due(&self) -> Option<Instant> {
         self.backoff.next_due()
+    }
+
+    /// The pass towards the `cluster` that the last pass was made for. If all that it reads is as the last pass left it,
+    /// and nothing was left to do, it ends there, without working out again what there should be.
+    ///
+    /// # Errors
+    /// As [`Applier::pass`].
+    pub fn check(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
+        match self.as_left()? {
+            Some(report) => Ok(report),
+            None => self.pass(cluster, now),
+        }
+    }
+
+    /// Reads everything; a report if it is as the last pass left it and should be.
+    fn as_left(&mut self) -> Result<Option<Report>, PassError> {
+        let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
+        let (belief, ground) = (&mut left.belief, left.goal.ground());
+        let (settings, own) = (&self.routing.vxlan, &ground.own);
+        let second = belief.device6.as_ref();
+        let devices = belief.device.into_iter().chain(second.and_then(|second| second.device));
+        let devices: Vec<_> = devices.collect();
+        let seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(settings))?;
+        let mut is_kept =
+            device::is_kept(&seen.links, (belief.spec.as_ref(), settings, own.vtep_mac), belief.device)?;
+        if let Some(settings) = second_settings(settings) {
+            let (spec, device) = second.map_or((None, None), |second| (second.spec.as_ref(), second.device));
+            is_kept &= device::is_kept(&seen.links, (spec, &settings, own.vtep_mac6), device)?;
+        }
+        let not_looked_at = device::find(&seen.links, settings, own.vtep_mac).map(|link| link.index);
+        let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &seen.links)?;
+        if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
+            return Ok(None);
+        }
+        belief.links = seen.links;
+        let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
+        left.tell(&mut report);
+        Ok(Some(report))
     }
 
     /// One pass towards `cluster` that reads everything.
@@ -207,25 +246,39 @@ impl<K: Kernel> Applier<K> {
 
         let spec = desired::device(&self.routing, own, &underlay);
         let wanted = (spec.as_ref(), settings, own.vtep_mac);
-        let device = device::keep(&mut self.kernel, wanted, &links, before.as_ref(), &mut report)?;
-        let seen = observe::ours(&mut self.kernel, device.index)?;
+        let had = before.as_ref().map_or((None, None), |belief| (belief.device, belief.spec.as_ref()));
+        let device = device::keep(&mut self.kernel, wanted, &links, had, &mut report)?;
+        let second = self.second(own, &underlay, (&links, before.as_ref()), &mut report)?;
+        let devices: Vec<_> =
+            device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
+        let mut seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(&self.routing.vxlan))?;
         let backend = self.routing.backend;
         let kept = device.index.filter(|_| !device.leaves);
-        let ground = Ground { backend, own: own.clone(), underlay, device: kept };
+        let device6 = second.as_ref().map(|(_, belief)| belief.device);
+        let ground = Ground { backend, own: own.clone(), underlay, device: kept, device6 };
         let goal = Goal::new(ground, cluster, &seen.nexthops);
-        let known = before.filter(|_| !device.fresh).map(|belief| belief.ours);
+        self.adopt(&mut seen.ours, goal.objects())?;
+        let fresh = device.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
+        let known = before.filter(|_| !fresh).map(|belief| belief.ours);
         let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
         let mut left = Left {
             differing: walked.observed.differing(goal.objects()),
             unfinished: walked.taken,
             doubted: false,
-            belief: self.belief_of(cluster, (kept, spec), seen.links, &underlay, walked),
+            belief: self.belief_of(
+                cluster,
+                (kept, spec, second.as_ref().map(|(_, belief)| belief.clone())),
+                seen.links,
+                &underlay,
+                walked,
+            ),
             goal,
             mtu,
             underlay: report.underlay.clone(),
         };
-        if let Some(index) = device.index.filter(|_| device.leaves) {
+        let leaving = [Some(device), second.map(|(second, _)| second)].into_iter().flatten();
+        for index in leaving.filter(|device| device.leaves).filter_map(|device| device.index) {
             left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
         left.tell(&mut report);
@@ -233,10 +286,46 @@ impl<K: Kernel> Applier<K> {
         Ok(report)
     }
 
+    /// Keeps the second device, where IPv6 has one of its own: how far that came, and what is believed of it.
+    fn second(
+        &mut self,
+        own: &Node,
+        underlay: &Underlay,
+        (links, before): (&Links, Option<&Belief>),
+        report: &mut Report,
+    ) -> Result<Option<(Device, Second)>, PassError> {
+        let Some(settings) = second_settings(&self.routing.vxlan) else { return Ok(None) };
+        let spec = desired::device6(&self.routing, own, underlay);
+        let had = before.and_then(|belief| belief.device6.as_ref());
+        let had = had.map_or((None, None), |second| (second.device, second.spec.as_ref()));
+        let wanted = (spec.as_ref(), &settings, own.vtep_mac6);
+        let device = device::keep(&mut self.kernel, wanted, links, had, report)?;
+        let kept = device.index.filter(|_| !device.leaves);
+        Ok(Some((device, Second { device: kept, spec, name: settings.device })))
+    }
+
+    /// Makes routes of flannel's that lead nowhere any more ours: the kernel deletes a route by its protocol only.
+    fn adopt(&mut self, observed: &mut Objects, desired: &Objects) -> Result<(), PassError> {
+        let is_stale = |(key, route): &(&RouteKey, &Route)| {
+            route.protocol != PROTOCOL && !desired.routes.contains_key(key)
+        };
+        let stale: Vec<_> = observed.routes.iter().filter(is_stale).map(|(key, _)| *key).collect();
+        let ops: Vec<_> = stale.iter().map(|key| Op::PutRoute(*key, Route::unreachable())).collect();
+        let answers = if ops.is_empty() { Vec::new() } else { self.kernel.apply(&ops)? };
+        for (key, answer) in stale.into_iter().zip(answers) {
+            match answer {
+                Ok(()) => drop(observed.routes.insert(key, Route::unreachable())),
+                // It is looked at again in the next pass.
+                Err(_) => drop(observed.routes.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
     fn belief_of(
         &self,
         cluster: &Cluster,
-        (device, spec): (Option<IfIndex>, Option<VxlanSpec>),
+        (device, spec, device6): (Option<IfIndex>, Option<VxlanSpec>, Option<Second>),
         links: Links,
         underlay: &Underlay,
         walked: Walked,
@@ -246,6 +335,7 @@ impl<K: Kernel> Applier<K> {
             device,
             spec,
             device_name: self.routing.vxlan.device.clone(),
+            device6,
             uplinks: underlay.all().map(|uplink| uplink.link).collect(),
             own: cluster.own.clone(),
             ours: walked.observed,
@@ -307,13 +397,20 @@ impl<K: Kernel> Applier<K> {
         self.backoff.forget();
         let mut report = Report::default();
         let links = observe::links(&mut self.kernel)?;
-        let wanted = (None, &self.routing.vxlan, own_mac);
-        let device = device::keep(&mut self.kernel, wanted, &links, None, &mut report)?;
-        let seen = observe::ours(&mut self.kernel, device.index)?;
+        let mut devices = Vec::new();
+        for settings in
+            std::iter::once(self.routing.vxlan.clone()).chain(second_settings(&self.routing.vxlan))
+        {
+            let wanted = (None, &settings, own_mac);
+            let device = device::keep(&mut self.kernel, wanted, &links, (None, None), &mut report)?;
+            devices.extend(device.index);
+        }
+        let were_flannels = owner::are_flannels(&self.routing.vxlan);
+        let seen = observe::ours(&mut self.kernel, &devices, were_flannels)?;
         let nothing = Objects::default();
         let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
         report.pending = walked.observed.len();
-        if let Some(index) = device.index {
+        for index in devices {
             device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &seen.links, &mut report)?;
         }
         Ok(report)
@@ -361,6 +458,11 @@ impl<K: Kernel> Applier<K> {
 }
 
 impl Left {
+    /// Everything was as it should be, and nothing has been heard since that says otherwise.
+    fn is_done(&self) -> bool {
+        self.differing.is_empty() && !self.unfinished && !self.doubted
+    }
+
     fn tell(&self, report: &mut Report) {
         report.pending = self.differing.len() + usize::from(self.unfinished);
         report.objects = self.goal.objects().len().saturating_sub(report.pending);
@@ -401,6 +503,11 @@ fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal
         refusal.reason = Some(reason);
     }
     Ok(())
+}
+
+/// The settings with the name of the second device in the place of the first one's.
+fn second_settings(settings: &Vxlan) -> Option<Vxlan> {
+    Some(Vxlan { device: settings.device6.clone()?, device6: None, ..*settings })
 }
 
 fn no_underlay(own: &Node) -> PassError {

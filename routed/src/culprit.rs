@@ -12,25 +12,18 @@ use ferrule_netlink::wake::Wake;
 
 use crate::observe::Links;
 
-/// What the log calls the masquerade table.
-const TABLE: &str = "the nftables table";
+/// The masquerade table, among the other objects.
+const TABLE: &str = "table";
 /// More are not remembered between two passes.
 const MOST: usize = 256;
 
 /// What somebody has changed since the last pass: by the object's name in the log, who.
 #[derive(Debug, Default)]
 pub struct Culprits {
-    /// The port of this daemon's own changes.
-    own: u32,
     seen: BTreeMap<String, String>,
 }
 
 impl Culprits {
-    /// `own` is the port of this daemon's own changes.
-    pub fn new(own: u32) -> Self {
-        Self { own, seen: BTreeMap::new() }
-    }
-
     /// An event disagrees with what was left.
     pub fn saw(&mut self, event: &Event, port: u32, links: Option<&Links>) {
         let link = |index| {
@@ -56,7 +49,7 @@ impl Culprits {
     }
 
     fn note(&mut self, object: String, port: u32) {
-        if port != 0 && port != self.own && self.seen.len() < MOST {
+        if port != 0 && self.seen.len() < MOST {
             // The first one is it: what follows may be somebody's repair.
             self.seen.entry(object).or_insert_with(|| who(port));
         }
@@ -73,9 +66,9 @@ impl Culprits {
         }
     }
 
-    /// The host was looked at.
-    pub fn forget_table(&mut self) {
-        self.seen.remove(TABLE);
+    /// Who has changed the nftables table.
+    pub fn take_table(&mut self) -> Option<String> {
+        self.seen.remove(TABLE)
     }
 
     /// A pass is through.
@@ -102,10 +95,9 @@ mod tests {
         let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
         let event = Event::Route(Change::Delete, key, Route::unreachable());
         let sentence = "route 10.244.2.0/24 was deleted by someone else; put back";
-        let mut culprits = Culprits::new(7);
-        culprits.saw(&event, 7, None);
+        let mut culprits = Culprits::default();
         culprits.saw(&event, 0, None);
-        assert_eq!(culprits.named(sentence), sentence, "neither this daemon nor the kernel");
+        assert_eq!(culprits.named(sentence), sentence, "the kernel by itself");
         let own = std::process::id();
         culprits.saw(&event, own, None);
         culprits.saw(&event, own + 1, None);

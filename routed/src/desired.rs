@@ -9,8 +9,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ferrule_config::{Backend, MTU_MIN, Routing};
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
-    PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
+    Nexthop, PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
 };
 
 use crate::nodes::Node;
@@ -169,11 +169,36 @@ impl fmt::Display for Skipped {
 
 /// The VXLAN device that should be there, or `None` if the backend needs none.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
-    let uplink = underlay.tunnel(own).filter(|_| routing.backend != Backend::Native)?;
-    Some(VxlanSpec {
-        name: routing.vxlan.device.clone(),
-        mac: own.vtep_mac,
-        mtu: pod_mtu(routing, own, underlay)?,
+    let name = &routing.vxlan.device;
+    if routing.vxlan.device6.is_some() {
+        let uplink = underlay.v4?;
+        return spec(routing, (name, own.vtep_mac), uplink, own_mtu(routing, uplink));
+    }
+    spec(routing, (name, own.vtep_mac), underlay.tunnel(own)?, pod_mtu(routing, own, underlay)?)
+}
+
+/// The second one, of IPv6, where it has one of its own.
+pub fn device6(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
+    let (name, uplink) = (routing.vxlan.device6.as_ref()?, underlay.v6?);
+    spec(routing, (name, own.vtep_mac6), uplink, own_mtu(routing, uplink))
+}
+
+/// The MTU of a device that carries one family: pods that are there since flannel's time may use all of it.
+fn own_mtu(routing: &Routing, uplink: Uplink) -> u32 {
+    routing.mtu.unwrap_or(inside(uplink).max(MTU_MIN))
+}
+
+/// What a tunnel over this uplink leaves.
+fn inside(uplink: Uplink) -> u32 {
+    let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
+    uplink.mtu.saturating_sub(overhead)
+}
+
+fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32) -> Option<VxlanSpec> {
+    (routing.backend != Backend::Native).then(|| VxlanSpec {
+        name: name.clone(),
+        mac,
+        mtu,
         vxlan: Vxlan {
             vni: routing.vxlan.vni,
             port: routing.vxlan.port,
@@ -188,10 +213,11 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let plain = underlay.all().map(|uplink| uplink.mtu).min();
-    let tunnelled = underlay.tunnel(own).map(|uplink| {
-        let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-        uplink.mtu.saturating_sub(overhead)
-    });
+    let tunnelled = if routing.vxlan.device6.is_some() {
+        underlay.all().map(inside).min()
+    } else {
+        underlay.tunnel(own).map(inside)
+    };
     let found = match routing.backend {
         Backend::Native => plain?,
         Backend::Vxlan => tunnelled?,
@@ -212,6 +238,8 @@ pub struct Ground {
     pub underlay: Underlay,
     /// The number of the VXLAN device, if the backend has one and it is there.
     pub device: Option<IfIndex>,
+    /// The same of the second one, where IPv6 has one of its own.
+    pub device6: Option<Option<IfIndex>>,
 }
 
 impl Ground {
@@ -231,8 +259,10 @@ impl Ground {
             let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
             wanted.routes.insert(key, Target::Unreachable);
         }
-        if let (Some(link), Some(_)) = (self.device, self.tunnel()) {
-            for vtep in Family::BOTH.into_iter().filter_map(|family| self.own.vtep(family)) {
+        for family in Family::BOTH {
+            if let (Some(link), Some(_), Some(vtep)) =
+                (self.device_of(family), self.tunnel_of(family), self.own.vtep(family))
+            {
                 let key = AddressKey { link, prefix: host_prefix(vtep) };
                 wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
             }
@@ -250,9 +280,16 @@ impl Ground {
                 Backend::Vxlan => false,
                 Backend::Auto => self.is_on_link(node, family),
             };
-            let reached = match (is_plain, self.device, self.tunnel()) {
+            let reached = match (is_plain, self.device_of(family), self.tunnel_of(family)) {
                 (true, _, _) => self.plain(&mut wanted, node, family),
-                (false, Some(link), Some(tunnel)) => tunnelled(&mut wanted, node, vtep, link, tunnel),
+                (false, Some(link), Some(tunnel)) => {
+                    let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
+                    tunnelled(&mut wanted, node, (vtep, mac), link, tunnel)
+                }
+                // Without an address of this family there never is a second device.
+                (false, _, None) if self.device6.is_some() && self.own.address(family).is_none() => {
+                    Err(Why::NoOwnAddress(family))
+                }
                 // The device is refused or goes: a pass that is to change that says so.
                 (false, _, _) => Ok(()),
             };
@@ -263,9 +300,26 @@ impl Ground {
         wanted
     }
 
+    /// The device for IPv6 is another than that for IPv4, and `family` is IPv6.
+    fn is_apart(&self, family: Family) -> bool {
+        self.device6.is_some() && family == Family::V6
+    }
+
+    /// The device that carries the pods' packets of `family`.
+    fn device_of(&self, family: Family) -> Option<IfIndex> {
+        match self.device6 {
+            Some(device6) if family == Family::V6 => device6,
+            _ => self.device,
+        }
+    }
+
     /// The family of the outer packets.
-    fn tunnel(&self) -> Option<Family> {
-        self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
+    fn tunnel_of(&self, family: Family) -> Option<Family> {
+        let uplink = match self.device6 {
+            Some(_) => self.underlay.of(family),
+            None => self.underlay.tunnel(&self.own),
+        };
+        uplink.map(|uplink| Family::of(uplink.address))
     }
 
     fn is_on_link(&self, node: &Node, family: Family) -> bool {
@@ -291,12 +345,11 @@ impl Ground {
 fn tunnelled(
     wanted: &mut Wanted,
     node: &Node,
-    vtep: IpAddr,
+    (vtep, mac): (IpAddr, Mac),
     link: IfIndex,
     tunnel: Family,
 ) -> Result<(), Why> {
     let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
-    let mac = node.vtep_mac;
     let gateway = tunnel_gateway(vtep, mac);
     wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
     let neighbour = Neighbour { mac: Some(mac), permanent: true };
@@ -360,6 +413,7 @@ impl Wanted {
 mod tests {
     use super::*;
     use crate::nodes::Cluster;
+    use crate::nodes::vtep_mac6;
     use ferrule_model::vtep_mac;
 
     const ETH0: IfIndex = IfIndex(2);
@@ -374,6 +428,7 @@ mod tests {
                 .map(|cidr| cidr.parse().unwrap())
                 .into(),
             vtep_mac: vtep_mac(name),
+            vtep_mac6: vtep_mac6(name),
         }
     }
 
@@ -391,7 +446,7 @@ mod tests {
     }
 
     fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
-        let ground = Ground { backend, own: cluster.own.clone(), underlay: *underlay, device };
+        let ground = Ground { backend, own: cluster.own.clone(), underlay: *underlay, device, device6: None };
         ground.objects(cluster.others.values().map(AsRef::as_ref))
     }
 
@@ -458,6 +513,43 @@ mod tests {
         assert_eq!(gateways, neighbours, "each next hop is resolved");
         assert_eq!(gateways[0].to_string(), "10.244.2.0");
         assert!(matches!(gateways[1], IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    }
+
+    #[test]
+    fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
+        let ground = |underlay: Underlay| Ground {
+            backend: Backend::Vxlan,
+            own: node("a", 1),
+            underlay,
+            device: Some(DEVICE),
+            device6: Some(underlay.v6.map(|_| IfIndex(10))),
+        };
+        let other = node("b", 2);
+        let part = ground(underlay()).part(&other);
+        let fdb: Vec<_> =
+            part.fdb.iter().map(|(key, entry)| (key.link, key.mac, entry.dst.to_string())).collect();
+        let expected = [(DEVICE, other.vtep_mac, "192.0.2.2"), (IfIndex(10), other.vtep_mac6, "2001:db8::2")];
+        assert_eq!(fdb, expected.map(|(link, mac, dst)| (link, mac, dst.to_owned())));
+        assert!(part.nexthops.keys().all(|hop| (hop.link == DEVICE) == hop.gateway.is_ipv4()));
+        let addresses = ground(underlay()).objects(std::iter::empty()).addresses;
+        assert!(
+            addresses.keys().all(|key| (key.link == DEVICE) == key.prefix.is_ipv4()) && addresses.len() == 2
+        );
+
+        let mut routing = Routing::default();
+        routing.vxlan.device6 = Some(IfName::new("two").unwrap());
+        let (first, second) =
+            (device(&routing, &node("a", 1), &underlay()), device6(&routing, &node("a", 1), &underlay()));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!((first.vxlan.local, first.mac), (Some([192, 0, 2, 1].into()), vtep_mac("a")));
+        assert_eq!((second.vxlan.local.map(|ip| ip.is_ipv6()), second.mac), (Some(true), vtep_mac6("a")));
+        assert_eq!((first.mtu, second.mtu), (1450, 1430));
+        assert_eq!(pod_mtu(&routing, &node("a", 1), &underlay()), Some(1430), "a pod has one MTU");
+
+        let one = Underlay { v6: None, ..underlay() };
+        assert_eq!(device6(&routing, &node("a", 1), &one), None);
+        let part = ground(one).part(&other);
+        assert!(part.routes.keys().all(|key| key.dst.is_ipv4()) && part.routes.len() == 1);
     }
 
     #[test]

@@ -6,10 +6,9 @@ use ferrule_netlink::Kernel;
 use nix::errno::Errno;
 
 use crate::apply::PassError;
-use crate::drift::Belief;
 use crate::objects::Objects;
 use crate::observe::Links;
-use crate::owner::{self, DeviceStep};
+use crate::owner::{self, DeviceStep, ForeignDevice};
 use crate::report::{self, Report};
 
 /// The device, as far as a pass has come to it.
@@ -23,7 +22,7 @@ pub struct Device {
     pub leaves: bool,
 }
 
-/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `before` is what the
+/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `had` is what the
 /// last pass left, `mac` the one that only this node's device has.
 ///
 /// # Errors
@@ -32,17 +31,16 @@ pub fn keep<K: Kernel>(
     kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
     links: &Links,
-    before: Option<&Belief>,
+    (had, had_spec): (Option<IfIndex>, Option<&VxlanSpec>),
     report: &mut Report,
 ) -> Result<Device, PassError> {
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
-    let had = before.and_then(|belief| belief.device);
     let there = |index| Device { index: Some(index), fresh: false, leaves: false };
     match (step, spec) {
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
         (DeviceStep::Change(index, change), _) => {
-            if had == Some(index) && before.and_then(|belief| belief.spec.as_ref()) == spec {
+            if had == Some(index) && had_spec == spec {
                 report.repaired.push(report::device_repair(settings.device.as_str(), &change));
             }
             let fresh = change.up.is_some();
@@ -64,6 +62,22 @@ pub fn keep<K: Kernel>(
             Ok(Device { index: None, fresh: false, leaves: false })
         }
     }
+}
+
+/// Whether among `links` the device is as it should be, and has the number that it had; none if none should be there.
+///
+/// # Errors
+/// A link that is not ours has its name.
+pub fn is_kept(
+    links: &Links,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    had: Option<IfIndex>,
+) -> Result<bool, ForeignDevice> {
+    Ok(match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
+        DeviceStep::Keep(index) => had == Some(index),
+        DeviceStep::Nothing => had.is_none(),
+        _ => false,
+    })
 }
 
 /// The link that has our device's name, else our device under the name that it had in another configuration.

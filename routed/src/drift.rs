@@ -21,6 +21,8 @@ pub struct Belief {
     pub spec: Option<VxlanSpec>,
     /// The name that our VXLAN device has or would have.
     pub device_name: IfName,
+    /// The same of the second device, where IPv6 has one of its own.
+    pub device6: Option<Second>,
     /// The links that hold the node's addresses.
     pub uplinks: Vec<IfIndex>,
     /// The node that we are.
@@ -29,6 +31,17 @@ pub struct Belief {
     pub ours: Objects,
     /// Routes of other programs that stand where ours should be.
     pub blocked: Vec<RouteKey>,
+}
+
+/// What we believe of the second VXLAN device.
+#[derive(Debug, Clone)]
+pub struct Second {
+    /// Its number.
+    pub device: Option<IfIndex>,
+    /// What it was to be.
+    pub spec: Option<VxlanSpec>,
+    /// Its name.
+    pub name: IfName,
 }
 
 /// What an event means.
@@ -59,10 +72,10 @@ impl Belief {
             Event::Link(change, link) => return self.hears_link(*change, link),
             Event::Address(change, key, _) => {
                 let known = self.ours.addresses.contains_key(key);
-                if self.is_own(key.prefix.ip()) && self.device != Some(key.link) {
+                if self.is_own(key.prefix.ip()) && !self.is_device(key.link) {
                     return Concern::Ground;
                 }
-                let mine = self.device == Some(key.link) && owner::is_our_address(key);
+                let mine = self.is_device(key.link) && owner::is_our_address(key);
                 mine && known != (*change == Change::Put)
             }
             Event::Route(Change::Put, key, route) => {
@@ -75,11 +88,11 @@ impl Belief {
                     || (route.protocol == PROTOCOL && self.ours.routes.contains_key(key))
             }
             Event::Neighbour(Change::Put, key, value) => {
-                self.device == Some(key.link) && self.ours.neighbours.get(key) != Some(value)
+                self.is_device(key.link) && self.ours.neighbours.get(key) != Some(value)
             }
             Event::Neighbour(Change::Delete, key, _) => self.ours.neighbours.contains_key(key),
             Event::Fdb(Change::Put, key, value) => {
-                self.device == Some(key.link) && self.ours.fdb.get(key) != Some(value)
+                self.is_device(key.link) && self.ours.fdb.get(key) != Some(value)
             }
             Event::Fdb(Change::Delete, key, _) => self.ours.fdb.contains_key(key),
         };
@@ -104,11 +117,21 @@ impl Belief {
             Change::Put => self.links.insert(link.index, link.clone()),
             Change::Delete => self.links.remove(&link.index),
         };
-        let matters = self.device == Some(link.index)
+        let matters = self.is_device(link.index)
             || self.uplinks.contains(&link.index)
-            || link.name == self.device_name;
+            || link.name == self.device_name
+            || self.device6.as_ref().is_some_and(|second| second.name == link.name);
         let same = change == Change::Put && before.as_ref() == Some(link);
         if matters && !same { Concern::Ground } else { Concern::None }
+    }
+
+    /// The VXLAN devices that are there.
+    pub fn devices(&self) -> impl Iterator<Item = IfIndex> {
+        self.device.into_iter().chain(self.device6.as_ref().and_then(|second| second.device))
+    }
+
+    fn is_device(&self, link: IfIndex) -> bool {
+        self.devices().any(|device| device == link)
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {
@@ -165,6 +188,7 @@ mod tests {
             device: Some(DEVICE),
             spec: None,
             device_name: IfName::new("ferrule.1").unwrap(),
+            device6: None,
             uplinks: vec![ETH0],
             own: Node {
                 name: "a".into(),
@@ -172,6 +196,7 @@ mod tests {
                 v6: None,
                 pod_cidrs: vec![],
                 vtep_mac: vtep_mac("a"),
+                vtep_mac6: vtep_mac("a/6"),
             },
             ours,
             blocked: vec![key("10.244.3.0/24")],

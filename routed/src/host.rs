@@ -5,13 +5,12 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 
-use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
-use crate::culprit::Culprits;
 use crate::drift::Belief;
 use crate::nodes::Cluster;
 use crate::sysctl::Setting;
@@ -123,15 +122,27 @@ impl Host {
         !self.silent.is_empty()
     }
 
-    /// Whether one of them is not as it has to be.
-    pub fn is_silently_changed(&self) -> bool {
-        self.silent.iter().any(sysctl::differs)
+    /// Sets those of them that are not as they have to be any more.
+    pub fn put_silent_right(&mut self) {
+        let (changed, failed) = sysctl::apply(&self.silent);
+        if !changed.is_empty() {
+            tracing::warn!("sysctl {} was changed by someone else; put right", changed.join(" "));
+        }
+        if !failed.is_empty() {
+            self.silent.clear();
+        }
+    }
+
+    /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
+    pub fn filters(&mut self, cluster: &Cluster, by: Option<&str>) {
+        self.masquerade(cluster, by);
+        self.accept_forward(cluster);
     }
 
     /// The masquerade table: there and right, or gone if it is switched off.
-    pub fn masquerade(&mut self, cluster: &Cluster, culprits: &Culprits) {
+    fn masquerade(&mut self, cluster: &Cluster, by: Option<&str>) {
         let failed = if self.config.routing.masquerade {
-            self.keep_table(cluster, culprits)
+            self.keep_table(cluster, by)
         } else {
             remove_table().map(|removed| {
                 if removed {
@@ -145,7 +156,7 @@ impl Host {
         );
     }
 
-    fn keep_table(&mut self, cluster: &Cluster, culprits: &Culprits) -> Result<(), NftError> {
+    fn keep_table(&mut self, cluster: &Cluster, by: Option<&str>) -> Result<(), NftError> {
         let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
@@ -158,14 +169,13 @@ impl Host {
         }
         nft::apply(&masquerade::replacement(&wanted))?;
         let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
+        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match (ours_before, listed) {
             (true, None) => {
-                let line = "the nftables table inet ferrule was deleted by someone else; put back";
-                tracing::warn!("{}", culprits.named(line));
+                tracing::warn!("the nftables table inet ferrule was deleted by someone else{by}; put back");
             }
             (true, Some(_)) => {
-                let line = "the nftables table inet ferrule was changed by someone else; put right";
-                tracing::warn!("{}", culprits.named(line));
+                tracing::warn!("the nftables table inet ferrule was changed by someone else{by}; put right");
             }
             (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
         }
@@ -175,7 +185,7 @@ impl Host {
 
     /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
     /// any more.
-    pub fn accept_forward(&mut self, cluster: &Cluster) {
+    fn accept_forward(&mut self, cluster: &Cluster) {
         let wanted = self.config.routing.accept_forward;
         if !wanted && std::mem::replace(&mut self.forward, true) {
             return;
@@ -223,6 +233,7 @@ impl Host {
     /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
     pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
         let file = self.file(cluster, mtu);
+        self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
         if known.as_ref() == Some(&file) {
@@ -244,11 +255,26 @@ impl Host {
         written.is_ok()
     }
 
-    fn write(&self, file: &NodeFile) -> io::Result<()> {
-        if let Some(directory) = self.node_file.parent() {
-            std::fs::create_dir_all(directory)?;
+    /// `subnet.env` for flannel's plugin, where it is wanted.
+    fn tell_flannel(&mut self, file: &NodeFile) {
+        let Some(path) = &self.config.routing.flannel.subnet_env else { return };
+        let masquerade = self.config.routing.masquerade;
+        let text = subnet_env_text(&file.cluster_cidrs, &file.pod_cidrs, file.mtu, masquerade);
+        if std::fs::read_to_string(path).is_ok_and(|known| known == text) {
+            return self.complain("subnet.env", Vec::new());
         }
-        write_atomically(&self.node_file, file.to_json().as_bytes())
+        let written = write_file(path, &text);
+        if written.is_ok() {
+            tracing::info!("{} is written", path.display());
+        }
+        let failed = written.err().map(|error| {
+            format!("cannot write {}: {error}; let routed write to its directory", path.display())
+        });
+        self.complain("subnet.env", failed.into_iter().collect());
+    }
+
+    fn write(&self, file: &NodeFile) -> io::Result<()> {
+        write_file(&self.node_file, &file.to_json())
     }
 
     fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
@@ -292,6 +318,13 @@ impl Host {
         }
         Ok(removed)
     }
+}
+
+fn write_file(path: &std::path::Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    write_atomically(path, text.as_bytes())
 }
 
 /// What cannot be cleaned up.

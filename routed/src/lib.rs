@@ -24,6 +24,7 @@ pub mod drift;
 pub mod forward;
 pub mod goal;
 pub mod host;
+pub mod keeper;
 pub mod masquerade;
 pub mod networks;
 pub mod nexthops;

@@ -23,6 +23,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The Ethernet address of its VXLAN device.
     pub vtep_mac: Mac,
+    /// That of its second one, where IPv6 has a device of its own.
+    pub vtep_mac6: Mac,
 }
 
 /// The nodes as they are known now.
@@ -95,9 +97,20 @@ impl Node {
 
 impl From<NodeEntry> for Node {
     fn from(entry: NodeEntry) -> Self {
-        let vtep_mac = entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name));
-        Self { name: entry.name, v4: entry.address, v6: entry.address6, pod_cidrs: entry.pod_cidrs, vtep_mac }
+        Self {
+            vtep_mac: entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name)),
+            vtep_mac6: vtep_mac6(&entry.name),
+            name: entry.name,
+            v4: entry.address,
+            v6: entry.address6,
+            pod_cidrs: entry.pod_cidrs,
+        }
     }
+}
+
+/// The MAC of the second VXLAN device of the node of this name, where nobody says which it is. No node's name has a slash.
+pub fn vtep_mac6(name: &str) -> Mac {
+    vtep_mac(&format!("{name}/6"))
 }
 
 impl fmt::Display for Node {
@@ -227,6 +240,7 @@ mod tests {
             v6: None,
             pod_cidrs: vec![format!("10.244.{third}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(name),
+            vtep_mac6: vtep_mac6(name),
         }
     }
 

@@ -70,12 +70,14 @@ pub fn underlay<K: Kernel>(
     Ok(underlay)
 }
 
-/// Everything that is ours, with `device` as our VXLAN device.
+/// Everything that is ours, with `devices` as our VXLAN devices. Where they were flannel's, its routes through them are
+/// ours, too.
 ///
 /// # Errors
 /// The kernel cannot be read.
-pub fn ours<K: Kernel>(kernel: &mut K, device: Option<IfIndex>) -> Result<Seen, Error> {
+pub fn ours<K: Kernel>(kernel: &mut K, devices: &[IfIndex], were_flannels: bool) -> Result<Seen, Error> {
     let routes = kernel.routes(PROTOCOL)?;
+    let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
     // After the routes, see `owner::routes`.
     let links = links(kernel)?;
     let nexthops = kernel.nexthops()?;
@@ -84,12 +86,13 @@ pub fn ours<K: Kernel>(kernel: &mut K, device: Option<IfIndex>) -> Result<Seen, 
         nexthops: owner::nexthops(&nexthops),
         ..Objects::default()
     };
-    if let Some(device) = device {
-        ours.addresses = kernel.addresses(device)?;
-        ours.addresses.retain(|key, _| owner::is_our_address(key));
-        ours.neighbours = kernel.neighbours(device)?;
-        ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-        ours.fdb = kernel.fdb(device)?;
+    ours.routes.extend(theirs.into_iter().filter(|(key, route)| owner::is_flannels(key, route, devices)));
+    for device in devices {
+        ours.addresses.extend(kernel.addresses(*device)?);
+        ours.neighbours.extend(kernel.neighbours(*device)?);
+        ours.fdb.extend(kernel.fdb(*device)?);
     }
+    ours.addresses.retain(|key, _| owner::is_our_address(key));
+    ours.neighbours.retain(|_, neighbour| neighbour.permanent);
     Ok(Seen { links, nexthops, ours })
 }

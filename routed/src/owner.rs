@@ -6,7 +6,7 @@ use std::fmt;
 use ferrule_config::Vxlan;
 use ferrule_model::{
     AddressKey, IfIndex, IfName, Link, LinkChange, LinkKind, Mac, Nexthop, NexthopId, PROTOCOL, Route,
-    RouteKey, VxlanSpec, is_host_veth,
+    RouteKey, RouteKind, Via, VxlanSpec, is_host_veth,
 };
 
 use crate::observe::Nexthops;
@@ -26,6 +26,22 @@ pub fn routes(
 pub fn is_ours<'a>(route: &Route, link: impl Fn(IfIndex) -> Option<&'a Link>) -> bool {
     let pods = |index| link(index).is_none_or(|link| is_host_veth(link.name.as_str()));
     route.protocol == PROTOCOL && !route.link().is_some_and(pods)
+}
+
+/// `RTPROT_BOOT`: what flannel's routes carry, as those typed by hand do.
+pub const FLANNELS_PROTOCOL: u8 = 3;
+
+/// Whether devices of these settings are, or were, flannel's: by their names.
+pub fn are_flannels(settings: &Vxlan) -> bool {
+    settings.device.as_str().starts_with("flannel")
+}
+
+/// Whether a route has exactly the form that flannel gives its own: through one of our devices, to a network by way of that
+/// network's first address, taken for granted.
+pub fn is_flannels(key: &RouteKey, route: &Route, devices: &[IfIndex]) -> bool {
+    let is_vtep = matches!(route.kind, RouteKind::Unicast(Via::Gateway { address, link, onlink: true })
+        if address == key.dst.network() && devices.contains(&link));
+    is_vtep && route.protocol == FLANNELS_PROTOCOL && *key == RouteKey::main(key.dst)
 }
 
 /// Of all nexthop objects those with our protocol number.
@@ -146,7 +162,7 @@ pub fn device_step(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{Via, vtep_mac};
+    use ferrule_model::vtep_mac;
 
     fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         Link {
@@ -190,6 +206,22 @@ mod tests {
             (key(5), Route { protocol: 4, ..Route::unreachable() }),
         ]);
         assert_eq!(routes(all, &links).into_keys().collect::<Vec<_>>(), [key(0), key(1), key(2)]);
+    }
+
+    #[test]
+    fn of_routes_through_our_device_flannels_own_are_known_by_their_form() {
+        let device = IfIndex(9);
+        let is = |dst: &str, address: &str, link: IfIndex, onlink: bool, protocol: u8| {
+            let via = Via::Gateway { address: address.parse().unwrap(), link, onlink };
+            let route = Route { protocol, ..Route::ours(via) };
+            is_flannels(&RouteKey::main(dst.parse().unwrap()), &route, &[device])
+        };
+        assert!(is("10.244.2.0/24", "10.244.2.0", device, true, 3));
+        assert!(is("fd00:2::/64", "fd00:2::", device, true, 3));
+        assert!(!is("10.244.2.0/24", "10.244.2.1", device, true, 3), "another gateway");
+        assert!(!is("10.244.2.0/24", "10.244.2.0", IfIndex(2), true, 3), "another device");
+        assert!(!is("10.244.2.0/24", "10.244.2.0", device, false, 3), "not for granted");
+        assert!(!is("10.244.2.0/24", "10.244.2.0", device, true, 4), "another program's");
     }
 
     #[test]

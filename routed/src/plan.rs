@@ -31,7 +31,7 @@ use crate::worker::Message;
 const FILE_WAIT: Duration = Duration::from_secs(2);
 const SERVER_WAIT: Duration = Duration::from_secs(30);
 
-/// The number of a device that is not there: no link has it.
+/// The number of a device that is not there, and of a second one the next lower: no link has them.
 const NOT_YET: IfIndex = IfIndex(u32::MAX);
 
 /// Prints what the daemon would do with this configuration.
@@ -62,10 +62,7 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
 
 /// The cluster, once the source tells of this node.
 async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
-    if config.routing.source == SourceKind::Etcd {
-        return Err(RunError::NoPlan);
-    }
-    let mut source = AnySource::new(config, name, runtime_dir)?;
+    let mut source = AnySource::reading(config, name, runtime_dir)?;
     let mut table = Table::new(name, config.clone(), Notifier);
     let told = async {
         loop {
@@ -85,14 +82,14 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
 pub struct Noting<K> {
     kernel: K,
     ops: Vec<Op>,
-    made: Option<Link>,
+    made: Vec<Link>,
     gone: BTreeSet<IfIndex>,
 }
 
 impl<K: Kernel> Noting<K> {
     /// Nothing is noted yet.
     pub fn new(kernel: K) -> Self {
-        Self { kernel, ops: Vec::new(), made: None, gone: BTreeSet::new() }
+        Self { kernel, ops: Vec::new(), made: Vec::new(), gone: BTreeSet::new() }
     }
 
     /// What was noted, in its order.
@@ -110,8 +107,9 @@ impl<K: Kernel> Noting<K> {
     fn note(&mut self, op: &Op) -> Result<Result<(), Refusal>, Error> {
         match op {
             Op::AddVxlan(spec) => {
-                self.made = Some(Link {
-                    index: NOT_YET,
+                let taken = u32::try_from(self.made.len()).unwrap_or(0);
+                self.made.push(Link {
+                    index: IfIndex(NOT_YET.0.saturating_sub(taken)),
                     name: spec.name.clone(),
                     mac: Some(spec.mac),
                     mtu: spec.mtu,
@@ -139,7 +137,7 @@ impl<K: Kernel> Noting<K> {
     }
 
     fn is_new(&self, link: IfIndex) -> bool {
-        self.made.as_ref().is_some_and(|made| made.index == link)
+        self.made.iter().any(|made| made.index == link)
     }
 
     fn lost_nexthops(&mut self) -> Result<BTreeSet<NexthopId>, Error> {

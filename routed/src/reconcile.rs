@@ -8,7 +8,7 @@
 //! A pass over some of the objects is a pass over two parts, `desired` and `observed` cut down to the same keys. That
 //! is as safe as over all of them as long as the rest is as it should be: what is desired never needs what is not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ferrule_model::{
@@ -198,25 +198,39 @@ impl<'a> Pass<'a> {
 
     /// The kernel deletes a nexthop's routes with it, so it goes only when no route is left that uses it.
     fn unused_nexthops(&self) -> Vec<Op> {
-        let used: BTreeSet<_> = self.observed.routes.values().filter_map(hop_of).collect();
-        let delete = Delta::between(&self.desired.nexthops, &self.observed.nexthops).delete.into_iter();
-        delete.filter(|(id, _)| !used.contains(id)).map(|(id, _)| Op::DeleteNexthop(id)).collect()
+        let used = || self.observed.routes.values().filter_map(hop_of).collect();
+        let unused = unused(&self.desired.nexthops, &self.observed.nexthops, used);
+        unused.into_iter().map(|(id, _)| Op::DeleteNexthop(id)).collect()
     }
 
     fn unused_neighbours(&self) -> Vec<Op> {
         let needs = |nh: &Nexthop| NeighbourKey { link: nh.link, address: nh.gateway };
-        let used: BTreeSet<_> = self.observed.nexthops.values().map(needs).collect();
-        let delete = Delta::between(&self.desired.neighbours, &self.observed.neighbours).delete.into_iter();
-        delete.filter(|(key, _)| !used.contains(key)).map(|(key, _)| Op::DeleteNeighbour(key)).collect()
+        let used = || self.observed.nexthops.values().map(needs).collect();
+        let unused = unused(&self.desired.neighbours, &self.observed.neighbours, used);
+        unused.into_iter().map(|(key, _)| Op::DeleteNeighbour(key)).collect()
     }
 
     fn unused_fdb(&self) -> Vec<Op> {
         let needs =
             |(key, value): (&NeighbourKey, &Neighbour)| Some(FdbKey { link: key.link, mac: value.mac? });
-        let used: BTreeSet<_> = self.observed.neighbours.iter().filter_map(needs).collect();
-        let delete = Delta::between(&self.desired.fdb, &self.observed.fdb).delete.into_iter();
-        delete.filter(|(key, _)| !used.contains(key)).map(|(key, entry)| Op::DeleteFdb(key, entry)).collect()
+        let used = || self.observed.neighbours.iter().filter_map(needs).collect();
+        let unused = unused(&self.desired.fdb, &self.observed.fdb, used);
+        unused.into_iter().map(|(key, entry)| Op::DeleteFdb(key, entry)).collect()
     }
+}
+
+/// What is observed, not desired, and not among what is `used`, which is looked for only if there is a question.
+fn unused<K: Ord + Copy, V: Copy + PartialEq>(
+    desired: &BTreeMap<K, V>,
+    observed: &BTreeMap<K, V>,
+    used: impl Fn() -> BTreeSet<K>,
+) -> Vec<(K, V)> {
+    let mut delete = Delta::between(desired, observed).delete;
+    if !delete.is_empty() {
+        let used = used();
+        delete.retain(|(key, _)| !used.contains(key));
+    }
+    delete
 }
 
 /// The kernel says that what is to be deleted is not there: what was asked for holds.

@@ -15,8 +15,8 @@ use ferrule_netlink::monitor::Monitor;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
-use crate::culprit::Culprits;
 use crate::host::{CleanError, Host};
+use crate::keeper;
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::outlook::Outlook;
 use crate::report::{LINES, log_lines};
@@ -51,12 +51,6 @@ pub enum RunError {
         /// Where the nodes come from.
         origin: String,
     },
-    /// To listen is to change something.
-    #[error(
-        "with source = \"etcd\" a daemon takes a subnet before it knows anything, and a plan takes none: there is no plan; \
-         look at the daemon that runs (io.ferrule.Routed on routed.sock)"
-    )]
-    NoPlan,
     /// Another daemon serves the runtime directory.
     #[error(transparent)]
     Taken(#[from] SocketError),
@@ -108,11 +102,13 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
     let mut source = AnySource::new(&config, &name, runtime_dir)?;
-    // Before anything is read from the kernel: what changes in between is told.
-    let mut monitor = Monitor::open().map_err(RunError::Events)?;
-    let wakes = Wakes::open(Host::tables(&config)).map_err(RunError::Events)?;
+    let kernel = Netlink::open()?;
+    // Before anything is read from the kernel: what others change in between is told.
+    let own = Some(kernel.port()?);
+    let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
+    let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
     let outlook = Arc::new(Outlook::default());
-    let (inbox, mut status) = start_worker(&config, runtime_dir, Arc::clone(&outlook))?;
+    let (inbox, mut status) = start_worker(kernel, &config, runtime_dir, Arc::clone(&outlook))?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
@@ -200,17 +196,18 @@ fn closed() -> io::Error {
 }
 
 fn start_worker(
+    kernel: Netlink,
     config: &Config,
     runtime_dir: &Path,
     outlook: Arc<Outlook>,
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
-    let kernel = Netlink::open()?;
-    let culprits = Culprits::new(kernel.port());
     let applier = Applier::new(kernel, config.routing.clone());
-    let worker =
-        Worker::new((applier, culprits), Host::new(config.clone(), runtime_dir), messages, status, outlook);
+    let host = Host::new(config.clone(), runtime_dir);
+    let follows = host.depends_on_others();
+    let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
+    let worker = Worker::new(applier, (keeper, follows), messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
@@ -240,9 +237,9 @@ fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunE
     thread.map(drop).map_err(system("start a thread"))
 }
 
-/// Whether the worker goes on.
+/// Whether both threads go on.
 pub(crate) fn turns(status: &Status) -> bool {
-    status.busy_since.is_none_or(|since| since.elapsed() < LONGEST_PASS)
+    [status.busy_since, status.host_since].into_iter().flatten().all(|since| since.elapsed() < LONGEST_PASS)
 }
 
 /// Tells the service manager what is new; whether that is the readiness.

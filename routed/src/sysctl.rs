@@ -25,11 +25,6 @@ impl Setting {
     }
 }
 
-/// Whether it is not as it has to be; one that cannot be read is left to [`apply`].
-pub fn differs(setting: &Setting) -> bool {
-    sysctl::get(&setting.name).is_ok_and(|now| setting.is_wrong(&now))
-}
-
 /// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `device` is
 /// the VXLAN device if there is one.
 ///

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ferrule_netlink::Kernel;
@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
 use crate::culprit::Culprits;
-use crate::host::Host;
+use crate::keeper::{Ground, Job};
 use crate::nodes::{Cluster, NodeChange};
 use crate::outlook::{Outlook, View};
 use crate::report::{Report, log_lines};
@@ -31,8 +31,6 @@ const LEAST_GAP: Duration = Duration::from_millis(100);
 const GAP_FACTOR: u32 = 3;
 /// The least time between two looks at what changes of the nodes mean for the host: its cost goes by the cluster.
 const HOST_GAP: Duration = Duration::from_secs(1);
-/// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
-const LOOK: Duration = Duration::from_millis(500);
 /// The first wait after a pass that could not be made; it doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -58,6 +56,8 @@ pub struct Status {
     pub text: String,
     /// Since when a pass has been going on.
     pub busy_since: Option<Instant>,
+    /// Since when the host's side has been worked on.
+    pub host_since: Option<Instant>,
 }
 
 /// The thread's state.
@@ -65,11 +65,13 @@ pub struct Status {
 pub struct Worker<K> {
     applier: Applier<K>,
     culprits: Culprits,
-    host: Host,
+    host: Sender<Job>,
+    /// The host's side goes by the other nodes, too.
+    host_follows: bool,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
     outlook: Arc<Outlook>,
-    cluster: Option<Cluster>,
+    cluster: Option<Arc<Cluster>>,
     due: Due,
     /// How long the last pass that read everything took, and when it ended.
     last: Option<(Duration, Instant)>,
@@ -123,18 +125,20 @@ impl Due {
 }
 
 impl<K: Kernel> Worker<K> {
-    /// A worker that takes its messages from `inbox` and ends when nobody can send any.
+    /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
+    /// `host`, with the other nodes as soon as they change if `host_follows`.
     pub fn new(
-        (applier, culprits): (Applier<K>, Culprits),
-        host: Host,
+        applier: Applier<K>,
+        (host, host_follows): (Sender<Job>, bool),
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
         outlook: Arc<Outlook>,
     ) -> Self {
         Self {
             applier,
-            culprits,
+            culprits: Culprits::default(),
             host,
+            host_follows,
             inbox,
             status,
             outlook,
@@ -159,24 +163,29 @@ impl<K: Kernel> Worker<K> {
             match work {
                 Work::Everything => {
                     self.due.everything = None;
-                    self.take_changes(&mut cluster);
-                    self.everything(&cluster);
+                    let changes = self.take_changes(&mut cluster);
+                    self.everything(&cluster, changes.is_empty());
                 }
                 Work::Changes => {
                     let changes = self.take_changes(&mut cluster);
                     self.changes(&cluster, &changes);
                 }
-                Work::Host => self.keep_host(&cluster),
+                Work::Host => {
+                    self.due.host = None;
+                    self.keep_host(&cluster, true);
+                }
             }
             self.cluster = Some(cluster);
             self.busy(None);
         }
     }
 
-    fn take_changes(&mut self, cluster: &mut Cluster) -> Vec<NodeChange> {
+    fn take_changes(&mut self, cluster: &mut Arc<Cluster>) -> Vec<NodeChange> {
         let changes = std::mem::take(&mut self.due.changes).into_values();
         let changes: Vec<_> = changes.filter(|change| change.before != change.after).collect();
-        cluster.change(&changes);
+        if !changes.is_empty() {
+            Arc::make_mut(cluster).change(&changes);
+        }
         changes
     }
 
@@ -204,14 +213,9 @@ impl<K: Kernel> Worker<K> {
             if at <= now {
                 return Some(work);
             }
-            let (silent, pause) = (self.host.has_silent(), at - now);
-            match self.inbox.recv_timeout(if silent { pause.min(LOOK) } else { pause }) {
+            match self.inbox.recv_timeout(at - now) {
                 Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => {
-                    if silent && self.cluster.is_some() && self.host.is_silently_changed() {
-                        self.due.host_by(Instant::now());
-                    }
-                }
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
@@ -237,10 +241,10 @@ impl<K: Kernel> Worker<K> {
         let now = Instant::now();
         match message {
             Message::Cluster(cluster) => {
-                self.cluster = Some(*cluster);
+                self.cluster = Some(Arc::new(*cluster));
                 self.due.changes.clear();
                 self.due.everything_by(now + DEBOUNCE);
-                self.applier.forget_refusals();
+                self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
             Message::Kernel(event, port) => {
@@ -277,14 +281,18 @@ impl<K: Kernel> Worker<K> {
         }
     }
 
-    /// Reads and compares everything.
-    fn everything(&mut self, cluster: &Cluster) {
+    /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
+    fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
         let begin = Instant::now();
-        let result = self.applier.pass(cluster, begin);
+        // The packet filters need nothing that a pass finds out.
+        let by = self.culprits.take_table();
+        self.ask(Job { cluster: Arc::clone(cluster), filters: true, by, ground: None });
+        let result =
+            if same { self.applier.check(cluster, begin) } else { self.applier.pass(cluster, begin) };
         let took = begin.elapsed();
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, (took, true));
-        self.keep_host(cluster);
+        self.keep_host(cluster, false);
         self.culprits.forget();
     }
 
@@ -299,7 +307,7 @@ impl<K: Kernel> Worker<K> {
             };
             pods(&change.before) != pods(&change.after)
         };
-        if self.host.depends_on_others() && changes.iter().any(concerns_host) {
+        if self.host_follows && changes.iter().any(concerns_host) {
             let now = Instant::now();
             self.due.host_by(self.last_host.map_or(now, |last| (last + HOST_GAP).max(now)));
         }
@@ -328,17 +336,19 @@ impl<K: Kernel> Worker<K> {
         self.due.everything_by(Instant::now() + next);
     }
 
-    fn keep_host(&mut self, cluster: &Cluster) {
-        self.due.host = None;
+    fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, device) = belief.names();
-        self.host.prepare(&uplinks, device.as_deref());
-        self.host.masquerade(cluster, &self.culprits);
-        self.host.accept_forward(cluster);
-        let handed_over = self.host.hand_over(cluster, self.mtu);
-        self.status.send_modify(|status| status.ready |= handed_over);
+        let ground = Ground { uplinks, device, mtu: self.mtu };
+        let by = self.culprits.take_table();
+        self.ask(Job { cluster: Arc::clone(cluster), filters, by, ground: Some(ground) });
         self.last_host = Some(Instant::now());
-        self.culprits.forget_table();
+    }
+
+    fn ask(&self, job: Job) {
+        if self.host.send(job).is_err() {
+            tracing::error!("the thread that keeps the host's side has ended; this is a fault of routed's");
+        }
     }
 
     fn tell(&mut self, report: &Report, took: Duration) {

@@ -39,7 +39,9 @@ impl Pair {
         let server = ApiServer::new(TcpListener::bind("127.0.0.1:0").unwrap(), directory.path());
         (1..=3).for_each(|number| server.put(node(number)));
         prepare(&server);
-        let source = KubernetesSource::new(Some(server.kubeconfig()), "n1");
+        let mut config = ferrule_config::Config::default();
+        config.routing.kubernetes.kubeconfig = Some(server.kubeconfig());
+        let source = KubernetesSource::new(&config, "n1");
         Self { server, source, known: Nodes::new("n1"), directory }
     }
 

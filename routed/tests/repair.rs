@@ -5,7 +5,9 @@
 
 mod lab;
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -42,6 +44,36 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
         let is_right = || node.run("sysctl", &format!("-n {name}")).trim() == right;
         assert!(within(REPAIR, is_right).is_some(), "{name}:\n{}", daemon.log());
     }
+}
+
+#[test]
+fn routes_do_not_wait_for_nft() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    // In front of the real one stands an nft that waits as long as a file is there.
+    let (bin, hold, held) = (node.path("bin"), node.path("hold"), node.path("held"));
+    fs::create_dir(&bin).unwrap();
+    let script = format!(
+        "#!/bin/sh\nwhile [ -e {} ]; do : >{}; sleep 0.02; done\nPATH=\"${{PATH#*:}}\" exec nft \"$@\"\n",
+        hold.display(),
+        held.display()
+    );
+    fs::write(bin.join("nft"), script).unwrap();
+    fs::set_permissions(bin.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = node.daemon_command();
+    command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
+    let daemon = node.start_as(command);
+    daemon.wait_until_ready();
+
+    fs::write(&hold, "").unwrap();
+    node.write_nodes(&[1, 2, 3]);
+    assert!(within(PATIENCE, || held.exists()).is_some(), "{}", daemon.log());
+    node.write_nodes(&[1, 2, 3, 4]);
+    let is_there = || node.ip("route show proto 70").contains("10.244.4.0/24");
+    assert!(within(REPAIR, is_there).is_some(), "{}", daemon.log());
+    fs::remove_file(&hold).unwrap();
+    let is_kept = || node.run("nft", "list table inet ferrule").contains("10.244.4.0/24");
+    assert!(within(PATIENCE, is_kept).is_some(), "{}", daemon.log());
 }
 
 #[test]
@@ -249,7 +281,7 @@ fn what_is_lost_in_a_storm_of_events_is_found_at_once() {
     let storm: String = (0..50_000_u32)
         .map(|n| format!("route add 172.{}.{}.{}/28 dev eth0\n", 16 + (n >> 12), n >> 4 & 255, (n & 15) << 4))
         .collect();
-    std::fs::write(node.path("storm"), storm).unwrap();
+    fs::write(node.path("storm"), storm).unwrap();
     node.ip(&format!("-batch {}", node.path("storm").display()));
     for breakage in [
         "route del 10.244.2.0/24",
@@ -294,7 +326,7 @@ fn while_everything_around_changes_ours_is_kept_and_theirs_stays() {
             )
         })
         .collect();
-    std::fs::write(node.path("churn"), churn).unwrap();
+    fs::write(node.path("churn"), churn).unwrap();
     let mut command = Command::new("sh");
     let script = "while ip -batch \"$1\"; do :; done";
     command.args(["-c", script, "sh"]).arg(node.path("churn")).stdout(Stdio::null()).stderr(Stdio::null());
@@ -309,7 +341,7 @@ fn while_everything_around_changes_ours_is_kept_and_theirs_stays() {
         assert!(within(PATIENCE, back).is_some(), "{}\n{}", node.state(), daemon.log());
     }
     // The loop ends when its file is gone.
-    std::fs::remove_file(node.path("churn")).unwrap();
+    fs::remove_file(node.path("churn")).unwrap();
     churn.wait().unwrap();
     assert!(within(PATIENCE, || node.state() == right).is_some(), "{}\n{}", node.state(), daemon.log());
     assert!(daemon.signal(Signal::SIGTERM).success());

@@ -31,6 +31,7 @@ fn node(number: u16, generation: u16) -> Node {
         .map(|cidr| cidr.parse().unwrap())
         .into(),
         vtep_mac: vtep_mac(&name),
+        vtep_mac6: vtep_mac(&name),
         name,
     }
 }

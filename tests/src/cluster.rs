@@ -25,6 +25,8 @@ use crate::{
     topology::{Machine, Topology},
 };
 
+/// The bridge's name, by the plugin's default.
+pub const BRIDGE: &str = "ferrule0";
 /// `cooldown_s` in the lab: short enough to be waited out, long enough to be looked at in between.
 pub const COOLDOWN: Duration = Duration::from_secs(3);
 /// The VXLAN device's name, by the daemons' default.
@@ -47,6 +49,10 @@ pub struct Node {
     pub ipamd: Option<Service>,
     /// `routed`, while it is meant to run.
     pub routed: Option<Service>,
+    /// The runtime that attaches its pods.
+    pub runtime: Runtime,
+    /// Its pods are on a bridge.
+    pub is_bridged: bool,
 }
 
 /// The cluster.
@@ -58,8 +64,6 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// What is installed on them.
     pub install: Install,
-    /// The runtime that attaches pods.
-    pub runtime: Runtime,
     /// The pods that are attached.
     pub pods: Vec<Pod>,
     nodes_file: PathBuf,
@@ -78,16 +82,19 @@ impl Cluster {
             fs::write(&config, text).context(|| config.display().to_string())?;
             install.place(&machine.space)?;
             let bare = Snapshot::take(&machine.space)?;
-            nodes.push(Node { machine, config, dir, bare, ipamd: None, routed: None });
+            let runtime = install.runtime()?;
+            nodes.push(Node {
+                machine,
+                config,
+                dir,
+                bare,
+                ipamd: None,
+                routed: None,
+                runtime,
+                is_bridged: false,
+            });
         }
-        let cluster = Cluster {
-            topology,
-            nodes,
-            install: install.clone(),
-            runtime: install.runtime()?,
-            pods: Vec::new(),
-            nodes_file,
-        };
+        let cluster = Cluster { topology, nodes, install: install.clone(), pods: Vec::new(), nodes_file };
         cluster.write_nodes_file(None)?;
         Ok(cluster)
     }
@@ -128,7 +135,8 @@ impl Cluster {
     /// Attaches a new pod to a node.
     pub fn attach(&mut self, number: usize, name: &str) -> Result<&Pod> {
         let cidrs = addressing::pod_cidrs(number);
-        let pod = pod::attach(&self.node(number).machine.space, number, &cidrs, &self.runtime, name)?;
+        let node = self.node(number);
+        let pod = pod::attach(&node.machine.space, number, &cidrs, &node.runtime, name)?;
         self.pods.push(pod);
         self.pods.sort_by(|one, other| (one.node, &one.name).cmp(&(other.node, &other.name)));
         self.pod(name)
@@ -200,6 +208,12 @@ pub fn serve(endpoints: &[Endpoint], ledger: &Arc<Ledger>) -> Result<Vec<Server>
 }
 
 impl Node {
+    /// Has the pods to come on a bridge.
+    pub fn bridge_pods(&mut self) {
+        self.runtime.network = self.runtime.network.clone().bridged();
+        self.is_bridged = true;
+    }
+
     /// Starts a daemon by its shipped unit.
     pub fn service(&self, install: &Install, name: &str) -> Result<Service> {
         let unit = install.unit(name, &self.config)?;

@@ -48,6 +48,13 @@ impl Conflist {
             .ok_or_else(|| LabError::parse("the network configuration list", "the plugin has no usable type"))
     }
 
+    /// The same network with the node's pods on a bridge.
+    #[must_use]
+    pub fn bridged(mut self) -> Conflist {
+        self.plugin.insert("mode".to_owned(), "bridge".into());
+        self
+    }
+
     /// What the runtime writes on the plugin's standard input: the plugin's object with the list's name and version, `capabilities`
     /// taken out (they are between list and runtime), and for CHECK and DEL the result of ADD.
     pub fn plugin_config(&self, prev_result: Option<&Value>) -> Value {

@@ -154,7 +154,8 @@ fn surplus<'a>(some: &'a [String], others: &[String]) -> Vec<&'a String> {
 
 /// Whether an object is of the configuration, not of the moment. The kernel itself makes the entries of the local table for
 /// the addresses (which are compared by themselves), for IPv6 ones only when it has looked for duplicates; and it adds
-/// multicast groups to every link as soon as forwarding is on, which a routing daemon leaves on.
+/// multicast groups to every link as soon as forwarding is on, which a routing daemon leaves on. A bridge learns who is behind
+/// which port, and forgets it.
 fn is_steady(object: &Map<String, Value>) -> bool {
     let is = |key: &str, value: &str| object.get(key).and_then(Value::as_str) == Some(value);
     let group = object.get("mac").and_then(Value::as_str).is_some_and(|mac| {
@@ -162,7 +163,8 @@ fn is_steady(object: &Map<String, Value>) -> bool {
         first.is_some_and(|octet| octet & 1 == 1) // the group bit of a MAC address
     });
     let derived = is("table", "local") && is("protocol", "kernel");
-    !derived && !is("type", "multicast") && !group
+    let learned = object.contains_key("mac") && object.contains_key("master") && !is("state", "permanent");
+    !derived && !is("type", "multicast") && !group && !learned
 }
 
 /// Flags that follow the carrier of the link below, some time after it changes.
@@ -274,6 +276,9 @@ mod tests {
         let object = |value: Value| value.as_object().cloned().unwrap();
         assert!(!is_steady(&object(json!({"mac": "33:33:00:00:00:02", "ifname": "eth0"}))));
         assert!(is_steady(&object(json!({"mac": "0a:33:00:00:00:02", "ifname": "ferrule.1"}))));
+        let learned =
+            json!({"mac": "0a:33:00:00:00:02", "ifname": "fer1", "master": "ferrule0", "state": ""});
+        assert!(!is_steady(&object(learned)));
         assert!(!is_steady(&object(
             json!({"type": "anycast", "dst": "2001:db8:1::", "table": "local", "protocol": "kernel"})
         )));

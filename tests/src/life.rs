@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::{
     addressing::pod_cidrs,
-    cluster::{COOLDOWN, Cluster, READY_WITHIN},
-    command::wait_for,
+    cluster::{BRIDGE, COOLDOWN, Cluster, READY_WITHIN},
+    command::{run, wait_for},
     error::{LabError, Result},
     ipam::Ipam,
     leftovers::Snapshot,
@@ -33,6 +33,7 @@ pub fn live(cluster: &mut Cluster, pods_per_node: usize, report: &mut Report) {
     report.prove(&format!("node{last_node} leaves the nodes file and comes back"), || {
         node_leaves(cluster, last_node)
     });
+    report.prove("GC removes what the runtime has forgotten", || collect(cluster));
     crate::repair::all(cluster, report);
     report.prove("ADD while ipamd is down", || add_without_ipamd(cluster));
     report.prove("DEL while ipamd is down", || del_without_ipamd(cluster, &last_pod));
@@ -44,7 +45,7 @@ fn cooldown(cluster: &mut Cluster, name: &str) -> Result<String> {
     let node = cluster.node(pod.node).machine.space.clone();
     let (number, old) = (pod.node, pod.at);
     let deleted = Instant::now();
-    pod.detach(&node, &cluster.runtime)?;
+    pod.detach(&node, &cluster.node(number).runtime)?;
 
     let mut ipam = Ipam::connect(&node)?;
     let mut given = 0;
@@ -140,6 +141,32 @@ fn marks(cluster: &Cluster, node: usize, seen: &Snapshot) -> Result<Vec<String>>
     }
 }
 
+/// A pod that its runtime does not know any more goes with GC, on a routed node and on one with a bridge, and no other.
+fn collect(cluster: &mut Cluster) -> Result<String> {
+    let mut slowest = Duration::ZERO;
+    let numbers = [1, cluster.nodes.len()];
+    for number in numbers {
+        let before = Snapshot::take(&cluster.node(number).machine.space)?;
+        cluster.attach(number, "forgotten")?;
+        let forgotten = cluster.take_pod("forgotten")?;
+        let node = cluster.node(number);
+        let space = &node.machine.space;
+        let known: Vec<_> = cluster.pods.iter().filter(|pod| pod.node == number).collect();
+        let valid: Vec<_> = known.iter().map(|pod| &pod.container).collect();
+        slowest = slowest.max(node.runtime.collect(space, &valid)?.expect_success("GC")?.took);
+        before.assert_same(space, "the network without the forgotten pod")?;
+        let leases = Ipam::connect(space)?.leases()?;
+        if leases.iter().any(|lease| lease.container_id == forgotten.container.id) {
+            return Err(LabError::promise("no lease of the forgotten pod", format!("{leases:?}")));
+        }
+        known.iter().try_for_each(|pod| pod.check(space, &node.runtime).map(drop))?;
+        // The runtime may remember later.
+        forgotten.detach(space, &node.runtime)?;
+    }
+    first_to_last(cluster)?;
+    Ok(format!("on {} nodes, the other pods untouched; one GC took at most {}", numbers.len(), time(slowest)))
+}
+
 /// Does something on a node whose `ipamd` is stopped; it runs again afterwards, whatever came of it.
 fn without_ipamd<T>(
     cluster: &mut Cluster,
@@ -148,7 +175,7 @@ fn without_ipamd<T>(
 ) -> Result<T> {
     let node = &mut cluster.nodes[number - 1];
     node.ipamd.take().map(Service::stop).transpose()?;
-    let result = work(&cluster.runtime, &node.machine.space);
+    let result = work(&node.runtime, &node.machine.space);
     let service = node.service(&cluster.install, "ipamd")?;
     let ready = service.wait_ready(1, READY_WITHIN);
     node.ipamd = Some(service);
@@ -201,8 +228,12 @@ pub fn end(cluster: &mut Cluster, without_pods: &[Snapshot], report: &mut Report
         let mut slowest = Duration::ZERO;
         let count = cluster.pods.len();
         for pod in std::mem::take(&mut cluster.pods) {
-            let space = &cluster.node(pod.node).machine.space;
-            slowest = slowest.max(pod.detach(space, &cluster.runtime)?.took);
+            let node = cluster.node(pod.node);
+            slowest = slowest.max(pod.detach(&node.machine.space, &node.runtime)?.took);
+        }
+        for node in cluster.nodes.iter().filter(|node| node.is_bridged) {
+            // It stays for the pods to come, until somebody deletes it.
+            run(&node.machine.space, &format!("ip link del {BRIDGE}"))?;
         }
         for (node, before) in cluster.nodes.iter().zip(without_pods) {
             before.assert_same(&node.machine.space, "the network as it was before the pods")?;
@@ -212,9 +243,11 @@ pub fn end(cluster: &mut Cluster, without_pods: &[Snapshot], report: &mut Report
     report.prove("every pod deleted: leases and queued releases", || {
         for node in &cluster.nodes {
             let space = &node.machine.space;
-            let leases = Ipam::connect(space)?.leases()?;
-            let queued = crate::command::run(space, "ls -A /run/ferrule/releases")?;
-            let pinned = crate::command::run(space, "ls -A /run/netns")?;
+            let mut leases = Ipam::connect(space)?.leases()?;
+            // The bridge's own address is no pod's.
+            leases.retain(|lease| !(node.is_bridged && lease.container_id == "gateway"));
+            let queued = run(space, "ls -A /run/ferrule/releases")?;
+            let pinned = run(space, "ls -A /run/netns")?;
             if !leases.is_empty() || !queued.is_empty() || !pinned.is_empty() {
                 return Err(LabError::promise(
                     "no leases, no queue, no namespaces",

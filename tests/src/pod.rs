@@ -161,26 +161,25 @@ fn inside(ifname: &str, at: Pair) -> Result<u32> {
     mtu.ok_or_else(|| LabError::parse("the pod's MTU", &links))
 }
 
-/// The node's end of the pair, as the result names it.
+/// The node's end of the pair, as the result names it, by the name it must have. A bridge may stand before it.
 fn host_link(result: &Value) -> Result<String> {
     let links = result["interfaces"].as_array().into_iter().flatten();
-    let mut hosts = links.filter(|link| link["sandbox"].as_str().unwrap_or_default().is_empty());
-    let name = hosts.next().and_then(|link| link["name"].as_str());
-    name.map(str::to_owned)
-        .ok_or_else(|| LabError::promise("the host's interface in the result", result.to_string()))
+    let hosts = links.filter(|link| link["sandbox"].as_str().unwrap_or_default().is_empty());
+    let named = |name: &&str| {
+        let digits = name.strip_prefix("fer").unwrap_or_default();
+        digits.len() == 12 && digits.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    hosts.filter_map(|link| link["name"].as_str()).find(named).map(str::to_owned).ok_or_else(|| {
+        LabError::promise("a link of the node in the result, fer and 12 hex digits", result.to_string())
+    })
 }
 
-/// The host's end is there under the name it must have, and says whose it is.
+/// The host's end is there and says whose it is.
 fn host_side(node: &Space, result: &Value, container: &Container) -> Result<()> {
     let name = host_link(result)?;
     let links = json(node, &format!("ip -j link show dev {name}"))?;
-    let digits = name.strip_prefix("fer").unwrap_or_default();
-    let named = digits.len() == 12 && digits.chars().all(|c| c.is_ascii_hexdigit());
-    if !named || !links[0]["ifalias"].as_str().unwrap_or_default().contains(&container.pod) {
-        return Err(LabError::promise(
-            "fer and 12 hex digits, with the pod's name as ifalias",
-            links.to_string(),
-        ));
+    if !links[0]["ifalias"].as_str().unwrap_or_default().contains(&container.pod) {
+        return Err(LabError::promise("the pod's name as ifalias", links.to_string()));
     }
     let netns = Value::from(container.netns.display().to_string());
     let interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();

@@ -32,7 +32,7 @@ pub fn pod_name(node: usize, index: usize) -> String {
 pub fn plugin_answers(cluster: &Cluster) -> Result<String> {
     for node in &cluster.nodes {
         let space = &node.machine.space;
-        let version = cluster.runtime.call(space, Verb::Version, None, None)?.expect_success("VERSION")?;
+        let version = node.runtime.call(space, Verb::Version, None, None)?.expect_success("VERSION")?;
         let spoken: Vec<&str> = version.output["supportedVersions"]
             .as_array()
             .into_iter()
@@ -43,8 +43,8 @@ pub fn plugin_answers(cluster: &Cluster) -> Result<String> {
             return Err(LabError::promise(format!("VERSION with {VERSIONS:?}"), version.output.to_string()));
         }
         // STATUS came with 1.1.0: a runtime asks it only of such a network.
-        if cluster.runtime.network.version == "1.1.0" {
-            cluster.runtime.call(space, Verb::Status, None, None)?.expect_success("STATUS")?;
+        if node.runtime.network.version == "1.1.0" {
+            node.runtime.call(space, Verb::Status, None, None)?.expect_success("STATUS")?;
         }
     }
     Ok(format!("{} spoken, ready for pods", VERSIONS.join(", ")))
@@ -59,7 +59,8 @@ pub fn attach_pods(cluster: &mut Cluster, per_node: usize) -> Result<String> {
     }
     let mut checks = Vec::new();
     for pod in &cluster.pods {
-        checks.push(pod.check(&cluster.node(pod.node).machine.space, &cluster.runtime)?);
+        let node = cluster.node(pod.node);
+        checks.push(pod.check(&node.machine.space, &node.runtime)?);
     }
     let mtu = cluster.pods.first().map(|pod| pod.mtu).unwrap_or_default();
     if cluster.pods.iter().any(|pod| pod.mtu != mtu) {

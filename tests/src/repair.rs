@@ -1,12 +1,17 @@
 //! What is broken comes back: things deleted by hand on a node, and both daemons killed, while packets flow.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
 
 use crate::{
     addressing::pod_cidrs,
-    cluster::{Cluster, READY_WITHIN, VXLAN_DEVICE},
+    cluster::{BRIDGE, Cluster, READY_WITHIN, VXLAN_DEVICE},
     command::{json, run},
-    error::{LabError, Result},
+    error::{Context, LabError, Result},
     leftovers::Snapshot,
     ping,
     proof::first_to_last,
@@ -18,8 +23,9 @@ use crate::{
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Every repair in turn.
-pub fn all(cluster: &Cluster, report: &mut Report) {
+pub fn all(cluster: &mut Cluster, report: &mut Report) {
     report.prove("deleted by hand and back within a second", || by_hand(cluster));
+    report.prove("routed and the pods' bridge leave each other's routes alone", || beside_a_bridge(cluster));
     report
         .prove("both daemons killed with -9 on every node while pings run across", || kill_daemons(cluster));
 }
@@ -86,6 +92,50 @@ fn word_after<'a>(line: &'a str, word: &str) -> Option<&'a str> {
     let mut words = line.split(' ');
     words.find(|candidate| *candidate == word)?;
     words.next()
+}
+
+/// On a node with a bridge of pods, the kernel has a route to the node's pod CIDR by the bridge, and `routed` one that stops
+/// packets to nobody. Each is there whatever becomes of the other; what the bridge does gives `routed` nothing to do.
+fn beside_a_bridge(cluster: &mut Cluster) -> Result<String> {
+    let number = cluster.nodes.len();
+    let node = cluster.node(number).machine.space.clone();
+    let log = cluster.node(number).dir.join("routed.log");
+    let passes = || {
+        let text = fs::read_to_string(&log).context(|| log.display().to_string())?;
+        Ok::<_, LabError>(text.matches("applied in").count())
+    };
+    let before = Snapshot::take(&node)?;
+    let passes_before = passes()?;
+    let mut deleted = 0;
+    for round in 0..2 {
+        for (family, cidr) in ["-4", "-6"].iter().zip(pod_cidrs(number)) {
+            let routes = json(&node, &format!("ip -j {family} route show exact {cidr}"))?;
+            let all: Vec<&Value> = routes.as_array().into_iter().flatten().collect();
+            let by_bridge = all.iter().any(|route| route["dev"] == BRIDGE);
+            let stops = all.iter().find(|route| route["type"] == "unreachable");
+            let (true, Some(stops)) = (by_bridge, stops) else {
+                let expected = format!("a route to {cidr} by {BRIDGE} and one that is unreachable");
+                return Err(LabError::promise(expected, routes.to_string()));
+            };
+            // By its metric: of IPv6 routes, the kernel takes the first that fits, whatever its type.
+            run(&node, &format!("ip {family} route del {cidr} metric {}", stops["metric"]))?;
+            deleted += 1;
+            before.wait_same(&node, "the unreachable route back beside the bridge's", BACK_WITHIN)?;
+        }
+        if round == 0 {
+            // What the bridge sees of it, `routed` has seen before the next deletions.
+            cluster.attach(number, "passing")?;
+            let passing = cluster.take_pod("passing")?;
+            passing.detach(&node, &cluster.node(number).runtime)?;
+        }
+    }
+    first_to_last(cluster)?;
+    match passes()? - passes_before {
+        applied if applied == deleted => Ok(format!("{deleted} deletions, {applied} repairs")),
+        applied => {
+            Err(LabError::promise(format!("{deleted} repairs of {deleted} deletions"), applied.to_string()))
+        }
+    }
 }
 
 /// Kills both daemons everywhere; their units start them again; the pods do not notice, and nothing changes.

@@ -27,6 +27,8 @@ pub enum Verb {
     Check,
     /// Say whether an ADD would be served.
     Status,
+    /// Remove what belongs to no container that the runtime knows.
+    Gc,
     /// Say which versions are spoken.
     Version,
 }
@@ -38,6 +40,7 @@ impl Verb {
             Verb::Del => "DEL",
             Verb::Check => "CHECK",
             Verb::Status => "STATUS",
+            Verb::Gc => "GC",
             Verb::Version => "VERSION",
         }
     }
@@ -101,6 +104,28 @@ impl Runtime {
             Verb::Version => json!({ "cniVersion": self.network.version }),
             _ => self.network.plugin_config(prev_result),
         };
+        self.execute(node, verb, container, &config)
+    }
+
+    /// Has everything removed that is none of these containers', as libcni does: with both names of the key.
+    pub fn collect(&self, node: &Space, valid: &[&Container]) -> Result<Reply> {
+        let attachment =
+            |container: &&Container| json!({ "containerID": container.id, "ifname": container.ifname });
+        let valid: Vec<Value> = valid.iter().map(attachment).collect();
+        let mut config = self.network.plugin_config(None);
+        for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+            config[key] = valid.clone().into();
+        }
+        self.execute(node, Verb::Gc, None, &config)
+    }
+
+    fn execute(
+        &self,
+        node: &Space,
+        verb: Verb,
+        container: Option<&Container>,
+        config: &Value,
+    ) -> Result<Reply> {
         let mut command = Command::new(self.plugin_dir.join(self.network.plugin_type()?));
         command.env("CNI_COMMAND", verb.as_str()).env("CNI_PATH", &self.plugin_dir);
         if let Some(container) = container {

@@ -3,8 +3,13 @@
 use std::path::Path;
 
 use crate::{
-    addressing::Backend, cluster::Cluster, error::Result, install::Install, keep, life, proof,
-    report::Report, topology::Topology,
+    addressing::Backend,
+    cluster::{Cluster, Node},
+    error::Result,
+    install::Install,
+    keep, life, proof,
+    report::Report,
+    topology::Topology,
 };
 
 /// How big the lab is and what is done with it.
@@ -22,11 +27,13 @@ pub fn run(backend: Backend, size: Size, install: &Install, dir: &Path, keep: bo
         Backend::Native => "one segment",
         Backend::Vxlan | Backend::Auto => "two segments, a router between them",
     };
-    let about = format!("{} nodes on {shape}, {} pods on each", size.nodes, size.pods);
+    let about =
+        format!("{} nodes on {shape}, {} pods on each, those of node{0} on a bridge", size.nodes, size.pods);
     report.chapter(backend.as_str(), &about);
     let Some(mut cluster) = report.step("nodes, wires, a host outside", || {
         let topology = Topology::build(backend, size.nodes)?;
-        let cluster = Cluster::prepare(topology, install, &dir.join(backend.as_str()))?;
+        let mut cluster = Cluster::prepare(topology, install, &dir.join(backend.as_str()))?;
+        cluster.nodes.last_mut().into_iter().for_each(Node::bridge_pods);
         let bare: usize = cluster.nodes.iter().map(|node| node.bare.len()).sum();
         Ok((cluster, format!("{bare} kernel objects before Ferrule")))
     }) else {

@@ -3,7 +3,10 @@
 
 mod steps;
 
+use std::net::{IpAddr, SocketAddr};
+
 use ferrule_tests::{
+    command::run,
     error::{LabError, Result},
     ipam::Ipam,
     runtimes::{
@@ -40,13 +43,14 @@ fn containers_of_podman_talk_come_back_and_leave_nothing() {
     });
     for name in ["one", "two"] {
         steps.prove(&format!("run {name}"), || {
-            let id = podman::run(&host, NETWORK, name)?;
+            let id = podman::run(&host, NETWORK, name, "")?;
             attached(&host, name, &id)
         });
     }
     steps.prove("everyone reaches everyone", || talk(&host));
     restart(&steps, &host);
     reload(&steps, &host);
+    publish(&steps, &host);
     steps.prove("a container goes while ipamd is down: its addresses come back with it", || {
         host.stop_ipamd()?;
         host.place.run("podman rm --force --time 0 one")?;
@@ -104,6 +108,48 @@ fn reload(steps: &Steps, host: &Host) {
     });
 }
 
+/// A published port, which podman asks for by the capability `portMappings` of the shipped list.
+fn publish(steps: &Steps, host: &Host) {
+    let node = host.address();
+    let places = [node.v4.into(), node.v6.into()].map(|at: IpAddr| SocketAddr::new(at, 8080));
+    let callers = [host.outside(), host.space()];
+    let refused = || {
+        for (caller, at) in callers.iter().flat_map(|caller| places.map(|at| (caller, at))) {
+            if let Some(answer) = host::fetch(caller, at, "/reach")? {
+                return Err(LabError::promise(format!("{at} to refuse {}", caller.name()), answer));
+            }
+        }
+        Ok(())
+    };
+    steps.prove("a published port is reached from outside and from the node", || {
+        refused()?;
+        let id = podman::run(host, NETWORK, "web", "--publish 8080:80")?;
+        attached(host, "web", &id)?;
+        host.place.run("podman exec web httpd -p 80 -h /bin")?;
+        for (caller, at) in callers.iter().flat_map(|caller| places.map(|at| (caller, at))) {
+            let answer = host::fetch(caller, at, "/reach")?.unwrap_or_default();
+            // What the image has in it.
+            if !answer.contains("ping -c 1") {
+                return Err(LabError::promise(format!("a file from {at} to {}", caller.name()), answer));
+            }
+        }
+        Ok(format!("{} and {}, {} elements", places[0], places[1], host.host_ports()?))
+    });
+    steps.prove("rm closes it and leaves nothing", || {
+        host.place.run("podman rm --force --time 0 web")?;
+        refused()?;
+        match host.host_ports()? {
+            0 => {}
+            left => return Err(LabError::promise("no element in the table of host ports", left.to_string())),
+        }
+        // The table without elements stays, as the manual says.
+        run(host.space(), "nft delete table inet ferrule-hostports")?;
+        let left = ["one", "two"].map(|name| podman::inspect(host, NETWORK, name).map(|seen| seen.id));
+        only(host, &left.into_iter().collect::<Result<Vec<_>>>()?)?;
+        Ok("refused, no element".to_owned())
+    });
+}
+
 /// podman, `ipamd`, the container and the kernel agree about a running container.
 fn attached(host: &Host, name: &str, id: &str) -> Result<String> {
     let seen = podman::inspect(host, NETWORK, name)?;
@@ -115,7 +161,7 @@ fn attached(host: &Host, name: &str, id: &str) -> Result<String> {
     if lease.pod.as_ref().is_none_or(|[namespace, pod, _]| !namespace.is_empty() || pod != name) {
         return Err(LabError::promise(format!("a lease that names {name}"), format!("{lease:?}")));
     }
-    host.has_alias(name)?;
+    host.has_alias(&format!("{NETWORK}: {name} {id}/eth0"))?;
     host::shows(name, |line| podman::exec(host, name, line), lease.at)?;
     host.routes_to(lease.at)?;
     Ok(format!("{}, {}", lease.at.v4, lease.at.v6))

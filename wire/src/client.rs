@@ -22,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody serves the socket.
-    #[error("cannot connect to {}: is ipamd running?", path.display())]
+    #[error("cannot connect to {}", path.display())]
     Connect {
         /// Path of the socket.
         path: PathBuf,

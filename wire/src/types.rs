@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 
-/// The pod behind an attachment: for people who read leases and logs, it decides nothing.
+/// The pod behind an attachment: for people who read leases and logs, it decides nothing. Written down it is
+/// `NAMESPACE/NAME`, or the name alone where there are no namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Namespace of the pod in the cluster.
+    /// Namespace of the pod in the cluster; empty outside of one.
     pub namespace: String,
     /// Name of the pod.
     pub name: String,
@@ -20,6 +21,9 @@ pub struct Pod {
 
 impl fmt::Display for Pod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            return f.write_str(&self.name);
+        }
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }

@@ -23,11 +23,11 @@ use crate::row::{Row, Unit};
 use crate::stand::Bench;
 use crate::stats::Summary;
 
-const CLIENTS: usize = 16;
-const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"10.0.0.0/16\"]\n";
+pub(super) const CLIENTS: usize = 16;
+pub(super) const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"10.0.0.0/16\"]\n";
 /// Rate and latency of `ipamd`: the promises.
 const RATE_MIN: f64 = 20_000.0;
-const P99_MAX: f64 = 1e-3;
+pub(super) const P99_MAX: f64 = 1e-3;
 
 /// The store in memory (`/run`, as shipped) and on a disk.
 pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
@@ -67,11 +67,13 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
 }
 
 #[derive(Default)]
-struct Samples {
-    /// Calls a second.
+pub(super) struct Samples {
+    /// Calls a second: an Allocate and a Release are two.
     rates: Vec<f64>,
-    /// Seconds.
+    /// Of each call, in seconds.
     latencies: Vec<f64>,
+    /// Of each Allocate.
+    pub(super) allocations: Vec<f64>,
 }
 
 struct Daemon {
@@ -95,36 +97,46 @@ impl Daemon {
         Ok(Daemon { node, _service: service })
     }
 
-    /// All clients at once, each with a connection of its own, for a while.
+    /// All clients at once for a while.
     fn drive(&self, bench: &Bench, samples: &mut Samples) -> Result<()> {
-        let duration = Duration::from_millis(bench.times(2000, 700) as u64);
-        let ready = Barrier::new(CLIENTS);
-        let start = Instant::now();
-        let all = thread::scope(|scope| {
-            let client = |number| {
-                let ready = &ready;
-                move || {
-                    let entered = self.node.adopt_thread();
-                    ready.wait();
-                    entered?;
-                    calls(number, duration)
-                }
-            };
-            let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
-            let join = |client: thread::ScopedJoinHandle<'_, Result<Vec<f64>>>| {
-                client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            clients.into_iter().map(join).collect::<Result<Vec<_>>>()
-        })?;
-        let latencies = all.concat();
-        samples.rates.push(latencies.len() as f64 / start.elapsed().as_secs_f64());
-        samples.latencies.extend(latencies);
-        Ok(())
+        drive(&self.node, bench, samples)
     }
 }
 
-/// Pairs of Allocate and Release for `duration`; the time of each call in seconds.
-fn calls(client: usize, duration: Duration) -> Result<Vec<f64>> {
+/// All clients at once for a while, each with a connection of its own.
+pub(super) fn drive(node: &Space, bench: &Bench, samples: &mut Samples) -> Result<()> {
+    let duration = Duration::from_millis(bench.times(2000, 700) as u64);
+    let start = Instant::now();
+    let pairs = clients(node, |number| calls(number, duration))?.concat();
+    samples.rates.push(pairs.len() as f64 * 2.0 / start.elapsed().as_secs_f64());
+    samples.latencies.extend(pairs.iter().flatten());
+    samples.allocations.extend(pairs.iter().map(|[allocate, _]| allocate));
+    Ok(())
+}
+
+/// Has every client do something in the node, all of them at once.
+pub(super) fn clients<T: Send>(node: &Space, client: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let ready = Barrier::new(CLIENTS);
+    thread::scope(|scope| {
+        let client = |number| {
+            let (ready, client) = (&ready, &client);
+            move || {
+                let entered = node.adopt_thread();
+                ready.wait();
+                entered?;
+                client(number)
+            }
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(client(number))).collect();
+        let join = |client: thread::ScopedJoinHandle<'_, Result<T>>| {
+            client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        clients.into_iter().map(join).collect::<Result<Vec<_>>>()
+    })
+}
+
+/// Pairs of Allocate and Release for `duration`; the times of both in seconds.
+fn calls(client: usize, duration: Duration) -> Result<Vec<[f64; 2]>> {
     let failed = |error: ClientError| LabError::promise("ipamd to answer", error.to_string());
     let end = Instant::now() + duration;
     let mut connection = Client::connect(Path::new(SOCKET), end + Duration::from_secs(10)).map_err(failed)?;
@@ -141,7 +153,7 @@ fn calls(client: usize, duration: Duration) -> Result<Vec<f64>> {
         let between = Instant::now();
         connection.call(&Release { attachment }).map_err(failed)?;
         let after = Instant::now();
-        times.extend([between - start, after - between].map(|time| time.as_secs_f64()));
+        times.push([between - start, after - between].map(|time| time.as_secs_f64()));
         if after >= end {
             break;
         }

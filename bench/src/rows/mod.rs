@@ -7,6 +7,7 @@ mod crowd;
 mod daemons;
 mod nodes;
 mod routes;
+mod scale;
 mod traffic;
 mod verbs;
 
@@ -28,7 +29,7 @@ pub struct Group {
 }
 
 /// All groups, in the order of the table.
-pub const GROUPS: [Group; 9] = [
+pub const GROUPS: [Group; 10] = [
     Group {
         name: "add-del",
         about: "ADD and DEL one at a time, beside ptp and the floor",
@@ -39,6 +40,7 @@ pub const GROUPS: [Group; 9] = [
     Group { name: "crowd", about: "ADD with 500 pods on the node", measure: crowd::rows },
     Group { name: "plugin", about: "the plugin's size, system calls and round trips", measure: cost::rows },
     Group { name: "ipamd", about: "Allocate and Release with 16 clients", measure: calls::rows },
+    Group { name: "scale", about: "ipamd with 65,000 leases", measure: scale::rows },
     Group { name: "routed", about: "5,000 nodes in the kernel, and idling with them", measure: routes::rows },
     Group { name: "traffic", about: "packets between pods", measure: traffic::rows },
     Group { name: "start", about: "daemons from start to ready", measure: daemons::rows },

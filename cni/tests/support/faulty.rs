@@ -130,6 +130,10 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
         self.machine.route_localnet(link)
     }
 
+    fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
+        self.machine.without_dad(link)
+    }
+
     fn forwards(&self, family: Family) -> bool {
         self.machine.forwards(family)
     }

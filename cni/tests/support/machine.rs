@@ -34,6 +34,7 @@ pub(crate) trait Machine {
     fn host(&self) -> Self::Kernel;
     fn netfilter(&self) -> Self::Netfilter;
     fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
+    fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
     fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
     fn enable_ipv6(
         &self,
@@ -99,6 +100,10 @@ impl Machine for FakeMachine {
     }
 
     fn route_localnet(&self, _link: &IfName) -> Result<(), SysctlError> {
+        Ok(())
+    }
+
+    fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
         Ok(())
     }
 
@@ -174,6 +179,10 @@ impl Machine for RealMachine {
 
     fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
         RealNode.route_localnet(link)
+    }
+
+    fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
+        RealNode.without_dad(link)
     }
 
     fn host(&self) -> Netlink {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrule_wire::service;
 use ferrule_wire::{
@@ -14,9 +15,12 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::server::{Limits, Service};
+use super::server::{Limits, Service, Shared};
+
+/// A call up to this size is taken in however much others hold: all callers' together are bounded by their number.
+const SMALL: usize = 16 << 10;
 
 /// Why a conversation ended other than by the caller's hanging up between calls.
 #[derive(Debug, thiserror::Error)]
@@ -42,23 +46,27 @@ pub enum EndError {
     /// It may not call.
     #[error("the caller may not call")]
     Refused,
+    /// It held a place that another wanted.
+    #[error("the caller was silent while others waited for its place")]
+    Crowded,
+    /// There is no room for its call.
+    #[error("the calls that are not answered yet are too large together")]
+    TooMuch,
 }
 
 /// Serves a caller until it hangs up, breaks a limit, or the daemon stops.
-pub(super) async fn converse<S: Service>(
-    stream: UnixStream,
-    service: S,
-    limits: Arc<Limits>,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let mut caller = Caller { stream, frames: Frames::default(), limits };
+pub(super) async fn converse<S: Service>(stream: UnixStream, service: S, shared: Shared) {
+    let mut caller = Caller::new(stream, &shared);
+    let (mut stopped, mut crowded) = (shared.stopped.clone(), shared.crowded.clone());
     let served = async {
         loop {
+            let silent_until = Instant::now() + shared.limits.crowded;
             let message = tokio::select! {
                 biased;
                 message = caller.message() => message?,
                 // The sender lives as long as the server, so the end of it is a stop too.
                 _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+                () = is_crowded(&mut crowded, silent_until) => return Err(EndError::Crowded),
             };
             let Some(message) = message else { return Ok(()) };
             caller.serve(&service, &message).await?;
@@ -70,14 +78,51 @@ pub(super) async fn converse<S: Service>(
     }
 }
 
+/// Waits until others wait for a place, at this time or later.
+async fn is_crowded(crowded: &mut watch::Receiver<bool>, from: Instant) {
+    while crowded.wait_for(|crowded| *crowded).await.is_ok() {
+        sleep_until(from).await;
+        if *crowded.borrow() {
+            return;
+        }
+    }
+    // The server ends, and with it the conversation.
+    std::future::pending::<()>().await;
+}
+
 /// Tells a caller that it may not call.
-pub(super) async fn refuse(stream: UnixStream, limits: Arc<Limits>) {
-    let mut caller = Caller { stream, frames: Frames::default(), limits };
+pub(super) async fn refuse(stream: UnixStream, shared: Shared) {
+    let mut caller = Caller::new(stream, &shared);
     // Its call is read first: an answer to nothing would be lost with the connection's reset.
-    if let Ok(Some(_)) = caller.message().await {
+    if let Ok(Ok(Some(_))) = timeout(shared.limits.crowded, caller.message()).await {
         let _ = caller.fail(&CallError::PermissionDenied {}).await;
     }
     tracing::debug!(error = %EndError::Refused, "ended a conversation");
+}
+
+/// The bytes of one caller's call, counted among all.
+#[derive(Debug)]
+struct Held {
+    all: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Held {
+    /// Counts more bytes; all that is held.
+    fn add(&mut self, bytes: usize) -> usize {
+        self.own += bytes;
+        self.all.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+
+    fn clear(&mut self) {
+        self.all.fetch_sub(std::mem::take(&mut self.own), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 /// The other end of a conversation.
@@ -85,13 +130,21 @@ pub(super) async fn refuse(stream: UnixStream, limits: Arc<Limits>) {
 pub struct Caller {
     stream: UnixStream,
     frames: Frames,
+    held: Held,
     limits: Arc<Limits>,
 }
 
 impl Caller {
+    fn new(stream: UnixStream, shared: &Shared) -> Self {
+        let held = Held { all: Arc::clone(&shared.held), own: 0 };
+        Self { stream, frames: Frames::default(), held, limits: Arc::clone(&shared.limits) }
+    }
+
     /// The next whole message; `None` if the caller hung up between calls.
     async fn message(&mut self) -> Result<Option<Vec<u8>>, EndError> {
         let idle = self.limits.idle;
+        // The call before is answered.
+        self.held.clear();
         let read = async {
             let mut piece = [0; 4096];
             loop {
@@ -101,12 +154,17 @@ impl Caller {
                 match self.stream.read(&mut piece).await? {
                     0 if self.frames.is_partial() => return Err(EndError::HalfCall),
                     0 => return Ok(None),
-                    read => self.frames.push(&piece[..read]),
+                    read => {
+                        self.frames.push(&piece[..read]);
+                        if self.held.add(read) > self.limits.held && self.held.own > SMALL {
+                            return Err(EndError::TooMuch);
+                        }
+                    }
                 }
             }
         };
         let read: Result<_, EndError> = timeout(idle, read).await.map_err(|_| EndError::Idle)?;
-        if let Err(EndError::Frame(error)) = &read {
+        if let Err(error @ (EndError::Frame(_) | EndError::TooMuch)) = &read {
             let parameter = error.to_string();
             self.fail(&CallError::InvalidParameter { parameter }).await?;
         }

@@ -1,8 +1,10 @@
-//! Accepting callers: one task each, a bound on their number, and a stop that lets each finish its call.
+//! Accepting callers: one task each, a bound on their number and on what their unfinished calls hold, and a stop that lets
+//! each finish its call.
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use ferrule_wire::{Calls, Request};
@@ -44,8 +46,12 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a caller may take to read an answer.
     pub write: Duration,
-    /// Callers at once; the next wait in the socket's backlog.
+    /// Callers at once; the next wait in the socket's backlog, and those that have been silent for `crowded` make room.
     pub connections: usize,
+    /// How long a caller may be without a whole call while others wait for its place, and one that may not call at any time.
+    pub crowded: Duration,
+    /// Bytes that all calls which are not answered yet may hold together.
+    pub held: usize,
     /// How long a stop waits for calls under way.
     pub stop: Duration,
 }
@@ -61,6 +67,10 @@ impl Limits {
             write: Duration::from_secs(10),
             // kubelet starts some dozens of pods at once; each costs a task and a file descriptor of the usual 1024.
             connections: 900,
+            // The plugin's call comes with its connection, and it waits 5 s for the answer.
+            crowded: Duration::from_secs(1),
+            // Calls are some hundred bytes long, except a GC's.
+            held: 32 << 20,
             stop: Duration::from_secs(5),
         }
     }
@@ -68,6 +78,18 @@ impl Limits {
 
 /// How long to wait when the kernel has no descriptor or memory for another caller.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What all callers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) limits: Arc<Limits>,
+    /// The daemon stops.
+    pub(super) stopped: watch::Receiver<bool>,
+    /// No place is left, and others may be waiting for one.
+    pub(super) crowded: watch::Receiver<bool>,
+    /// Bytes of all calls that are not answered yet.
+    pub(super) held: Arc<AtomicUsize>,
+}
 
 /// Serves until `stop` is ready, then lets the calls under way finish.
 pub async fn serve<S: Service>(
@@ -78,14 +100,18 @@ pub async fn serve<S: Service>(
 ) {
     let limits = Arc::new(limits);
     let (stopping, stopped) = watch::channel(false);
+    let (crowding, crowded) = watch::channel(false);
+    let shared = Shared { limits: Arc::clone(&limits), stopped, crowded, held: Arc::default() };
     let mut callers = JoinSet::new();
     tokio::pin!(stop);
     loop {
+        let is_full = callers.len() >= limits.connections;
+        crowding.send_if_modified(|crowded| std::mem::replace(crowded, is_full) != is_full);
         tokio::select! {
             () = &mut stop => break,
             Some(_) = callers.join_next() => {}
-            accepted = listener.accept(), if callers.len() < limits.connections => match accepted {
-                Ok((stream, _)) => greet(stream, &service, &limits, &stopped, &mut callers),
+            accepted = listener.accept(), if !is_full => match accepted {
+                Ok((stream, _)) => greet(stream, &service, &shared, &mut callers),
                 Err(error) => {
                     tracing::warn!(%error, "no caller can be accepted now");
                     sleep(ACCEPT_PAUSE).await;
@@ -102,22 +128,16 @@ pub async fn serve<S: Service>(
     }
 }
 
-fn greet<S: Service>(
-    stream: UnixStream,
-    service: &S,
-    limits: &Arc<Limits>,
-    stopped: &watch::Receiver<bool>,
-    callers: &mut JoinSet<()>,
-) {
-    let limits = Arc::clone(limits);
+fn greet<S: Service>(stream: UnixStream, service: &S, shared: &Shared, callers: &mut JoinSet<()>) {
+    let shared = shared.clone();
     match stream.peer_cred().map(|peer| peer.uid()) {
-        Ok(uid) if limits.uids.contains(&uid) => {
-            drop(callers.spawn(converse(stream, service.clone(), limits, stopped.clone())));
+        Ok(uid) if shared.limits.uids.contains(&uid) => {
+            drop(callers.spawn(converse(stream, service.clone(), shared)));
         }
         Ok(uid) => {
             service.refused();
             tracing::warn!(uid, "refused a caller: only root and the daemon's own user may call");
-            drop(callers.spawn(refuse(stream, limits)));
+            drop(callers.spawn(refuse(stream, shared)));
         }
         Err(error) => tracing::warn!(%error, "refused a caller whose user cannot be told"),
     }

@@ -78,13 +78,18 @@ impl Lock {
         }
     }
 
-    /// Listens on the socket, `NAME.sock`. The file appears listening and with its rights set; that of a daemon that died is
+    /// The socket, `NAME.sock`.
+    fn path(&self) -> PathBuf {
+        self.directory.join(format!("{}.sock", self.daemon))
+    }
+
+    /// Listens on the socket. The file appears listening and with its rights set; that of a daemon that died is
     /// replaced in the same step, so that no caller finds it missing.
     ///
     /// # Errors
     /// [`SocketError::Make`].
     pub fn listen(&self) -> Result<(UnixListener, SocketFile), SocketError> {
-        let path = self.directory.join(format!("{}.sock", self.daemon));
+        let path = self.path();
         let unready = path.with_extension("new");
         match fs::remove_file(&unready) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(making(&unready)(error)),
@@ -105,9 +110,8 @@ impl Lock {
     /// # Errors
     /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
     pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
-        let expected = self.directory.join(format!("{}.sock", self.daemon));
-        let wrong =
-            |what: String| SocketError::Passed { daemon: self.daemon, what, expected: expected.clone() };
+        let (daemon, expected) = (self.daemon, self.path());
+        let wrong = |what: String| SocketError::Passed { daemon, what, expected: expected.clone() };
         let mut passed = ListenFd::from_env();
         match passed.len() {
             0 => return Ok(None),

@@ -91,7 +91,7 @@ fn release_frees_rests_and_is_idempotent() {
     let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 5);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: nets(&["10.0.0.0/32"]) })));
     let address = lease.addresses[0].ip();
-    let of = Some(Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
+    let of = Some(Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() }));
     assert_eq!(changes, [Change::Ended(lease), Change::Released(Released { address, at: at(5), of })]);
     let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 6);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: Vec::new() })));
@@ -409,8 +409,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
+/// What a store holds.
+#[derive(Clone, Default)]
+struct Held {
+    leases: Vec<Lease>,
+    released: Vec<Released>,
+}
+
+impl Held {
+    fn holdings(&self) -> Holdings {
+        let leases = self.leases.iter().map(Packed::new).collect();
+        Holdings { leases, released: self.released.clone() }
+    }
+}
+
 /// What a store would hold after these changes.
-fn apply(held: &mut Holdings, changes: Vec<Change>) {
+fn apply(held: &mut Held, changes: Vec<Change>) {
     for change in changes {
         match change {
             Change::Given(lease) => held.leases.push(lease),
@@ -430,14 +444,14 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let flat: Vec<&str> = chosen.flat_map(|(_, pair)| pair.iter().copied()).collect();
         settings(if flat.is_empty() { Vec::new() } else { vec![spec("node", &flat)] })
     };
-    let (mut mask, mut now, mut held) = (5, 100, Holdings::default());
+    let (mut mask, mut now, mut held) = (5, 100, Held::default());
     let mut service = Service::new(configure(mask), Holdings::default());
     for step in steps {
         let before = held.clone();
         let mut changes = Vec::new();
         match step {
             Step::Wait(seconds) => now += seconds,
-            Step::Restart => service = Service::new(configure(mask), held.clone()),
+            Step::Restart => service = Service::new(configure(mask), held.holdings()),
             Step::Configure(other) => {
                 mask = other;
                 service.reconfigure(configure(mask));
@@ -485,7 +499,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
 
 /// Whether an Allocate was answered rightly, given what was stored before it.
 fn judge(
-    before: &Holdings,
+    before: &Held,
     answer: &Result<Answer, CallError>,
     settings: &Settings,
     now: u64,

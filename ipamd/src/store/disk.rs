@@ -1,18 +1,20 @@
 //! The store on disk: sled.
 //!
 //! sled's `flush` writes the log but does not fsync it on Linux (its own fsync runs every 500 ms in the background), so
-//! each commit syncs the log file itself; on tmpfs that costs nothing. Records stay far below sled's segment
-//! size, so that none goes to a file of its own that would want a sync of its own.
+//! each commit syncs the log file itself; on tmpfs that costs nothing. What is in sled is the journal (`journal`): the number
+//! of an entry as the key, and a value far below sled's segment size, so that none goes to a file of its own that would want
+//! a sync of its own.
 //!
 //! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
-//! an empty directory for a new store. So every commit has a number, in the store and, once the store has it, in a file
+//! an empty directory for a new store. So the number of the last entry is noted, once the store has it, in a file
 //! beside it: a store that is behind that file has lost what was acknowledged.
 //!
 //! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
 //! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
 //! before it is there until the new one has its name.
 
-use super::{Batch, Contents, Store, StoreError, record};
+use super::journal::{Journal, Loading, damaged};
+use super::{Batch, Contents, Store, StoreError};
 use std::error::Error;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -37,15 +39,11 @@ struct Open {
     db: sled::Db,
     log: File,
     mark: File,
-    /// Number of the last commit.
-    commits: u64,
+    journal: Journal,
 }
 
 /// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
 const UNFINISHED: &str = "generating";
-
-/// Key of the number of the last commit.
-const COMMITS: &[u8] = b"commits";
 
 /// Why the store is not open.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +52,7 @@ enum OpenError {
     Sled(#[from] sled::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("it holds {found} commits of {known} that were acknowledged")]
+    #[error("it ends with entry {found}, and entry {known} was acknowledged")]
     Behind { found: u64, known: u64 },
 }
 
@@ -65,7 +63,7 @@ impl SledStore {
         Self { path: path.to_owned(), open: None }
     }
 
-    /// Forgets how many commits the store had: it is not there any more.
+    /// Forgets which entry was the store's last: it is not there any more.
     ///
     /// # Errors
     /// The file cannot be removed.
@@ -76,24 +74,39 @@ impl SledStore {
         }
     }
 
-    fn open(&self) -> Result<Open, OpenError> {
+    fn open(&self) -> Result<(Open, Contents), StoreError> {
+        let refused = |error| self.refused(error);
+        let (db, log, mark, known) = self.open_files().map_err(refused)?;
+        let mut loading = Loading::default();
+        for entry in db.iter().rev() {
+            let (key, value) = entry.map_err(|error| self.refused(error.into()))?;
+            let number = <[u8; 8]>::try_from(&*key).map_err(|_| {
+                damaged(String::from_utf8_lossy(&key), "no entry is called so since version 0.1.0")
+            })?;
+            loading.take(u64::from_be_bytes(number), &value)?;
+        }
+        let (journal, contents) = loading.end();
+        if journal.last() < known {
+            return Err(self.refused(OpenError::Behind { found: journal.last(), known }));
+        }
+        Ok((Open { db, log, mark, journal }, contents))
+    }
+
+    /// The database, its log, the file beside it, and the number in that.
+    fn open_files(&self) -> Result<(sled::Db, File, File, u64), OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
         File::open(&self.path)?.sync_all()?;
-        let commits = db.get(COMMITS)?.map_or(0, |value| number(&value));
         let mut mark = OpenOptions::new();
         mark.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mark = mark.open(mark_path(&self.path))?;
         let mut known = [0; 8];
         // Too short: it was never written whole, which is as if it were not there.
-        let known = mark.read_exact_at(&mut known, 0).map_or(0, |()| number(&known));
-        if commits < known {
-            return Err(OpenError::Behind { found: commits, known });
-        }
-        Ok(Open { db, log, mark, commits })
+        let known = mark.read_exact_at(&mut known, 0).map_or(0, |()| u64::from_be_bytes(known));
+        Ok((db, log, mark, known))
     }
 
     /// Removes snapshots that a start did not finish.
@@ -137,42 +150,36 @@ impl SledStore {
 
 impl Store for SledStore {
     fn load(&mut self) -> Result<Contents, StoreError> {
-        let open = match self.open.take() {
-            Some(open) => open,
-            None => self.open().map_err(|error| self.refused(error))?,
-        };
-        let mut contents = Contents::default();
-        for entry in &*open.db {
-            let (key, value) = entry.map_err(|error| self.refused(error.into()))?;
-            if key == COMMITS {
-                continue;
-            }
-            record::read(&mut contents, &key, &value)?;
-        }
+        // Closed before it is opened: sled lets nobody else in.
+        self.open = None;
+        let (open, contents) = self.open()?;
         self.open = Some(open);
         Ok(contents)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let failed = |error: Box<dyn Error + Send + Sync>| StoreError::Write(error);
-        let mut sled_batch = sled::Batch::default();
-        for (key, value) in record::writes(batch).map_err(|error| failed(Box::new(error)))? {
-            match value {
-                Some(value) => sled_batch.insert(key.as_bytes(), value),
-                None => sled_batch.remove(key.as_bytes()),
-            }
-        }
         // Taken out, so that every early return leaves the store closed, to be opened anew.
         let mut open = self.open.take().ok_or_else(|| failed("it is not open".into()))?;
-        let commits = open.commits + 1;
-        sled_batch.insert(COMMITS, &commits.to_be_bytes());
+        let entry = |number: u64| match open.db.get(number.to_be_bytes()) {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(failed(format!("entry {number} is missing").into())),
+            Err(error) => Err(failed(Box::new(error))),
+        };
+        let writes = open.journal.commit(batch, entry)?;
+        let mut sled_batch = sled::Batch::default();
+        for (number, entry) in writes.add {
+            sled_batch.insert(&number.to_be_bytes(), entry);
+        }
+        for number in writes.remove {
+            sled_batch.remove(&number.to_be_bytes());
+        }
         open.db.apply_batch(sled_batch).map_err(|error| failed(Box::new(error)))?;
         open.db.flush().map_err(|error| failed(Box::new(error)))?;
         open.log.sync_data().map_err(|error| failed(Box::new(error)))?;
-        open.commits = commits;
-        if let Err(error) = open.mark.write_all_at(&commits.to_be_bytes(), 0) {
+        if let Err(error) = open.mark.write_all_at(&open.journal.last().to_be_bytes(), 0) {
             // The commit is durable; a mark that stays behind accuses nobody.
-            tracing::warn!(%error, "the number of the last commit cannot be noted beside the store");
+            tracing::warn!(%error, "the number of the last entry cannot be noted beside the store");
         }
         self.open = Some(open);
         Ok(())
@@ -181,8 +188,4 @@ impl Store for SledStore {
 
 fn mark_path(path: &Path) -> PathBuf {
     path.with_extension("commits")
-}
-
-fn number(bytes: &[u8]) -> u64 {
-    bytes.try_into().map_or(0, u64::from_be_bytes)
 }

@@ -1,7 +1,8 @@
-//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps records as the
-//! one on disk does, so that their encoding is on the path.
+//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps the journal as the
+//! one on disk does, so that it is on the path.
 
-use super::{Batch, Contents, Store, StoreError, record};
+use super::journal::{Journal, Loading, damaged, name};
+use super::{Batch, Contents, Store, StoreError};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,7 +49,9 @@ impl Faults {
 /// The store.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    records: BTreeMap<String, Vec<u8>>,
+    entries: BTreeMap<u64, Vec<u8>>,
+    /// `None` before the first use and after a failed commit.
+    journal: Option<Journal>,
     faults: Faults,
 }
 
@@ -56,7 +59,21 @@ impl MemoryStore {
     /// An empty one with these faults.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
-        Self { records: BTreeMap::new(), faults }
+        Self { entries: BTreeMap::new(), journal: None, faults }
+    }
+
+    /// Its number of entries.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn read(&self) -> Result<(Journal, Contents), StoreError> {
+        let mut loading = Loading::default();
+        for (number, entry) in self.entries.iter().rev() {
+            loading.take(*number, entry)?;
+        }
+        Ok(loading.end())
     }
 }
 
@@ -66,10 +83,8 @@ impl Store for MemoryStore {
         if fails {
             return Err(StoreError::Read(Box::new(io::Error::other("injected"))));
         }
-        let mut contents = Contents::default();
-        for (key, value) in &self.records {
-            record::read(&mut contents, key.as_bytes(), value)?;
-        }
+        let (journal, contents) = self.read()?;
+        self.journal = Some(journal);
         Ok(contents)
     }
 
@@ -79,15 +94,22 @@ impl Store for MemoryStore {
             plan.done += 1;
             (fails, !fails || plan.after_write)
         });
+        let mut journal = match self.journal.take() {
+            Some(journal) => journal,
+            None => self.read()?.0,
+        };
         if writes {
-            for (key, value) in record::writes(batch).map_err(|error| StoreError::Write(Box::new(error)))? {
-                match value {
-                    Some(value) => drop(self.records.insert(key, value)),
-                    None => drop(self.records.remove(&key)),
-                }
-            }
+            let missing = |number| damaged(name(number), "it is missing");
+            let entry = |number| self.entries.get(&number).ok_or_else(|| missing(number));
+            let writes = journal.commit(batch, entry)?;
+            self.entries.extend(writes.add);
+            writes.remove.iter().for_each(|number| drop(self.entries.remove(number)));
         }
-        if fails { Err(StoreError::Write(Box::new(io::Error::other("injected")))) } else { Ok(()) }
+        if fails {
+            return Err(StoreError::Write(Box::new(io::Error::other("injected"))));
+        }
+        self.journal = Some(journal);
+        Ok(())
     }
 }
 

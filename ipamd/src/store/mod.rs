@@ -3,6 +3,7 @@
 //! `disk` does it with sled, `memory` for tests that make the store fail.
 
 mod disk;
+mod journal;
 mod memory;
 mod record;
 

@@ -1,119 +1,111 @@
-//! Records as they lie in the store: keys with a prefix, values as versioned JSON. Pure.
+//! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s.
 
-use super::{Batch, Contents, StoreError};
+use crate::compact::{Broken, Compact, Packed, array, byte, number, put_number};
 use crate::service::{Change, Former, Released};
 use ferrule_wire::Lease;
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Version of the records. A change that an earlier program would misread takes the next number.
-const VERSION: u64 = 1;
-
-const LEASE: &str = "lease/";
-const RELEASED: &str = "released/";
-const BOOT: &str = "boot";
-
-/// One write: a key and its value, or `None` for its removal.
-pub(super) type Write = (String, Option<Vec<u8>>);
-
-#[derive(Serialize, Deserialize)]
-struct Versioned<T> {
-    version: u64,
-    #[serde(flatten)]
-    record: T,
+/// A record. One that is read later has the last word on its subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Record {
+    /// A lease was given.
+    Given(Packed<Lease>),
+    /// A lease ended.
+    Ended,
+    /// An address was released.
+    Released(Released),
+    /// The release of an address does not matter any more.
+    Forgotten,
+    /// The boot that the times belong to.
+    Boot(String),
 }
 
-#[derive(Serialize, Deserialize)]
-struct LeaseRecord {
-    lease: Lease,
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Subject {
+    /// The lease of the attachment with this hash.
+    Lease([u8; 16]),
+    /// The release of this address.
+    Release(IpAddr),
+    /// The boot.
+    Boot,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ReleasedRecord {
-    address: IpAddr,
-    released_at_boottime_ns: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    of: Option<Former>,
+const GIVEN: u8 = 1;
+const ENDED: u8 = 2;
+const RELEASED: u8 = 3;
+const FORGOTTEN: u8 = 4;
+const BOOT: u8 = 5;
+
+impl Record {
+    /// Whether it leaves something to be known, as opposed to ending it.
+    pub(super) const fn stays(&self) -> bool {
+        !matches!(self, Self::Ended | Self::Forgotten)
+    }
+
+    /// Takes a record off the front, with its subject and its bytes.
+    pub(super) fn take<'a>(from: &mut &'a [u8]) -> Result<(Subject, Self, &'a [u8]), Broken> {
+        let whole = *from;
+        let (subject, record) = match byte(from)? {
+            GIVEN => {
+                let lease = Packed::<Lease>::take(from)?;
+                (Subject::Lease(lease.attachment().hash().bytes()), Self::Given(lease))
+            }
+            ENDED => (Subject::Lease(array(from)?), Self::Ended),
+            RELEASED => {
+                let address = IpAddr::read(from)?;
+                let at = Duration::from_nanos(number(from)?);
+                let of = if byte(from)? == 1 { Some(Packed::take(from)?) } else { None };
+                (Subject::Release(address), Self::Released(Released { address, at, of }))
+            }
+            FORGOTTEN => (Subject::Release(IpAddr::read(from)?), Self::Forgotten),
+            BOOT => {
+                let length = usize::from(byte(from)?);
+                let (id, rest) = from.split_at_checked(length).ok_or(Broken)?;
+                *from = rest;
+                (Subject::Boot, Self::Boot(String::from_utf8(id.to_vec()).map_err(|_| Broken)?))
+            }
+            _ => return Err(Broken),
+        };
+        Ok((subject, record, &whole[..whole.len() - from.len()]))
+    }
 }
 
-#[derive(Serialize, Deserialize)]
-struct BootRecord {
-    boot_id: String,
-}
-
-/// The writes of a batch, in order.
-pub(super) fn writes(batch: &Batch) -> Result<Vec<Write>, serde_json::Error> {
-    let changes = batch.changes.iter().map(write);
-    let boot = batch
-        .boot_id
-        .iter()
-        .map(|boot_id| Ok((BOOT.to_owned(), Some(value(BootRecord { boot_id: boot_id.clone() })?))));
-    changes.chain(boot).collect()
-}
-
-fn write(change: &Change) -> Result<Write, serde_json::Error> {
-    Ok(match change {
-        Change::Given(lease) => (lease_key(lease), Some(value(LeaseRecord { lease: lease.clone() })?)),
-        Change::Ended(lease) => (lease_key(lease), None),
-        Change::Released(Released { address, at, of }) => {
-            let released_at_boottime_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-            let record = ReleasedRecord { address: *address, released_at_boottime_ns, of: of.clone() };
-            (released_key(address), Some(value(record)?))
+/// Adds a change; its subject, and whether the record stays.
+pub(super) fn put(to: &mut Vec<u8>, change: &Change) -> (Subject, bool) {
+    let hash = |lease: &Lease| lease.attachment.hash().bytes();
+    match change {
+        Change::Given(lease) => {
+            to.push(GIVEN);
+            lease.write(to);
+            (Subject::Lease(hash(lease)), true)
         }
-        Change::Forgotten(address) => (released_key(address), None),
-    })
-}
-
-fn value<T: Serialize>(record: T) -> Result<Vec<u8>, serde_json::Error> {
-    serde_json::to_vec(&Versioned { version: VERSION, record })
-}
-
-fn lease_key(lease: &Lease) -> String {
-    format!("{LEASE}{}", lease.attachment.hash())
-}
-
-fn released_key(address: &IpAddr) -> String {
-    format!("{RELEASED}{address}")
-}
-
-/// Adds one record to what is known. A key that does not fit its value, as after damage, is an error.
-pub(super) fn read(contents: &mut Contents, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-    let key = String::from_utf8_lossy(key).into_owned();
-    let known = if key.starts_with(LEASE) {
-        let LeaseRecord { lease } = parse(&key, value)?;
-        let known = lease_key(&lease);
-        contents.holdings.leases.push(lease);
-        known
-    } else if key.starts_with(RELEASED) {
-        let record: ReleasedRecord = parse(&key, value)?;
-        let at = Duration::from_nanos(record.released_at_boottime_ns);
-        let key_of = released_key(&record.address);
-        contents.holdings.released.push(Released { address: record.address, at, of: record.of });
-        key_of
-    } else if key == BOOT {
-        contents.boot_id = Some(parse::<BootRecord>(&key, value)?.boot_id);
-        BOOT.to_owned()
-    } else {
-        return Err(StoreError::Damaged { key, reason: "no record is called so".to_owned() });
-    };
-    if known == key {
-        return Ok(());
+        Change::Ended(lease) => {
+            to.push(ENDED);
+            to.extend(hash(lease));
+            (Subject::Lease(hash(lease)), false)
+        }
+        Change::Released(Released { address, at, of }) => {
+            to.push(RELEASED);
+            address.write(to);
+            put_number(to, u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
+            to.push(of.is_some().into());
+            to.extend(of.iter().flat_map(|former: &Packed<Former>| former.bytes()));
+            (Subject::Release(*address), true)
+        }
+        Change::Forgotten(address) => {
+            to.push(FORGOTTEN);
+            address.write(to);
+            (Subject::Release(*address), false)
+        }
     }
-    Err(StoreError::Damaged { reason: format!("its value belongs to {known:?}"), key })
 }
 
-fn parse<T: for<'a> Deserialize<'a>>(key: &str, value: &[u8]) -> Result<T, StoreError> {
-    let damaged =
-        |error: serde_json::Error| StoreError::Damaged { key: key.into(), reason: error.to_string() };
-    // The version alone first: a later record need not have the fields of this one.
-    #[derive(Deserialize)]
-    struct Version {
-        version: u64,
-    }
-    let Version { version } = serde_json::from_slice(value).map_err(damaged)?;
-    if version != VERSION {
-        return Err(StoreError::Version { key: key.to_owned(), version });
-    }
-    serde_json::from_slice::<Versioned<T>>(value).map(|versioned| versioned.record).map_err(damaged)
+/// Adds the boot's id, of which 255 bytes are kept; the kernel's has 36.
+pub(super) fn put_boot(to: &mut Vec<u8>, boot_id: &str) {
+    let id = &boot_id.as_bytes()[..boot_id.len().min(u8::MAX.into())];
+    to.push(BOOT);
+    to.push(u8::try_from(id.len()).unwrap_or(u8::MAX));
+    to.extend(id);
 }

@@ -10,6 +10,8 @@
 
 use ferrule_wire::{Allocate, Attachment, Client, Lease, List};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -125,6 +127,16 @@ pub fn leases(client: &mut Client) -> Vec<Lease> {
     leases
 }
 
+/// What a daemon with `[metrics] ipamd = "ADDRESS"` counts under this name, labels included. `ADDRESS` is on a loopback
+/// interface that is up.
+pub fn figure(address: &str, name: &str) -> Option<f64> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
 /// A daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
@@ -135,9 +147,14 @@ impl Daemon {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGKILL, and waits until it is gone.
     pub fn kill(mut self) {
-        self.child.kill().unwrap();
+        // One that has ended cannot be killed.
+        let _ = self.child.kill();
         self.child.wait().unwrap();
     }
 

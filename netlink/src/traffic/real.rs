@@ -8,11 +8,13 @@ use crate::{Error, Kernel, Netlink, link};
 
 impl Traffic for Netlink {
     fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
-        match self.carry_out(&[link::ifb(name, mtu)], &format!("link add {name} type ifb")) {
-            Err(error) if error.errno() == Some(Errno::EEXIST) => {}
+        // At once, so that a caller who is killed leaves no device of which nobody can tell whose it is; an alias cannot be
+        // given in the making (`rtnl_create_link`).
+        let requests = [link::ifb(name, mtu), link::alias(name, alias)];
+        match self.carry_out(&requests, &format!("link add {name} type ifb")) {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => self.set_alias(name, alias)?,
             done => done?,
         }
-        self.set_alias(name, alias)?;
         let link = self.link(name)?;
         link.ok_or_else(|| Error::Decode(format!("nothing about the link {name} that was made")))
     }

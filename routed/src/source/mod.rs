@@ -7,6 +7,7 @@ mod chain;
 pub mod etcd;
 mod file;
 pub mod kubernetes;
+mod lease;
 mod pause;
 
 pub use etcd::EtcdSource;
@@ -16,8 +17,10 @@ pub use kubernetes::KubernetesSource;
 use std::future::Future;
 use std::path::Path;
 
-use ferrule_config::{Config, Routing};
+use ferrule_config::{Config, Routing, Vxlan};
 use ferrule_daemon::WatchError;
+use ferrule_model::{IfName, LinkKind, Mac};
+use ferrule_netlink::{Kernel, Netlink};
 
 use crate::nodes::{Node, NodeUpdate};
 
@@ -60,10 +63,25 @@ impl AnySource {
         let routing = &config.routing;
         Ok(match routing.source {
             ferrule_config::Source::File => Self::File(Box::new(FileSource::new(&routing.file.path)?)),
-            ferrule_config::Source::Kubernetes => {
-                Self::Kubernetes(KubernetesSource::new(routing.kubernetes.kubeconfig.clone(), own_name))
-            }
+            ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::new(config, own_name)),
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
+        })
+    }
+}
+
+impl AnySource {
+    /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
+    /// annotation and no condition set.
+    ///
+    /// # Errors
+    /// The nodes file cannot be watched.
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+        Ok(match config.routing.source {
+            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir)?,
+            ferrule_config::Source::Kubernetes => {
+                Self::Kubernetes(KubernetesSource::reading(config, own_name))
+            }
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir)),
         })
     }
 }
@@ -102,4 +120,18 @@ pub fn origin(routing: &Routing) -> (String, &'static str) {
             ("etcd".into(), "see what the log says of its subnet; it takes one for itself")
         }
     }
+}
+
+/// The MACs of the VXLAN devices, of the first and of the second, if there are any of these names and number: the others may
+/// have them in their kernels.
+fn device_macs(settings: &Vxlan) -> (Option<Mac>, Option<Mac>) {
+    let Ok(mut kernel) = Netlink::open() else { return (None, None) };
+    let mut mac = |name: &IfName| {
+        let link = kernel.link(name).ok().flatten()?;
+        match link.kind {
+            LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni => link.mac,
+            _ => None,
+        }
+    };
+    (mac(&settings.device), settings.device6.as_ref().and_then(mac))
 }

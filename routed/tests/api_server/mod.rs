@@ -322,8 +322,11 @@ fn patch(request: &Request, state: &mut State) -> Answer {
     };
     state.version += 1;
     node["metadata"]["resourceVersion"] = json!(state.version.to_string());
+    for (name, value) in body["metadata"]["annotations"].as_object().into_iter().flatten() {
+        node["metadata"]["annotations"][name] = value.clone();
+    }
     let conditions = node["status"]["conditions"].as_array_mut().unwrap();
-    for condition in body["status"]["conditions"].as_array().unwrap() {
+    for condition in body["status"]["conditions"].as_array().into_iter().flatten() {
         conditions.retain(|known| known["type"] != condition["type"]);
         conditions.push(condition.clone());
     }

@@ -175,7 +175,8 @@ impl Node {
         format!("--config {} --runtime-dir {}", config.display(), run.display())
     }
 
-    fn daemon_command(&self) -> Command {
+    /// The daemon, not started yet.
+    pub(crate) fn daemon_command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_routed"));
         command.args(self.arguments().split(' '));
         command

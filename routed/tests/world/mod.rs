@@ -216,6 +216,7 @@ pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
                 }),
                 v6: v6.then(|| format!("2001:db8::{host}").parse().unwrap()),
                 pod_cidrs,
+                vtep_mac6: vtep_mac(&format!("{name}/6")),
                 vtep_mac: if mac == 0 { vtep_mac(&name) } else { vtep_mac(&format!("{name}'")) },
                 name,
             }
@@ -255,6 +256,7 @@ pub(crate) fn two_nodes() -> Cluster {
             .map(|cidr| cidr.parse().unwrap())
             .into(),
         vtep_mac: vtep_mac(&format!("n{number}")),
+        vtep_mac6: vtep_mac(&format!("n{number}/6")),
     };
     Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]) }
 }

@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    net::IpAddr,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Output,
     time::Duration,
@@ -73,6 +74,11 @@ impl Host {
     /// The node's namespaces, without the place inside: where Ferrule's daemons are.
     pub fn space(&self) -> &Space {
         &self.cluster.nodes[0].machine.space
+    }
+
+    /// The host outside the cluster.
+    pub fn outside(&self) -> &Space {
+        &self.cluster.topology.outside
     }
 
     /// The node's own addresses, as its pods reach it.
@@ -164,6 +170,14 @@ impl Host {
         Err(LabError::promise(format!("one link with the alias {alias}"), links.to_string()))
     }
 
+    /// How many elements the table of host ports has, over all its maps and sets.
+    pub fn host_ports(&self) -> Result<usize> {
+        let table = json(self.space(), "nft -j list table inet ferrule-hostports")?;
+        let objects = table["nftables"].as_array().into_iter().flatten();
+        let sets = objects.filter_map(|object| object.get("map").or_else(|| object.get("set")));
+        Ok(sets.map(|set| set["elem"].as_array().map_or(0, Vec::len)).sum())
+    }
+
     /// Collects the whole network, as a runtime that has no containers asks for: this many leases go.
     pub fn collect(&self, count: usize) -> Result<()> {
         match Ipam::connect(self.space())?.collect_all("ferrule")? {
@@ -219,6 +233,22 @@ pub fn reaches(from: &str, exec: impl Fn(&str) -> Result<Output>, all: &[Pair]) 
         return Ok(());
     }
     Err(LabError::promise(format!("replies to {from}: `{line}`"), written(&output)))
+}
+
+/// What a web server at `at` answers to someone in `space`; `None` if the connection is refused.
+pub fn fetch(space: &Space, at: SocketAddr, path: &str) -> Result<Option<String>> {
+    let ask = || -> std::io::Result<Option<String>> {
+        let mut stream = match TcpStream::connect_timeout(&at, SOON) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(None),
+            stream => stream?,
+        };
+        stream.set_read_timeout(Some(SOON))?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(Some(answer))
+    };
+    space.enter(ask)?.context(|| format!("asking {at} from {}", space.name()))
 }
 
 /// A container has both addresses on `eth0`; `exec` runs a command line in it.

@@ -32,7 +32,7 @@ pub fn write(node: &Space, place: &Place) -> Result<()> {
     place.write("/run/rootfs/bin/busybox", &program)?;
     place.write("/run/rootfs/bin/reach", REACH.as_bytes())?;
     place.run("chmod 0755 /run/rootfs/bin/busybox /run/rootfs/bin/reach")?;
-    for name in ["ip", "ping", "sh", "sleep"] {
+    for name in ["httpd", "ip", "ping", "sh", "sleep"] {
         place.run(&format!("ln -s busybox /run/rootfs/bin/{name}"))?;
     }
     place.run("mkdir -p /run/rootfs/etc /run/rootfs/proc /run/rootfs/sys /run/rootfs/dev")?;

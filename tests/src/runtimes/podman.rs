@@ -55,11 +55,12 @@ pub fn prepare(host: &Host) -> Result<()> {
     host.place.run(&format!("podman load --input {}", image::ARCHIVE)).map(drop)
 }
 
-/// Starts a container on the network in the background. podman leaves out the capability that ping takes.
-pub fn run(host: &Host, network: &str, name: &str) -> Result<String> {
+/// Starts a container on the network in the background, with more of `podman run`'s options. podman leaves out the capability
+/// that ping takes.
+pub fn run(host: &Host, network: &str, name: &str, options: &str) -> Result<String> {
     let group = host.place.cgroup();
     host.place.run(&format!(
-        "podman run --detach --name {name} --network {network} --cap-add net_raw --cgroup-parent {group} {}",
+        "podman run --detach --name {name} --network {network} --cap-add net_raw --cgroup-parent {group} {options} {}",
         image::NAME
     ))
 }

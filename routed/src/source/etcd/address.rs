@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use ferrule_config::Node;
 
 use super::fault::Fault;
-use super::lease::Public;
 use super::network::Network;
+use crate::source::lease::Public;
 
 /// Addresses that no host has (RFC 5737, RFC 3849): where they would be sent, everything is that has no better way.
 const ELSEWHERE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);

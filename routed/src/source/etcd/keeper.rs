@@ -18,11 +18,11 @@ use super::address::public;
 use super::api::{Api, Unless};
 use super::choose::{Choice, Taken, choose};
 use super::fault::Fault;
-use super::lease::{Public, Subnets, Value};
 use super::message::{Event, KeyValue};
 use super::network::Network;
-use crate::nodes::{Node, NodeUpdate};
+use crate::nodes::{Node, NodeUpdate, vtep_mac6};
 use crate::source::NodeEvent;
+use crate::source::lease::{Macs, Public, Subnets, Value};
 use crate::source::pause::Pause;
 
 /// A round that lasted this long was a good one: the next pause is short again.
@@ -39,10 +39,12 @@ pub(super) struct Keeper {
     config: Config,
     own_name: String,
     events: mpsc::Sender<NodeEvent>,
+    /// Nothing is written.
+    reads_only: bool,
     /// The subnets that this node had.
     previous: Option<Subnets>,
-    /// The MAC of this node's VXLAN device, once it is known.
-    mac: Option<Mac>,
+    /// The MACs of this node's VXLAN devices, once they are known.
+    macs: (Option<Mac>, Option<Mac>),
     /// The member that is asked next.
     at: usize,
     /// Rounds that have failed in a row.
@@ -88,20 +90,22 @@ impl From<Deaf> for End {
 }
 
 impl Keeper {
-    /// A keeper that has not begun. `previous` are the subnets that this node had in an earlier run, `mac` is that of its VXLAN
-    /// device, if there is one.
+    /// A keeper that has not begun. `previous` are the subnets that this node had in an earlier run, `macs` are those of its
+    /// VXLAN devices, if there are any.
     pub(super) fn new(
         config: Config,
         own_name: String,
         events: mpsc::Sender<NodeEvent>,
-        (previous, mac): (Option<Subnets>, Option<Mac>),
+        (previous, macs): (Option<Subnets>, (Option<Mac>, Option<Mac>)),
+        reads_only: bool,
     ) -> Self {
         Self {
             config,
             own_name,
             events,
+            reads_only,
             previous,
-            mac,
+            macs,
             at: 0,
             failures: 0,
             pause: Pause::new(),
@@ -191,6 +195,11 @@ impl Keeper {
                         return Ok((mine, all, revision));
                     }
                 }
+                Choice::Take(_) | Choice::GiveBack(_) if self.reads_only => {
+                    return Err(Fault::Network(
+                        "this node has no subnet in etcd yet; routed takes one when it runs".into(),
+                    ));
+                }
                 Choice::GiveBack(place) => {
                     let Some(kv) = at(place) else { continue };
                     let name = name_of(&prefix, kv);
@@ -215,9 +224,12 @@ impl Keeper {
         subnets: Subnets,
         own: Public,
     ) -> Result<Option<Mine>, Fault> {
-        let told = Value::parse(&kv.value).ok().and_then(|value| value.mac());
-        let mac = *self.mac.get_or_insert_with(|| told.unwrap_or_else(|| vtep_mac(&self.own_name)));
-        let value = Value::of(own, &self.config.routing, mac).to_json();
+        let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
+        let macs = self.macs(told);
+        let value = Value::of(own, &self.config.routing, macs).to_json();
+        if self.reads_only {
+            return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
+        }
         let renewal = match kv.lease {
             0 => None,
             lease => match api.renew(lease).await? {
@@ -237,8 +249,8 @@ impl Keeper {
 
     /// Takes free subnets, unless somebody else is faster: the next look tells.
     async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
-        let mac = *self.mac.get_or_insert_with(|| vtep_mac(&self.own_name));
-        let value = Value::of(own, &self.config.routing, mac).to_json();
+        let macs = self.macs((None, None));
+        let value = Value::of(own, &self.config.routing, macs).to_json();
         let (lease, _) = api.grant(self.config.routing.etcd.lease.as_secs()).await?;
         let name = subnets.name();
         if api.put((&name, &subnets.first()), value, lease, Unless::Taken).await?.is_some() {
@@ -248,6 +260,15 @@ impl Keeper {
             tokio::time::sleep(Duration::from_millis(chance() % SCATTER_MS)).await;
         }
         Ok(())
+    }
+
+    /// The MACs of this node: those of its devices, else those that a lease `told`, else those that follow from its name.
+    fn macs(&mut self, told: (Option<Mac>, Option<Mac>)) -> Macs {
+        let name = &self.own_name;
+        Macs {
+            v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
+            v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
+        }
     }
 
     /// All nodes: this one first, then the others.

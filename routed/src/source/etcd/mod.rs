@@ -4,8 +4,8 @@
 //!
 //! etcd knows no names of nodes: another node is called as its subnet's key ends, such as `10.5.34.0-24`.
 //!
-//! A task of its own does it all ([`keeper`]); [`grpc`] carries its requests ([`api`]). Pure: [`lease`] and [`network`] (flannel's
-//! words), [`choose`] (which subnet).
+//! A task of its own does it all ([`keeper`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
+//! words, as [`super::lease`]), [`choose`] (which subnet).
 
 mod address;
 mod api;
@@ -13,20 +13,17 @@ mod choose;
 mod fault;
 mod grpc;
 mod keeper;
-mod lease;
 mod message;
 mod network;
 
 use std::path::Path;
 
-use ferrule_config::{Config, NODE_FILE, NodeFile, Vxlan};
-use ferrule_model::{LinkKind, Mac};
-use ferrule_netlink::{Kernel, Netlink};
+use ferrule_config::{Config, NODE_FILE, NodeFile};
 use tokio::sync::mpsc;
 
-use super::{NodeEvent, Source};
+use super::lease::Subnets;
+use super::{NodeEvent, Source, device_macs};
 use keeper::Keeper;
-use lease::Subnets;
 
 /// Events that wait before the watch does. One may hold all nodes.
 const WAITING: usize = 4;
@@ -42,11 +39,20 @@ impl EtcdSource {
     /// of an earlier run is known from `node.json` in `runtime_dir`, and the MAC that the other nodes know from the VXLAN
     /// device that is there.
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+        Self::begin(config, own_name, runtime_dir, false)
+    }
+
+    /// The same without ever writing: a node that has no subnet yet is not known.
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+        Self::begin(config, own_name, runtime_dir, true)
+    }
+
+    fn begin(config: &Config, own_name: &str, runtime_dir: &Path, reads_only: bool) -> Self {
         let (sender, events) = mpsc::channel(WAITING);
         let previous = NodeFile::load(&runtime_dir.join(NODE_FILE)).ok();
         let previous = previous.and_then(|file| Subnets::of(&file.pod_cidrs));
-        let known = (previous, device_mac(&config.routing.vxlan));
-        tokio::spawn(Keeper::new(config.clone(), own_name.to_owned(), sender, known).run());
+        let known = (previous, device_macs(&config.routing.vxlan));
+        tokio::spawn(Keeper::new(config.clone(), own_name.to_owned(), sender, known, reads_only).run());
         Self { events }
     }
 }
@@ -58,14 +64,5 @@ impl Source for EtcdSource {
             // The task ends after its listener only.
             None => std::future::pending().await,
         }
-    }
-}
-
-/// The MAC of the VXLAN device, if there is one of this name and number: the others may have it in their kernels.
-fn device_mac(settings: &Vxlan) -> Option<Mac> {
-    let link = Netlink::open().and_then(|mut kernel| kernel.link(&settings.device)).ok().flatten()?;
-    match link.kind {
-        LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni => link.mac,
-        _ => None,
     }
 }

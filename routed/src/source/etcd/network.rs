@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
+use crate::source::lease::Subnets;
 use ferrule_config::{Backend, Routing};
 use ferrule_model::{Family, IpNetwork};
 use serde::Deserialize;
-
-use super::lease::Subnets;
 
 /// The subnets that nodes may take.
 #[derive(Debug, Clone, PartialEq, Eq)]

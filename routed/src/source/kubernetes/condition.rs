@@ -1,19 +1,9 @@
 //! The condition NetworkUnavailable of this node's object: False once the routes are in the kernel, and not before. The
 //! scheduler keeps pods away from a node on which it is True.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
-
 use k8s_openapi::jiff::Timestamp;
-use tokio::sync::watch;
 
-use super::api::Api;
-use super::fault::Fault;
-use crate::source::pause::Pause;
-
-/// Someone else may want the condition to be another: no fight faster than this.
-const LEAST_GAP: Duration = Duration::from_secs(5);
+use super::patch::Matter;
 
 /// What decides about the condition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,37 +22,11 @@ impl Facts {
     }
 }
 
-/// Keeps the condition of the node called `name`, until the facts come no more.
-pub(super) async fn keep(kubeconfig: Option<PathBuf>, name: String, mut facts: watch::Receiver<Facts>) {
-    let mut pause = Pause::new();
-    let mut said = BTreeSet::new();
-    while facts.wait_for(Facts::is_due).await.is_ok() {
-        facts.mark_unchanged();
-        match write(kubeconfig.as_deref(), &name).await {
-            Ok(()) => {
-                tracing::info!("the condition NetworkUnavailable of node {name} is False now");
-                (pause, said) = (Pause::new(), BTreeSet::new());
-                tokio::time::sleep(LEAST_GAP).await;
-                if facts.changed().await.is_err() {
-                    return;
-                }
-            }
-            Err(fault) => {
-                if said.insert(fault.class()) {
-                    tracing::error!(
-                        "cannot write the condition of node {name}: {fault}; tried again, ever more rarely; routes are not \
-                         held up"
-                    );
-                }
-                tokio::time::sleep(pause.next()).await;
-            }
-        }
-    }
-}
-
-async fn write(kubeconfig: Option<&std::path::Path>, name: &str) -> Result<(), Fault> {
-    Api::open(kubeconfig).await?.patch_status(name, patch(Timestamp::now())).await
-}
+/// What keeps it.
+pub(super) const MATTER: Matter<Facts> = Matter {
+    what: "the condition NetworkUnavailable",
+    due: |facts| facts.is_due().then(|| patch(Timestamp::now())),
+};
 
 /// A strategic merge patch: conditions are told apart by their type, so that all others stay.
 fn patch(now: Timestamp) -> Vec<u8> {

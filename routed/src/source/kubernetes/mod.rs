@@ -2,26 +2,28 @@
 //!
 //! A task of its own lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
 //! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
-//! ([`VTEP_MAC`]) gives another one where that is needed. The one thing that is written is the node's condition
-//! ([`condition`]).
+//! ([`VTEP_MAC`]) gives another one where that is needed. Where flannel's nodes share the network ([`flannel`]), its
+//! annotations say it instead. What is written is the node's condition ([`condition`]) and, there alone, those annotations ([`patch`]).
 
 mod api;
 mod condition;
 mod fault;
 mod feed;
+mod flannel;
 mod objects;
+mod patch;
 mod table;
 mod watcher;
 
 pub use api::{PERMISSIONS, Permission};
 pub use objects::VTEP_MAC;
 
-use std::path::PathBuf;
-
+use ferrule_config::Config;
 use tokio::sync::{mpsc, watch};
 
-use super::{NodeEvent, Source};
+use super::{NodeEvent, Source, device_macs};
 use condition::Facts;
+use flannel::View;
 use watcher::Watcher;
 
 /// Events that wait before the watch does. One may hold all nodes.
@@ -35,14 +37,33 @@ pub struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Begins to list and watch, as the user of `kubeconfig`, or of the pod that this runs in. Must be called within a
-    /// tokio runtime. `own_name` is the node whose condition is kept.
-    pub fn new(kubeconfig: Option<PathBuf>, own_name: &str) -> Self {
+    /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
+    /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted.
+    pub fn new(config: &Config, own_name: &str) -> Self {
+        Self::begin(config, own_name, false)
+    }
+
+    /// The same without ever writing.
+    pub fn reading(config: &Config, own_name: &str) -> Self {
+        Self::begin(config, own_name, true)
+    }
+
+    fn begin(config: &Config, own_name: &str, reads_only: bool) -> Self {
+        let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let (facts, _) = watch::channel(Facts::default());
-        let watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        let mut watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        if config.routing.flannel.annotations {
+            let macs = device_macs(&config.routing.vxlan);
+            let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
+            if !reads_only {
+                tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+            }
+        }
         tokio::spawn(watcher.run());
-        tokio::spawn(condition::keep(kubeconfig, own_name.to_owned(), facts.subscribe()));
+        if !reads_only {
+            tokio::spawn(patch::keep(kubeconfig, own_name.to_owned(), condition::MATTER, facts.subscribe()));
+        }
         Self { events, facts }
     }
 }

@@ -10,7 +10,8 @@ use ferrule_model::{IpNetwork, Mac, vtep_mac};
 use serde::Deserialize;
 
 use super::fault::Fault;
-use crate::nodes::Node;
+use crate::nodes::{Node, vtep_mac6};
+use crate::source::lease as flannel;
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
@@ -47,6 +48,8 @@ pub(super) struct Seen {
     pub(super) entry: Entry,
     /// Its condition NetworkUnavailable is there and False.
     pub(super) network_is_available: bool,
+    /// What flannel says of it.
+    pub(super) flannel: Box<flannel::Annotations>,
 }
 
 /// A node, or why its object makes none.
@@ -118,6 +121,27 @@ struct Annotations {
     /// Of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/kube-subnet-manager")]
+    manager: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-type")]
+    backend_type: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-data")]
+    backend_data: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/backend-v6-data")]
+    backend_v6_data: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ip")]
+    public_ip: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ipv6")]
+    public_ipv6: Option<String>,
+}
+
+impl From<Annotations> for flannel::Annotations {
+    fn from(all: Annotations) -> Self {
+        let Annotations {
+            manager, backend_type, backend_data, backend_v6_data, public_ip, public_ipv6, ..
+        } = all;
+        Self { manager, backend_type, backend_data, backend_v6_data, public_ip, public_ipv6 }
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -193,7 +217,13 @@ fn malformed(error: &serde_json::Error) -> Fault {
 
 fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
     let entry = Err(format!("its object cannot be read: {error}"));
-    Seen { name: metadata.name, version: metadata.resource_version, entry, network_is_available: false }
+    Seen {
+        name: metadata.name,
+        version: metadata.resource_version,
+        entry,
+        network_is_available: false,
+        flannel: Box::default(),
+    }
 }
 
 fn gone(metadata: Metadata) -> Result<Told, Fault> {
@@ -249,13 +279,15 @@ fn seen(object: Object) -> Seen {
     let network_is_available =
         conditions.iter().any(|one| one.kind == "NetworkUnavailable" && one.status == "False");
     let addresses = status.addresses.unwrap_or_default();
-    let mac = object.metadata.annotations.and_then(|annotations| annotations.vtep_mac);
-    let entry = node(&object.metadata.name, &object.spec.unwrap_or_default(), &addresses, mac.as_deref());
+    let annotations = object.metadata.annotations.unwrap_or_default();
+    let mac = annotations.vtep_mac.as_deref();
+    let entry = node(&object.metadata.name, &object.spec.unwrap_or_default(), &addresses, mac);
     Seen {
         name: object.metadata.name,
         version: object.metadata.resource_version,
         entry,
         network_is_available,
+        flannel: Box::new(annotations.into()),
     }
 }
 
@@ -271,7 +303,14 @@ fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> En
                 .into(),
         );
     }
-    Ok(Node { name: name.to_owned(), v4, v6, pod_cidrs: pod_cidrs(spec)?, vtep_mac: mac_of(name, mac)? })
+    Ok(Node {
+        name: name.to_owned(),
+        v4,
+        v6,
+        pod_cidrs: pod_cidrs(spec)?,
+        vtep_mac: mac_of(name, mac)?,
+        vtep_mac6: vtep_mac6(name),
+    })
 }
 
 /// The first internal address of each family.

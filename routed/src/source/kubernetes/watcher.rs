@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::api::{Api, Watch};
 use super::condition::Facts;
 use super::fault::{Fault, MALFORMED};
+use super::flannel::{self, View};
 use super::objects::{Seen, Told};
 use super::table::Table;
 use crate::nodes::NodeUpdate;
@@ -32,6 +33,8 @@ pub(super) struct Watcher {
     events: mpsc::Sender<NodeEvent>,
     facts: watch::Sender<Facts>,
     table: Table,
+    /// How objects are read where flannel's nodes share the network, and what this node's annotations are.
+    flannel: Option<(View, watch::Sender<flannel::Told>)>,
     /// `None` after a fault: the files of the credentials may have been renewed.
     api: Option<Api>,
     /// The version that the table is of; `None` if it has to be listed.
@@ -80,12 +83,20 @@ impl Watcher {
             events,
             facts,
             table: Table::default(),
+            flannel: None,
             api: None,
             version: None,
             streams: true,
             pause: Pause::new(),
             said: BTreeSet::new(),
         }
+    }
+
+    /// From now on objects are read as flannel's; what is to be known for this node's annotations.
+    pub(super) fn look_at_flannel(&mut self, view: View) -> watch::Receiver<flannel::Told> {
+        let (sender, told) = watch::channel(flannel::Told::default());
+        self.flannel = Some((view, sender));
+        told
     }
 
     /// Works until nobody takes the events any more.
@@ -206,7 +217,12 @@ impl Watcher {
         }
     }
 
-    fn put(&mut self, seen: Seen) -> Option<NodeUpdate> {
+    fn put(&mut self, mut seen: Seen) -> Option<NodeUpdate> {
+        if let Some((view, sender)) = &mut self.flannel
+            && let Some(told) = view.look(&mut seen)
+        {
+            sender.send_if_modified(|before| std::mem::replace(before, told) != *before);
+        }
         if seen.name == self.own_name {
             let is_told = seen.network_is_available;
             self.facts.send_if_modified(|facts| {

@@ -1,4 +1,5 @@
-//! A subnet lease as flannel spells it: the name that its key ends with and the JSON of its value. Pure.
+//! A subnet lease as flannel spells it: in etcd the name that its key ends with and the JSON of its value, on Kubernetes
+//! annotations of the node. Pure.
 //!
 //! `…/subnets/10.5.34.0-24` or, with both families, `…/subnets/10.5.34.0-24&fd00:5:34::-64`; its value is
 //! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`.
@@ -134,6 +135,20 @@ fn unspecified() -> Ipv4Addr {
     Ipv4Addr::UNSPECIFIED
 }
 
+/// The MACs of a node's VXLAN devices; with one device the first counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Macs {
+    /// Of the device for IPv4, or for both families.
+    pub(super) v4: Mac,
+    /// Of that for IPv6 alone.
+    pub(super) v6: Mac,
+}
+
+/// What the kernel takes for a device (`is_valid_ether_addr`).
+fn can_be(mac: &Mac) -> bool {
+    !mac.is_multicast() && mac.octets() != [0; 6]
+}
+
 /// The addresses by which the other nodes reach this one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Public {
@@ -154,19 +169,107 @@ impl Public {
     }
 }
 
+/// What flannel's annotations of a node object are called, after their common beginning.
+pub(super) const ANNOTATIONS: &str = "flannel.alpha.coreos.com/";
+
+/// flannel's annotations of a node object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Annotations {
+    pub(super) manager: Option<String>,
+    pub(super) backend_type: Option<String>,
+    pub(super) backend_data: Option<String>,
+    pub(super) backend_v6_data: Option<String>,
+    pub(super) public_ip: Option<String>,
+    pub(super) public_ipv6: Option<String>,
+}
+
+impl Annotations {
+    /// The lease that they make.
+    ///
+    /// # Errors
+    /// Why they make none.
+    pub(super) fn value(&self) -> Result<Value, String> {
+        let wrong =
+            |key: &str, text: &str| format!("its annotation {ANNOTATIONS}{key} \"{text}\" cannot be read");
+        if self.manager.as_deref() != Some("true") {
+            return Err(format!(
+                "its annotation {ANNOTATIONS}kube-subnet-manager is not \"true\": neither flanneld nor routed with \
+                 [routing.flannel] annotations has come up on it yet"
+            ));
+        }
+        let data = |key: &str, text: &Option<String>| match text.as_deref() {
+            // flannel writes this for what has no data.
+            None | Some("null" | "") => Ok(None),
+            Some(text) => serde_json::from_str(text).map(Some).map_err(|_| wrong(key, text)),
+        };
+        let address = |key: &str, text: &Option<String>| match text.as_deref() {
+            None | Some("") => Ok(None),
+            Some(text) => text.parse::<IpAddr>().map(Some).map_err(|_| wrong(key, text)),
+        };
+        let public_ip = match address("public-ip", &self.public_ip)? {
+            Some(IpAddr::V4(address)) => address,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        let public_ipv6 = match address("public-ipv6", &self.public_ipv6)? {
+            Some(IpAddr::V6(address)) => Some(address),
+            _ => None,
+        };
+        Ok(Value {
+            public_ip,
+            public_ipv6,
+            backend_type: self.backend_type.clone().unwrap_or_default(),
+            backend_data: data("backend-data", &self.backend_data)?,
+            backend_v6_data: data("backend-v6-data", &self.backend_v6_data)?,
+        })
+    }
+
+    /// As the object has them: names and values.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (String, &str)> {
+        let all = [
+            ("kube-subnet-manager", &self.manager),
+            ("backend-type", &self.backend_type),
+            ("backend-data", &self.backend_data),
+            ("backend-v6-data", &self.backend_v6_data),
+            ("public-ip", &self.public_ip),
+            ("public-ipv6", &self.public_ipv6),
+        ];
+        all.into_iter().filter_map(|(key, value)| Some((format!("{ANNOTATIONS}{key}"), value.as_deref()?)))
+    }
+}
+
+impl From<&Value> for Annotations {
+    /// As flannel writes them.
+    fn from(value: &Value) -> Self {
+        let public = value.public();
+        // Strings and numbers: there is nothing in the type that JSON cannot hold.
+        let data = |data: &Option<Data>| serde_json::to_string(data).unwrap_or_default();
+        Self {
+            manager: Some("true".into()),
+            backend_type: Some(value.backend_type.clone()),
+            backend_data: public.v4.map(|_| data(&value.backend_data)),
+            backend_v6_data: public.v6.map(|_| data(&value.backend_v6_data)),
+            public_ip: public.v4.map(|address| address.to_string()),
+            public_ipv6: public.v6.map(|address| address.to_string()),
+        }
+    }
+}
+
 impl Value {
     /// What this node writes.
-    pub(super) fn of(public: Public, routing: &Routing, mac: Mac) -> Self {
+    pub(super) fn of(public: Public, routing: &Routing, macs: Macs) -> Self {
         let is_tunnel = routing.backend != Backend::Native;
-        let data = is_tunnel.then(|| Data { vni: routing.vxlan.vni, vtep_mac: mac.to_string() });
-        // One device for all, whose outer packets are IPv4 where there is IPv4.
-        let (backend_data, backend_v6_data) = if public.v4.is_some() { (data, None) } else { (None, data) };
+        let data = |mac: Mac| Data { vni: routing.vxlan.vni, vtep_mac: mac.to_string() };
+        // With one device for all, the outer packets are IPv4 where there is IPv4.
+        let is_apart = routing.vxlan.device6.is_some();
+        let v4 = public.v4.map(|_| data(macs.v4));
+        let v6 = public.v6.filter(|_| is_apart || v4.is_none());
+        let v6 = v6.map(|_| data(if is_apart { macs.v6 } else { macs.v4 }));
         Self {
             public_ip: public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
             public_ipv6: public.v6,
             backend_type: if is_tunnel { "vxlan" } else { "host-gw" }.into(),
-            backend_data,
-            backend_v6_data,
+            backend_data: v4.filter(|_| is_tunnel),
+            backend_v6_data: v6.filter(|_| is_tunnel),
         }
     }
 
@@ -192,14 +295,38 @@ impl Value {
         }
     }
 
-    /// The MAC of the node's VXLAN device, if one is named and can be one.
-    pub(super) fn mac(&self) -> Option<Mac> {
-        let mac = self.data()?.vtep_mac.parse::<Mac>().ok()?;
-        (!mac.is_multicast() && mac.octets() != [0; 6]).then_some(mac)
+    /// The MACs of the node's VXLAN devices, of IPv4 and of IPv6, those that are named and can be one.
+    pub(super) fn macs(&self) -> (Option<Mac>, Option<Mac>) {
+        let mac =
+            |data: &Option<Data>| data.as_ref().and_then(|data| data.vtep_mac.parse().ok()).filter(can_be);
+        (mac(&self.backend_data), mac(&self.backend_v6_data))
     }
 
-    fn data(&self) -> Option<&Data> {
-        self.backend_data.as_ref().or(self.backend_v6_data.as_ref())
+    /// The MACs that the routes to the pods of the node called `name` need.
+    fn needed(&self, name: &str, pods: &[IpNetwork], routing: &Routing) -> Result<Macs, String> {
+        let vni_is_ours =
+            |data: &Option<Data>| data.as_ref().is_none_or(|data| data.vni == routing.vxlan.vni);
+        for data in [&self.backend_data, &self.backend_v6_data] {
+            if let Some(data) = data.as_ref().filter(|_| !vni_is_ours(data)) {
+                return Err(format!(
+                    "its VNI is {}, and [routing.vxlan] vni is {}",
+                    data.vni, routing.vxlan.vni
+                ));
+            }
+        }
+        let (v4, v6) = self.macs();
+        if routing.vxlan.device6.is_none() {
+            let mac = v4.or(v6).ok_or("it names no VtepMAC, which a tunnel to it needs")?;
+            return Ok(Macs { v4: mac, v6: mac });
+        }
+        let missing = |is_needed: bool, mac: Option<Mac>, family: &str| match mac {
+            None if is_needed => Err(format!("it names no VtepMAC for {family}, which a tunnel to it needs")),
+            mac => Ok(mac.unwrap_or_else(|| vtep_mac(name))),
+        };
+        Ok(Macs {
+            v4: missing(pods.iter().any(IpNetwork::is_ipv4), v4, "IPv4")?,
+            v6: missing(pods.iter().any(IpNetwork::is_ipv6), v6, "IPv6")?,
+        })
     }
 
     /// The node that has these subnets.
@@ -207,7 +334,19 @@ impl Value {
     /// # Errors
     /// Why it cannot be reached.
     pub(super) fn node(&self, subnets: &Subnets, routing: &Routing) -> Result<Node, String> {
-        let name = subnets.name();
+        self.node_called(subnets.name(), subnets.cidrs(), routing)
+    }
+
+    /// The node of this name and with these pods.
+    ///
+    /// # Errors
+    /// Why it cannot be reached.
+    pub(super) fn node_called(
+        &self,
+        name: String,
+        pod_cidrs: Vec<IpNetwork>,
+        routing: &Routing,
+    ) -> Result<Node, String> {
         let public = self.public();
         let is_host = |ip: IpAddr| !(ip.is_loopback() || ip.is_multicast());
         let mut addresses = public.v4.map(IpAddr::V4).into_iter().chain(public.v6.map(IpAddr::V6)).peekable();
@@ -217,21 +356,12 @@ impl Value {
         if !matches!(self.backend_type.as_str(), "vxlan" | "host-gw") {
             return Err(format!("its backend \"{}\" is neither vxlan nor host-gw", self.backend_type));
         }
-        let mac = match routing.backend {
-            Backend::Native => vtep_mac(&name),
-            Backend::Vxlan | Backend::Auto => {
-                let mac = self.mac().ok_or("it names no VtepMAC, which a tunnel to it needs")?;
-                let vni = self.data().map_or(0, |data| data.vni);
-                if vni != routing.vxlan.vni {
-                    return Err(format!(
-                        "its VNI is {vni}, and [routing.vxlan] vni is {}",
-                        routing.vxlan.vni
-                    ));
-                }
-                mac
-            }
+        let macs = match routing.backend {
+            Backend::Native => Macs { v4: vtep_mac(&name), v6: vtep_mac(&name) },
+            Backend::Vxlan | Backend::Auto => self.needed(&name, &pod_cidrs, routing)?,
         };
-        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs: subnets.cidrs(), vtep_mac: mac })
+        let (vtep_mac, vtep_mac6) = (macs.v4, macs.v6);
+        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6 })
     }
 }
 
@@ -280,12 +410,68 @@ mod tests {
             (node.v4, node.vtep_mac.to_string().as_str()),
             (Some([192, 0, 2, 7].into()), "82:4b:b6:2f:54:4e")
         );
-        let ours = Value::of(node_public(&node), &Routing::default(), node.vtep_mac);
+        let ours = Value::of(node_public(&node), &Routing::default(), macs(&node));
         assert_eq!(ours, value);
         let native = Routing { backend: Backend::Native, ..Routing::default() };
         let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":"2001:db8::7","BackendType":"host-gw"}"#;
         let public = Public { v6: Some("2001:db8::7".parse().unwrap()), ..value.public() };
-        assert_eq!(String::from_utf8(Value::of(public, &native, node.vtep_mac).to_json()).unwrap(), text);
+        assert_eq!(String::from_utf8(Value::of(public, &native, macs(&node)).to_json()).unwrap(), text);
+    }
+
+    /// As flannel's dual stack has it: two devices, two MACs.
+    #[test]
+    fn with_a_device_for_ipv6_both_macs_are_named_and_needed() {
+        let mut routing = Routing::default();
+        routing.vxlan.device6 = Some(ferrule_model::IfName::new("flannel-v6.1").unwrap());
+        let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":"2001:db8::7","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"},"BackendV6Data":{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4f"}}"#;
+        let value = Value::parse(text.as_bytes()).unwrap();
+        let both = subnets("10.5.34.0-24&fd00:5:34::-64");
+        let node = value.node(&both, &routing).unwrap();
+        assert_eq!(node.vtep_mac6.to_string(), "82:4b:b6:2f:54:4f");
+        assert_eq!(
+            String::from_utf8(Value::of(node_public(&node), &routing, macs(&node)).to_json()).unwrap(),
+            text
+        );
+        let without = Value { backend_v6_data: None, ..value };
+        assert!(without.node(&both, &routing).unwrap_err().contains("no VtepMAC for IPv6"));
+        assert!(without.node(&subnets("10.5.34.0-24"), &routing).is_ok());
+    }
+
+    /// As flannel's documentation and its kube subnet manager have them.
+    #[test]
+    fn annotations_are_flannels() {
+        let some = |text: &str| Some(text.to_owned());
+        let annotations = Annotations {
+            manager: some("true"),
+            backend_type: some("vxlan"),
+            backend_data: some(r#"{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"}"#),
+            backend_v6_data: some(r#"{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4f"}"#),
+            public_ip: some("192.0.2.7"),
+            public_ipv6: some("2001:db8::7"),
+        };
+        let mut routing = Routing::default();
+        routing.vxlan.device6 = Some(ferrule_model::IfName::new("flannel-v6.1").unwrap());
+        let value = annotations.value().unwrap();
+        let pods = vec!["10.244.7.0/24".parse().unwrap(), "fd00:7::/64".parse().unwrap()];
+        let node = value.node_called("n7".into(), pods, &routing).unwrap();
+        assert_eq!((node.v4, node.v6.is_some()), (Some([192, 0, 2, 7].into()), true));
+        assert_eq!(node.vtep_mac6.to_string(), "82:4b:b6:2f:54:4f");
+        let written = Annotations::from(&Value::of(node_public(&node), &routing, macs(&node)));
+        assert_eq!(written, annotations);
+        let names: Vec<_> = written.entries().map(|(name, _)| name).collect();
+        assert_eq!(names[2], "flannel.alpha.coreos.com/backend-data");
+
+        assert!(Annotations::default().value().unwrap_err().contains("neither flanneld nor routed"));
+        let odd = Annotations { public_ip: some("x"), ..annotations.clone() };
+        assert!(odd.value().unwrap_err().contains("public-ip \"x\" cannot be read"));
+        let odd = Annotations { backend_data: some("["), ..annotations.clone() };
+        assert!(odd.value().unwrap_err().contains("backend-data"));
+        let plain = Annotations { backend_data: some("null"), backend_type: some("host-gw"), ..annotations };
+        assert!(plain.value().unwrap().node_called("n7".into(), Vec::new(), &routing).is_ok());
+    }
+
+    fn macs(node: &Node) -> Macs {
+        Macs { v4: node.vtep_mac, v6: node.vtep_mac6 }
     }
 
     fn node_public(node: &Node) -> Public {

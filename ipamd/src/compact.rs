@@ -1,0 +1,567 @@
+//! Leases and their former holders in few bytes: what the store keeps of them and, byte for byte, what is kept of them in
+//! memory. Pure. Which records there are lives in `store::record`, the table of leases in `table`.
+//!
+//! Numbers are LEB128. A text that ends in lower-case hexadecimal digits or a UUID, as ids of containers, uids of pods and
+//! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
+
+use crate::resting::Former;
+use ferrule_wire::{Attachment, Lease, Pod};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use std::cmp::Ordering;
+use std::iter::from_fn;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Fewer digits than this stay text.
+const HEX_MIN: usize = 16;
+
+/// Length of a UUID as text, and the places of its dashes.
+const UUID: usize = 36;
+const DASHES: [usize; 4] = [8, 13, 18, 23];
+
+/// Bytes that are not what was written here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it ends early or holds what cannot be")]
+pub struct Broken;
+
+/// A value that has a compact form.
+pub trait Compact: Sized {
+    /// Adds the value's bytes.
+    fn write(&self, to: &mut Vec<u8>);
+
+    /// Reads the value and leaves what comes behind it.
+    ///
+    /// # Errors
+    /// The bytes are no such value.
+    fn read(from: &mut &[u8]) -> Result<Self, Broken>;
+
+    /// Passes over a value that could be read.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn skip(from: &mut &[u8]) -> Result<(), Broken> {
+        Self::read(from).map(drop)
+    }
+}
+
+/// A value in its compact form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed<T> {
+    bytes: Box<[u8]>,
+    of: PhantomData<T>,
+}
+
+impl<T: Compact> Packed<T> {
+    /// Packs a value.
+    #[must_use]
+    pub fn new(value: &T) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        value.write(&mut bytes);
+        Self { bytes: bytes.into(), of: PhantomData }
+    }
+
+    /// Takes a value off the front.
+    ///
+    /// # Errors
+    /// There is no such value.
+    pub fn take(from: &mut &[u8]) -> Result<Self, Broken> {
+        let whole = *from;
+        T::skip(from)?;
+        let bytes = &whole[..whole.len() - from.len()];
+        Ok(Self { bytes: bytes.into(), of: PhantomData })
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn open(&self) -> T {
+        #[expect(
+            clippy::expect_used,
+            reason = "made by `new` of a value, or by `take` of bytes that can be read"
+        )]
+        T::read(&mut &*self.bytes).expect("what was packed can be read")
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Packed<Lease> {
+    /// The addresses, without the rest of the lease.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNetwork> {
+        let mut rest = &*self.bytes;
+        let skipped = skip_attachment(&mut rest).and_then(|()| number(&mut rest));
+        let count = skipped.unwrap_or(0);
+        (0..count).map_while(move |_| address(&mut rest).ok())
+    }
+
+    /// Whether this is the name of its pool.
+    #[must_use]
+    pub fn is_of_pool(&self, name: &str) -> bool {
+        let mut rest = &*self.bytes;
+        let mut pool = || {
+            skip_attachment(&mut rest)?;
+            for _ in 0..number(&mut rest)? {
+                address(&mut rest)?;
+            }
+            Text::take(&mut rest)
+        };
+        pool().is_ok_and(|pool| pool.bytes().eq(name.bytes()))
+    }
+
+    /// Whether this is the name of its network.
+    #[must_use]
+    pub fn is_of_network(&self, name: &str) -> bool {
+        Text::take(&mut &*self.bytes).is_ok_and(|network| network.bytes().eq(name.bytes()))
+    }
+
+    /// Its attachment.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        #[expect(clippy::expect_used, reason = "as in `open`")]
+        Attachment::read(&mut &*self.bytes).expect("what was packed can be read")
+    }
+
+    /// Something to compare leases with: an attachment and nothing behind it, not to be opened.
+    pub(crate) fn probe(attachment: &Attachment) -> Self {
+        let mut bytes = Vec::with_capacity(128);
+        attachment.write(&mut bytes);
+        Self { bytes: bytes.into(), of: PhantomData }
+    }
+
+    /// The first bytes of network, a zero, container and so on: in the order of attachments, as far as they differ so early.
+    pub(crate) fn prefix(&self) -> u128 {
+        let mut rest = &*self.bytes;
+        let texts = from_fn(|| Text::take(&mut rest).ok()).take(2);
+        let bytes = texts.flat_map(|text| text.bytes().chain([0])).chain([0; 16]);
+        bytes.take(16).fold(0, |prefix, byte| prefix << 8 | u128::from(byte))
+    }
+
+    /// The order of attachments, without unpacking them.
+    pub(crate) fn cmp_attachment(&self, other: &Self) -> Ordering {
+        let (mut one, mut other) = (&*self.bytes, &*other.bytes);
+        for _ in 0..3 {
+            let (Ok(a), Ok(b)) = (Text::take(&mut one), Text::take(&mut other)) else { break };
+            match a.cmp(b) {
+                Ordering::Equal => {}
+                different => return different,
+            }
+        }
+        Ordering::Equal
+    }
+}
+
+fn skip_attachment(from: &mut &[u8]) -> Result<(), Broken> {
+    (0..3).try_for_each(|_| Text::take(from).map(drop))
+}
+
+impl Compact for Lease {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.attachment.write(to);
+        put_number(to, self.addresses.len() as u64);
+        self.addresses.iter().for_each(|network| put_address(to, network));
+        put_text(to, &self.pool);
+        put_pod(to, self.pod.as_ref());
+        to.push(self.netns.is_some().into());
+        if let Some(path) = &self.netns {
+            put_text(to, path);
+        }
+        put_number(to, self.given_at_boottime_ms);
+    }
+
+    fn read(from: &mut &[u8]) -> Result<Self, Broken> {
+        let attachment = Attachment::read(from)?;
+        let addresses = (0..number(from)?).map(|_| address(from)).collect::<Result<_, _>>()?;
+        let pool = text(from)?;
+        let pod = pod(from)?;
+        let netns = if flag(from)? { Some(text(from)?) } else { None };
+        Ok(Self { attachment, addresses, pool, pod, netns, given_at_boottime_ms: number(from)? })
+    }
+
+    fn skip(from: &mut &[u8]) -> Result<(), Broken> {
+        skip_texts(from, 3)?;
+        for _ in 0..number(from)? {
+            address(from)?;
+        }
+        skip_texts(from, 1)?;
+        skip_pod(from)?;
+        let netns = flag(from)?;
+        skip_texts(from, netns.into())?;
+        number(from).map(drop)
+    }
+}
+
+impl Compact for Former {
+    fn write(&self, to: &mut Vec<u8>) {
+        self.attachment.write(to);
+        put_pod(to, self.pod.as_ref());
+    }
+
+    fn read(from: &mut &[u8]) -> Result<Self, Broken> {
+        Ok(Self { attachment: Attachment::read(from)?, pod: pod(from)? })
+    }
+
+    fn skip(from: &mut &[u8]) -> Result<(), Broken> {
+        skip_texts(from, 3)?;
+        skip_pod(from)
+    }
+}
+
+impl Compact for Attachment {
+    fn write(&self, to: &mut Vec<u8>) {
+        [&self.network, &self.container_id, &self.ifname].into_iter().for_each(|part| put_text(to, part));
+    }
+
+    fn read(from: &mut &[u8]) -> Result<Self, Broken> {
+        Ok(Self { network: text(from)?, container_id: text(from)?, ifname: text(from)? })
+    }
+}
+
+impl Compact for IpAddr {
+    fn write(&self, to: &mut Vec<u8>) {
+        put_address(to, &IpNetwork::from(*self));
+    }
+
+    fn read(from: &mut &[u8]) -> Result<Self, Broken> {
+        address(from).map(|network| network.ip())
+    }
+}
+
+fn put_pod(to: &mut Vec<u8>, pod: Option<&Pod>) {
+    to.push(pod.is_some().into());
+    if let Some(pod) = pod {
+        [&pod.namespace, &pod.name, &pod.uid].into_iter().for_each(|part| put_text(to, part));
+    }
+}
+
+fn pod(from: &mut &[u8]) -> Result<Option<Pod>, Broken> {
+    if !flag(from)? {
+        return Ok(None);
+    }
+    Ok(Some(Pod { namespace: text(from)?, name: text(from)?, uid: text(from)? }))
+}
+
+fn skip_pod(from: &mut &[u8]) -> Result<(), Broken> {
+    let named = flag(from)?;
+    skip_texts(from, if named { 3 } else { 0 })
+}
+
+fn put_address(to: &mut Vec<u8>, network: &IpNetwork) {
+    match network {
+        IpNetwork::V4(v4) => {
+            to.push(4);
+            to.extend(v4.ip().octets());
+        }
+        IpNetwork::V6(v6) => {
+            to.push(6);
+            to.extend(v6.ip().octets());
+        }
+    }
+    to.push(network.prefix());
+}
+
+fn address(from: &mut &[u8]) -> Result<IpNetwork, Broken> {
+    match byte(from)? {
+        4 => {
+            let ip = Ipv4Addr::from(array::<4>(from)?);
+            Ipv4Network::new(ip, byte(from)?).map(IpNetwork::V4).map_err(|_| Broken)
+        }
+        6 => {
+            let ip = Ipv6Addr::from(array::<16>(from)?);
+            Ipv6Network::new(ip, byte(from)?).map(IpNetwork::V6).map_err(|_| Broken)
+        }
+        _ => Err(Broken),
+    }
+}
+
+/// Adds a number.
+pub(crate) fn put_number(to: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        to.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    to.push((number & 0x7f) as u8);
+}
+
+/// Takes a number off the front.
+pub(crate) fn number(from: &mut &[u8]) -> Result<u64, Broken> {
+    // Nearly all are lengths.
+    if let [short @ ..0x80, rest @ ..] = *from {
+        *from = rest;
+        return Ok(u64::from(*short));
+    }
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = byte(from)?;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(number);
+        }
+    }
+    Err(Broken)
+}
+
+/// Takes a byte off the front.
+pub(crate) fn byte(from: &mut &[u8]) -> Result<u8, Broken> {
+    array::<1>(from).map(|[byte]| byte)
+}
+
+/// Takes some bytes off the front.
+pub(crate) fn array<const N: usize>(from: &mut &[u8]) -> Result<[u8; N], Broken> {
+    let (first, rest) = from.split_first_chunk().ok_or(Broken)?;
+    *from = rest;
+    Ok(*first)
+}
+
+fn flag(from: &mut &[u8]) -> Result<bool, Broken> {
+    match byte(from)? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Broken),
+    }
+}
+
+/// How a text ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Plain,
+    Hex,
+    Uuid,
+}
+
+/// A text as it lies in the bytes.
+#[derive(Debug, Clone, Copy)]
+struct Text<'a> {
+    plain: &'a [u8],
+    end: End,
+    packed: &'a [u8],
+}
+
+impl<'a> Text<'a> {
+    fn take(from: &mut &'a [u8]) -> Result<Self, Broken> {
+        let head = number(from)?;
+        let plain = slice(from, head >> 2)?;
+        let (end, packed) = match head & 3 {
+            0 => (End::Plain, 0),
+            1 => (End::Hex, number(from)?),
+            2 => (End::Uuid, 16),
+            _ => return Err(Broken),
+        };
+        Ok(Self { plain, end, packed: slice(from, packed)? })
+    }
+
+    /// The order of texts. Those of one form are not spelled out.
+    fn cmp(self, other: Self) -> Ordering {
+        let both = self.plain.len().min(other.plain.len());
+        let same_form = self.plain.len() == other.plain.len() && self.end == other.end;
+        match self.plain[..both].cmp(&other.plain[..both]) {
+            Ordering::Equal if same_form => self.packed.cmp(other.packed),
+            Ordering::Equal => self.bytes().cmp(other.bytes()),
+            different => different,
+        }
+    }
+
+    /// Its bytes as text.
+    fn bytes(self) -> impl Iterator<Item = u8> {
+        let mut digits = self.packed.iter().flat_map(|&byte| [byte >> 4, byte & 0xf]).map(digit);
+        let mut place = 0;
+        let end = from_fn(move || {
+            if self.end == End::Uuid && DASHES.contains(&place) {
+                place += 1;
+                return Some(b'-');
+            }
+            place += 1;
+            digits.next()
+        });
+        self.plain.iter().copied().chain(end)
+    }
+}
+
+const fn digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
+}
+
+const fn value(digit: u8) -> u8 {
+    if digit.is_ascii_digit() { digit - b'0' } else { digit - b'a' + 10 }
+}
+
+fn slice<'a>(from: &mut &'a [u8], length: u64) -> Result<&'a [u8], Broken> {
+    let length = usize::try_from(length).map_err(|_| Broken)?;
+    let (first, rest) = from.split_at_checked(length).ok_or(Broken)?;
+    *from = rest;
+    Ok(first)
+}
+
+fn text(from: &mut &[u8]) -> Result<String, Broken> {
+    let text = Text::take(from)?;
+    let mut bytes = Vec::with_capacity(text.plain.len() + 2 * text.packed.len() + DASHES.len());
+    bytes.extend_from_slice(text.plain);
+    for &byte in text.packed {
+        if text.end == End::Uuid && DASHES.contains(&(bytes.len() - text.plain.len())) {
+            bytes.push(b'-');
+        }
+        bytes.extend_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+    }
+    String::from_utf8(bytes).map_err(|_| Broken)
+}
+
+fn skip_texts(from: &mut &[u8], count: usize) -> Result<(), Broken> {
+    for _ in 0..count {
+        // What is packed are digits: the plain part alone says whether it is text.
+        str::from_utf8(Text::take(from)?.plain).map_err(|_| Broken)?;
+    }
+    Ok(())
+}
+
+fn put_text(to: &mut Vec<u8>, text: &str) {
+    let text = text.as_bytes();
+    let (plain, end) = split(text);
+    let packed = &text[plain..];
+    let kind = match end {
+        End::Plain => 0,
+        End::Hex => 1,
+        End::Uuid => 2,
+    };
+    put_number(to, (plain as u64) << 2 | kind);
+    to.extend(&text[..plain]);
+    if end == End::Hex {
+        put_number(to, packed.len() as u64 / 2);
+    }
+    let mut digits = packed.iter().filter(|&&byte| byte != b'-').map(|&digit| value(digit));
+    while let (Some(high), Some(low)) = (digits.next(), digits.next()) {
+        to.push(high << 4 | low);
+    }
+}
+
+/// Length of the plain part of a text, and what its end is.
+fn split(text: &[u8]) -> (usize, End) {
+    let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if let Some(plain) = text.len().checked_sub(UUID) {
+        let mut end = text[plain..].iter().enumerate();
+        if end.all(|(place, byte)| if DASHES.contains(&place) { *byte == b'-' } else { is_hex(byte) }) {
+            return (plain, End::Uuid);
+        }
+    }
+    let digits = text.iter().rev().take_while(|byte| is_hex(byte)).count() & !1;
+    if digits < HEX_MIN { (text.len(), End::Plain) } else { (text.len() - digits, End::Hex) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn texts() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-z0-9/._-]{0,20}",
+            "[0-9a-f]{0,70}",
+            "(/var/run/netns/cni-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            "\\PC{0,12}",
+        ]
+    }
+
+    fn attachments() -> impl Strategy<Value = Attachment> {
+        (texts(), texts(), texts()).prop_map(|(network, container_id, ifname)| Attachment {
+            network,
+            container_id,
+            ifname,
+        })
+    }
+
+    fn leases() -> impl Strategy<Value = Lease> {
+        let pods = prop::option::of((texts(), texts(), texts()));
+        let addresses = prop::collection::vec((any::<IpAddr>(), 0u8..=32), 0..3);
+        (attachments(), addresses, texts(), pods, prop::option::of(texts()), any::<u64>()).prop_map(
+            |(attachment, addresses, pool, pod, netns, given_at_boottime_ms)| Lease {
+                attachment,
+                addresses: addresses
+                    .into_iter()
+                    .map(|(ip, prefix)| IpNetwork::new(ip, prefix).unwrap())
+                    .collect(),
+                pool,
+                pod: pod.map(|(namespace, name, uid)| Pod { namespace, name, uid }),
+                netns,
+                given_at_boottime_ms,
+            },
+        )
+    }
+
+    /// A lease with a byte changed.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        (leases(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(lease, place, byte)| {
+            let mut bytes = Packed::new(&lease).bytes().to_vec();
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+            bytes
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_what_is_opened(lease in leases(), behind in prop::collection::vec(any::<u8>(), 0..3)) {
+            let packed = Packed::new(&lease);
+            prop_assert_eq!(&packed.open(), &lease);
+            let bytes = [packed.bytes(), &behind].concat();
+            let mut rest = &*bytes;
+            prop_assert_eq!(Packed::take(&mut rest), Ok(packed.clone()));
+            prop_assert_eq!(rest, behind);
+            prop_assert_eq!(&packed.attachment(), &lease.attachment);
+            prop_assert_eq!(packed.addresses().collect::<Vec<_>>(), lease.addresses);
+            prop_assert!(packed.is_of_pool(&lease.pool) && packed.is_of_network(&lease.attachment.network));
+            prop_assert!(!packed.is_of_pool("another") || lease.pool == "another");
+        }
+
+        #[test]
+        fn the_order_is_that_of_attachments(one in attachments(), other in attachments()) {
+            let lease = |attachment: &Attachment| {
+                let (addresses, pool) = (Vec::new(), String::new());
+                let attachment = attachment.clone();
+                Packed::new(&Lease { attachment, addresses, pool, pod: None, netns: None, given_at_boottime_ms: 0 })
+            };
+            let (a, b) = (lease(&one), lease(&other));
+            prop_assert_eq!(a.cmp_attachment(&b), one.cmp(&other));
+            if !format!("{one}{other}").contains('\0') {
+                prop_assert!(a.prefix() == b.prefix() || a.prefix().cmp(&b.prefix()) == one.cmp(&other));
+            }
+            prop_assert_eq!(a.cmp_attachment(&Packed::probe(&one)), Ordering::Equal);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(
+            bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damaged()],
+        ) {
+            let (mut read, mut skipped) = (&*bytes, &*bytes);
+            let (lease, passed) = (Lease::read(&mut read), Lease::skip(&mut skipped));
+            prop_assert_eq!(lease.is_ok(), passed.is_ok());
+            if let Ok(lease) = lease {
+                prop_assert_eq!(read, skipped);
+                prop_assert_eq!(Packed::new(&lease).open(), lease);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_as_a_kubelet_asks_for_it_is_small() {
+        let lease = Lease {
+            attachment: Attachment {
+                network: "pods".into(),
+                container_id: "0123456789abcdef".repeat(4),
+                ifname: "eth0".into(),
+            },
+            addresses: vec!["10.244.1.7/32".parse().unwrap()],
+            pool: "node".into(),
+            pod: Some(Pod {
+                namespace: "shop".into(),
+                name: "web-5d4f8c7b9-x2x4z".into(),
+                uid: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            }),
+            netns: Some("/var/run/netns/cni-01234567-89ab-cdef-0123-456789abcdef".into()),
+            given_at_boottime_ms: 123_456_789,
+        };
+        let json = serde_json::to_vec(&lease).unwrap().len();
+        let packed = Packed::new(&lease).bytes().len();
+        assert!(5 * packed < 2 * json, "{packed} bytes, JSON {json}");
+    }
+}

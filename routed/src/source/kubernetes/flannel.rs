@@ -1,0 +1,164 @@
+//! Nodes that share their network with flannel's, by its annotations: what they say of the others, and what this node's have to
+//! say. Pure but for the question whether an address is this machine's.
+
+use std::net::{IpAddr, UdpSocket};
+
+use ferrule_config::Config;
+use ferrule_model::{Mac, vtep_mac};
+
+use super::objects::{Entry, Seen};
+use super::patch::Matter;
+use crate::nodes::{Node, vtep_mac6};
+use crate::source::lease::{Annotations, Macs, Public, Value};
+
+/// What this node's annotations are, and should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Told {
+    wanted: Option<Annotations>,
+    are: Annotations,
+}
+
+/// What keeps them. flannel writes them by the same way: with the right to patch the status.
+pub(super) const MATTER: Matter<Told> = Matter { what: "flannel's annotations", due };
+
+fn due(told: &Told) -> Option<Vec<u8>> {
+    let wanted = told.wanted.as_ref().filter(|wanted| **wanted != told.are)?;
+    let all: serde_json::Map<_, _> = wanted.entries().map(|(name, value)| (name, value.into())).collect();
+    Some(serde_json::json!({ "metadata": { "annotations": all } }).to_string().into_bytes())
+}
+
+/// How objects are read.
+#[derive(Debug)]
+pub(super) struct View {
+    config: Config,
+    own_name: String,
+    /// The MACs of this node's VXLAN devices, once they are known.
+    macs: (Option<Mac>, Option<Mac>),
+    /// Whether some link of this machine has an address.
+    is_local: fn(IpAddr) -> bool,
+}
+
+impl View {
+    /// `macs` are those of the VXLAN devices that are there.
+    pub(super) fn new(config: Config, own_name: String, macs: (Option<Mac>, Option<Mac>)) -> Self {
+        Self { config, own_name, macs, is_local }
+    }
+
+    /// Reads an object again, with flannel's eyes; what this node's annotations are and should be, if it is this node's.
+    pub(super) fn look(&mut self, seen: &mut Seen) -> Option<Told> {
+        let entry = std::mem::replace(&mut seen.entry, Err(String::new()));
+        let Ok(node) = entry else {
+            seen.entry = entry;
+            return None;
+        };
+        let value = seen.flannel.value();
+        if node.name != self.own_name {
+            seen.entry = value.and_then(|value| other(&value, node, &self.config));
+            return None;
+        }
+        let (entry, wanted) = self.own(node, value.ok());
+        seen.entry = entry;
+        Some(Told { wanted, are: (*seen.flannel).clone() })
+    }
+
+    /// This node: what was told of it stays, where it still can be.
+    fn own(&mut self, node: Node, told: Option<Value>) -> (Entry, Option<Annotations>) {
+        let public = told.as_ref().map(Value::public).unwrap_or_default();
+        let (own, is_local) = (&self.config.node, self.is_local);
+        let public = Public {
+            v4: own.address.or_else(|| public.v4.filter(|address| is_local((*address).into()))).or(node.v4),
+            v6: own.address6.or_else(|| public.v6.filter(|address| is_local((*address).into()))).or(node.v6),
+        };
+        let told = told.map_or((None, None), |value| value.macs());
+        let name = &self.own_name;
+        let macs = Macs {
+            v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
+            v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
+        };
+        let value = Value::of(public, &self.config.routing, macs);
+        let entry = other(&value, node, &self.config);
+        (entry, Some(Annotations::from(&value)))
+    }
+}
+
+fn other(value: &Value, node: Node, config: &Config) -> Entry {
+    value.node_called(node.name, node.pod_cidrs, &config.routing)
+}
+
+/// Whether some link of this machine has the address.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::objects::{Told as Event, event};
+    use super::*;
+    use ferrule_model::IfName;
+
+    fn object(name: &str, annotations: &str) -> Seen {
+        let line = format!(
+            "{{\"type\":\"ADDED\",\"object\":{{\"metadata\":{{\"name\":\"{name}\",\"annotations\":{annotations}}},\
+             \"spec\":{{\"podCIDRs\":[\"10.244.1.0/24\"]}},\
+             \"status\":{{\"addresses\":[{{\"type\":\"InternalIP\",\"address\":\"192.0.2.1\"}}]}}}}}}"
+        );
+        match event(line.as_bytes()) {
+            Ok(Event::Put(seen)) => seen,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn view() -> View {
+        let mut config = Config::default();
+        config.routing.vxlan.device = IfName::new("flannel.1").unwrap();
+        let is_local = |address: IpAddr| address != IpAddr::from([198, 51, 100, 7]);
+        View { is_local, ..View::new(config, "n1".into(), (None, None)) }
+    }
+
+    const THEIRS: &str = r#"{"flannel.alpha.coreos.com/backend-data":"{\"VNI\":1,\"VtepMAC\":\"82:4b:b6:2f:54:4e\"}",
+        "flannel.alpha.coreos.com/backend-type":"vxlan", "flannel.alpha.coreos.com/kube-subnet-manager":"true",
+        "flannel.alpha.coreos.com/public-ip":"198.51.100.7"}"#;
+
+    #[test]
+    fn another_node_is_where_flannel_says_and_not_there_before_flannel_says_so() {
+        let mut seen = object("n2", THEIRS);
+        assert_eq!(view().look(&mut seen), None);
+        let node = seen.entry.unwrap();
+        assert_eq!(
+            (node.v4, node.vtep_mac.to_string().as_str()),
+            (Some([198, 51, 100, 7].into()), "82:4b:b6:2f:54:4e")
+        );
+        let mut seen = object("n2", "{}");
+        view().look(&mut seen);
+        assert!(seen.entry.unwrap_err().contains("neither flanneld nor routed"));
+    }
+
+    #[test]
+    fn this_node_keeps_its_mac_and_says_what_is_not_told_yet() {
+        let mut view = view();
+        let mut seen = object("n1", THEIRS);
+        let told = view.look(&mut seen).unwrap();
+        let node = seen.entry.as_ref().unwrap();
+        assert_eq!(node.vtep_mac.to_string(), "82:4b:b6:2f:54:4e");
+        assert_eq!(node.v4, Some([192, 0, 2, 1].into()), "198.51.100.7 is no address of this machine");
+        let patch: serde_json::Value = serde_json::from_slice(&due(&told).unwrap()).unwrap();
+        let all = &patch["metadata"]["annotations"];
+        assert_eq!(all["flannel.alpha.coreos.com/public-ip"], "192.0.2.1");
+        assert_eq!(
+            all["flannel.alpha.coreos.com/backend-data"],
+            r#"{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"}"#
+        );
+        let mut seen = object("n1", &all.to_string());
+        let told = view.look(&mut seen).unwrap();
+        assert_eq!(due(&told), None, "it is told");
+    }
+
+    #[test]
+    fn the_mac_of_the_device_that_is_there_wins() {
+        let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
+        let mut view = View { macs: (Some(mac), None), ..view() };
+        let mut seen = object("n1", THEIRS);
+        assert!(due(&view.look(&mut seen).unwrap()).is_some());
+        assert_eq!(seen.entry.unwrap().vtep_mac, mac);
+    }
+}

@@ -1,0 +1,61 @@
+//! Keeps the status of this node's object as it should be, one matter a task: whoever knows what is due says so through a
+//! channel. Strategic merge patches leave all the rest of the object alone.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::api::Api;
+use super::fault::Fault;
+use crate::source::pause::Pause;
+
+/// Someone else may want it to be another: no fight faster than this.
+const LEAST_GAP: Duration = Duration::from_secs(5);
+
+/// What is kept.
+pub(super) struct Matter<F> {
+    /// For a person.
+    pub(super) what: &'static str,
+    /// The patch that the facts make necessary, if any.
+    pub(super) due: fn(&F) -> Option<Vec<u8>>,
+}
+
+/// Keeps a matter of the node called `name`, until the facts come no more.
+pub(super) async fn keep<F>(
+    kubeconfig: Option<PathBuf>,
+    name: String,
+    matter: Matter<F>,
+    mut facts: watch::Receiver<F>,
+) {
+    let Matter { what, due } = matter;
+    let mut pause = Pause::new();
+    let mut said = BTreeSet::new();
+    while facts.wait_for(|facts| due(facts).is_some()).await.is_ok() {
+        let patch = due(&facts.borrow_and_update());
+        let Some(patch) = patch else { continue };
+        match write(kubeconfig.as_deref(), &name, patch).await {
+            Ok(()) => {
+                tracing::info!("{what} of node {name} written");
+                (pause, said) = (Pause::new(), BTreeSet::new());
+                tokio::time::sleep(LEAST_GAP).await;
+                if facts.changed().await.is_err() {
+                    return;
+                }
+            }
+            Err(fault) => {
+                if said.insert(fault.class()) {
+                    tracing::error!(
+                        "cannot write {what} of node {name}: {fault}; tried again, ever more rarely; routes are not held up"
+                    );
+                }
+                tokio::time::sleep(pause.next()).await;
+            }
+        }
+    }
+}
+
+async fn write(kubeconfig: Option<&Path>, name: &str, patch: Vec<u8>) -> Result<(), Fault> {
+    Api::open(kubeconfig).await?.patch_status(name, patch).await
+}
