@@ -14,6 +14,7 @@ use ferrule_model::{
 };
 
 use crate::nodes::Node;
+pub use crate::underlay::{Underlay, Uplink};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
 /// network, of metric 0 in IPv4, which must win whoever was first.
@@ -23,57 +24,6 @@ const LAST_RESORT: u32 = u32::MAX;
 const OVERHEAD_V4: u32 = 50;
 /// The same with an IPv6 header (40).
 const OVERHEAD_V6: u32 = 70;
-
-/// The link that carries packets between the nodes in one family, as it is now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Uplink {
-    /// The link that holds this node's address.
-    pub link: IfIndex,
-    /// That address.
-    pub address: IpAddr,
-    /// The length of its prefix: what lies in that network is on the link.
-    pub prefix_len: u8,
-    /// Its MTU in bytes.
-    pub mtu: u32,
-    /// Switched on and connected: it takes routes.
-    pub usable: bool,
-}
-
-/// The uplinks, one a family at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Underlay {
-    /// For IPv4.
-    pub v4: Option<Uplink>,
-    /// For IPv6.
-    pub v6: Option<Uplink>,
-}
-
-impl Underlay {
-    /// The uplink of `family`.
-    pub fn of(&self, family: Family) -> Option<Uplink> {
-        match family {
-            Family::V4 => self.v4,
-            Family::V6 => self.v6,
-        }
-    }
-
-    /// The one that carries the tunnels of `own`: IPv4 if the node has an IPv4 address, whether or not it is there now.
-    pub fn tunnel(&self, own: &Node) -> Option<Uplink> {
-        if own.v4.is_some() { self.v4 } else { self.v6 }
-    }
-
-    /// All there are.
-    pub fn all(&self) -> impl Iterator<Item = Uplink> {
-        [self.v4, self.v6].into_iter().flatten()
-    }
-}
-
-impl Uplink {
-    /// Whether `other` is a neighbour on this link, rather than behind a router.
-    pub fn has_on_link(&self, other: IpAddr) -> bool {
-        IpNetwork::new(self.address, self.prefix_len).is_ok_and(|network| network.contains(other))
-    }
-}
 
 /// Where a wanted route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

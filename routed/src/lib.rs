@@ -39,5 +39,6 @@ pub mod report;
 pub mod run;
 pub mod source;
 pub mod sysctl;
+pub mod underlay;
 pub mod window;
 pub mod worker;

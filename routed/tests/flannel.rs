@@ -110,14 +110,14 @@ fn a_live_node_moves_from_flannel_and_back_without_losing_a_packet_and_the_other
     let now = world.dump(second);
     let differing: Vec<_> = now.lines().filter(|line| !before.1.contains(line)).collect();
     assert_eq!((differing, now.len()), (Vec::new(), before.1.len()), "nothing changes on the other node");
-    pings.lost_none("while the first node moves");
+    pings.lost_none(&world, "while the first node moves");
 
     // The other node, too: then there is no flannel left.
     let pings = Pings::start(&world);
     let _other = api(&world, 2, [flannels(1), flannels(2)]);
     let other = ready(second);
     assert_eq!(left_of_flannel(second), "");
-    pings.lost_none("while the second node moves");
+    pings.lost_none(&world, "while the second node moves");
 
     // And back, as flanneld does it when it starts; then what is left of ours goes.
     let pings = Pings::start(&world);
@@ -131,7 +131,7 @@ fn a_live_node_moves_from_flannel_and_back_without_losing_a_packet_and_the_other
     }
     assert_eq!(devices(first), before.0);
     assert!(first.ip("route show 10.244.2.0/24").contains("via 10.244.2.0 dev flannel.1"));
-    pings.lost_none("on the way back");
+    pings.lost_none(&world, "on the way back");
 }
 
 #[test]
@@ -139,6 +139,12 @@ fn a_new_node_joins_flannels_by_annotations_and_they_reach_each_other_in_both_fa
     let world = World::new();
     let [first, second] = &world.nodes;
     let server = api(&world, 1, [node(1), node(2)]);
+    let told = first.run(env!("CARGO_BIN_EXE_routed"), &format!("{} --log warn plan", first.arguments()));
+    assert!(
+        told.contains("set link flannel.1 vni 1") && told.contains("set link flannel-v6.1 vni 1"),
+        "{told}"
+    );
+    assert!(server.requests().iter().all(|one| one.method != "PATCH"), "a plan writes nothing");
     server.faults(|faults| faults.forbidden.extend(["patch nodes/status".to_owned()]));
     let daemon = ready(first);
     daemon.wait_for_log(

@@ -124,6 +124,33 @@ fn routes_follow_the_leases_and_a_store_that_is_away_changes_nothing() {
 }
 
 #[test]
+fn a_plan_writes_nothing_into_etcd_and_has_nothing_to_do_after_the_daemon() {
+    let mut lab = Lab::new();
+    lab.configure("");
+    lab.etcd(|etcd| {
+        etcd.start();
+        etcd.put_config(NETWORK);
+        etcd.put("10.5.241.0-24", 241);
+    });
+    let daemon = lab.node.start();
+    daemon.wait_until_ready();
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    let name = lab.etcd(|etcd| etcd.subnets().remove(0));
+    let all = |etcd: &mut Etcd| etcd.ctl(&["get", "--prefix", "/", "-w", "fields"]);
+    let before = lab.etcd(all);
+    assert!(before.contains(&name), "{before}");
+    let arguments = format!("{} --log warn plan", lab.node.arguments());
+    let told = lab.node.run(env!("CARGO_BIN_EXE_routed"), &arguments);
+    assert!(told.starts_with("nothing to do: "), "{told}");
+    let fields = |text: &str| {
+        let all =
+            text.lines().filter(|line| !line.starts_with("\"MemberID") && !line.starts_with("\"RaftTerm"));
+        all.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&lab.etcd(all)), fields(&before), "not even the revision moves");
+}
+
+#[test]
 fn what_is_refused_is_named_with_the_key_and_the_remedy_until_it_is_allowed() {
     let mut lab = Lab::new();
     let login = lab.path("login");
