@@ -84,12 +84,13 @@ impl Monitor {
         Ok(Self { messages: Box::pin(messages) })
     }
 
-    /// The next event that a value can express; `None` when the socket is broken.
-    pub async fn next(&mut self) -> Option<Event> {
+    /// The next event that a value can express, and the netlink port of who asked for the change (0: the kernel by itself);
+    /// `None` when the socket is broken.
+    pub async fn next(&mut self) -> Option<(Event, u32)> {
         loop {
             let (message, _) = self.messages.next().await?;
             if let Some(event) = event(&message.payload) {
-                return Some(event);
+                return Some((event, message.header.port_number));
             }
         }
     }
@@ -146,7 +147,7 @@ mod tests {
     async fn until(monitor: &mut Monitor, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let search = async {
             loop {
-                let event = monitor.next().await.unwrap();
+                let (event, _) = monitor.next().await.unwrap();
                 if wanted(&event) {
                     return event;
                 }
@@ -257,11 +258,14 @@ mod tests {
                     Op::DeleteLink(device.index),
                 ])
                 .unwrap();
+            let own = kernel.port().unwrap();
             let mut missing = expected(address, dst, neighbour, fdb, entry);
             while !missing.is_empty() {
                 let next = tokio::time::timeout(Duration::from_secs(5), monitor.next()).await;
                 let names: Vec<_> = missing.iter().map(|(name, _)| name).collect();
-                let event = next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap();
+                let next = next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap();
+                let (event, port) = next;
+                assert!(port == own.0 || matches!(event, Event::Fdb(..)) || port == 0, "{event:?} by {port}");
                 missing.retain(|(_, is)| !is(&event));
             }
         });

@@ -55,6 +55,8 @@ pub(crate) struct Message {
     pub(crate) kind: u16,
     flags: u16,
     pub(crate) sequence: u32,
+    /// Of the socket that asked for what is told; 0: the kernel by itself.
+    pub(crate) port: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -64,13 +66,14 @@ pub(crate) struct Part<'a> {
     kind: u16,
     flags: u16,
     sequence: u32,
+    port: u32,
     pub(crate) payload: &'a [u8],
 }
 
 impl Part<'_> {
     fn to_message(self) -> Message {
-        let Part { kind, flags, sequence, payload } = self;
-        Message { kind, flags, sequence, payload: payload.to_vec() }
+        let Part { kind, flags, sequence, port, payload } = self;
+        Message { kind, flags, sequence, port, payload: payload.to_vec() }
     }
 }
 
@@ -360,11 +363,13 @@ impl<'a> Iterator for Parts<'a> {
 
 /// The first message of a datagram, and its length.
 fn part(datagram: &[u8]) -> Option<(Part<'_>, usize)> {
-    let (&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3], _) = datagram.split_first_chunk()?;
+    let (&[l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3], _) =
+        datagram.split_first_chunk()?;
     let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
     let payload = datagram.get(HEADER_LEN..length)?;
     let (kind, flags) = (u16::from_ne_bytes([k0, k1]), u16::from_ne_bytes([f0, f1]));
-    Some((Part { kind, flags, sequence: u32::from_ne_bytes([s0, s1, s2, s3]), payload }, length))
+    let (sequence, port) = (u32::from_ne_bytes([s0, s1, s2, s3]), u32::from_ne_bytes([p0, p1, p2, p3]));
+    Some((Part { kind, flags, sequence, port, payload }, length))
 }
 
 /// The messages of a datagram.
@@ -435,5 +440,46 @@ mod tests {
             assert!(messages(&datagram).is_err(), "{length}");
         }
         assert!(messages(&[1, 2, 3]).is_err());
+    }
+
+    /// Nexthop objects come and go while they are listed, over several datagrams.
+    #[test]
+    fn a_list_that_changed_meanwhile_is_made_again_and_then_whole() {
+        const COUNT: usize = 3000;
+        let inside = || {
+            assert!(ip("link set lo up\n".to_owned()).wait().unwrap().success(), "a blackhole wants it");
+            let many = (1..=COUNT).map(|id| format!("nexthop add id {id} blackhole\n")).collect();
+            assert!(ip(many).wait().unwrap().success());
+            let (mut socket, request) = (Socket::open().unwrap(), crate::encode::all_nexthops());
+            let mut churning = ip("nexthop add id 9000 blackhole\nnexthop del id 9000\n".repeat(500_000));
+            let mut interrupted = 0;
+            while interrupted == 0 {
+                assert!(churning.try_wait().unwrap().is_none(), "no list was interrupted: it proves nothing");
+                let mut buffer = Vec::new();
+                socket.append(&mut buffer, &request, NLM_F_REQUEST | NLM_F_DUMP);
+                socket.send(&buffer).unwrap();
+                interrupted += usize::from(socket.dumped(|_| Some(())).unwrap().is_none());
+                match socket.dump(&request) {
+                    Ok(whole) => assert!((COUNT..=COUNT + 1).contains(&whole.len()), "{}", whole.len()),
+                    Err(error) => assert!(matches!(error, Error::Interrupted(_)), "{error}"),
+                }
+            }
+            churning.kill().unwrap();
+            churning.wait().unwrap();
+            let left = socket.dump(&request).unwrap().len();
+            assert!((COUNT..=COUNT + 1).contains(&left), "{left}");
+        };
+        crate::netns::make().unwrap().run(inside).unwrap();
+    }
+
+    /// `ip` that carries out these lines.
+    fn ip(lines: String) -> std::process::Child {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = ip.stdin.take().unwrap();
+        // Ends early when the program does.
+        std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
+        ip
     }
 }

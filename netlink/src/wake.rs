@@ -84,11 +84,12 @@ impl Wakes {
         Ok(Self { routing, tables, names })
     }
 
-    /// Blocks until there are events that may concern us; at least one.
+    /// Blocks until there are events that may concern us; at least one, each with the netlink port of who asked for the change
+    /// (0: the kernel by itself).
     ///
     /// # Errors
     /// A socket is broken.
-    pub fn wait(&mut self) -> io::Result<Vec<Wake>> {
+    pub fn wait(&mut self) -> io::Result<Vec<(Wake, u32)>> {
         loop {
             let mut ready =
                 [&self.routing, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
@@ -114,16 +115,16 @@ fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
 }
 
 /// The events of all datagrams that wait on `socket`; a datagram holds any number of messages.
-fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Result<Vec<Wake>> {
+fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Result<Vec<(Wake, u32)>> {
     let mut wakes = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) => {
                 let messages = messages(&buffer[..length]).map_err(io::Error::other)?;
-                wakes.extend(messages.iter().filter_map(&event));
+                wakes.extend(messages.iter().filter_map(|message| Some((event(message)?, message.port))));
             }
-            Err(Errno::ENOBUFS) => wakes.push(Wake::Overrun),
+            Err(Errno::ENOBUFS) => wakes.push((Wake::Overrun, 0)),
             Err(Errno::EAGAIN) => break,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
@@ -169,7 +170,7 @@ mod tests {
                     ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
                 {
                     crate::sysctl::set(name, "1").unwrap();
-                    assert_eq!(wakes.wait().unwrap()[0], Wake::Sysctl, "{name}");
+                    assert_eq!(wakes.wait().unwrap()[0], (Wake::Sysctl, 0), "{name}");
                 }
             })
             .unwrap();
@@ -191,8 +192,8 @@ mod tests {
                 theirs.apply(&[Op::DeleteNexthop(NexthopId(5))]).unwrap();
                 let heard = loop {
                     let heard = wakes.wait().unwrap();
-                    if let Some(Wake::Nexthop(event)) =
-                        heard.into_iter().find(|wake| matches!(wake, Wake::Nexthop(_)))
+                    if let Some((Wake::Nexthop(event), _)) =
+                        heard.into_iter().find(|(wake, _)| matches!(wake, Wake::Nexthop(_)))
                     {
                         break event;
                     }
@@ -211,7 +212,8 @@ mod tests {
                 nft::apply("add table inet ferrule-services").unwrap();
                 assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();
-                assert_eq!(wakes.wait().unwrap(), [Wake::Table]);
+                let told = wakes.wait().unwrap();
+                assert!(told[0].0 == Wake::Table && told[0].1 != 0, "{told:?}");
             })
             .unwrap();
     }

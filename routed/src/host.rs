@@ -13,6 +13,7 @@ use ferrule_netlink::nft::{self, NftError};
 
 use crate::drift::Belief;
 use crate::nodes::Cluster;
+use crate::sysctl::Setting;
 use crate::{forward, masquerade, networks, sysctl};
 
 /// Keeps the host's side right.
@@ -26,6 +27,8 @@ pub struct Host {
     table: Option<(String, String)>,
     /// iptables was found right, or made so.
     forward: bool,
+    /// The sysctls of which the kernel tells no change.
+    silent: Vec<Setting>,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -34,7 +37,15 @@ impl Host {
     /// `runtime_dir` is where `node.json` goes.
     pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
         let node_file = runtime_dir.join(NODE_FILE);
-        Self { config, node_file, written: None, table: None, forward: false, complaints: BTreeSet::new() }
+        Self {
+            config,
+            node_file,
+            written: None,
+            table: None,
+            forward: false,
+            silent: Vec::new(),
+            complaints: BTreeSet::new(),
+        }
     }
 
     /// The nftables tables whose changes concern the host.
@@ -95,23 +106,43 @@ impl Host {
 
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], tunnels: &[String]) {
-        let (changed, failed) = sysctl::apply(&sysctl::settings(uplinks, tunnels));
+        let settings = sysctl::settings(uplinks, tunnels);
+        let (changed, failed) = sysctl::apply(&settings);
+        // What cannot be set is tried again with the next pass.
+        self.silent =
+            settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty()).collect();
         if !changed.is_empty() {
             tracing::info!("sysctl {}", changed.join(" "));
         }
         self.complain("sysctl", failed);
     }
 
+    /// Whether there are sysctls of which the kernel tells no change.
+    pub fn has_silent(&self) -> bool {
+        !self.silent.is_empty()
+    }
+
+    /// Sets those of them that are not as they have to be any more.
+    pub fn put_silent_right(&mut self) {
+        let (changed, failed) = sysctl::apply(&self.silent);
+        if !changed.is_empty() {
+            tracing::warn!("sysctl {} was changed by someone else; put right", changed.join(" "));
+        }
+        if !failed.is_empty() {
+            self.silent.clear();
+        }
+    }
+
     /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
-    pub fn filters(&mut self, cluster: &Cluster) {
-        self.masquerade(cluster);
+    pub fn filters(&mut self, cluster: &Cluster, by: Option<&str>) {
+        self.masquerade(cluster, by);
         self.accept_forward(cluster);
     }
 
     /// The masquerade table: there and right, or gone if it is switched off.
-    fn masquerade(&mut self, cluster: &Cluster) {
+    fn masquerade(&mut self, cluster: &Cluster, by: Option<&str>) {
         let failed = if self.config.routing.masquerade {
-            self.keep_table(cluster)
+            self.keep_table(cluster, by)
         } else {
             remove_table().map(|removed| {
                 if removed {
@@ -125,7 +156,7 @@ impl Host {
         );
     }
 
-    fn keep_table(&mut self, cluster: &Cluster) -> Result<(), NftError> {
+    fn keep_table(&mut self, cluster: &Cluster, by: Option<&str>) -> Result<(), NftError> {
         let wanted = self.wanted_table(cluster);
         let listed = list()?;
         if let Some(listed) = &listed {
@@ -138,12 +169,13 @@ impl Host {
         }
         nft::apply(&masquerade::replacement(&wanted))?;
         let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
+        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
         match (ours_before, listed) {
             (true, None) => {
-                tracing::warn!("the nftables table inet ferrule was deleted by someone else; put back");
+                tracing::warn!("the nftables table inet ferrule was deleted by someone else{by}; put back");
             }
             (true, Some(_)) => {
-                tracing::warn!("the nftables table inet ferrule was changed by someone else; put right");
+                tracing::warn!("the nftables table inet ferrule was changed by someone else{by}; put right");
             }
             (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
         }

@@ -5,14 +5,17 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Instant;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::host::Host;
 use crate::nodes::Cluster;
 use crate::worker::Status;
+
+/// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// What is to be kept.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Job {
     pub cluster: Arc<Cluster>,
     /// The packet filters are to be looked at.
     pub filters: bool,
+    /// Who has changed our table, if that was told.
+    pub by: Option<String>,
     /// The rest, once a pass has found it out.
     pub ground: Option<Ground>,
 }
@@ -42,6 +47,7 @@ impl Job {
         Self {
             cluster: later.cluster,
             filters: self.filters || later.filters,
+            by: self.by.or(later.by),
             ground: later.ground.or(self.ground),
         }
     }
@@ -57,8 +63,22 @@ pub fn start(host: Host, status: watch::Sender<Status>) -> io::Result<Sender<Job
     Ok(jobs)
 }
 
+/// The next job; meanwhile what nobody tells of is looked at.
+fn next(host: &mut Host, inbox: &Receiver<Job>) -> Option<Job> {
+    loop {
+        if !host.has_silent() {
+            return inbox.recv().ok();
+        }
+        match inbox.recv_timeout(LOOK) {
+            Ok(job) => return Some(job),
+            Err(RecvTimeoutError::Timeout) => host.put_silent_right(),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
 fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
-    while let Ok(first) = inbox.recv() {
+    while let Some(first) = next(&mut host, inbox) {
         let job = inbox.try_iter().fold(first, Job::and);
         status.send_if_modified(|status| {
             status.host_since = Some(Instant::now());
@@ -68,7 +88,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
             host.prepare(&ground.uplinks, &ground.tunnels);
         }
         if job.filters {
-            host.filters(&job.cluster);
+            host.filters(&job.cluster, job.by.as_deref());
         }
         let handed_over = job.ground.is_some_and(|ground| host.hand_over(&job.cluster, ground.mtu));
         // Told at the end only: then the watchdog is fed again.

@@ -17,6 +17,7 @@
 pub mod apply;
 pub mod backoff;
 pub mod cli;
+pub mod culprit;
 pub mod desired;
 pub mod device;
 pub mod drift;

@@ -137,7 +137,10 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 Some(message) => message,
                 None => continue,
             },
-            event = monitor.next() => Message::Kernel(event.ok_or_else(|| RunError::Events(closed()))?),
+            event = monitor.next() => {
+                let (event, port) = event.ok_or_else(|| RunError::Events(closed()))?;
+                Message::Kernel(event, port)
+            }
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
                 if report(notifier, &mut told, &status.borrow_and_update()) {
@@ -231,8 +234,8 @@ fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunE
     let forward = move || loop {
         match wakes.wait() {
             Ok(told) => {
-                for wake in told {
-                    if inbox.send(Message::Wake(wake)).is_err() {
+                for (wake, port) in told {
+                    if inbox.send(Message::Wake(wake, port)).is_err() {
                         return;
                     }
                 }

@@ -13,6 +13,18 @@ pub struct Setting {
     pub only_from: Option<&'static str>,
 }
 
+impl Setting {
+    fn is_wrong(&self, now: &str) -> bool {
+        now != self.value && self.only_from.is_none_or(|from| from == now)
+    }
+
+    /// Whether the kernel tells nobody of a change: it does of forwarding and reverse path filtering (`RTM_NEWNETCONF`), and of
+    /// nothing that has to do with router advertisements.
+    pub fn is_silent(&self) -> bool {
+        self.name.ends_with("/accept_ra")
+    }
+}
+
 /// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `tunnels` are
 /// our devices.
 ///
@@ -51,7 +63,8 @@ pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
 
 /// What [`apply`] would change; `made` are devices that are perhaps not there yet and would be.
 pub fn plan(settings: &[Setting], made: &[String]) -> Vec<String> {
-    let line = |Setting { name, value, only_from }: &Setting| {
+    let line = |setting: &Setting| {
+        let Setting { name, value, .. } = setting;
         let of_made = made.iter().any(|made| name.contains(&format!("/{made}/")));
         let now = match sysctl::get(name) {
             Ok(now) => now,
@@ -59,21 +72,20 @@ pub fn plan(settings: &[Setting], made: &[String]) -> Vec<String> {
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => return Some(error.to_string()),
         };
-        let differs = now != *value && only_from.is_none_or(|from| from == now);
-        differs.then(|| format!("set sysctl {}={value} (it is {now})", dotted(name)))
+        setting.is_wrong(&now).then(|| format!("set sysctl {}={value} (it is {now})", dotted(name)))
     };
     settings.iter().filter_map(line).collect()
 }
 
 fn set(setting: &Setting) -> Result<bool, String> {
-    let Setting { name, value, only_from } = setting;
+    let Setting { name, value, .. } = setting;
     // A kernel without IPv6, or a link that has just gone, has nothing to be set.
     let now = match sysctl::get(name) {
         Ok(now) => now,
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error.to_string()),
     };
-    if now == *value || only_from.is_some_and(|from| from != now) {
+    if !setting.is_wrong(&now) {
         return Ok(false);
     }
     sysctl::set(name, value).map_err(|error| {

@@ -14,6 +14,7 @@ use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
+use crate::culprit::Culprits;
 use crate::keeper::{Ground, Job};
 use crate::nodes::{Cluster, NodeChange};
 use crate::outlook::{Outlook, View};
@@ -40,10 +41,10 @@ pub enum Message {
     Cluster(Box<Cluster>),
     /// Other nodes are others than before.
     Nodes(Vec<NodeChange>),
-    /// The kernel told of a change.
-    Kernel(Event),
+    /// The kernel told of a change, asked for by this netlink port.
+    Kernel(Event, u32),
     /// The kernel told of another change.
-    Wake(Wake),
+    Wake(Wake, u32),
 }
 
 /// How it goes, for the service manager.
@@ -63,6 +64,7 @@ pub struct Status {
 #[derive(Debug)]
 pub struct Worker<K> {
     applier: Applier<K>,
+    culprits: Culprits,
     host: Sender<Job>,
     /// The host's side goes by the other nodes, too.
     host_follows: bool,
@@ -134,6 +136,7 @@ impl<K: Tunnels> Worker<K> {
     ) -> Self {
         Self {
             applier,
+            culprits: Culprits::default(),
             host,
             host_follows,
             inbox,
@@ -244,19 +247,26 @@ impl<K: Tunnels> Worker<K> {
                 self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
-            Message::Kernel(event) => {
+            Message::Kernel(event, port) => {
                 let differs = self.applier.hears(&event);
+                if differs {
+                    self.culprits.saw(&event, port, self.applier.belief().map(|belief| &belief.links));
+                }
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(Wake::Nexthop(event)) => {
+            Message::Wake(wake @ Wake::Nexthop(event), port) => {
                 let differs = self.applier.hears_nexthop(&event);
+                if differs {
+                    self.culprits.woke(&wake, port);
+                }
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(Wake::Table | Wake::Sysctl) => {
+            Message::Wake(wake @ (Wake::Table | Wake::Sysctl), port) => {
+                self.culprits.woke(&wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
                 self.due.host_by(gap.max(now + DEBOUNCE));
             }
-            Message::Wake(Wake::Overrun) => {
+            Message::Wake(Wake::Overrun, _) => {
                 let differs = self.applier.hears(&Event::Overrun);
                 self.kernel_differs(differs, now);
                 self.due.host_by(now + DEBOUNCE);
@@ -275,13 +285,15 @@ impl<K: Tunnels> Worker<K> {
     fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
         let begin = Instant::now();
         // The packet filters need nothing that a pass finds out.
-        self.ask(Job { cluster: Arc::clone(cluster), filters: true, ground: None });
+        let by = self.culprits.take_table();
+        self.ask(Job { cluster: Arc::clone(cluster), filters: true, by, ground: None });
         let result =
             if same { self.applier.check(cluster, begin) } else { self.applier.pass(cluster, begin) };
         let took = begin.elapsed();
         self.last = Some((took, Instant::now()));
         self.ended(cluster, result, (took, true));
         self.keep_host(cluster, false);
+        self.culprits.forget();
     }
 
     /// Carries out what changes of other nodes mean, and what was refused and is due.
@@ -328,7 +340,8 @@ impl<K: Tunnels> Worker<K> {
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, tunnels) = belief.names();
         let ground = Ground { uplinks, tunnels, mtu: self.mtu };
-        self.ask(Job { cluster: Arc::clone(cluster), filters, ground: Some(ground) });
+        let by = self.culprits.take_table();
+        self.ask(Job { cluster: Arc::clone(cluster), filters, by, ground: Some(ground) });
         self.last_host = Some(Instant::now());
     }
 
@@ -344,7 +357,8 @@ impl<K: Tunnels> Worker<K> {
             self.underlay.clone_from(&report.underlay);
         }
         report.done.iter().for_each(|line| tracing::info!("{line}"));
-        log_lines(&report.repaired, report.repaired.len(), "more things put back", |line| {
+        let repaired: Vec<_> = report.repaired.iter().map(|line| self.culprits.named(line)).collect();
+        log_lines(&repaired, repaired.len(), "more things put back", |line| {
             tracing::warn!("{line}");
         });
         if report.tally.total() > 0 {

@@ -6,7 +6,9 @@
 mod lab;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lab::{Node, PATIENCE, within};
@@ -36,6 +38,7 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
         ("net.ipv4.ip_forward", "0", "1"),
         ("net.ipv6.conf.all.forwarding", "0", "1"),
         ("net.ipv4.conf.ferrule/1.rp_filter", "1", "2"),
+        ("net.ipv6.conf.eth0.accept_ra", "1", "2"),
     ] {
         node.run("sysctl", &format!("-w {name}={wrong}"));
         let is_right = || node.run("sysctl", &format!("-n {name}")).trim() == right;
@@ -225,4 +228,121 @@ fn a_number_that_another_program_takes_meanwhile_is_given_up() {
     node.write_nodes(&[1, 2, 3]);
     assert!(within(PATIENCE, || node.state().contains("10.244.3.0/24")).is_some(), "{}", daemon.log());
     assert_eq!(node.ip("nexthop show").matches("blackhole").count(), theirs);
+}
+
+#[test]
+fn who_changed_it_is_told_where_the_kernel_tells() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    // A process that stays, so that its name can be seen: `ip` waits for more on its standard input.
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut ip = node.inside(|| command.spawn()).unwrap();
+    let port = ip.id();
+    let by_ip = format!("by someone else (netlink port {port}; process {port} is ip); ");
+    for (line, told) in [
+        ("route del 10.244.2.0/24", format!("route 10.244.2.0/24 was deleted {by_ip}put back")),
+        (
+            "neigh del 10.244.3.0 dev ferrule.1",
+            format!("neighbour 10.244.3.0 on ferrule.1 was deleted {by_ip}put back"),
+        ),
+        (
+            "addr del 10.244.1.0/32 dev ferrule.1",
+            format!("address 10.244.1.0/32 on ferrule.1 was deleted {by_ip}put back"),
+        ),
+        ("nexthop del id 70000000", format!("via 10.244.2.0 on ferrule.1 was deleted {by_ip}put back")),
+        // Of these the kernel does not tell who.
+        (
+            "link set ferrule.1 mtu 1300",
+            "link ferrule.1 was given another MTU by someone else; put right".to_owned(),
+        ),
+        ("link del ferrule.1", "link ferrule.1 was deleted by someone else; made again".to_owned()),
+    ] {
+        writeln!(ip.stdin.as_mut().unwrap(), "{line}").unwrap();
+        daemon.wait_for_log(&told);
+    }
+    drop(ip.stdin.take());
+    assert!(ip.wait().unwrap().success());
+    node.run("nft", "delete table inet ferrule");
+    daemon.wait_for_log("the nftables table inet ferrule was deleted by someone else (netlink port ");
+}
+
+/// Stops the daemon, lets more happen than its sockets hold, and something of ours after that.
+#[test]
+fn what_is_lost_in_a_storm_of_events_is_found_at_once() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let right = node.state();
+    daemon.send(Signal::SIGSTOP);
+    let storm: String = (0..50_000_u32)
+        .map(|n| format!("route add 172.{}.{}.{}/28 dev eth0\n", 16 + (n >> 12), n >> 4 & 255, (n & 15) << 4))
+        .collect();
+    fs::write(node.path("storm"), storm).unwrap();
+    node.ip(&format!("-batch {}", node.path("storm").display()));
+    for breakage in [
+        "route del 10.244.2.0/24",
+        "-6 route del fd00:10:244:3::/64",
+        "neigh flush nud permanent dev ferrule.1",
+    ] {
+        node.ip(breakage);
+    }
+    node.run("nft", "delete table inet ferrule");
+    let lost = drops(&node);
+    assert!(lost > 0, "no event was lost: the storm proves nothing");
+    daemon.send(Signal::SIGCONT);
+    let took = within(REPAIR, || node.state() == right);
+    assert!(took.is_some(), "{}\n{}", node.state(), daemon.log());
+    assert!(daemon.signal(Signal::SIGTERM).success());
+}
+
+/// Events that sockets of the namespace have lost.
+fn drops(node: &Node) -> u64 {
+    let sockets = node.run("cat", "/proc/thread-self/net/netlink");
+    let drops =
+        sockets.lines().skip(1).filter_map(|line| line.split_whitespace().nth(8)?.parse::<u64>().ok());
+    drops.sum()
+}
+
+/// Tables that change while they are listed are listed again (`NLM_F_DUMP_INTR`).
+#[test]
+fn while_everything_around_changes_ours_is_kept_and_theirs_stays() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let right = node.state();
+    let churn: String = (0..300)
+        .map(|n| {
+            let n = n % 50;
+            format!(
+                "link add churn{n} type bridge\nnexthop add id {} blackhole\naddr add 198.18.{n}.1/24 dev eth0\n\
+                 link del churn{n}\nnexthop del id {}\naddr del 198.18.{n}.1/24 dev eth0\n",
+                n + 1,
+                n + 1
+            )
+        })
+        .collect();
+    fs::write(node.path("churn"), churn).unwrap();
+    let mut command = Command::new("sh");
+    let script = "while ip -batch \"$1\"; do :; done";
+    command.args(["-c", script, "sh"]).arg(node.path("churn")).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut churn = node.inside(|| command.spawn()).unwrap();
+    for _ in 0..5 {
+        node.ip("route del 10.244.2.0/24");
+        node.ip("-6 route del fd00:10:244:3::/64");
+        let back = || {
+            let state = node.state();
+            state.contains("10.244.2.0/24") && state.contains("fd00:10:244:3::/64")
+        };
+        assert!(within(PATIENCE, back).is_some(), "{}\n{}", node.state(), daemon.log());
+    }
+    // The loop ends when its file is gone.
+    fs::remove_file(node.path("churn")).unwrap();
+    churn.wait().unwrap();
+    assert!(within(PATIENCE, || node.state() == right).is_some(), "{}\n{}", node.state(), daemon.log());
+    assert!(daemon.signal(Signal::SIGTERM).success());
 }

@@ -87,8 +87,7 @@ mod tests {
 
     fn vxlan_spec(text: &str, vni: u32, local: Option<&str>, underlay: Option<IfIndex>) -> VxlanSpec {
         let local = local.map(|local| local.parse().unwrap());
-        let vxlan =
-            Vxlan { vni, port: 8472, local, underlay, learning: underlay.is_some(), gbp: false };
+        let vxlan = Vxlan { vni, port: 8472, local, underlay, learning: underlay.is_some(), gbp: false };
         VxlanSpec { name: name(text), mac: Mac::local([3; 6]), mtu: 1400, vxlan }
     }
 

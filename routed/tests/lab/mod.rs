@@ -256,9 +256,12 @@ impl Daemon {
         assert!(found.is_some(), "`{text}` is not in the log:\n{}", self.log());
     }
 
+    pub(crate) fn send(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
     pub(crate) fn signal(mut self, signal: Signal) -> ExitStatus {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        kill(pid, signal).unwrap();
+        self.send(signal);
         self.child.wait().unwrap()
     }
 }

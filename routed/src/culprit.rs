@@ -1,0 +1,116 @@
+//! Who changed what the log says was put back, as far as the kernel tells.
+//!
+//! A notification of routes, nexthops, neighbours, addresses and nftables bears the netlink port of the socket that asked
+//! for the change; the kernel gives a process's first socket the process's number as its port (`netlink_autobind`), in the
+//! PID namespace of that process. So a port is no proof: it is told as what it is, with the name of the process that has
+//! this number here. Links, FDB entries and sysctls are told without a port, and IPv4 routes that go with their nexthop not at all.
+
+use std::collections::BTreeMap;
+
+use ferrule_netlink::monitor::Event;
+use ferrule_netlink::wake::Wake;
+
+use crate::observe::Links;
+
+/// The masquerade table, among the other objects.
+const TABLE: &str = "table";
+/// More are not remembered between two passes.
+const MOST: usize = 256;
+
+/// What somebody has changed since the last pass: by the object's name in the log, who.
+#[derive(Debug, Default)]
+pub struct Culprits {
+    seen: BTreeMap<String, String>,
+}
+
+impl Culprits {
+    /// An event disagrees with what was left.
+    pub fn saw(&mut self, event: &Event, port: u32, links: Option<&Links>) {
+        let link = |index| {
+            let link = links.and_then(|links| links.get(&index));
+            link.map(|link| link.name.to_string()).unwrap_or_default()
+        };
+        let object = match event {
+            Event::Address(_, key, _) => format!("address {} on {}", key.prefix, link(key.link)),
+            Event::Route(_, key, _) => format!("route {}", key.dst),
+            Event::Neighbour(_, key, _) => format!("neighbour {} on {}", key.address, link(key.link)),
+            Event::Link(..) | Event::Fdb(..) | Event::Overrun => return,
+        };
+        self.note(object, port);
+    }
+
+    /// The same for the other events.
+    pub fn woke(&mut self, wake: &Wake, port: u32) {
+        match wake {
+            Wake::Nexthop(event) => self.note(format!("nexthop {}", event.id.0), port),
+            Wake::Table => self.note(TABLE.to_owned(), port),
+            Wake::Sysctl | Wake::Overrun => {}
+        }
+    }
+
+    fn note(&mut self, object: String, port: u32) {
+        if port != 0 && self.seen.len() < MOST {
+            // The first one is it: what follows may be somebody's repair.
+            self.seen.entry(object).or_insert_with(|| who(port));
+        }
+    }
+
+    /// The sentence about a repair, with who it was if that is known.
+    pub fn named(&self, sentence: &str) -> String {
+        let is_about = |object: &String| {
+            sentence.strip_prefix(object.as_str()).is_some_and(|rest| rest.starts_with(' '))
+        };
+        match self.seen.iter().find(|(object, _)| is_about(object)) {
+            Some((_, who)) => sentence.replacen("by someone else", &format!("by someone else ({who})"), 1),
+            None => sentence.to_owned(),
+        }
+    }
+
+    /// Who has changed the nftables table.
+    pub fn take_table(&mut self) -> Option<String> {
+        self.seen.remove(TABLE)
+    }
+
+    /// A pass is through.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+}
+
+fn who(port: u32) -> String {
+    // A process that has ended has no name any more, nor one that may not be seen (ProtectProc= of the unit).
+    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!("netlink port {port}; process {port} is {}", name.trim_end()),
+        Err(_) => format!("netlink port {port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{Change, Route, RouteKey};
+
+    #[test]
+    fn a_repair_is_told_with_the_one_who_asked_for_the_change() {
+        let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
+        let event = Event::Route(Change::Delete, key, Route::unreachable());
+        let sentence = "route 10.244.2.0/24 was deleted by someone else; put back";
+        let mut culprits = Culprits::default();
+        culprits.saw(&event, 0, None);
+        assert_eq!(culprits.named(sentence), sentence, "the kernel by itself");
+        let own = std::process::id();
+        culprits.saw(&event, own, None);
+        culprits.saw(&event, own + 1, None);
+        let named = culprits.named(sentence);
+        assert!(
+            named.starts_with(&format!(
+                "route 10.244.2.0/24 was deleted by someone else (netlink port {own}; process {own} is "
+            )),
+            "{named}"
+        );
+        let other = "route 10.244.2.0/25 was deleted by someone else; put back";
+        assert_eq!(culprits.named(other), other);
+        culprits.forget();
+        assert_eq!(culprits.named(sentence), sentence);
+    }
+}
