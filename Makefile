@@ -65,10 +65,12 @@ fuzz: ## Feeds the plugin's standard input and environment with libFuzzer's inve
 	    -dict=fuzz/request.dict -max_len=8192 $(FUZZ)
 
 .PHONY: test-vm
-test-vm: ## Cuts the power of virtual machines under load (root): 3 minutes
+test-vm: ## What takes another kernel: power cuts under load, and WireGuard (root): 8 minutes
 	tests/setup --vm
 	tests/vm/vmrun -- true
 	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1
+	$(CARGO) test --locked --config "target.$(HOST).runner = 'tests/vm/in-vm'" --package ferrule-netlink --package routed \
+	    --test wireguard -- --ignored --nocapture --test-threads 1
 
 .PHONY: run
 run: ## Shows the pod network on three nodes made of namespaces (./test-netns.sh --help)

@@ -132,6 +132,7 @@ fn clash(one: &NodeEntry, other: &NodeEntry) -> bool {
         || same(one.address.as_ref(), other.address.as_ref())
         || same(one.address6.as_ref(), other.address6.as_ref())
         || same(one.vtep_mac.as_ref(), other.vtep_mac.as_ref())
+        || same(one.wireguard_key.as_ref(), other.wireguard_key.as_ref())
         || one.pod_cidrs.iter().any(|a| other.pod_cidrs.iter().any(|b| contains(a, b) || contains(b, a)))
 }
 

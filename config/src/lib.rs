@@ -20,6 +20,7 @@ mod raw;
 mod regular;
 mod settings;
 mod subnet_env;
+mod tunnel;
 
 pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
@@ -29,9 +30,9 @@ pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use settings::{
     Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
-    Vxlan,
 };
 pub use subnet_env::{SubnetEnv, subnet_env_text};
+pub use tunnel::{Tunnel, Vxlan, Wireguard};
 
 /// Where `ferrule.toml` is looked for when no `--config` is given.
 pub const DEFAULT_CONFIG: &str = "/etc/ferrule/ferrule.toml";

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use ferrule_model::Mac;
+use ferrule_model::{Mac, WgKey};
 use ipnetwork::IpNetwork;
 use toml::Spanned;
 
@@ -34,6 +34,8 @@ pub struct NodeEntry {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The MAC of its VXLAN device; without it, derived from the name.
     pub vtep_mac: Option<Mac>,
+    /// The public key of its WireGuard device, where that is needed.
+    pub wireguard_key: Option<WgKey>,
 }
 
 impl NodesFile {
@@ -83,6 +85,7 @@ fn node(document: &Document<'_>, raw: &RawEntry) -> Checked<NodeEntry> {
         address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
         pod_cidrs: document.networks("node.pod_cidrs", &raw.pod_cidrs)?,
         vtep_mac: raw.vtep_mac.as_ref().map(|text| vtep_mac(document, text)).transpose()?,
+        wireguard_key: raw.wireguard_key.as_ref().map(|text| wireguard_key(document, text)).transpose()?,
     })
 }
 
@@ -100,11 +103,20 @@ fn vtep_mac(document: &Document<'_>, text: &Text) -> Checked<Mac> {
     Ok(mac)
 }
 
+fn wireguard_key(document: &Document<'_>, text: &Text) -> Checked<WgKey> {
+    let key = "node.wireguard_key";
+    let remedy = "write what `routed wireguard-key` prints on that node";
+    text.get_ref().parse().map_err(|_| {
+        document.fault(text, key, format!("\"{}\" is not a public key of WireGuard", text.get_ref()), remedy)
+    })
+}
+
 /// No two nodes claim the same name, address, MAC or pod address. O(n log n): the file may list thousands.
 fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> Checked<()> {
     let mut names = Claims::new("node.name");
     let mut addresses = Claims::new("node.address");
     let mut macs = Claims::new("node.vtep_mac");
+    let mut keys = Claims::new("node.wireguard_key");
     let mut places = Vec::new();
     for (raw, node) in raw.iter().zip(nodes) {
         names.claim(document, node.name.clone(), &raw.name)?;
@@ -117,6 +129,9 @@ fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> 
         }
         if let (Some(mac), Some(text)) = (node.vtep_mac, &raw.vtep_mac) {
             macs.claim(document, mac, text)?;
+        }
+        if let (Some(key), Some(text)) = (node.wireguard_key, &raw.wireguard_key) {
+            keys.claim(document, key, text)?;
         }
         places.extend(node.pod_cidrs.iter().copied().zip(raw.pod_cidrs.iter().map(Spanned::span)));
     }

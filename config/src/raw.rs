@@ -75,6 +75,7 @@ pub(crate) struct RawMetrics {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawRouting {
     pub(crate) backend: Option<Text>,
+    pub(crate) accept: Option<Text>,
     pub(crate) source: Option<Text>,
     pub(crate) mtu: Option<Spanned<i64>>,
     pub(crate) masquerade: Option<bool>,
@@ -83,6 +84,7 @@ pub(crate) struct RawRouting {
     pub(crate) kubernetes: RawKubernetes,
     pub(crate) etcd: RawEtcd,
     pub(crate) vxlan: RawVxlan,
+    pub(crate) wireguard: RawWireguard,
     pub(crate) flannel: RawFlannel,
 }
 
@@ -121,6 +123,18 @@ pub(crate) struct RawVxlan {
     pub(crate) device6: Option<Text>,
     pub(crate) vni: Option<Spanned<i64>>,
     pub(crate) port: Option<Spanned<i64>>,
+    pub(crate) gbp: Option<bool>,
+    pub(crate) checksum_offload: Option<bool>,
+}
+
+/// `[routing.wireguard]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawWireguard {
+    pub(crate) device: Option<Text>,
+    pub(crate) port: Option<Spanned<i64>>,
+    pub(crate) keepalive_s: Option<Spanned<i64>>,
+    pub(crate) key_file: Option<Text>,
 }
 
 /// `[routing.flannel]`
@@ -148,4 +162,5 @@ pub(crate) struct RawEntry {
     #[serde(default)]
     pub(crate) pod_cidrs: Vec<Text>,
     pub(crate) vtep_mac: Option<Text>,
+    pub(crate) wireguard_key: Option<Text>,
 }

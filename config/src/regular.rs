@@ -18,6 +18,7 @@ struct Entry {
     address6: Option<Text>,
     pod_cidrs: Option<Vec<Text>>,
     vtep_mac: Option<Text>,
+    wireguard_key: Option<Text>,
 }
 
 /// The nodes, if the whole text is of the plain form.
@@ -49,6 +50,7 @@ impl Entry {
             "address" => &mut self.address,
             "address6" => &mut self.address6,
             "vtep_mac" => &mut self.vtep_mac,
+            "wireguard_key" => &mut self.wireguard_key,
             "pod_cidrs" if self.pod_cidrs.is_none() => {
                 self.pod_cidrs = Some(strings(value, start)?);
                 return Some(());
@@ -63,8 +65,9 @@ impl Entry {
     }
 
     fn whole(self) -> Option<RawEntry> {
-        let Self { name, address, address6, pod_cidrs, vtep_mac } = self;
-        Some(RawEntry { name: name?, address, address6, pod_cidrs: pod_cidrs.unwrap_or_default(), vtep_mac })
+        let Self { name, address, address6, pod_cidrs, vtep_mac, wireguard_key } = self;
+        let (name, pod_cidrs) = (name?, pod_cidrs.unwrap_or_default());
+        Some(RawEntry { name, address, address6, pod_cidrs, vtep_mac, wireguard_key })
     }
 }
 

@@ -5,7 +5,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrule_model::{IfName, is_host_veth};
 use ipnetwork::IpNetwork;
 use toml::Spanned;
 
@@ -17,8 +16,9 @@ use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
 use crate::ranges::ranges;
 use crate::raw::{
-    RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, RawVxlan, Text,
+    RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
 };
+use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, vxlan, wireguard};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -120,6 +120,9 @@ pub struct Pool {
 pub struct Routing {
     /// How packets travel.
     pub backend: Backend,
+    /// A tunnel that packets are taken from besides, and never sent through: for as long as nodes move from one backend to
+    /// another.
+    pub accept: Option<Tunnel>,
     /// Where the list of nodes comes from.
     pub source: Source,
     /// The MTU of the pods in bytes; without it, the underlay device's less the encapsulation.
@@ -136,6 +139,8 @@ pub struct Routing {
     pub etcd: Etcd,
     /// `[routing.vxlan]`
     pub vxlan: Vxlan,
+    /// `[routing.wireguard]`
+    pub wireguard: Wireguard,
     /// `[routing.flannel]`
     pub flannel: Flannel,
 }
@@ -144,6 +149,7 @@ impl Default for Routing {
     fn default() -> Self {
         Self {
             backend: Backend::default(),
+            accept: None,
             source: Source::default(),
             mtu: None,
             masquerade: true,
@@ -152,6 +158,7 @@ impl Default for Routing {
             kubernetes: Kubernetes::default(),
             etcd: Etcd::default(),
             vxlan: Vxlan::default(),
+            wireguard: Wireguard::default(),
             flannel: Flannel::default(),
         }
     }
@@ -167,6 +174,8 @@ pub enum Backend {
     Native,
     /// As they are to nodes on this node's segment, in UDP to the others.
     Auto,
+    /// In UDP, encrypted and authenticated.
+    Wireguard,
 }
 
 /// Where the list of nodes comes from.
@@ -200,31 +209,6 @@ pub struct Kubernetes {
     /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
     /// that the daemon runs in.
     pub kubeconfig: Option<PathBuf>,
-}
-
-/// `[routing.vxlan]`; the same on every node of a cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vxlan {
-    /// The name of the device that `routed` makes.
-    pub device: IfName,
-    /// The name of a second one, for IPv6 pods alone, in IPv6 packets. Without it, the first is for both families.
-    pub device6: Option<IfName>,
-    /// The VXLAN network identifier, 24 bits.
-    pub vni: u32,
-    /// The UDP port.
-    pub port: u16,
-}
-
-impl Default for Vxlan {
-    fn default() -> Self {
-        // A constant that the tests construct: it cannot fail.
-        Self {
-            device: IfName::new("ferrule.1").expect("a link can be called so"),
-            device6: None,
-            vni: 1,
-            port: 8472,
-        }
-    }
 }
 
 /// `[routing.flannel]`: what a node needs that shares its network with flannel's nodes, beside flannel's names of devices.
@@ -410,8 +394,12 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
     let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
     let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     let source = raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?;
+    if source == Source::Etcd {
+        no_wireguard(document, raw)?;
+    }
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
+        accept: raw.accept.as_ref().map(|text| accept(document, text)).transpose()?,
         source,
         mtu: mtu.transpose()?,
         masquerade: raw.masquerade.unwrap_or(defaults.masquerade),
@@ -423,6 +411,7 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
         kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
         etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
+        wireguard: wireguard(document, &raw.wireguard)?,
         flannel: flannel(document, &raw.flannel, source)?,
     })
 }
@@ -440,14 +429,28 @@ fn flannel(document: &Document<'_>, raw: &RawFlannel, source: Source) -> Checked
     Ok(Flannel { annotations: annotations.is_some(), subnet_env: subnet_env.transpose()? })
 }
 
+/// etcd has flannel's layout, in which this version publishes no key.
+fn no_wireguard(document: &Document<'_>, raw: &RawRouting) -> Checked<()> {
+    let places = [("routing.backend", &raw.backend), ("routing.accept", &raw.accept)];
+    for (key, text) in places.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?))) {
+        if text.get_ref() == "wireguard" {
+            let reason = "no keys are published in etcd";
+            let remedy = "use source = \"kubernetes\" or \"file\" with WireGuard, or another backend";
+            return Err(document.fault(text, key, reason, remedy));
+        }
+    }
+    Ok(())
+}
+
 fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {
     match text.get_ref().as_str() {
         "vxlan" => Ok(Backend::Vxlan),
         "native" => Ok(Backend::Native),
         "auto" => Ok(Backend::Auto),
+        "wireguard" => Ok(Backend::Wireguard),
         other => {
             let reason = format!("this version has no backend \"{other}\"");
-            let remedy = "write backend = \"vxlan\", backend = \"native\" or backend = \"auto\"";
+            let remedy = "write backend = \"vxlan\", \"native\", \"auto\" or \"wireguard\"";
             Err(document.fault(text, "routing.backend", reason, remedy))
         }
     }
@@ -474,50 +477,4 @@ pub(crate) fn absolute(document: &Document<'_>, key: &str, text: &Text) -> Check
     }
     let reason = format!("\"{}\" is not the absolute path of a file", text.get_ref());
     Err(document.fault(text, key, reason, format!("write the whole path, as {DEFAULT_NODES}")))
-}
-
-fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
-    let mut vxlan = Vxlan::default();
-    if let Some(text) = &raw.device {
-        vxlan.device = device(document, "routing.vxlan.device", text)?;
-    }
-    if let Some(text) = &raw.device6 {
-        let name = device(document, "routing.vxlan.device6", text)?;
-        if name == vxlan.device {
-            let remedy = "use two names, as flannel.1 and flannel-v6.1, or remove device6";
-            return Err(document.fault(
-                text,
-                "routing.vxlan.device6",
-                "it is the name of device, too",
-                remedy,
-            ));
-        }
-        vxlan.device6 = Some(name);
-    }
-    if let Some(vni) = &raw.vni {
-        let remedy = "write the same number on every node, by default 1";
-        vxlan.vni = document.number("routing.vxlan.vni", vni, 1..=0x00ff_ffff, remedy)?;
-    }
-    if let Some(port) = &raw.port {
-        let remedy = "write the same UDP port on every node, by default 8472";
-        let number = document.number("routing.vxlan.port", port, 1..=u16::MAX.into(), remedy)?;
-        vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
-    }
-    Ok(vxlan)
-}
-
-/// A name that the kernel accepts for a link and that no pod's link can have.
-fn device(document: &Document<'_>, key: &str, text: &Text) -> Checked<IfName> {
-    let remedy = "use another name of at most 15 bytes, by default ferrule.1";
-    let name =
-        IfName::new(text.get_ref()).map_err(|error| document.fault(text, key, error.to_string(), remedy))?;
-    if is_host_veth(name.as_str()) {
-        return Err(document.fault(
-            text,
-            key,
-            format!("`{name}` is of the form that pods' links have"),
-            remedy,
-        ));
-    }
-    Ok(name)
 }

@@ -17,8 +17,9 @@ fn nodes_fault(text: &str) -> String {
 fn unknown_keys_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nbackend = \"vxlan\"\nmut = 1450\n"),
-        "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `source`, `mtu`, \
-         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`, `flannel`; correct the spelling or remove the key"
+        "ferrule.toml:3:1: routing.mut: unknown key `mut`, expected one of `backend`, `accept`, `source`, `mtu`, \
+         `masquerade`, `accept_forward`, `file`, `kubernetes`, `etcd`, `vxlan`, `wireguard`, `flannel`; correct the \
+         spelling or remove the key"
     );
     assert!(
         config_fault("\n[tracing]\nlisten = \"x\"\n")
@@ -48,9 +49,14 @@ fn what_this_version_cannot_do_is_refused_with_what_it_can() {
          nodes in the file of [routing.file] path, or source = \"kubernetes\" or source = \"etcd\""
     );
     assert_eq!(
-        config_fault("[routing]\nbackend = \"wireguard\"\n"),
-        "ferrule.toml:2:11: routing.backend: this version has no backend \"wireguard\"; \
-         write backend = \"vxlan\", backend = \"native\" or backend = \"auto\""
+        config_fault("[routing]\naccept = \"native\"\n"),
+        "ferrule.toml:2:10: routing.accept: \"native\" is no tunnel that packets can be taken from; write accept = \
+         \"vxlan\" or \"wireguard\", or remove it: what comes plainly is always taken"
+    );
+    assert_eq!(
+        config_fault("[routing]\nbackend = \"ipip\"\n"),
+        "ferrule.toml:2:11: routing.backend: this version has no backend \"ipip\"; \
+         write backend = \"vxlan\", \"native\", \"auto\" or \"wireguard\""
     );
 }
 

@@ -73,6 +73,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing.kubernetes]",
         "[routing.etcd]",
         "[routing.vxlan]",
+        "[routing.wireguard]",
         "[routing.flannel]",
         "[metrics]",
     ];

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Readable by all: the daemons that share a file run under different users, and none of it is secret.
 const MODE: u32 = 0o644;
+const SECRET_MODE: u32 = 0o600;
 
 /// Makes `bytes` the content of `path`: a reader sees the old file or the new one, whole, also after a crash.
 ///
@@ -17,8 +18,20 @@ const MODE: u32 = 0o644;
 /// # Errors
 /// If a step fails; then the old file is as it was, and no other is left.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, MODE)
+}
+
+/// The same for a file that only its owner reads.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write(path, bytes, SECRET_MODE)
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path)?;
-    let written = write_synced(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    let written = write_synced(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         // What failed is of more use to the caller than what the removal says.
         let _ = fs::remove_file(&temporary);
@@ -27,8 +40,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
+fn write_synced(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

@@ -15,7 +15,7 @@ pub mod varlink;
 mod watch;
 
 pub use args::CommonArgs;
-pub use atomic::write_atomically;
+pub use atomic::{write_atomically, write_secret};
 pub use logging::{LoggingError, start_logging};
 pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,

@@ -13,6 +13,7 @@ mod op;
 mod plan;
 mod prefix;
 mod state;
+mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};
 pub use delta::Delta;
@@ -28,4 +29,7 @@ pub use prefix::{Family, family, host_prefix, network_address};
 pub use state::{
     Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour,
     NeighbourKey, Nexthop, NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,
+};
+pub use wireguard::{
+    NotAKey, Peer, PeerKey, PeerState, WgKey, WgSecret, WireguardSettings, WireguardSpec, WireguardState,
 };

@@ -1,8 +1,8 @@
 //! One change of the kernel's state, as a value: made by the pure rooms, carried out by `ferrule-netlink`.
 
 use crate::{
-    Address, AddressKey, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Route,
-    RouteKey, VxlanSpec,
+    Address, AddressKey, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Peer,
+    PeerKey, Route, RouteKey, VxlanSpec, WireguardSettings, WireguardSpec,
 };
 
 /// One change. `Put` makes the object or replaces what its key holds; `Delete` of what is not there is an error that
@@ -39,6 +39,14 @@ pub enum Op {
     PutFdb(FdbKey, FdbEntry),
     /// Delete an FDB entry.
     DeleteFdb(FdbKey, FdbEntry),
+    /// Make a WireGuard device, off.
+    AddWireguard(WireguardSpec),
+    /// Give a WireGuard device its key and port.
+    SetWireguard(IfIndex, WireguardSettings),
+    /// Make or replace a peer of a WireGuard device.
+    PutPeer(PeerKey, Peer),
+    /// Remove a peer; there being none is no error.
+    DeletePeer(PeerKey),
 }
 
 /// What to change of a link; `None` leaves it as it is.
@@ -73,13 +81,17 @@ impl Op {
             | Self::PutRoute(..)
             | Self::AddRoute(..)
             | Self::PutNeighbour(..)
-            | Self::PutFdb(..) => Change::Put,
+            | Self::PutFdb(..)
+            | Self::AddWireguard(_)
+            | Self::SetWireguard(..)
+            | Self::PutPeer(..) => Change::Put,
             Self::DeleteLink(_)
             | Self::DeleteAddress(_)
             | Self::DeleteNexthop(_)
             | Self::DeleteRoute(_)
             | Self::DeleteNeighbour(_)
-            | Self::DeleteFdb(..) => Change::Delete,
+            | Self::DeleteFdb(..)
+            | Self::DeletePeer(_) => Change::Delete,
         }
     }
 }
@@ -107,6 +119,12 @@ impl std::fmt::Display for Op {
             Self::DeleteNeighbour(key) => write!(f, "neigh del {} dev {}", key.address, key.link),
             Self::PutFdb(key, fdb) => write!(f, "fdb replace {} dev {} dst {}", key.mac, key.link, fdb.dst),
             Self::DeleteFdb(key, fdb) => write!(f, "fdb del {} dev {} dst {}", key.mac, key.link, fdb.dst),
+            Self::AddWireguard(spec) => write!(f, "link add {} type wireguard", spec.name),
+            Self::SetWireguard(link, settings) => {
+                write!(f, "wg set {link} listen-port {} private-key ...", settings.port)
+            }
+            Self::PutPeer(key, _) => write!(f, "wg set {} peer {}", key.link, key.key),
+            Self::DeletePeer(key) => write!(f, "wg set {} peer {} remove", key.link, key.key),
         }
     }
 }

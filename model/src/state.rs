@@ -52,6 +52,8 @@ pub enum LinkKind {
     Veth,
     /// A VXLAN device.
     Vxlan(Vxlan),
+    /// A WireGuard device.
+    Wireguard,
     /// Any other; empty for a hardware device.
     Other(String),
 }
@@ -69,6 +71,8 @@ pub struct Vxlan {
     pub underlay: Option<IfIndex>,
     /// Whether it learns where a MAC lives from the packets; ours never do.
     pub learning: bool,
+    /// Whether it carries the group policy mark of packets (the GBP extension).
+    pub gbp: bool,
 }
 
 /// A VXLAN device to be made.

@@ -58,9 +58,9 @@ pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request
     Request { kind, flags, payload }
 }
 
-/// The request that carries out `op`.
-pub(crate) fn op(op: &Op) -> Request {
-    match op {
+/// The request of route netlink that carries out `op`; none for those that it does not carry out.
+pub(crate) fn op(op: &Op) -> Option<Request> {
+    Some(match op {
         Op::AddVxlan(spec) => link::vxlan(spec),
         Op::SetLink(index, change) => link::change(*index, change),
         Op::DeleteLink(index) => link::delete(*index),
@@ -76,7 +76,8 @@ pub(crate) fn op(op: &Op) -> Request {
         Op::DeleteNeighbour(key) => request(rtm::DELNEIGH, 0, &neighbour(key, None)),
         Op::PutFdb(key, value) => request(rtm::NEWNEIGH, PUT, &fdb(key, value)),
         Op::DeleteFdb(key, value) => request(rtm::DELNEIGH, 0, &fdb(key, value)),
-    }
+        Op::AddWireguard(_) | Op::SetWireguard(..) | Op::PutPeer(..) | Op::DeletePeer(_) => return None,
+    })
 }
 
 /// The addresses of `link`.

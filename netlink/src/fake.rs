@@ -4,15 +4,16 @@
 //! this and on the real kernel, so what a test learns here holds there.
 
 mod traffic;
+mod tunnels;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link,
     LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind,
-    VethSpec, Via, VxlanSpec,
+    VethSpec, Via, VxlanSpec, WireguardState,
 };
 use nix::errno::Errno;
 
@@ -53,6 +54,10 @@ pub struct State {
     pub limits: BTreeMap<IfIndex, Tbf>,
     /// Where what links receive is redirected to.
     pub redirects: BTreeMap<IfIndex, IfIndex>,
+    /// Links that do not leave checksums to the hardware.
+    pub plain_checksums: BTreeSet<IfIndex>,
+    /// What makes WireGuard of links.
+    pub wireguards: BTreeMap<IfIndex, WireguardState>,
 }
 
 #[derive(Debug, Default)]
@@ -190,6 +195,7 @@ impl World {
         self.request()?;
         match op {
             Op::AddVxlan(spec) => self.add_vxlan(netns, spec),
+            Op::AddWireguard(spec) => self.add_wireguard(netns, spec),
             Op::DeleteLink(index) => self.delete_link(netns, *index),
             _ => self.namespaces[netns.0].apply(op),
         }
@@ -280,6 +286,8 @@ impl State {
         self.neighbours.retain(|key, _| key.link != index);
         self.fdb.retain(|key, _| key.link != index);
         self.limits.remove(&index);
+        self.plain_checksums.remove(&index);
+        self.wireguards.remove(&index);
         self.redirects.retain(|from, to| *from != index && *to != index);
         self.links.remove(&name)
     }
@@ -339,7 +347,8 @@ impl State {
                 self.vxlan(key.link)?;
                 self.fdb.remove(key).map(drop).ok_or(Errno::ENOENT)
             }
-            Op::AddVxlan(_) | Op::DeleteLink(_) => Err(Errno::EINVAL),
+            Op::SetWireguard(..) | Op::PutPeer(..) | Op::DeletePeer(_) => self.apply_wireguard(op),
+            Op::AddVxlan(_) | Op::AddWireguard(_) | Op::DeleteLink(_) => Err(Errno::EINVAL),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The only crate that talks to the kernel, and the only one with `unsafe`.
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
-//! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), network namespaces ([`netns`]), sysctls
+//! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
 //! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
 //! and, with the feature `monitor`, the kernel's events (`monitor`).
 //!
@@ -12,6 +12,7 @@ mod decode;
 mod delete;
 mod encode;
 mod error;
+mod ethtool;
 pub mod fake;
 pub mod iptables;
 mod kernel;
@@ -29,7 +30,9 @@ mod socket;
 pub mod start;
 pub mod sysctl;
 pub mod traffic;
+mod tunnels;
 pub mod wake;
+mod wireguard;
 
 pub use bridge::Bridges;
 pub use error::{Error, Refusal};
@@ -37,3 +40,4 @@ pub use kernel::Kernel;
 pub use lookup::Path;
 pub use own::Port;
 pub use real::Netlink;
+pub use tunnels::{Tunnels, kernel_release};

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use ferrule_model::{
     BridgePort, BridgeSpec, IfIndex, IfName, Link, LinkChange, LinkKind, Mac, VethSpec, Vxlan, VxlanSpec,
+    WireguardSpec,
 };
 use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_CREATE, NLM_F_EXCL};
 
@@ -48,6 +49,7 @@ mod ifla {
     pub(super) const VXLAN_LEARNING: u16 = 7;
     pub(super) const VXLAN_PORT: u16 = 15;
     pub(super) const VXLAN_LOCAL6: u16 = 17;
+    pub(super) const VXLAN_GBP: u16 = 23;
     /// Inside of a bridge port's `INFO_SLAVE_DATA`: the hairpin mode, and isolation.
     pub(super) const BRPORT_MODE: u16 = 4;
     pub(super) const BRPORT_ISOLATED: u16 = 33;
@@ -132,7 +134,7 @@ pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
 
 /// A VXLAN device.
 pub(crate) fn vxlan(spec: &VxlanSpec) -> Request {
-    let Vxlan { vni, port, local, underlay, learning } = &spec.vxlan;
+    let Vxlan { vni, port, local, underlay, learning, gbp } = &spec.vxlan;
     let mut data = Draft(Vec::new())
         .with(ifla::VXLAN_ID, &vni.to_ne_bytes())
         .with(ifla::VXLAN_PORT, &port.to_be_bytes())
@@ -145,11 +147,19 @@ pub(crate) fn vxlan(spec: &VxlanSpec) -> Request {
     if let Some(underlay) = underlay {
         data = data.with(ifla::VXLAN_LINK, &underlay.0.to_ne_bytes());
     }
+    if *gbp {
+        data = data.with(ifla::VXLAN_GBP, &[]);
+    }
     let device = Draft::named(&spec.name)
         .up(true)
         .with(ifla::ADDRESS, &spec.mac.octets())
         .with(ifla::MTU, &spec.mtu.to_ne_bytes());
     device.info(&kind("vxlan").with(ifla::INFO_DATA, &data.0)).make()
+}
+
+/// A WireGuard device, off.
+pub(crate) fn wireguard(spec: &WireguardSpec) -> Request {
+    Draft::named(&spec.name).with(ifla::MTU, &spec.mtu.to_ne_bytes()).info(&kind("wireguard")).make()
 }
 
 /// A bridge, on.
@@ -242,12 +252,13 @@ fn link_kind(info: &[u8]) -> LinkKind {
     match (kind.as_str(), inside(ifla::INFO_DATA)) {
         ("veth", _) => LinkKind::Veth,
         ("vxlan", Some(data)) => LinkKind::Vxlan(parse_vxlan(data)),
+        ("wireguard", _) => LinkKind::Wireguard,
         _ => LinkKind::Other(kind),
     }
 }
 
 fn parse_vxlan(data: &[u8]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false };
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false, gbp: false };
     for (attribute, value) in attributes(data) {
         match attribute {
             ifla::VXLAN_ID => vxlan.vni = number(value).unwrap_or_default(),
@@ -256,6 +267,7 @@ fn parse_vxlan(data: &[u8]) -> Vxlan {
             ifla::VXLAN_LOCAL6 => vxlan.local = <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
             ifla::VXLAN_LINK => vxlan.underlay = number(value).filter(|link| *link != 0).map(IfIndex),
             ifla::VXLAN_LEARNING => vxlan.learning = value != [0],
+            ifla::VXLAN_GBP => vxlan.gbp = true,
             _ => {}
         }
     }
@@ -313,7 +325,8 @@ mod tests {
     #[test]
     fn nonsense_is_passed_over_and_no_panic() {
         let local = "192.0.2.1".parse().unwrap();
-        let vxlan = Vxlan { vni: 1, port: 8472, local: Some(local), underlay: None, learning: false };
+        let vxlan =
+            Vxlan { vni: 1, port: 8472, local: Some(local), underlay: None, learning: false, gbp: false };
         let spec = VxlanSpec { name: IfName::new("v").unwrap(), mac: Mac::local([1; 6]), mtu: 1450, vxlan };
         let whole = super::vxlan(&spec).payload;
         assert_eq!(parse(&whole).unwrap().kind, LinkKind::Vxlan(spec.vxlan));

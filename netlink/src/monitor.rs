@@ -232,7 +232,7 @@ mod tests {
                 name: IfName::new("ferrule.1").unwrap(),
                 mac: Mac::local([3; 6]),
                 mtu: 1450,
-                vxlan: Vxlan { vni: 1, port: 8472, local: None, underlay: None, learning: false },
+                vxlan: Vxlan { vni: 1, port: 8472, local: None, underlay: None, learning: false, gbp: false },
             };
             kernel.apply(&[Op::AddVxlan(spec.clone())]).unwrap();
             let told = until(

@@ -75,6 +75,11 @@ impl Netns {
         Self::open(OWN)
     }
 
+    /// The same namespace again.
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, path: self.path.clone() })
+    }
+
     /// Where it was opened.
     pub fn path(&self) -> &Path {
         &self.path

@@ -14,12 +14,16 @@ use crate::decode::{self, Neigh};
 use crate::lookup::Path;
 use crate::netns::Netns;
 use crate::socket::{Answers, Message, Request, Socket};
-use crate::{Error, Kernel, Port, Refusal, delete, encode, link, local};
+use crate::{Error, Kernel, Port, Refusal, delete, encode, link, local, wireguard};
 
 /// A network namespace of the running kernel, by route netlink.
 #[derive(Debug)]
 pub struct Netlink {
-    socket: Socket,
+    pub(crate) socket: Socket,
+    /// For WireGuard; opened when it is first needed.
+    pub(crate) generic: Option<Socket>,
+    /// Where to open it; `None` for the calling thread's namespace.
+    pub(crate) netns: Option<Netns>,
 }
 
 impl Netlink {
@@ -28,7 +32,7 @@ impl Netlink {
     /// # Errors
     /// The socket cannot be opened.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()? })
+        Ok(Self { socket: Socket::open()?, generic: None, netns: None })
     }
 
     /// The namespace `netns`; the calling thread is in it only while the socket is opened.
@@ -36,7 +40,12 @@ impl Netlink {
     /// # Errors
     /// It cannot be entered, or the socket not be opened.
     pub fn open_in(netns: &Netns) -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open_in(netns)? })
+        let again = netns.again().map_err(Error::Open)?;
+        Ok(Self { socket: Socket::open_in(netns)?, generic: None, netns: Some(again) })
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// What tells its own changes in the kernel's events.
@@ -84,6 +93,22 @@ impl Netlink {
         self.socket.dump(request)
     }
 
+    /// Carries out ops that are all for route netlink.
+    fn apply_routing(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
+        let mut requests = Vec::with_capacity(ops.len());
+        let mut has_companion = Vec::with_capacity(ops.len());
+        for op in ops {
+            let companion = local::companion(op);
+            has_companion.push(companion.is_some());
+            requests.extend(encode::op(op));
+            requests.extend(companion);
+        }
+        let mut results = self.socket.batch(&requests)?.results.into_iter();
+        let mut answer = || results.next().unwrap_or(Ok(()));
+        let fold = |two| if two { local::folded(answer(), answer()) } else { answer() };
+        Ok(has_companion.into_iter().map(fold).collect())
+    }
+
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
         self.socket.dump_as(request, |part| decode(part.payload))
     }
@@ -106,18 +131,14 @@ impl Kernel for Netlink {
     type Netns = Netns;
 
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let mut requests = Vec::with_capacity(ops.len());
-        let mut has_companion = Vec::with_capacity(ops.len());
-        for op in ops {
-            let companion = local::companion(op);
-            has_companion.push(companion.is_some());
-            requests.push(encode::op(op));
-            requests.extend(companion);
+        let mut results = Vec::with_capacity(ops.len());
+        for run in ops.chunk_by(|a, b| wireguard::concerns(a) == wireguard::concerns(b)) {
+            results.extend(match run {
+                [first, ..] if wireguard::concerns(first) => self.apply_wireguard(run)?,
+                run => self.apply_routing(run)?,
+            });
         }
-        let mut results = self.socket.batch(&requests)?.results.into_iter();
-        let mut answer = || results.next().unwrap_or(Ok(()));
-        let fold = |two| if two { local::folded(answer(), answer()) } else { answer() };
-        Ok(has_companion.into_iter().map(fold).collect())
+        Ok(results)
     }
 
     /// The creation, the alias and the question what came of it go out in one message: one round trip.

@@ -116,7 +116,15 @@ impl Socket {
 
     /// Opens one in `netns`.
     pub(crate) fn open_in(netns: &Netns) -> Result<Self, Error> {
-        let entered = netns.run(Self::open);
+        Self::opened_in(netns, Self::open)
+    }
+
+    /// Runs `open` in `netns`.
+    pub(crate) fn opened_in(
+        netns: &Netns,
+        open: impl FnOnce() -> Result<Self, Error>,
+    ) -> Result<Self, Error> {
+        let entered = netns.run(open);
         entered.map_err(|error| match error {
             NetnsError::Enter { errno, .. } => Error::Open(errno.into()),
             other => Error::Open(io::Error::other(other)),

@@ -11,13 +11,13 @@ use ferrule_model::{
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns};
-use ferrule_netlink::{Bridges, Kernel, Netlink};
+use ferrule_netlink::{Bridges, Kernel, Netlink, Tunnels};
 use nix::errno::Errno;
 
 /// A place with namespaces.
 trait Machine {
     type Netns;
-    type Kernel: Bridges<Netns = Self::Netns>;
+    type Kernel: Bridges<Netns = Self::Netns> + Tunnels;
     fn new() -> Self;
     fn netns(&self) -> Self::Netns;
     fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
@@ -122,6 +122,7 @@ fn vxlan_spec(underlay: IfIndex) -> VxlanSpec {
             local: Some("192.0.2.1".parse().unwrap()),
             underlay: Some(underlay),
             learning: false,
+            gbp: false,
         },
     }
 }
@@ -388,6 +389,28 @@ fn a_vxlan_device_has_what_was_asked_for_and_an_fdb<M: Machine>() {
     assert!(pair.host.links().unwrap().iter().all(|link| link.index != device.index));
 }
 
+fn a_vxlan_device_carries_group_policy_marks_if_asked_to<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let plain = vxlan_spec(pair.link.index);
+    let spec = VxlanSpec { vxlan: Vxlan { gbp: true, ..plain.vxlan.clone() }, ..plain };
+    ok(&mut pair.host, &[Op::AddVxlan(spec.clone())]);
+    assert_eq!(pair.host.link(&spec.name).unwrap().unwrap().kind, LinkKind::Vxlan(spec.vxlan));
+}
+
+fn a_device_leaves_checksums_to_the_hardware_until_it_is_told_otherwise<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    let spec = vxlan_spec(pair.link.index);
+    ok(&mut pair.host, &[Op::AddVxlan(spec.clone())]);
+    for on in [true, false, true] {
+        if !on || !pair.host.tx_checksum(&spec.name).unwrap() {
+            pair.host.set_tx_checksum(&spec.name, on).unwrap();
+        }
+        assert_eq!(pair.host.tx_checksum(&spec.name).unwrap(), on);
+    }
+    assert_eq!(pair.host.tx_checksum(&name("none")).unwrap_err().errno(), Some(Errno::ENODEV));
+    assert_eq!(pair.host.set_tx_checksum(&name("none"), true).unwrap_err().errno(), Some(Errno::ENODEV));
+}
+
 fn a_refused_op_does_not_stop_the_others<M: Machine>() {
     let mut pair = Pair::<M>::new();
     let route = |n: u8, link| {
@@ -467,6 +490,8 @@ contract!(
     a_link_that_goes_down_loses_routes_and_nexthops,
     neighbours_come_and_go,
     a_vxlan_device_has_what_was_asked_for_and_an_fdb,
+    a_vxlan_device_carries_group_policy_marks_if_asked_to,
+    a_device_leaves_checksums_to_the_hardware_until_it_is_told_otherwise,
     a_refused_op_does_not_stop_the_others,
     routes_of_other_protocols_are_not_listed_and_not_deleted,
 );

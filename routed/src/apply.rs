@@ -6,13 +6,13 @@
 //! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
 //! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
-use ferrule_netlink::{Error, Kernel, Refusal};
+use ferrule_netlink::{Error, Tunnels};
 use nix::errno::Errno;
 
 use crate::backoff::Backoff;
@@ -24,8 +24,10 @@ use crate::nodes::{Cluster, Node, NodeChange};
 use crate::objects::{Keys, Objects};
 use crate::observe::{self, Links};
 use crate::owner::{self, ForeignDevice};
+use crate::place::{Found, name_foreign, route_at};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
+use crate::wireguard::{self, Identity, Wg};
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,8 @@ pub enum PassError {
 pub struct Applier<K> {
     kernel: K,
     routing: Routing,
+    /// Who this node is to WireGuard; needed where there is to be a device.
+    identity: Option<Identity>,
     backoff: Backoff,
     left: Option<Left>,
 }
@@ -95,10 +99,16 @@ struct Walked {
     taken: bool,
 }
 
-impl<K: Kernel> Applier<K> {
+impl<K: Tunnels> Applier<K> {
     /// An applier that knows nothing yet of the kernel.
     pub fn new(kernel: K, routing: Routing) -> Self {
-        Self { kernel, routing, backoff: Backoff::default(), left: None }
+        Self { kernel, routing, identity: None, backoff: Backoff::default(), left: None }
+    }
+
+    /// The same with what WireGuard needs.
+    #[must_use]
+    pub fn with_identity(self, identity: Option<Identity>) -> Self {
+        Self { identity, ..self }
     }
 
     /// The kernel it works on.
@@ -207,20 +217,28 @@ impl<K: Kernel> Applier<K> {
     fn as_left(&mut self) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
-        let (settings, own) = (&self.routing.vxlan, &ground.own);
-        let second = belief.device6.as_ref();
-        let devices = belief.device.into_iter().chain(second.and_then(|second| second.device));
-        let devices: Vec<_> = devices.collect();
-        let seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(settings))?;
-        let mut is_kept =
-            device::is_kept(&seen.links, (belief.spec.as_ref(), settings, own.vtep_mac), belief.device)?;
-        if let Some(settings) = second_settings(settings) {
-            let (spec, device) = second.map_or((None, None), |second| (second.spec.as_ref(), second.device));
-            is_kept &= device::is_kept(&seen.links, (spec, &settings, own.vtep_mac6), device)?;
+        let devices: Vec<_> = belief.devices().collect();
+        let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
+        let mut seen = observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings))?;
+        seen.ours.peers = wireguard::settled(seen.peers, Some(&belief.ours.peers), epoch_s());
+        let (own, links) = (&ground.own, &seen.links);
+        let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
+        let underlay = observe::underlay(kernel, own, not_looked_at, links)?;
+        if underlay != ground.underlay || seen.ours != *left.goal.objects() {
+            return Ok(None);
         }
-        let not_looked_at = device::find(&seen.links, settings, own.vtep_mac).map(|link| link.index);
-        let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &seen.links)?;
-        if !is_kept || underlay != ground.underlay || seen.ours != *left.goal.objects() {
+        let first = (belief.spec.as_ref(), settings, own.vtep_mac);
+        let mut are_right = device::is_right(kernel, first, links, belief.device)?;
+        if let (Some(settings), Some(second)) = (second_settings(settings), &belief.device6) {
+            let wanted = (second.spec.as_ref(), &settings, own.vtep_mac6);
+            are_right &= device::is_right(kernel, wanted, links, second.device)?;
+        }
+        let spec = wireguard::spec(&self.routing, own, &underlay);
+        let keys = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
+        let name = &self.routing.wireguard.device;
+        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: keys.as_ref(), name };
+        are_right &= wireguard::device::is_right(kernel, &wish, links, belief.wireguard)?;
+        if !are_right {
             return Ok(None);
         }
         belief.links = seen.links;
@@ -249,17 +267,24 @@ impl<K: Kernel> Applier<K> {
         let had = before.as_ref().map_or((None, None), |belief| (belief.device, belief.spec.as_ref()));
         let device = device::keep(&mut self.kernel, wanted, &links, had, &mut report)?;
         let second = self.second(own, &underlay, (&links, before.as_ref()), &mut report)?;
+        let wireguard = self.keep_wireguard(Some((own, &underlay)), &links, before.as_ref(), &mut report)?;
         let devices: Vec<_> =
             device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
-        let mut seen = observe::ours(&mut self.kernel, &devices, owner::are_flannels(&self.routing.vxlan))?;
-        let backend = self.routing.backend;
-        let kept = device.index.filter(|_| !device.leaves);
+        let mut seen = observe::ours(
+            &mut self.kernel,
+            &devices,
+            wireguard.index,
+            owner::are_flannels(&self.routing.vxlan),
+        )?;
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
-        let ground = Ground { backend, own: own.clone(), underlay, device: kept, device6 };
+        let ground = Ground { device6, ..self.ground(own, &underlay, (&device, &wireguard)) };
+        let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
         let goal = Goal::new(ground, cluster, &seen.nexthops);
         self.adopt(&mut seen.ours, goal.objects())?;
-        let fresh = device.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
+        let fresh =
+            device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
+        seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
         let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
         let mut left = Left {
@@ -268,7 +293,7 @@ impl<K: Kernel> Applier<K> {
             doubted: false,
             belief: self.belief_of(
                 cluster,
-                (kept, spec, second.as_ref().map(|(_, belief)| belief.clone())),
+                (kept, spec, second.as_ref().map(|(_, belief)| belief.clone()), wg),
                 seen.links,
                 &underlay,
                 walked,
@@ -277,13 +302,48 @@ impl<K: Kernel> Applier<K> {
             mtu,
             underlay: report.underlay.clone(),
         };
-        let leaving = [Some(device), second.map(|(second, _)| second)].into_iter().flatten();
+        let leaving = [Some(device), second.map(|(second, _)| second), Some(wireguard)].into_iter().flatten();
         for index in leaving.filter(|device| device.leaves).filter_map(|device| device.index) {
             left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
+        left.unfinished |= !device.whole;
         left.tell(&mut report);
         self.left = Some(left);
         Ok(report)
+    }
+
+    fn ground(&self, own: &Node, underlay: &Underlay, (device, wireguard): (&Device, &Device)) -> Ground {
+        let stays = |device: &Device| device.index.filter(|_| !device.leaves);
+        let settings = &self.routing.wireguard;
+        let wg = |(link, identity): (IfIndex, &Identity)| Wg {
+            link,
+            key: identity.key,
+            port: settings.port,
+            keepalive_s: settings.keepalive_s,
+        };
+        Ground {
+            backend: self.routing.backend,
+            own: own.clone(),
+            underlay: *underlay,
+            device: stays(device),
+            device6: None,
+            wireguard: stays(wireguard).zip(self.identity.as_ref()).map(wg),
+        }
+    }
+
+    /// Without a `place` there should be no device.
+    fn keep_wireguard(
+        &mut self,
+        place: Option<(&Node, &Underlay)>,
+        links: &Links,
+        before: Option<&Belief>,
+        report: &mut Report,
+    ) -> Result<Device, PassError> {
+        let spec = place.and_then(|(own, underlay)| wireguard::spec(&self.routing, own, underlay));
+        let settings = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
+        let name = &self.routing.wireguard.device;
+        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: settings.as_ref(), name };
+        wireguard::device::keep(&mut self.kernel, &wish, links, before, report)
     }
 
     /// Keeps the second device, where IPv6 has one of its own: how far that came, and what is believed of it.
@@ -325,7 +385,12 @@ impl<K: Kernel> Applier<K> {
     fn belief_of(
         &self,
         cluster: &Cluster,
-        (device, spec, device6): (Option<IfIndex>, Option<VxlanSpec>, Option<Second>),
+        (device, spec, device6, wireguard): (
+            Option<IfIndex>,
+            Option<VxlanSpec>,
+            Option<Second>,
+            Option<IfIndex>,
+        ),
         links: Links,
         underlay: &Underlay,
         walked: Walked,
@@ -335,6 +400,8 @@ impl<K: Kernel> Applier<K> {
             device,
             spec,
             device_name: self.routing.vxlan.device.clone(),
+            wireguard,
+            wireguard_name: self.routing.wireguard.device.clone(),
             device6,
             uplinks: underlay.all().map(|uplink| uplink.link).collect(),
             own: cluster.own.clone(),
@@ -346,7 +413,10 @@ impl<K: Kernel> Applier<K> {
     /// Removes a device that is not wanted any more; `false` if something is left on it, which a refusal has kept and
     /// the kernel would delete with it.
     fn remove(&mut self, index: IfIndex, belief: &Belief, report: &mut Report) -> Result<bool, PassError> {
-        if belief.ours.nexthops.values().any(|nexthop| nexthop.link == index) {
+        let ours = &belief.ours;
+        if ours.nexthops.values().any(|nexthop| nexthop.link == index)
+            || ours.routes.values().any(|route| route.link() == Some(index))
+        {
             return Ok(false);
         }
         device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &belief.links, report)?;
@@ -405,12 +475,13 @@ impl<K: Kernel> Applier<K> {
             let device = device::keep(&mut self.kernel, wanted, &links, (None, None), &mut report)?;
             devices.extend(device.index);
         }
+        let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;
         let were_flannels = owner::are_flannels(&self.routing.vxlan);
-        let seen = observe::ours(&mut self.kernel, &devices, were_flannels)?;
+        let seen = observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels)?;
         let nothing = Objects::default();
         let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
         report.pending = walked.observed.len();
-        for index in devices {
+        for index in devices.into_iter().chain(wireguard.index) {
             device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &seen.links, &mut report)?;
         }
         Ok(report)
@@ -470,39 +541,9 @@ impl Left {
     }
 }
 
-/// What stands where a route should be.
-enum Found {
-    Route(Route),
-    None,
-    /// A more specific one is in the way of the question.
-    Hidden,
-}
-
-/// The route with this very key.
-fn route_at<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Found, Error> {
-    // The last address of a prefix is the least likely to have a more specific route of its own.
-    let last = match key.dst {
-        IpNetwork::V4(prefix) => prefix.broadcast().into(),
-        IpNetwork::V6(prefix) => prefix.broadcast().into(),
-    };
-    Ok(match kernel.route_match(last)? {
-        Some((found, route)) if found == *key => Found::Route(route),
-        Some((found, _)) if found.dst.prefix() > key.dst.prefix() => Found::Hidden,
-        _ if *key == RouteKey::main(key.dst) => Found::None,
-        // Neither the table nor the metric that was asked for.
-        _ => Found::Hidden,
-    })
-}
-
-/// Says in a refusal whose route has the place.
-fn name_foreign<K: Kernel>(kernel: &mut K, key: &RouteKey, refusal: &mut Refusal) -> Result<(), Error> {
-    if let Found::Route(Route { protocol, .. }) = route_at(kernel, key)?
-        && protocol != PROTOCOL
-    {
-        let reason = format!("a route of protocol {protocol} has the same destination and metric");
-        refusal.reason = Some(reason);
-    }
-    Ok(())
+/// Seconds since 1970, by which the kernel tells of handshakes.
+fn epoch_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The settings with the name of the second device in the place of the first one's.

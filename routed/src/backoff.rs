@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ferrule_model::{AddressKey, FdbKey, IfIndex, NeighbourKey, Op, RouteKey};
+use ferrule_model::{AddressKey, FdbKey, IfIndex, NeighbourKey, Op, PeerKey, RouteKey};
 
 use crate::objects::{Keys, Objects};
 
@@ -31,6 +31,8 @@ pub enum Key {
     Nexthop(IfIndex, IpAddr),
     /// A nexthop object that nothing is known of.
     StrangeNexthop(u32),
+    /// A peer.
+    Peer(PeerKey),
     /// A route.
     Route(RouteKey),
 }
@@ -64,8 +66,9 @@ impl Key {
     /// The object that `op` changes.
     pub fn of(op: &Op, observed: &Objects) -> Self {
         match op {
-            Op::AddVxlan(_) => Self::Device,
-            Op::SetLink(link, _) | Op::DeleteLink(link) => Self::Link(*link),
+            Op::AddVxlan(_) | Op::AddWireguard(_) => Self::Device,
+            Op::SetLink(link, _) | Op::DeleteLink(link) | Op::SetWireguard(link, _) => Self::Link(*link),
+            Op::PutPeer(key, _) | Op::DeletePeer(key) => Self::Peer(*key),
             Op::PutAddress(key, _) | Op::DeleteAddress(key) => Self::Address(*key),
             Op::PutFdb(key, _) | Op::DeleteFdb(key, _) => Self::Fdb(*key),
             Op::PutNeighbour(key, _) | Op::DeleteNeighbour(key) => Self::Neighbour(*key),
@@ -131,6 +134,7 @@ impl Backoff {
         let others = keys.addresses.iter().map(|key| Key::Address(*key));
         let others = others.chain(keys.fdb.iter().map(|key| Key::Fdb(*key)));
         let others = others.chain(keys.neighbours.iter().map(|key| Key::Neighbour(*key)));
+        let others = others.chain(keys.peers.iter().map(|key| Key::Peer(*key)));
         let others = others.chain(keys.routes.iter().map(|key| Key::Route(*key)));
         for key in others.chain(hops) {
             self.0.remove(&key);

@@ -8,13 +8,15 @@ const MORE: &str = "\
 How it works:
   routed reads the list of nodes (the file of [routing.file] path, /etc/ferrule/nodes.toml by default) and keeps in
   this node's kernel what it takes to reach their pods: routes to their pod CIDRs, over the shared segment
-  (backend = \"native\") or through the VXLAN device ferrule.1 (backend = \"vxlan\", the default). It masquerades what
+  (backend = \"native\"), through the VXLAN device ferrule.1 (backend = \"vxlan\", the default), by both as the segment
+  is (backend = \"auto\"), or encrypted through the WireGuard device ferrule-wg (backend = \"wireguard\"). It masquerades what
   leaves the cluster, and writes node.json for ipamd. What others remove of it comes back within a second.
   It runs in the foreground and logs to standard error. When it stops, everything stays as it is: pods go on talking.
 
 Examples:
   routed                                       with /etc/ferrule/ferrule.toml, as the unit runs it
   routed --config my.toml --log routed=debug   with another configuration, saying more
+  routed wireguard-key                         prints this node's public key, for the nodes file
   routed plan --config my.toml                 what it would do with that configuration, without doing it
   routed cleanup                               removes all that is routed's from this node
   ip route show proto 70                       what it has put into the routing table";
@@ -42,6 +44,8 @@ pub enum Command {
     Plan,
     /// Remove all that is routed's from this node (not the pods' links and their routes), say what, and exit
     Cleanup,
+    /// Print the public key of this node, for wireguard_key in the nodes file; it is made if there is none
+    WireguardKey,
 }
 
 #[cfg(test)]

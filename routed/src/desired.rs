@@ -7,23 +7,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-use ferrule_config::{Backend, MTU_MIN, Routing};
+use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
-    Nexthop, PROTOCOL, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+    Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
 };
 
 use crate::nodes::Node;
 pub use crate::underlay::{Underlay, Uplink};
+use crate::wireguard::{self, Wg};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
 /// network, of metric 0 in IPv4, which must win whoever was first.
 const LAST_RESORT: u32 = u32::MAX;
 
 /// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
-const OVERHEAD_V4: u32 = 50;
-/// The same with an IPv6 header (40).
-const OVERHEAD_V6: u32 = 70;
+const VXLAN_OVERHEAD: u32 = 50;
+/// What an IPv6 header has more than one of IPv4.
+const V6_OVERHEAD: u32 = 20;
 
 /// Where a wanted route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub enum Target {
     Unreachable,
     /// To the nexthop of this gateway and link.
     Hop(HopKey),
+    /// Out of this link, which knows by itself where to.
+    Link(IfIndex),
 }
 
 /// A nexthop object without its number.
@@ -52,6 +55,8 @@ pub struct Wanted {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Neighbours on the VXLAN device.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Peers of the WireGuard device.
+    pub peers: BTreeMap<PeerKey, Peer>,
     /// Nexthop objects.
     pub nexthops: BTreeMap<HopKey, Nexthop>,
     /// Routes.
@@ -84,6 +89,8 @@ pub enum Why {
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
+    /// Nobody has said what the other node's WireGuard key is.
+    NoKey,
     /// This node, or one whose name comes before, claims some of the same.
     Clash,
 }
@@ -109,15 +116,19 @@ impl fmt::Display for Skipped {
                     "the link with this node's {family} address is down; it follows when the link is up"
                 )
             }
+            Why::NoKey => f.write_str(
+                "its WireGuard key is not known; it is published by the node's own routed, or stands as `wireguard_key` in \
+                 the nodes file (`routed wireguard-key` prints it there)",
+            ),
             Why::Clash => f.write_str(
-                "another node has the same pod CIDR, address or VTEP MAC, and comes first by its name; give each node \
+                "another node has the same pod CIDR, address, VTEP MAC or WireGuard key, and comes first by its name; give each node \
                  its own",
             ),
         }
     }
 }
 
-/// The VXLAN device that should be there, or `None` if the backend needs none.
+/// The VXLAN device that should be there, or `None` if none is needed.
 pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
     let name = &routing.vxlan.device;
     if routing.vxlan.device6.is_some() {
@@ -138,14 +149,19 @@ fn own_mtu(routing: &Routing, uplink: Uplink) -> u32 {
     routing.mtu.unwrap_or(inside(uplink).max(MTU_MIN))
 }
 
-/// What a tunnel over this uplink leaves.
+/// What a tunnel over this uplink leaves, if it takes `overhead` in IPv4.
+fn left(uplink: Uplink, overhead: u32) -> u32 {
+    let outer = if uplink.address.is_ipv4() { overhead } else { overhead + V6_OVERHEAD };
+    uplink.mtu.saturating_sub(outer)
+}
+
+/// What VXLAN leaves.
 fn inside(uplink: Uplink) -> u32 {
-    let overhead = if uplink.address.is_ipv4() { OVERHEAD_V4 } else { OVERHEAD_V6 };
-    uplink.mtu.saturating_sub(overhead)
+    left(uplink, VXLAN_OVERHEAD)
 }
 
 fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32) -> Option<VxlanSpec> {
-    (routing.backend != Backend::Native).then(|| VxlanSpec {
+    routing.has(Tunnel::Vxlan).then(|| VxlanSpec {
         name: name.clone(),
         mac,
         mtu,
@@ -155,6 +171,7 @@ fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32
             local: Some(uplink.address),
             underlay: Some(uplink.link),
             learning: false,
+            gbp: routing.vxlan.gbp,
         },
     })
 }
@@ -162,18 +179,19 @@ fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32
 /// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
 /// underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
-    let plain = underlay.all().map(|uplink| uplink.mtu).min();
-    let tunnelled = if routing.vxlan.device6.is_some() {
+    let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
+    let vxlan = if routing.vxlan.device6.is_some() {
         underlay.all().map(inside).min()
     } else {
         underlay.tunnel(own).map(inside)
     };
-    let found = match routing.backend {
-        Backend::Native => plain?,
-        Backend::Vxlan => tunnelled?,
-        // A pod has one MTU, whichever way its packets go.
-        Backend::Auto => plain?.min(tunnelled?),
-    };
+    // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
+    let ways = [
+        matches!(routing.backend, Backend::Native | Backend::Auto).then_some(Some(plain)),
+        routing.has(Tunnel::Vxlan).then_some(vxlan),
+        routing.has(Tunnel::Wireguard).then(|| Some(left(underlay.tunnel(own)?, wireguard::OVERHEAD))),
+    ];
+    let found = ways.into_iter().flatten().collect::<Option<Vec<_>>>()?.into_iter().min()?;
     Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
 }
 
@@ -186,8 +204,10 @@ pub struct Ground {
     pub own: Node,
     /// Its uplinks.
     pub underlay: Underlay,
-    /// The number of the VXLAN device, if the backend has one and it is there.
+    /// The number of the VXLAN device, if there is to be one and it is there.
     pub device: Option<IfIndex>,
+    /// The WireGuard device, if there is to be one and it is there.
+    pub wireguard: Option<Wg>,
     /// The same of the second one, where IPv6 has one of its own.
     pub device6: Option<Option<IfIndex>>,
 }
@@ -209,10 +229,11 @@ impl Ground {
             let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
             wanted.routes.insert(key, Target::Unreachable);
         }
+        let wireguard = self.wireguard.as_ref().map(|wg| wg.link).filter(|_| self.tunnel().is_some());
         for family in Family::BOTH {
-            if let (Some(link), Some(_), Some(vtep)) =
-                (self.device_of(family), self.tunnel_of(family), self.own.vtep(family))
-            {
+            let vxlan = self.device_of(family).filter(|_| self.tunnel_of(family).is_some());
+            let Some(vtep) = self.own.vtep(family) else { continue };
+            for link in [vxlan, wireguard].into_iter().flatten() {
                 let key = AddressKey { link, prefix: host_prefix(vtep) };
                 wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
             }
@@ -225,27 +246,20 @@ impl Ground {
         let mut wanted = Wanted::default();
         for family in Family::BOTH {
             let Some(vtep) = node.vtep(family) else { continue };
-            let is_plain = match self.backend {
-                Backend::Native => true,
-                Backend::Vxlan => false,
-                Backend::Auto => self.is_on_link(node, family),
-            };
-            let reached = match (is_plain, self.device_of(family), self.tunnel_of(family)) {
-                (true, _, _) => self.plain(&mut wanted, node, family),
-                (false, Some(link), Some(tunnel)) => {
-                    let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
-                    tunnelled(&mut wanted, node, (vtep, mac), link, tunnel)
-                }
-                // Without an address of this family there never is a second device.
-                (false, _, None) if self.device6.is_some() && self.own.address(family).is_none() => {
-                    Err(Why::NoOwnAddress(family))
-                }
-                // The device is refused or goes: a pass that is to change that says so.
-                (false, _, _) => Ok(()),
+            let reached = match self.backend {
+                Backend::Native => self.plain(&mut wanted, node, family),
+                Backend::Auto if self.is_on_link(node, family) => self.plain(&mut wanted, node, family),
+                Backend::Vxlan | Backend::Auto => self.tunnelled(&mut wanted, node, vtep),
+                Backend::Wireguard => self.encrypted(&mut wanted, node, family),
             };
             if let Err(why) = reached {
                 wanted.skip(node, family, why);
             }
+        }
+        if let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) {
+            // What another node claims as well is found by its routes, and these are the same networks.
+            let networks = wanted.routes.keys().map(|key| key.dst).collect();
+            wanted.peers.extend(wg.peer(node, tunnel, networks));
         }
         wanted
     }
@@ -272,6 +286,11 @@ impl Ground {
         uplink.map(|uplink| Family::of(uplink.address))
     }
 
+    /// The family of the outer packets where both families have one tunnel.
+    fn tunnel(&self) -> Option<Family> {
+        self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
+    }
+
     fn is_on_link(&self, node: &Node, family: Family) -> bool {
         let (uplink, address) = (self.underlay.of(family), node.address(family));
         uplink.zip(address).is_some_and(|(uplink, address)| uplink.has_on_link(address))
@@ -290,22 +309,36 @@ impl Ground {
             }
         }
     }
-}
 
-fn tunnelled(
-    wanted: &mut Wanted,
-    node: &Node,
-    (vtep, mac): (IpAddr, Mac),
-    link: IfIndex,
-    tunnel: Family,
-) -> Result<(), Why> {
-    let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
-    let gateway = tunnel_gateway(vtep, mac);
-    wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
-    let neighbour = Neighbour { mac: Some(mac), permanent: true };
-    wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
-    wanted.reach(node, Family::of(vtep), HopKey { link, gateway }, true);
-    Ok(())
+    fn tunnelled(&self, wanted: &mut Wanted, node: &Node, vtep: IpAddr) -> Result<(), Why> {
+        let family = Family::of(vtep);
+        let (link, tunnel) = match (self.device_of(family), self.tunnel_of(family)) {
+            (Some(link), Some(tunnel)) => (link, tunnel),
+            // Without an address of this family there never is a second device.
+            (_, None) if self.device6.is_some() && self.own.address(family).is_none() => {
+                return Err(Why::NoOwnAddress(family));
+            }
+            // The device is refused or goes: a pass that is to change that says so.
+            _ => return Ok(()),
+        };
+        let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
+        let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
+        let gateway = tunnel_gateway(vtep, mac);
+        wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+        let neighbour = Neighbour { mac: Some(mac), permanent: true };
+        wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
+        wanted.reach(node, family, HopKey { link, gateway }, true);
+        Ok(())
+    }
+
+    fn encrypted(&self, wanted: &mut Wanted, node: &Node, family: Family) -> Result<(), Why> {
+        let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) else { return Ok(()) };
+        wg.reaches(node, tunnel)?;
+        for cidr in node.pod_cidrs_of(family) {
+            wanted.routes.insert(RouteKey::main(cidr), Target::Link(wg.link));
+        }
+        Ok(())
+    }
 }
 
 /// The next hop of a tunnel. In IPv4 the other device's address. In IPv6 its link-local one, the EUI-64 of its MAC
@@ -335,6 +368,7 @@ impl Wanted {
     fn take(&mut self, node: &Node, part: Self) {
         let is_taken = part.fdb.keys().any(|key| self.fdb.contains_key(key))
             || part.neighbours.keys().any(|key| self.neighbours.contains_key(key))
+            || part.peers.keys().any(|key| self.peers.contains_key(key))
             || part.nexthops.keys().any(|key| self.nexthops.contains_key(key))
             || part.routes.keys().any(|key| self.routes.contains_key(key));
         if is_taken {
@@ -348,6 +382,7 @@ impl Wanted {
         }
         self.fdb.extend(part.fdb);
         self.neighbours.extend(part.neighbours);
+        self.peers.extend(part.peers);
         self.nexthops.extend(part.nexthops);
         self.routes.extend(part.routes);
         self.skipped.extend(part.skipped);
@@ -360,213 +395,4 @@ impl Wanted {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nodes::Cluster;
-    use crate::nodes::vtep_mac6;
-    use ferrule_model::vtep_mac;
-
-    const ETH0: IfIndex = IfIndex(2);
-    const DEVICE: IfIndex = IfIndex(9);
-
-    fn node(name: &str, number: u8) -> Node {
-        Node {
-            name: name.into(),
-            v4: Some([192, 0, 2, number].into()),
-            v6: Some(format!("2001:db8::{number}").parse().unwrap()),
-            pod_cidrs: [format!("10.244.{number}.0/24"), format!("fd00:{number}::/64")]
-                .map(|cidr| cidr.parse().unwrap())
-                .into(),
-            vtep_mac: vtep_mac(name),
-            vtep_mac6: vtep_mac6(name),
-        }
-    }
-
-    fn cluster() -> Cluster {
-        Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2).into())]) }
-    }
-
-    fn underlay() -> Underlay {
-        let uplink = |address: &str| {
-            let address: IpAddr = address.parse().unwrap();
-            let prefix_len = if address.is_ipv4() { 24 } else { 64 };
-            Some(Uplink { link: ETH0, address, prefix_len, mtu: 1500, usable: true })
-        };
-        Underlay { v4: uplink("192.0.2.1"), v6: uplink("2001:db8::1") }
-    }
-
-    fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Option<IfIndex>) -> Wanted {
-        let ground = Ground { backend, own: cluster.own.clone(), underlay: *underlay, device, device6: None };
-        ground.objects(cluster.others.values().map(AsRef::as_ref))
-    }
-
-    fn hops(wanted: &Wanted) -> Vec<(String, String)> {
-        let hop = |(key, target): (&RouteKey, &Target)| {
-            let to = match target {
-                Target::Unreachable => "unreachable".to_owned(),
-                Target::Hop(hop) => format!("{} dev {}", hop.gateway, hop.link),
-            };
-            (key.dst.to_string(), to)
-        };
-        wanted.routes.iter().map(hop).collect()
-    }
-
-    #[test]
-    fn native_routes_lead_to_the_other_nodes_address_of_the_same_family() {
-        let wanted = objects(Backend::Native, &cluster(), &underlay(), None);
-        let expected = [
-            ("10.244.1.0/24", "unreachable"),
-            ("10.244.2.0/24", "192.0.2.2 dev 2"),
-            ("fd00:1::/64", "unreachable"),
-            ("fd00:2::/64", "2001:db8::2 dev 2"),
-        ];
-        assert_eq!(hops(&wanted), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-        assert!(wanted.neighbours.is_empty() && wanted.fdb.is_empty() && wanted.addresses.is_empty());
-        assert!(wanted.nexthops.values().all(|nexthop| !nexthop.onlink), "the kernel checks the segment");
-    }
-
-    #[test]
-    fn a_network_that_cannot_be_reached_is_left_out_and_named() {
-        let mut cluster = cluster();
-        let without = Node { v6: None, ..node("b", 2) };
-        cluster.others.insert("b".into(), without.into());
-        let wanted = objects(Backend::Native, &cluster, &underlay(), None);
-        let told: Vec<_> = wanted.skipped.iter().map(ToString::to_string).collect();
-        let expected = "no route to fd00:2::/64 of node b: the node has no IPv6 address; give it `address6` in the nodes file";
-        assert_eq!(told, [expected]);
-        assert_eq!(hops(&wanted).len(), 3);
-    }
-
-    #[test]
-    fn a_link_that_is_down_has_no_routes_and_an_address_that_is_gone_neither() {
-        let mut underlay = underlay();
-        underlay.v4.as_mut().unwrap().usable = false;
-        underlay.v6 = None;
-        let wanted = objects(Backend::Native, &cluster(), &underlay, None);
-        let why: Vec<_> = wanted.skipped.iter().map(|skipped| skipped.why).collect();
-        assert_eq!(why, [Why::UplinkDown(Family::V4), Why::NoUplink(Family::V6)]);
-        assert_eq!(wanted.nexthops.len(), 0);
-    }
-
-    #[test]
-    fn a_tunnel_has_an_entry_of_each_kind_a_node_and_one_underlay_for_both_families() {
-        let wanted = objects(Backend::Vxlan, &cluster(), &underlay(), Some(DEVICE));
-        let mac = vtep_mac("b");
-        let addresses: Vec<_> = wanted.addresses.keys().map(|key| key.prefix.to_string()).collect();
-        assert_eq!(addresses, ["10.244.1.0/32", "fd00:1::/128"]);
-        let fdb: Vec<_> = wanted.fdb.iter().map(|(key, entry)| (key.mac, entry.dst.to_string())).collect();
-        assert_eq!(fdb, [(mac, "192.0.2.2".to_owned())]);
-        assert_eq!(wanted.neighbours.len(), 2);
-        assert!(wanted.neighbours.values().all(|n| n.mac == Some(mac) && n.permanent));
-        let gateways: Vec<_> = wanted.nexthops.keys().map(|key| key.gateway).collect();
-        let neighbours: Vec<_> = wanted.neighbours.keys().map(|key| key.address).collect();
-        assert_eq!(gateways, neighbours, "each next hop is resolved");
-        assert_eq!(gateways[0].to_string(), "10.244.2.0");
-        assert!(matches!(gateways[1], IpAddr::V6(v6) if v6.is_unicast_link_local()));
-    }
-
-    #[test]
-    fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
-        let ground = |underlay: Underlay| Ground {
-            backend: Backend::Vxlan,
-            own: node("a", 1),
-            underlay,
-            device: Some(DEVICE),
-            device6: Some(underlay.v6.map(|_| IfIndex(10))),
-        };
-        let other = node("b", 2);
-        let part = ground(underlay()).part(&other);
-        let fdb: Vec<_> =
-            part.fdb.iter().map(|(key, entry)| (key.link, key.mac, entry.dst.to_string())).collect();
-        let expected = [(DEVICE, other.vtep_mac, "192.0.2.2"), (IfIndex(10), other.vtep_mac6, "2001:db8::2")];
-        assert_eq!(fdb, expected.map(|(link, mac, dst)| (link, mac, dst.to_owned())));
-        assert!(part.nexthops.keys().all(|hop| (hop.link == DEVICE) == hop.gateway.is_ipv4()));
-        let addresses = ground(underlay()).objects(std::iter::empty()).addresses;
-        assert!(
-            addresses.keys().all(|key| (key.link == DEVICE) == key.prefix.is_ipv4()) && addresses.len() == 2
-        );
-
-        let mut routing = Routing::default();
-        routing.vxlan.device6 = Some(IfName::new("two").unwrap());
-        let (first, second) =
-            (device(&routing, &node("a", 1), &underlay()), device6(&routing, &node("a", 1), &underlay()));
-        let (first, second) = (first.unwrap(), second.unwrap());
-        assert_eq!((first.vxlan.local, first.mac), (Some([192, 0, 2, 1].into()), vtep_mac("a")));
-        assert_eq!((second.vxlan.local.map(|ip| ip.is_ipv6()), second.mac), (Some(true), vtep_mac6("a")));
-        assert_eq!((first.mtu, second.mtu), (1450, 1430));
-        assert_eq!(pod_mtu(&routing, &node("a", 1), &underlay()), Some(1430), "a pod has one MTU");
-
-        let one = Underlay { v6: None, ..underlay() };
-        assert_eq!(device6(&routing, &node("a", 1), &one), None);
-        let part = ground(one).part(&other);
-        assert!(part.routes.keys().all(|key| key.dst.is_ipv4()) && part.routes.len() == 1);
-    }
-
-    #[test]
-    fn auto_goes_plainly_to_what_is_on_the_link_and_through_the_tunnel_to_the_rest_in_each_family() {
-        let mut cluster = cluster();
-        let far = Node { v4: Some([198, 51, 100, 3].into()), ..node("c", 3) };
-        cluster.others.insert("c".into(), far.into());
-        let wanted = objects(Backend::Auto, &cluster, &underlay(), Some(DEVICE));
-        let expected = [
-            ("10.244.1.0/24", "unreachable"),
-            ("10.244.2.0/24", "192.0.2.2 dev 2"),
-            ("10.244.3.0/24", "10.244.3.0 dev 9"),
-            ("fd00:1::/64", "unreachable"),
-            ("fd00:2::/64", "2001:db8::2 dev 2"),
-            ("fd00:3::/64", "2001:db8::3 dev 2"),
-        ];
-        assert_eq!(hops(&wanted), expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
-        assert_eq!(wanted.fdb.len(), 1, "only where there is a tunnel");
-        let routing = Routing { backend: Backend::Auto, ..Routing::default() };
-        assert_eq!(pod_mtu(&routing, &cluster.own, &underlay()), Some(1450), "the smaller of the two");
-        let mut jumbo = underlay();
-        jumbo.v4.as_mut().unwrap().mtu = 9000;
-        assert_eq!(pod_mtu(&routing, &cluster.own, &jumbo), Some(1500), "the other family's link is smaller");
-    }
-
-    #[test]
-    fn of_nodes_that_claim_the_same_the_first_by_name_gets_it_and_the_other_is_named() {
-        let mut cluster = cluster();
-        let twin = Node { pod_cidrs: node("b", 2).pod_cidrs, ..node("c", 3) };
-        cluster.others.insert("c".into(), twin.into());
-        let wanted = objects(Backend::Native, &cluster, &underlay(), None);
-        assert!(wanted.clashes);
-        assert_eq!(hops(&wanted)[1], ("10.244.2.0/24".to_owned(), "192.0.2.2 dev 2".to_owned()));
-        let told: Vec<_> = wanted.skipped.iter().map(ToString::to_string).collect();
-        assert!(
-            told[0].starts_with("no route to 10.244.2.0/24, fd00:2::/64 of node c: another node"),
-            "{told:?}"
-        );
-    }
-
-    #[test]
-    fn the_link_local_next_hop_is_the_address_that_the_other_device_gives_itself() {
-        let mac: Mac = "b2:fb:bf:b8:bd:de".parse().unwrap();
-        let gateway = tunnel_gateway("fd00::".parse().unwrap(), mac);
-        assert_eq!(gateway.to_string(), "fe80::b0fb:bfff:feb8:bdde");
-    }
-
-    #[test]
-    fn the_tunnels_family_goes_by_what_the_node_has_and_not_by_what_is_up() {
-        let (routing, mut own) = (Routing::default(), node("a", 1));
-        let without_v4 = Underlay { v4: None, ..underlay() };
-        assert_eq!(device(&routing, &own, &without_v4), None, "it waits rather than moves to IPv6");
-        own.v4 = None;
-        let spec = device(&routing, &own, &without_v4).unwrap();
-        assert_eq!(spec.vxlan.local, Some("2001:db8::1".parse().unwrap()));
-        assert_eq!(spec.mtu, 1430);
-    }
-
-    #[test]
-    fn the_mtu_is_what_the_underlay_leaves_and_never_below_what_ipv6_needs() {
-        let (mut routing, own, mut underlay) = (Routing::default(), node("a", 1), underlay());
-        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1450));
-        underlay.v4.as_mut().unwrap().mtu = 1300;
-        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1280));
-        routing.mtu = Some(1400);
-        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1400));
-        routing = Routing { backend: Backend::Native, ..Routing::default() };
-        assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1300), "the least of the two links'");
-    }
-}
+mod tests;

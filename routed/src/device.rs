@@ -2,13 +2,14 @@
 
 use ferrule_config::Vxlan;
 use ferrule_model::{IfIndex, Link, Mac, Op, VxlanSpec};
-use ferrule_netlink::Kernel;
+use ferrule_netlink::{Kernel, Tunnels, kernel_release};
 use nix::errno::Errno;
 
 use crate::apply::PassError;
 use crate::objects::Objects;
 use crate::observe::Links;
-use crate::owner::{self, DeviceStep, ForeignDevice};
+use crate::offload;
+use crate::owner::{self, DeviceStep};
 use crate::report::{self, Report};
 
 /// The device, as far as a pass has come to it.
@@ -20,6 +21,8 @@ pub struct Device {
     pub fresh: bool,
     /// To be removed at the end: the routes over it are replaced first.
     pub leaves: bool,
+    /// It is as it should be in everything that this pass could set.
+    pub whole: bool,
 }
 
 /// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `had` is what the
@@ -27,7 +30,22 @@ pub struct Device {
 ///
 /// # Errors
 /// A link that is not ours has its name, or the kernel refuses.
-pub fn keep<K: Kernel>(
+pub fn keep<K: Tunnels>(
+    kernel: &mut K,
+    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    links: &Links,
+    had: (Option<IfIndex>, Option<&VxlanSpec>),
+    report: &mut Report,
+) -> Result<Device, PassError> {
+    let mut device = bring(kernel, (spec, settings, mac), links, had, report)?;
+    if let (Some(spec), Some(_), false) = (spec, device.index, device.leaves) {
+        let wanted = offload::wanted(settings.checksum_offload, &kernel_release());
+        device.whole = offload::keep(kernel, &spec.name, wanted, report)?;
+    }
+    Ok(device)
+}
+
+fn bring<K: Kernel>(
     kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
     links: &Links,
@@ -35,7 +53,7 @@ pub fn keep<K: Kernel>(
     report: &mut Report,
 ) -> Result<Device, PassError> {
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
-    let there = |index| Device { index: Some(index), fresh: false, leaves: false };
+    let there = |index| Device { index: Some(index), fresh: false, leaves: false, whole: true };
     match (step, spec) {
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
@@ -59,25 +77,28 @@ pub fn keep<K: Kernel>(
             create(kernel, spec, links, report)
         }
         (DeviceStep::Nothing | DeviceStep::Create | DeviceStep::Recreate(_), _) => {
-            Ok(Device { index: None, fresh: false, leaves: false })
+            Ok(Device { index: None, fresh: false, leaves: false, whole: true })
         }
     }
 }
 
-/// Whether among `links` the device is as it should be, and has the number that it had; none if none should be there.
+/// Whether the device is as `spec` says, and is the one that the last pass `left`.
 ///
 /// # Errors
 /// A link that is not ours has its name.
-pub fn is_kept(
-    links: &Links,
+pub fn is_right<K: Tunnels>(
+    kernel: &mut K,
     (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
-    had: Option<IfIndex>,
-) -> Result<bool, ForeignDevice> {
-    Ok(match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
-        DeviceStep::Keep(index) => had == Some(index),
-        DeviceStep::Nothing => had.is_none(),
+    links: &Links,
+    left: Option<IfIndex>,
+) -> Result<bool, PassError> {
+    let is_kept = match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
+        DeviceStep::Keep(index) => left == Some(index),
+        DeviceStep::Nothing => left.is_none(),
         _ => false,
-    })
+    };
+    let wanted = || offload::wanted(settings.checksum_offload, &kernel_release());
+    Ok(is_kept && spec.is_none_or(|spec| offload::is_right(kernel, &spec.name, wanted())))
 }
 
 /// The link that has our device's name, else our device under the name that it had in another configuration.
@@ -117,5 +138,5 @@ fn create<K: Kernel>(
     carry_out(kernel, &Op::AddVxlan(spec.clone()), links, report)?;
     let made = kernel.link(&spec.name)?;
     let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
-    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false })
+    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false, whole: true })
 }

@@ -21,6 +21,10 @@ pub struct Belief {
     pub spec: Option<VxlanSpec>,
     /// The name that our VXLAN device has or would have.
     pub device_name: IfName,
+    /// The number of our WireGuard device.
+    pub wireguard: Option<IfIndex>,
+    /// The name that our WireGuard device has or would have.
+    pub wireguard_name: IfName,
     /// The same of the second device, where IPv6 has one of its own.
     pub device6: Option<Second>,
     /// The links that hold the node's addresses.
@@ -57,12 +61,13 @@ pub enum Concern {
 
 impl Belief {
     /// The names of the uplinks, and that of our device if there is one.
-    pub fn names(&self) -> (Vec<String>, Option<String>) {
-        let name = |index| self.links.get(index).map(|link| link.name.to_string());
+    pub fn names(&self) -> (Vec<String>, Vec<String>) {
+        let name = |index: &IfIndex| self.links.get(index).map(|link| link.name.to_string());
         let mut uplinks: Vec<_> = self.uplinks.iter().filter_map(name).collect();
         // One link may have both addresses.
         uplinks.dedup();
-        (uplinks, self.device.map(|_| self.device_name.to_string()))
+        let tunnels = [self.device, self.wireguard].into_iter().flatten();
+        (uplinks, tunnels.filter_map(|index| name(&index)).collect())
     }
 
     /// Takes note of an event.
@@ -118,6 +123,7 @@ impl Belief {
             Change::Delete => self.links.remove(&link.index),
         };
         let matters = self.is_device(link.index)
+            || link.name == self.wireguard_name
             || self.uplinks.contains(&link.index)
             || link.name == self.device_name
             || self.device6.as_ref().is_some_and(|second| second.name == link.name);
@@ -131,7 +137,7 @@ impl Belief {
     }
 
     fn is_device(&self, link: IfIndex) -> bool {
-        self.devices().any(|device| device == link)
+        self.devices().chain(self.wireguard).any(|device| device == link)
     }
 
     fn is_own(&self, address: std::net::IpAddr) -> bool {
@@ -188,6 +194,8 @@ mod tests {
             device: Some(DEVICE),
             spec: None,
             device_name: IfName::new("ferrule.1").unwrap(),
+            wireguard: None,
+            wireguard_name: IfName::new("ferrule-wg").unwrap(),
             device6: None,
             uplinks: vec![ETH0],
             own: Node {
@@ -196,6 +204,7 @@ mod tests {
                 v6: None,
                 pod_cidrs: vec![],
                 vtep_mac: vtep_mac("a"),
+                wireguard_key: None,
                 vtep_mac6: vtep_mac("a/6"),
             },
             ours,

@@ -112,6 +112,7 @@ impl Goal {
         part.nexthops.keys().any(|hop| self.ids.contains_key(hop))
             || part.fdb.keys().any(|key| self.objects.fdb.contains_key(key))
             || part.neighbours.keys().any(|key| self.objects.neighbours.contains_key(key))
+            || part.peers.keys().any(|key| self.objects.peers.contains_key(key))
             || part.routes.keys().any(|key| self.objects.routes.contains_key(key))
     }
 

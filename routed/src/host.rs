@@ -61,9 +61,9 @@ impl Host {
 
     /// What [`Host::prepare`] and the others would do, for a person.
     pub fn plan(&self, cluster: &Cluster, belief: &Belief, mtu: u32) -> Vec<String> {
-        let (uplinks, device) = belief.names();
-        let settings = sysctl::settings(&uplinks, device.as_deref());
-        let mut lines = sysctl::plan(&settings, device.as_deref());
+        let (uplinks, tunnels) = belief.names();
+        let settings = sysctl::settings(&uplinks, &tunnels);
+        let mut lines = sysctl::plan(&settings, &tunnels);
         let masquerades = self.config.routing.masquerade;
         match list() {
             Ok(Some(listed)) if masquerades && masquerade::same(&listed, &self.wanted_table(cluster)) => {}
@@ -105,8 +105,8 @@ impl Host {
     }
 
     /// Sets the sysctls.
-    pub fn prepare(&mut self, uplinks: &[String], device: Option<&str>) {
-        let settings = sysctl::settings(uplinks, device);
+    pub fn prepare(&mut self, uplinks: &[String], tunnels: &[String]) {
+        let settings = sysctl::settings(uplinks, tunnels);
         let (changed, failed) = sysctl::apply(&settings);
         // What cannot be set is tried again with the next pass.
         self.silent =

@@ -35,8 +35,8 @@ pub struct Job {
 pub struct Ground {
     /// The links to the other nodes.
     pub uplinks: Vec<String>,
-    /// The VXLAN device, if there is one.
-    pub device: Option<String>,
+    /// Our devices.
+    pub tunnels: Vec<String>,
     /// The pods' MTU in bytes.
     pub mtu: u32,
 }
@@ -85,7 +85,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
             false
         });
         if let Some(ground) = &job.ground {
-            host.prepare(&ground.uplinks, ground.device.as_deref());
+            host.prepare(&ground.uplinks, &ground.tunnels);
         }
         if job.filters {
             host.filters(&job.cluster, job.by.as_deref());

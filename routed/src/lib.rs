@@ -3,7 +3,7 @@
 //! A walk through it. A [`source`] tells a snapshot of the nodes, and later changes; [`nodes`] works out what has really
 //! changed. The [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says
 //! what there should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`]
-//! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device. A change of nodes
+//! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device. A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
 //! rest right: [`sysctl`], the [`masquerade`] table, the way through a host firewall ([`forward`]),
@@ -31,8 +31,10 @@ pub mod nexthops;
 pub mod nodes;
 pub mod objects;
 pub mod observe;
+pub mod offload;
 pub mod outlook;
 pub mod owner;
+mod place;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
@@ -41,4 +43,5 @@ pub mod source;
 pub mod sysctl;
 pub mod underlay;
 pub mod window;
+pub mod wireguard;
 pub mod worker;

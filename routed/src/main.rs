@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         None => run::daemon(&cli.common),
         Some(Command::Plan) => plan::plan(&cli.common),
         Some(Command::Cleanup) => run::cleanup(&cli.common),
+        Some(Command::WireguardKey) => run::wireguard_key(&cli.common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -75,6 +75,7 @@ mod tests {
             v6: None,
             pod_cidrs: networks(pods),
             vtep_mac: vtep_mac(name),
+            wireguard_key: None,
             vtep_mac6: vtep_mac(name),
         };
         let own = node("a", &["10.244.1.0/24", "fd00:1::/64"]);

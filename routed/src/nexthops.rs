@@ -43,6 +43,7 @@ pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
     let routes = wanted.routes.into_iter().filter_map(|(key, target)| {
         let route = match target {
             Target::Unreachable => Route::unreachable(),
+            Target::Link(link) => Route::ours(Via::Link(link)),
             Target::Hop(hop) => Route::ours(Via::Nexthop(*ids.get(&hop)?)),
         };
         Some((key, route))
@@ -52,6 +53,7 @@ pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
         addresses: wanted.addresses,
         fdb: wanted.fdb,
         neighbours: wanted.neighbours,
+        peers: wanted.peers,
         nexthops: nexthops.collect(),
         routes: routes.collect(),
     }

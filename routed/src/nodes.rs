@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ferrule_config::NodeEntry;
-use ferrule_model::{Family, IpNetwork, Mac, family, network_address, vtep_mac};
+use ferrule_model::{Family, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
 
 /// One node of the cluster, as every source tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Node {
     pub pod_cidrs: Vec<IpNetwork>,
     /// The Ethernet address of its VXLAN device.
     pub vtep_mac: Mac,
+    /// The public key of its WireGuard device, as far as the source knows it.
+    pub wireguard_key: Option<WgKey>,
     /// That of its second one, where IPv6 has a device of its own.
     pub vtep_mac6: Mac,
 }
@@ -104,6 +106,7 @@ impl From<NodeEntry> for Node {
             v4: entry.address,
             v6: entry.address6,
             pod_cidrs: entry.pod_cidrs,
+            wireguard_key: entry.wireguard_key,
         }
     }
 }
@@ -240,6 +243,7 @@ mod tests {
             v6: None,
             pod_cidrs: vec![format!("10.244.{third}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(name),
+            wireguard_key: None,
             vtep_mac6: vtep_mac6(name),
         }
     }

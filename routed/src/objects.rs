@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_model::{
-    Address, AddressKey, Delta, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route,
-    RouteKey,
+    Address, AddressKey, Delta, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Peer,
+    PeerKey, Route, RouteKey,
 };
 
 /// The objects of every kind beside the device.
@@ -16,6 +16,8 @@ pub struct Objects {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Neighbours on the VXLAN device.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Peers of the WireGuard device.
+    pub peers: BTreeMap<PeerKey, Peer>,
     /// Nexthop objects.
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Routes.
@@ -31,6 +33,8 @@ pub struct Keys {
     pub fdb: BTreeSet<FdbKey>,
     /// Neighbours.
     pub neighbours: BTreeSet<NeighbourKey>,
+    /// Peers.
+    pub peers: BTreeSet<PeerKey>,
     /// Nexthop objects.
     pub nexthops: BTreeSet<NexthopId>,
     /// Routes.
@@ -43,6 +47,7 @@ impl Keys {
         self.addresses.len()
             + self.fdb.len()
             + self.neighbours.len()
+            + self.peers.len()
             + self.nexthops.len()
             + self.routes.len()
     }
@@ -57,6 +62,7 @@ impl Keys {
         self.addresses.extend(more.addresses);
         self.fdb.extend(more.fdb);
         self.neighbours.extend(more.neighbours);
+        self.peers.extend(more.peers);
         self.nexthops.extend(more.nexthops);
         self.routes.extend(more.routes);
     }
@@ -66,6 +72,7 @@ impl Keys {
         self.addresses.extend(objects.addresses.keys());
         self.fdb.extend(objects.fdb.keys());
         self.neighbours.extend(objects.neighbours.keys());
+        self.peers.extend(objects.peers.keys());
         self.nexthops.extend(objects.nexthops.keys());
         self.routes.extend(objects.routes.keys());
     }
@@ -77,6 +84,7 @@ impl Objects {
         self.addresses.len()
             + self.fdb.len()
             + self.neighbours.len()
+            + self.peers.len()
             + self.nexthops.len()
             + self.routes.len()
     }
@@ -93,6 +101,7 @@ impl Objects {
             addresses: only(&self.addresses, &keys.addresses),
             fdb: only(&self.fdb, &keys.fdb),
             neighbours: only(&self.neighbours, &keys.neighbours),
+            peers: only(&self.peers, &keys.peers),
             nexthops: only(&self.nexthops, &keys.nexthops),
             routes: only(&self.routes, &keys.routes),
         }
@@ -103,6 +112,7 @@ impl Objects {
         replace(&mut self.addresses, &keys.addresses, part.addresses);
         replace(&mut self.fdb, &keys.fdb, part.fdb);
         replace(&mut self.neighbours, &keys.neighbours, part.neighbours);
+        replace(&mut self.peers, &keys.peers, part.peers);
         replace(&mut self.nexthops, &keys.nexthops, part.nexthops);
         replace(&mut self.routes, &keys.routes, part.routes);
     }
@@ -112,6 +122,7 @@ impl Objects {
         self.addresses.extend(more.addresses);
         self.fdb.extend(more.fdb);
         self.neighbours.extend(more.neighbours);
+        self.peers.extend(more.peers);
         self.nexthops.extend(more.nexthops);
         self.routes.extend(more.routes);
     }
@@ -122,6 +133,7 @@ impl Objects {
             addresses: differing(&self.addresses, &desired.addresses),
             fdb: differing(&self.fdb, &desired.fdb),
             neighbours: differing(&self.neighbours, &desired.neighbours),
+            peers: differing(&self.peers, &desired.peers),
             nexthops: differing(&self.nexthops, &desired.nexthops),
             routes: differing(&self.routes, &desired.routes),
         }
@@ -140,24 +152,27 @@ impl Objects {
             Op::DeleteNexthop(id) => drop(self.nexthops.remove(id)),
             Op::PutRoute(key, value) | Op::AddRoute(key, value) => drop(self.routes.insert(*key, *value)),
             Op::DeleteRoute(key) => drop(self.routes.remove(key)),
+            Op::PutPeer(key, value) => drop(self.peers.insert(*key, value.clone())),
+            Op::DeletePeer(key) => drop(self.peers.remove(key)),
             // Links are not among the objects.
             Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => {}
+            Op::AddWireguard(_) | Op::SetWireguard(..) => {}
         }
     }
 }
 
-fn only<K: Ord + Copy, V: Copy>(all: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTreeMap<K, V> {
-    keys.iter().filter_map(|key| Some((*key, *all.get(key)?))).collect()
+fn only<K: Ord + Copy, V: Clone>(all: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTreeMap<K, V> {
+    keys.iter().filter_map(|key| Some((*key, all.get(key)?.clone()))).collect()
 }
 
-fn replace<K: Ord + Copy, V: Copy>(all: &mut BTreeMap<K, V>, keys: &BTreeSet<K>, part: BTreeMap<K, V>) {
+fn replace<K: Ord + Copy, V>(all: &mut BTreeMap<K, V>, keys: &BTreeSet<K>, part: BTreeMap<K, V>) {
     for key in keys.iter().filter(|key| !part.contains_key(key)) {
         all.remove(key);
     }
     all.extend(part);
 }
 
-fn differing<K: Ord + Copy, V: Copy + PartialEq>(
+fn differing<K: Ord + Copy, V: Clone + PartialEq>(
     observed: &BTreeMap<K, V>,
     desired: &BTreeMap<K, V>,
 ) -> BTreeSet<K> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, is_host_veth};
-use ferrule_netlink::{Error, Kernel};
+use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, is_host_veth};
+use ferrule_netlink::{Error, Kernel, Tunnels};
 
 use crate::desired::{Underlay, Uplink};
 use crate::nodes::Node;
@@ -23,8 +23,10 @@ pub struct Seen {
     pub links: Links,
     /// All nexthop objects.
     pub nexthops: Nexthops,
-    /// What is ours.
+    /// What is ours, but for peers.
     pub ours: Objects,
+    /// Peers of our WireGuard device.
+    pub peers: BTreeMap<PeerKey, PeerState>,
 }
 
 /// All links.
@@ -70,12 +72,17 @@ pub fn underlay<K: Kernel>(
     Ok(underlay)
 }
 
-/// Everything that is ours, with `devices` as our VXLAN devices. Where they were flannel's, its routes through them are
-/// ours, too.
+/// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were
+/// flannel's, its routes through them are ours, too.
 ///
 /// # Errors
 /// The kernel cannot be read.
-pub fn ours<K: Kernel>(kernel: &mut K, devices: &[IfIndex], were_flannels: bool) -> Result<Seen, Error> {
+pub fn ours<K: Tunnels>(
+    kernel: &mut K,
+    devices: &[IfIndex],
+    wireguard: Option<IfIndex>,
+    were_flannels: bool,
+) -> Result<Seen, Error> {
     let routes = kernel.routes(PROTOCOL)?;
     let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
     // After the routes, see `owner::routes`.
@@ -92,7 +99,12 @@ pub fn ours<K: Kernel>(kernel: &mut K, devices: &[IfIndex], were_flannels: bool)
         ours.neighbours.extend(kernel.neighbours(*device)?);
         ours.fdb.extend(kernel.fdb(*device)?);
     }
+    let mut peers = BTreeMap::new();
+    if let Some(device) = wireguard {
+        ours.addresses.extend(kernel.addresses(device)?);
+        peers = kernel.wireguard(device)?.unwrap_or_default().peers;
+    }
     ours.addresses.retain(|key, _| owner::is_our_address(key));
     ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-    Ok(Seen { links, nexthops, ours })
+    Ok(Seen { links, nexthops, ours, peers })
 }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ferrule_daemon::{Counter, Histogram};
-use ferrule_model::{IpNetwork, Mac};
+use ferrule_model::{IpNetwork, Mac, WgKey};
 use ferrule_wire::routed::{Kind, Objects};
 
 use crate::apply::Standing;
@@ -16,8 +16,8 @@ use crate::nodes::{Cluster, Node};
 use crate::report::{Report, Tally};
 
 /// All kinds of objects, in the order in which they are told.
-pub const KINDS: [Kind; 6] =
-    [Kind::Links, Kind::Addresses, Kind::Fdb, Kind::Neighbours, Kind::Nexthops, Kind::Routes];
+pub const KINDS: [Kind; 7] =
+    [Kind::Links, Kind::Addresses, Kind::Fdb, Kind::Neighbours, Kind::Peers, Kind::Nexthops, Kind::Routes];
 
 /// How things stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +60,7 @@ fn objects(standing: Standing<'_>, refused: &[Refused]) -> Vec<Objects> {
         (want.addresses.len(), have.addresses.len(), differing.addresses.len()),
         (want.fdb.len(), have.fdb.len(), differing.fdb.len()),
         (want.neighbours.len(), have.neighbours.len(), differing.neighbours.len()),
+        (want.peers.len(), have.peers.len(), differing.peers.len()),
         (want.nexthops.len(), have.nexthops.len(), differing.nexthops.len()),
         (want.routes.len(), have.routes.len(), differing.routes.len()),
     ];
@@ -81,6 +82,7 @@ fn kind_of(key: &Key) -> Kind {
         Key::Address(_) => Kind::Addresses,
         Key::Fdb(_) => Kind::Fdb,
         Key::Neighbour(_) => Kind::Neighbours,
+        Key::Peer(_) => Kind::Peers,
         Key::Nexthop(..) | Key::StrangeNexthop(_) => Kind::Nexthops,
         Key::Route(_) => Kind::Routes,
     }
@@ -108,6 +110,7 @@ struct About<'a> {
     networks: BTreeMap<IpNetwork, &'a Refused>,
     addresses: BTreeMap<IpAddr, &'a Refused>,
     macs: BTreeMap<Mac, &'a Refused>,
+    keys: BTreeMap<WgKey, &'a Refused>,
 }
 
 impl<'a> About<'a> {
@@ -120,6 +123,7 @@ impl<'a> About<'a> {
                 Key::Neighbour(key) => drop(about.addresses.insert(key.address, one)),
                 Key::Address(key) => drop(about.addresses.insert(key.prefix.ip(), one)),
                 Key::Fdb(key) => drop(about.macs.insert(key.mac, one)),
+                Key::Peer(key) => drop(about.keys.insert(key.key, one)),
                 Key::Link(_) | Key::Device | Key::StrangeNexthop(_) => {}
             }
         }
@@ -127,7 +131,7 @@ impl<'a> About<'a> {
     }
 
     fn is_empty(&self) -> bool {
-        self.networks.is_empty() && self.addresses.is_empty() && self.macs.is_empty()
+        self.networks.is_empty() && self.addresses.is_empty() && self.macs.is_empty() && self.keys.is_empty()
     }
 
     /// One of those that are about `node`: of its tunnel or its address before one of a network, which may follow from it.
@@ -135,7 +139,7 @@ impl<'a> About<'a> {
         use ferrule_model::Family;
         let addresses = Family::BOTH.into_iter().flat_map(|family| [node.address(family), node.vtep(family)]);
         let mut addresses = addresses.flatten().filter_map(|address| self.addresses.get(&address));
-        let mac = self.macs.get(&node.vtep_mac);
+        let mac = self.macs.get(&node.vtep_mac).or_else(|| self.keys.get(&node.wireguard_key?));
         let mut networks = node.pod_cidrs.iter().filter_map(|cidr| self.networks.get(cidr));
         mac.or_else(|| addresses.next()).or_else(|| networks.next()).copied()
     }

@@ -79,11 +79,18 @@ pub enum DeviceStep {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the link {name} is not Ferrule's ({kind}) and is left alone; remove it with `ip link del {name}`, or choose another \
-     name in [routing.vxlan] device"
+     name as `device` in [routing.vxlan] or [routing.wireguard]"
 )]
 pub struct ForeignDevice {
     name: IfName,
     kind: Kind,
+}
+
+impl ForeignDevice {
+    /// This link, which has the name of one of our devices.
+    pub fn of(link: &Link) -> Self {
+        Self { name: link.name.clone(), kind: Kind(link.kind.clone()) }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,8 +101,9 @@ impl fmt::Display for Kind {
         match &self.0 {
             LinkKind::Loopback => f.write_str("it is the loopback device"),
             LinkKind::Veth => f.write_str("it is a veth"),
+            LinkKind::Wireguard => f.write_str("it is a WireGuard device of someone else's"),
             LinkKind::Vxlan(vxlan) => write!(f, "its VNI is {}", vxlan.vni),
-            LinkKind::Other(kind) if kind.is_empty() => f.write_str("it is no VXLAN device"),
+            LinkKind::Other(kind) if kind.is_empty() => f.write_str("it has no kind"),
             LinkKind::Other(kind) => write!(f, "it is a {kind} device"),
         }
     }
@@ -106,7 +114,7 @@ impl fmt::Display for Kind {
 fn is_our_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     match &link.kind {
         LinkKind::Vxlan(vxlan) => vxlan.vni == settings.vni || link.mac == Some(mac),
-        LinkKind::Loopback | LinkKind::Veth | LinkKind::Other(_) => false,
+        LinkKind::Loopback | LinkKind::Veth | LinkKind::Wireguard | LinkKind::Other(_) => false,
     }
 }
 
@@ -117,7 +125,7 @@ pub fn is_our_renamed_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
         LinkKind::Vxlan(vxlan) => {
             vxlan.vni == settings.vni && vxlan.port == settings.port && link.mac == Some(mac)
         }
-        LinkKind::Loopback | LinkKind::Veth | LinkKind::Other(_) => false,
+        LinkKind::Loopback | LinkKind::Veth | LinkKind::Wireguard | LinkKind::Other(_) => false,
     }
 }
 
@@ -137,7 +145,8 @@ pub fn device_step(
         (None, Some(link), _) => Ok(DeviceStep::Remove(link.index)),
         (Some(_), None, None) => Ok(DeviceStep::Create),
         (Some(spec), None, Some(link)) => {
-            Err(ForeignDevice { name: spec.name.clone(), kind: Kind(link.kind.clone()) })
+            debug_assert_eq!(spec.name, link.name);
+            Err(ForeignDevice::of(link))
         }
         (Some(spec), Some(link), _)
             if link.kind != LinkKind::Vxlan(spec.vxlan.clone()) || link.name != spec.name =>
@@ -179,7 +188,7 @@ mod tests {
     }
 
     fn vxlan(vni: u32) -> ferrule_model::Vxlan {
-        ferrule_model::Vxlan { vni, port: 8472, local: None, underlay: None, learning: false }
+        ferrule_model::Vxlan { vni, port: 8472, local: None, underlay: None, learning: false, gbp: false }
     }
 
     fn spec() -> VxlanSpec {

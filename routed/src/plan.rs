@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ferrule_config::{Config, Source as SourceKind};
+use ferrule_config::{Config, Source as SourceKind, Tunnel};
 use ferrule_daemon::{CommonArgs, Notifier};
 use ferrule_model::{
     Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, LinkKind, Neighbour, NeighbourKey,
-    Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via,
+    Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
 };
-use ferrule_netlink::{Error, Kernel, Netlink, Refusal};
+use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Tunnels};
 use nix::errno::Errno;
 
 use crate::apply::Applier;
@@ -25,14 +25,15 @@ use crate::observe::Links;
 use crate::report;
 use crate::run::{RunError, Table, system};
 use crate::source::{AnySource, Source, origin};
+use crate::wireguard::Identity;
 use crate::worker::Message;
 
 /// How long the nodes may take: a file is read at once, an API server has to answer.
 const FILE_WAIT: Duration = Duration::from_secs(2);
 const SERVER_WAIT: Duration = Duration::from_secs(30);
 
-/// The number of a device that is not there, and of a second one the next lower: no link has them.
-const NOT_YET: IfIndex = IfIndex(u32::MAX);
+/// Numbers of devices that are not there go down from here: no link has them.
+const LAST: IfIndex = IfIndex(u32::MAX);
 
 /// Prints what the daemon would do with this configuration.
 ///
@@ -44,9 +45,18 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let cluster =
         runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name, &args.runtime_dir))?;
-    let mut applier = Applier::new(Noting::new(Netlink::open()?), config.routing.clone());
+    let (identity, is_new) = identity(&config)?;
+    let mut applier =
+        Applier::new(Noting::new(Netlink::open()?), config.routing.clone()).with_identity(identity);
     let report = applier.pass(&cluster, Instant::now())?;
     let mut lines = applier.kernel().lines()?;
+    if is_new {
+        lines.insert(
+            0,
+            format!("write a new WireGuard key into {}", config.routing.wireguard.key_file.display()),
+        );
+    }
+    lines.extend(report.done.iter().cloned());
     let host = Host::new(config, &args.runtime_dir);
     if let Some(belief) = applier.belief() {
         lines.extend(host.plan(&cluster, belief, report.mtu));
@@ -58,6 +68,17 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     }
     let mut out = io::stdout().lock();
     lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(system("write the plan"))
+}
+
+/// Who this node is, or would be, and whether that would have to be made.
+fn identity(config: &Config) -> Result<(Option<Identity>, bool), RunError> {
+    let routing = &config.routing;
+    if !routing.has(Tunnel::Wireguard) {
+        return Ok((None, false));
+    }
+    let found = Identity::find(&routing.wireguard.key_file)?;
+    let is_new = found.is_none();
+    Ok((Some(found.unwrap_or_else(|| Identity::of(WgSecret([0x40; 32])))), is_new))
 }
 
 /// The cluster, once the source tells of this node.
@@ -99,7 +120,7 @@ impl<K: Kernel> Noting<K> {
 
     /// The same for a person.
     fn lines(&mut self) -> Result<Vec<String>, Error> {
-        let all = self.kernel.links()?.into_iter().chain(self.made.clone());
+        let all = self.kernel.links()?.into_iter().chain(self.made.iter().cloned());
         let links: Links = all.map(|link| (link.index, link)).collect();
         Ok(self.ops.iter().map(|op| line(op, &links)).collect())
     }
@@ -107,9 +128,8 @@ impl<K: Kernel> Noting<K> {
     fn note(&mut self, op: &Op) -> Result<Result<(), Refusal>, Error> {
         match op {
             Op::AddVxlan(spec) => {
-                let taken = u32::try_from(self.made.len()).unwrap_or(0);
                 self.made.push(Link {
-                    index: IfIndex(NOT_YET.0.saturating_sub(taken)),
+                    index: self.not_yet(),
                     name: spec.name.clone(),
                     mac: Some(spec.mac),
                     mtu: spec.mtu,
@@ -118,6 +138,19 @@ impl<K: Kernel> Noting<K> {
                     alias: None,
                     peer: spec.vxlan.underlay,
                     kind: LinkKind::Vxlan(spec.vxlan.clone()),
+                });
+            }
+            Op::AddWireguard(spec) => {
+                self.made.push(Link {
+                    index: self.not_yet(),
+                    name: spec.name.clone(),
+                    mac: None,
+                    mtu: spec.mtu,
+                    up: false,
+                    carrier: false,
+                    alias: Some(spec.alias.clone()),
+                    peer: None,
+                    kind: LinkKind::Wireguard,
                 });
             }
             Op::DeleteLink(index) => drop(self.gone.insert(*index)),
@@ -134,6 +167,11 @@ impl<K: Kernel> Noting<K> {
     fn has_route(&mut self, key: &RouteKey) -> Result<bool, Error> {
         let found = self.kernel.route_match(key.dst.ip())?;
         Ok(found.is_some_and(|(found, route)| found == *key && route.protocol != ferrule_model::PROTOCOL))
+    }
+
+    /// The next number that no link has.
+    fn not_yet(&self) -> IfIndex {
+        IfIndex(LAST.0 - self.made.len() as u32)
     }
 
     fn is_new(&self, link: IfIndex) -> bool {
@@ -193,7 +231,7 @@ impl<K: Kernel> Kernel for Noting<K> {
     fn links(&mut self) -> Result<Vec<Link>, Error> {
         let mut links = self.kernel.links()?;
         links.retain(|link| !self.gone.contains(&link.index));
-        links.extend(self.made.clone());
+        links.extend(self.made.iter().cloned());
         Ok(links)
     }
 
@@ -233,6 +271,21 @@ impl<K: Kernel> Kernel for Noting<K> {
 
     fn fdb(&mut self, link: IfIndex) -> Result<BTreeMap<FdbKey, FdbEntry>, Error> {
         if self.is_new(link) { Ok(BTreeMap::new()) } else { self.kernel.fdb(link) }
+    }
+}
+
+impl<K: Tunnels> Tunnels for Noting<K> {
+    fn tx_checksum(&mut self, link: &IfName) -> Result<bool, Error> {
+        let is_new = self.made.iter().any(|made| made.name == *link);
+        if is_new { Ok(true) } else { self.kernel.tx_checksum(link) }
+    }
+
+    fn set_tx_checksum(&mut self, _: &IfName, _: bool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn wireguard(&mut self, link: IfIndex) -> Result<Option<WireguardState>, Error> {
+        if self.is_new(link) { Ok(Some(WireguardState::default())) } else { self.kernel.wireguard(link) }
     }
 }
 

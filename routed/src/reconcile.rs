@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ferrule_model::{
-    Delta, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, Via,
+    Delta, FdbKey, IpNetwork, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Peer, PeerKey, Route,
+    RouteKey, RouteKind, Via,
 };
 use ferrule_netlink::Refusal;
 
@@ -20,13 +21,15 @@ use crate::backoff::{Backoff, Key};
 use crate::objects::Objects;
 
 /// The batches of a pass, in their order.
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 12] = [
     Stage::PutAddresses,
     Stage::PutFdb,
     Stage::PutNeighbours,
+    Stage::PutPeers,
     Stage::PutNexthops,
     Stage::PutRoutes,
     Stage::DeleteRoutes,
+    Stage::DeletePeers,
     Stage::DeleteNexthops,
     Stage::DeleteNeighbours,
     Stage::DeleteFdb,
@@ -38,9 +41,11 @@ enum Stage {
     PutAddresses,
     PutFdb,
     PutNeighbours,
+    PutPeers,
     PutNexthops,
     PutRoutes,
     DeleteRoutes,
+    DeletePeers,
     DeleteNexthops,
     DeleteNeighbours,
     DeleteFdb,
@@ -63,6 +68,10 @@ fn hop_of(route: &Route) -> Option<NexthopId> {
         RouteKind::Unicast(Via::Nexthop(id)) => Some(id),
         RouteKind::Unicast(Via::Gateway { .. } | Via::Link(_)) | RouteKind::Unreachable => None,
     }
+}
+
+fn leaves_by_link(route: &Route) -> bool {
+    matches!(route.kind, RouteKind::Unicast(Via::Link(_)))
 }
 
 impl<'a> Pass<'a> {
@@ -142,6 +151,10 @@ impl<'a> Pass<'a> {
                 let ready = put.filter(|(key, value)| self.has_fdb_for(key, value));
                 ready.map(|(key, value)| Op::PutNeighbour(key, value)).collect()
             }
+            Stage::PutPeers => {
+                let put = Delta::between(&want.peers, &have.peers).put;
+                put.into_iter().map(|(key, value)| Op::PutPeer(key, value)).collect()
+            }
             Stage::PutNexthops => {
                 let put = Delta::between(&want.nexthops, &have.nexthops).put.into_iter();
                 let ready = put.filter(|(_, value)| self.has_neighbour_for(value));
@@ -153,7 +166,10 @@ impl<'a> Pass<'a> {
             }
             Stage::PutRoutes => {
                 let put = Delta::between(&want.routes, &have.routes).put.into_iter();
-                let ready = put.filter(|(_, route)| self.has_nexthop_for(route));
+                let lone = self.networks_without_peer();
+                let ready = put.filter(|(key, route)| {
+                    self.has_nexthop_for(route) && !(leaves_by_link(route) && lone.contains(&key.dst))
+                });
                 let was_ours =
                     |key: &RouteKey| self.known.is_some_and(|known| known.routes.contains_key(key));
                 let op = |(key, route)| {
@@ -169,6 +185,7 @@ impl<'a> Pass<'a> {
                 let delete = Delta::between(&want.routes, &have.routes).delete;
                 delete.into_iter().map(|(key, _)| Op::DeleteRoute(key)).collect()
             }
+            Stage::DeletePeers => self.unused_peers(),
             Stage::DeleteNexthops => self.unused_nexthops(),
             Stage::DeleteNeighbours => self.unused_neighbours(),
             Stage::DeleteFdb => self.unused_fdb(),
@@ -194,6 +211,26 @@ impl<'a> Pass<'a> {
 
     fn has_nexthop_for(&self, route: &Route) -> bool {
         hop_of(route).is_none_or(|id| self.observed.nexthops.get(&id) == self.desired.nexthops.get(&id))
+    }
+
+    /// The networks that are to lead to a peer which is not there as it should be.
+    fn networks_without_peer(&self) -> BTreeSet<IpNetwork> {
+        let is_missing = |(key, peer): &(&PeerKey, &Peer)| self.observed.peers.get(*key) != Some(*peer);
+        let missing = self.desired.peers.iter().filter(is_missing);
+        missing.flat_map(|(_, peer)| peer.allowed.iter().copied()).collect()
+    }
+
+    /// A peer that goes takes the way of its networks with it, unless they are another's by now.
+    fn unused_peers(&self) -> Vec<Op> {
+        let Delta { delete, .. } = Delta::between(&self.desired.peers, &self.observed.peers);
+        let stay = self.observed.peers.iter().filter(|(key, _)| self.desired.peers.contains_key(*key));
+        let served: BTreeSet<_> = stay.flat_map(|(_, peer)| &peer.allowed).collect();
+        let is_used = |peer: &Peer| {
+            peer.allowed.iter().filter(|network| !served.contains(network)).any(|network| {
+                self.observed.routes.get(&RouteKey::main(*network)).is_some_and(leaves_by_link)
+            })
+        };
+        delete.into_iter().filter(|(_, peer)| !is_used(peer)).map(|(key, _)| Op::DeletePeer(key)).collect()
     }
 
     /// The kernel deletes a nexthop's routes with it, so it goes only when no route is left that uses it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ferrule_model::{Change, IfIndex, LinkChange, Op};
+use ferrule_model::{Change, IfIndex, IfName, LinkChange, Op};
 use ferrule_netlink::Refusal;
 use nix::errno::Errno;
 
@@ -21,6 +21,7 @@ pub struct Tally {
     addresses: [usize; 2],
     fdb: [usize; 2],
     neighbours: [usize; 2],
+    peers: [usize; 2],
     nexthops: [usize; 2],
     routes: [usize; 2],
 }
@@ -32,6 +33,8 @@ pub struct Report {
     pub tally: Tally,
     /// What someone else had removed or changed, and was put back.
     pub repaired: Vec<String>,
+    /// What was changed of a device beside what is counted.
+    pub done: Vec<String>,
     /// What the kernel refused, why, and what a person can do.
     pub refused: BTreeSet<String>,
     /// What is left out.
@@ -51,6 +54,8 @@ impl Tally {
     pub fn count(&mut self, op: &Op) {
         let counter = match op {
             Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => &mut self.links,
+            Op::AddWireguard(_) | Op::SetWireguard(..) => &mut self.links,
+            Op::PutPeer(..) | Op::DeletePeer(_) => &mut self.peers,
             Op::PutAddress(..) | Op::DeleteAddress(_) => &mut self.addresses,
             Op::PutFdb(..) | Op::DeleteFdb(..) => &mut self.fdb,
             Op::PutNeighbour(..) | Op::DeleteNeighbour(_) => &mut self.neighbours,
@@ -66,12 +71,13 @@ impl Tally {
     }
 
     /// By kind, in the order of [`ferrule_wire::routed::Kind`]: how many were put, how many deleted.
-    pub fn kinds(&self) -> [(&'static str, [usize; 2]); 6] {
+    pub fn kinds(&self) -> [(&'static str, [usize; 2]); 7] {
         [
             ("links", self.links),
             ("addresses", self.addresses),
             ("FDB entries", self.fdb),
             ("neighbours", self.neighbours),
+            ("peers", self.peers),
             ("nexthops", self.nexthops),
             ("routes", self.routes),
         ]
@@ -104,7 +110,10 @@ pub fn object(op: &Op, observed: &Objects, links: &Links) -> String {
     };
     match op {
         Op::AddVxlan(spec) => format!("link {}", spec.name),
+        Op::AddWireguard(spec) => format!("link {}", spec.name),
         Op::SetLink(index, _) | Op::DeleteLink(index) => format!("link {}", link(index)),
+        Op::SetWireguard(index, settings) => format!("key and port {} of {}", settings.port, link(index)),
+        Op::PutPeer(key, _) | Op::DeletePeer(key) => format!("peer {} of {}", key.key, link(&key.link)),
         Op::PutAddress(key, _) | Op::DeleteAddress(key) => {
             format!("address {} on {}", key.prefix, link(&key.link))
         }
@@ -140,10 +149,27 @@ pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Opti
         Op::PutNexthop(id, value) | Op::AddNexthop(id, value) => {
             told(value, before.nexthops.get(id), found.nexthops.get(id))
         }
+        Op::PutPeer(key, value) => told(value, before.peers.get(key), found.peers.get(key)),
         Op::PutRoute(key, value) => told(value, before.routes.get(key), found.routes.get(key)),
         _ => None,
     }?;
     Some(format!("{} was {verb} by someone else; put back", object(op, found, links)))
+}
+
+/// The sentence about checksums of the device.
+pub fn offload(device: &IfName, on: bool) -> String {
+    let who = if on { "the link below it" } else { "it" };
+    format!("checksums of what {device} sends are made by {who} now (tx-checksum-ip-generic {})", onoff(on))
+}
+
+/// The sentence about checksums that cannot be switched.
+pub fn offload_refusal(device: &IfName, on: bool, refusal: &Refusal) -> String {
+    let remedy = "remove [routing.vxlan] checksum_offload to leave it as it is";
+    format!("cannot set tx-checksum-ip-generic {} on {device}: {refusal}; {remedy}", onoff(on))
+}
+
+fn onoff(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 /// The sentence about what was changed on the device by someone else.
@@ -197,6 +223,12 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         (Op::AddVxlan(_), Errno::EOPNOTSUPP) => "load the kernel module vxlan, or use backend = \"native\"",
         (Op::AddVxlan(_), Errno::EEXIST) => {
             "another VXLAN device has this VNI and port: remove it, or choose others in [routing.vxlan] on every node"
+        }
+        (Op::AddWireguard(_) | Op::SetWireguard(..), Errno::EOPNOTSUPP) => {
+            "load the kernel module wireguard (Linux 5.6 and later have it), or use another backend"
+        }
+        (Op::SetWireguard(..), Errno::EADDRINUSE) => {
+            "another program has the UDP port: end it, or choose another [routing.wireguard] port on every node"
         }
         (_, Errno::ENETDOWN | Errno::ENODEV) => "it is tried again when the link is back",
         _ => "it is tried again, ever more rarely; the other objects are not held up",

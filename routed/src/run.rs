@@ -1,15 +1,15 @@
 //! The daemon: connects source, kernel events, worker and service manager, and nothing more.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::{Duration, Instant};
 
-use ferrule_config::{Config, ConfigError, NodeNameError};
+use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
-use ferrule_model::vtep_mac;
+use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::Netlink;
 use ferrule_netlink::monitor::Monitor;
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ use crate::outlook::Outlook;
 use crate::report::{LINES, log_lines};
 use crate::source::{AnySource, NodeEvent, Source, origin};
 use crate::window::{Ask, Known, Window};
+use crate::wireguard::Identity;
+use crate::wireguard::key::KeyError;
 use crate::worker::{Message, Status, Worker};
 use ferrule_netlink::wake::Wakes;
 
@@ -60,6 +62,9 @@ pub enum RunError {
     /// The kernel's events cannot be had.
     #[error("cannot subscribe to the kernel's events: {0}")]
     Events(#[source] io::Error),
+    /// There is no WireGuard key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The operating system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -101,21 +106,24 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
+    let identity = identity(&config.routing)?;
     let mut source = AnySource::new(&config, &name, runtime_dir)?;
+    let key = identity.as_ref().map(|identity| identity.key);
+    key.into_iter().for_each(|key| source.publish(key));
     let kernel = Netlink::open()?;
     // Before anything is read from the kernel: what others change in between is told.
     let own = Some(kernel.port()?);
     let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
     let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
     let outlook = Arc::new(Outlook::default());
-    let (inbox, mut status) = start_worker(kernel, &config, runtime_dir, Arc::clone(&outlook))?;
+    let (inbox, mut status) = start_worker(kernel, &config, identity, runtime_dir, Arc::clone(&outlook))?;
     start_forwarding(wakes, inbox.clone())?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
     let (window, mut asks) = Window::new(&name, &config, status.clone(), outlook);
     let _socket = open_window(&window, lock.as_ref(), &config)?;
-    let mut table = Table::new(&name, config, notifier);
+    let mut table = Table { key, ..Table::new(&name, config, notifier) };
     tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
     let mut told = Status::default();
     loop {
@@ -195,15 +203,22 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the socket was closed")
 }
 
+/// Where there is to be a WireGuard device, who this node is.
+fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
+    let is_needed = routing.has(Tunnel::Wireguard);
+    is_needed.then(|| Identity::keep(&routing.wireguard.key_file)).transpose()
+}
+
 fn start_worker(
     kernel: Netlink,
     config: &Config,
+    identity: Option<Identity>,
     runtime_dir: &Path,
     outlook: Arc<Outlook>,
 ) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
     let (inbox, messages) = mpsc::channel();
     let (status, statuses) = watch::channel(Status::default());
-    let applier = Applier::new(kernel, config.routing.clone());
+    let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
     let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
@@ -264,13 +279,25 @@ pub(crate) struct Table {
     config: Config,
     said_override: bool,
     notifier: Notifier,
+    /// This node's WireGuard key, and what was said of what the source says of it.
+    key: Option<WgKey>,
+    said_key: Option<Option<WgKey>>,
 }
 
 impl Table {
     /// Nothing is known yet.
     pub(crate) fn new(name: &str, config: Config, notifier: Notifier) -> Self {
         let nodes = Nodes::new(name);
-        Self { snapshot: None, news: None, nodes, config, said_override: false, notifier }
+        Self {
+            snapshot: None,
+            news: None,
+            nodes,
+            config,
+            said_override: false,
+            notifier,
+            key: None,
+            said_key: None,
+        }
     }
 
     /// Takes what a source tells; gives what the worker has to know, once this node is known.
@@ -294,6 +321,7 @@ impl Table {
         }
         let mut cluster = self.nodes.cluster()?;
         self.override_own(&mut cluster);
+        self.compare_key(cluster.own.wireguard_key);
         Some(Message::Cluster(Box::new(cluster)))
     }
 
@@ -327,6 +355,19 @@ impl Table {
         }
     }
 
+    /// What a nodes file says of this node's key is what the others go by. Another source has it from this daemon.
+    fn compare_key(&mut self, told: Option<WgKey>) {
+        let Some(key) = self.key.filter(|key| told != Some(*key)) else { return };
+        let is_file = self.config.routing.source == ferrule_config::Source::File;
+        if is_file && self.said_key.replace(told) != Some(told) {
+            let origin = origin(&self.config.routing).0;
+            tracing::error!(
+                "{origin} does not have this node's WireGuard key: nobody can send to it; write wireguard_key = \"{key}\" into \
+                 its [[node]] table, on every node"
+            );
+        }
+    }
+
     /// `[node] address` and `address6` win, for this node alone; the others go by the nodes file.
     fn override_own(&mut self, cluster: &mut Cluster) {
         let (own, node) = (&mut cluster.own, &self.config.node);
@@ -339,6 +380,16 @@ impl Table {
         }
         (own.v4, own.v6) = (v4, v6);
     }
+}
+
+/// Prints the public key of this node, which is made if there is none.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn wireguard_key(args: &CommonArgs) -> Result<(), RunError> {
+    let config = args.load_config()?;
+    let identity = Identity::keep(&config.routing.wireguard.key_file)?;
+    writeln!(io::stdout(), "{}", identity.key).map_err(system("write to standard output"))
 }
 
 /// Removes all that is ours, and says what.

@@ -25,14 +25,14 @@ impl Setting {
     }
 }
 
-/// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `device` is
-/// the VXLAN device if there is one.
+/// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `tunnels` are
+/// our devices.
 ///
 /// Once a node forwards IPv6, it takes no more router advertisements where `accept_ra` is 1, and would lose its default
 /// route: hence 2, "also while forwarding" (ip-sysctl), before forwarding begins. Strict reverse path filtering would drop
 /// what another node sends from its own address to a pod through the tunnel, as the answer leaves by the underlay: hence
-/// 2, loose, on our own device, which wins over 1 in `all`.
-pub fn settings(uplinks: &[String], device: Option<&str>) -> Vec<Setting> {
+/// 2, loose, on our own devices, which wins over 1 in `all`.
+pub fn settings(uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
     let always = |name: &str, value| Setting { name: name.to_owned(), value, only_from: None };
     let mut settings: Vec<_> = uplinks
         .iter()
@@ -44,9 +44,7 @@ pub fn settings(uplinks: &[String], device: Option<&str>) -> Vec<Setting> {
         .collect();
     settings.push(always("net/ipv4/ip_forward", "1"));
     settings.push(always("net/ipv6/conf/all/forwarding", "1"));
-    if let Some(device) = device {
-        settings.push(always(&format!("net/ipv4/conf/{device}/rp_filter"), "2"));
-    }
+    settings.extend(tunnels.iter().map(|device| always(&format!("net/ipv4/conf/{device}/rp_filter"), "2")));
     settings
 }
 
@@ -63,11 +61,11 @@ pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
     (changed, failed)
 }
 
-/// What [`apply`] would change; `made` is a device that is not there yet and would be.
-pub fn plan(settings: &[Setting], made: Option<&str>) -> Vec<String> {
+/// What [`apply`] would change; `made` are devices that are perhaps not there yet and would be.
+pub fn plan(settings: &[Setting], made: &[String]) -> Vec<String> {
     let line = |setting: &Setting| {
         let Setting { name, value, .. } = setting;
-        let of_made = made.is_some_and(|made| name.contains(&format!("/{made}/")));
+        let of_made = made.iter().any(|made| name.contains(&format!("/{made}/")));
         let now = match sysctl::get(name) {
             Ok(now) => now,
             Err(_) if of_made => return Some(format!("set sysctl {}={value}", dotted(name))),
@@ -118,7 +116,7 @@ mod tests {
 
     #[test]
     fn router_advertisements_are_secured_before_forwarding_begins() {
-        let settings = settings(&["eth0".into()], Some("ferrule.1"));
+        let settings = settings(&["eth0".into()], &["ferrule.1".into()]);
         let names: Vec<_> = settings.iter().map(|setting| setting.name.as_str()).collect();
         let expected = [
             "net/ipv6/conf/eth0/accept_ra",

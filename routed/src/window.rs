@@ -88,6 +88,7 @@ impl Window {
             Backend::Vxlan => "vxlan",
             Backend::Native => "native",
             Backend::Auto => "auto",
+            Backend::Wireguard => "wireguard",
         };
         let source = origin(&config.routing).0;
         (Self(Arc::new(Inside { node: node.to_owned(), backend, source, asks, status, outlook })), asked)
@@ -222,6 +223,7 @@ fn kind_name(kind: routed::Kind) -> &'static str {
         routed::Kind::Addresses => "addresses",
         routed::Kind::Fdb => "fdb",
         routed::Kind::Neighbours => "neighbours",
+        routed::Kind::Peers => "peers",
         routed::Kind::Nexthops => "nexthops",
         routed::Kind::Routes => "routes",
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use ferrule_netlink::Kernel;
+use ferrule_netlink::Tunnels;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 use tokio::sync::watch;
@@ -124,7 +124,7 @@ impl Due {
     }
 }
 
-impl<K: Kernel> Worker<K> {
+impl<K: Tunnels> Worker<K> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
     /// `host`, with the other nodes as soon as they change if `host_follows`.
     pub fn new(
@@ -338,8 +338,8 @@ impl<K: Kernel> Worker<K> {
 
     fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
         let Some(belief) = self.applier.belief() else { return };
-        let (uplinks, device) = belief.names();
-        let ground = Ground { uplinks, device, mtu: self.mtu };
+        let (uplinks, tunnels) = belief.names();
+        let ground = Ground { uplinks, tunnels, mtu: self.mtu };
         let by = self.culprits.take_table();
         self.ask(Job { cluster: Arc::clone(cluster), filters, by, ground: Some(ground) });
         self.last_host = Some(Instant::now());
@@ -356,6 +356,7 @@ impl<K: Kernel> Worker<K> {
             tracing::info!("this node is {}; the pods' MTU is {}", report.underlay, report.mtu);
             self.underlay.clone_from(&report.underlay);
         }
+        report.done.iter().for_each(|line| tracing::info!("{line}"));
         let repaired: Vec<_> = report.repaired.iter().map(|line| self.culprits.named(line)).collect();
         log_lines(&repaired, repaired.len(), "more things put back", |line| {
             tracing::warn!("{line}");

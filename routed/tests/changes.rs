@@ -9,7 +9,6 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use ferrule_config::Backend;
 use ferrule_model::{
     Change, Family, IfName, LinkChange, LinkKind, NexthopId, Op, PROTOCOL, Route, RouteKey, family,
 };
@@ -22,7 +21,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use routed::apply::Applier;
 use routed::nodes::Cluster;
-use world::{Watched, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle};
+use world::{Watched, Way, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle};
 
 /// What another program does on the node.
 #[derive(Debug, Clone)]
@@ -181,7 +180,7 @@ fn hears(applier: &mut Applier<Watched<FakeKernel>>, told: &[Told]) -> bool {
 fn walk(
     world: &FakeWorld,
     netns: FakeNetns,
-    backend: Backend,
+    backend: Way,
     steps: &[(Cluster, Option<(u64, Errno)>)],
 ) -> Applier<Watched<FakeKernel>> {
     let mut applier = applier(world, netns, backend);

@@ -20,7 +20,7 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::apply::Applier;
 use routed::nodes::{Cluster, Node};
-use world::{Watched, backend, changes, clusters, essence};
+use world::{Watched, changes, clusters, essence};
 
 /// A node's machine: an underlay link with both addresses.
 struct Machine(Netns);
@@ -120,6 +120,11 @@ fn walk(
         pending = applier.update(after, &[], now).unwrap().pending;
     }
     panic!("it does not settle: {:?}", applier.update(after, &[], now + Duration::from_secs(60)));
+}
+
+/// Those that every kernel has.
+fn backend() -> impl Strategy<Value = Backend> {
+    prop_oneof![Just(Backend::Vxlan), Just(Backend::Native), Just(Backend::Auto)]
 }
 
 fn refusal() -> impl Strategy<Value = Option<(usize, Errno)>> {

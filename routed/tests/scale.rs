@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use ferrule_config::{Backend, Routing};
 use ferrule_model::{Address, AddressKey, IfIndex, IfName, LinkChange, Mac, Op, VethSpec, vtep_mac};
-use ferrule_netlink::{Kernel, Netlink, netns};
+use ferrule_netlink::{Kernel, Netlink, Tunnels, netns};
 use routed::apply::Applier;
 use routed::nodes::{Cluster, Node, NodeChange};
 use world::{applier, machine};
@@ -31,6 +31,7 @@ fn node(number: u16, generation: u16) -> Node {
         .map(|cidr| cidr.parse().unwrap())
         .into(),
         vtep_mac: vtep_mac(&name),
+        wireguard_key: None,
         vtep_mac6: vtep_mac(&name),
         name,
     }
@@ -42,7 +43,7 @@ fn cluster(count: u16) -> Cluster {
 }
 
 /// Replaces a node: it goes, and comes back with other networks; each is a change of its own.
-fn replace<K: Kernel>(applier: &mut Applier<K>, cluster: &mut Cluster, number: u16) -> usize {
+fn replace<K: Tunnels>(applier: &mut Applier<K>, cluster: &mut Cluster, number: u16) -> usize {
     let name = format!("n{number}");
     let before = cluster.others[&name].clone();
     let steps = [(Some(before), None), (None, Some(Arc::new(node(number, 1))))];

@@ -8,12 +8,17 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use ferrule_config::Backend;
-use ferrule_model::{PROTOCOL, Route, RouteKey};
+use ferrule_config::{Backend, Tunnel};
+use ferrule_model::{Op, PROTOCOL, Peer, PeerKey, Route, RouteKey, WgKey, WgSecret, WireguardSettings};
+use ferrule_netlink::Kernel;
 use ferrule_netlink::fake::FakeWorld;
 use nix::errno::Errno;
 use proptest::prelude::*;
-use world::{applier, backend, cluster, essence, faults, machine, settle, two_nodes};
+use routed::nodes::{Cluster, Node};
+use world::{
+    Way, applier, backend, changes, cluster, essence, faults, machine, scratch, settle, strict_applier,
+    two_nodes, working,
+};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
@@ -61,6 +66,95 @@ proptest! {
         prop_assert_eq!(report.pending, 0);
         prop_assert_eq!(world.state(&netns), before);
     }
+}
+
+/// From one way and cluster to another; at no moment does a packet to the other node's pods go nowhere.
+fn moves_without_a_gap((from, before): (Way, &Cluster), (to, after): (Way, &Cluster)) {
+    let (world, netns) = machine();
+    settle(&mut strict_applier(&world, netns, from), &world, before, &[]);
+    let always = working(&world.state(&netns));
+    let mut applier = strict_applier(&world, netns, to);
+    applier.kernel().always = always.clone();
+    settle(&mut applier, &world, after, &[]);
+    assert_eq!(applier.kernel().lost, Vec::<String>::new(), "{from:?} to {to:?}");
+    assert_eq!(working(&world.state(&netns)), always);
+    assert_eq!(essence(&world.state(&netns)), essence(&scratch(after, to)), "{from:?} to {to:?}");
+}
+
+#[test]
+fn from_any_backend_to_any_other_every_packet_has_a_way_at_every_moment() {
+    let ways = [Backend::Native, Backend::Vxlan, Backend::Auto, Backend::Wireguard].map(Way::from);
+    let accepting = [
+        Way(Backend::Native, Some(Tunnel::Wireguard)),
+        Way(Backend::Vxlan, Some(Tunnel::Wireguard)),
+        Way(Backend::Wireguard, Some(Tunnel::Vxlan)),
+    ];
+    let all: Vec<_> = ways.into_iter().chain(accepting).collect();
+    for from in &all {
+        for to in &all {
+            moves_without_a_gap((*from, &two_nodes()), (*to, &two_nodes()));
+        }
+    }
+}
+
+#[test]
+fn a_node_whose_key_changes_is_reached_at_every_moment() {
+    let mut changed = two_nodes();
+    let node = Node { wireguard_key: Some(WgKey([77; 32])), ..(*changed.others["n2"]).clone() };
+    changed.others.insert("n2".into(), node.into());
+    let way = Way::from(Backend::Wireguard);
+    moves_without_a_gap((way, &two_nodes()), (way, &changed));
+    // The same as a change that is told, to a daemon that runs on.
+    let (world, netns) = machine();
+    let mut applier = strict_applier(&world, netns, way);
+    settle(&mut applier, &world, &two_nodes(), &[]);
+    applier.kernel().always = working(&world.state(&netns));
+    let report = applier.update(&changed, &changes(&two_nodes(), &changed), Instant::now()).unwrap();
+    assert_eq!((report.tally.to_string().as_str(), report.pending), ("peers +1 -1", 0));
+    assert_eq!(applier.kernel().lost, Vec::<String>::new());
+    assert_eq!(essence(&world.state(&netns)), essence(&scratch(&changed, way)));
+}
+
+#[test]
+fn a_peer_that_someone_removes_or_changes_is_put_back_when_everything_is_compared() {
+    let (world, netns) = machine();
+    let mut applier = applier(&world, netns, Backend::Wireguard);
+    settle(&mut applier, &world, &two_nodes(), &[]);
+    let right = essence(&world.state(&netns));
+    let device = *world.state(&netns).wireguards.keys().next().unwrap();
+    let key = PeerKey { link: device, key: WgKey([2; 32]) };
+    let nothing = Peer { endpoint: None, allowed: BTreeSet::new(), keepalive_s: 0, preshared: true };
+    let stranger = PeerKey { key: WgKey([66; 32]), ..key };
+    let other = WireguardSettings { secret: WgSecret([64; 32]), port: 1 };
+    for op in [
+        Op::DeletePeer(key),
+        Op::PutPeer(key, nothing.clone()),
+        Op::PutPeer(stranger, nothing),
+        Op::SetWireguard(device, other),
+    ] {
+        world.kernel(&netns).apply(std::slice::from_ref(&op)).unwrap().remove(0).unwrap();
+        assert_ne!(essence(&world.state(&netns)), right, "{op}");
+        let report = applier.pass(&two_nodes(), Instant::now()).unwrap();
+        assert_eq!(essence(&world.state(&netns)), right, "{op}");
+        assert_eq!(report.tally.total(), 1, "{op}");
+    }
+}
+
+#[test]
+fn a_node_without_a_key_is_named_and_the_others_go_on() {
+    let (world, netns) = machine();
+    let mut cluster = two_nodes();
+    let keyless = Node { name: "n3".into(), wireguard_key: None, ..(*cluster.others["n2"]).clone() };
+    let keyless = Node { pod_cidrs: vec!["10.244.3.0/24".parse().unwrap()], ..keyless };
+    cluster.others.insert("n3".into(), keyless.into());
+    let report = applier(&world, netns, Backend::Wireguard).pass(&cluster, Instant::now()).unwrap();
+    let told: Vec<_> = report.skipped.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].starts_with("no route to 10.244.3.0/24 of node n3: its WireGuard key is not known"),
+        "{told:?}"
+    );
+    assert_eq!((told.len(), report.pending), (1, 0));
+    assert_eq!(working(&world.state(&netns)).len(), world.state(&netns).routes.len());
 }
 
 #[test]

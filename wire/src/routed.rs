@@ -66,7 +66,7 @@ pub struct StatusReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The VXLAN device.
+    /// The devices.
     Links,
     /// Addresses of the device.
     Addresses,
@@ -74,6 +74,8 @@ pub enum Kind {
     Fdb,
     /// Neighbours.
     Neighbours,
+    /// Peers of the WireGuard device.
+    Peers,
     /// Nexthop objects.
     Nexthops,
     /// Routes.

@@ -45,6 +45,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
             LinkInfo::Kind(InfoKind::Vxlan) => {}
+            LinkInfo::Kind(InfoKind::Wireguard) => kind = LinkKind::Wireguard,
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = LinkKind::Vxlan(vxlan(data)),
             _ => {}
@@ -54,7 +55,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
 }
 
 fn vxlan(data: &[InfoVxlan]) -> Vxlan {
-    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false };
+    let mut vxlan = Vxlan { vni: 0, port: 0, local: None, underlay: None, learning: false, gbp: false };
     for attribute in data {
         match attribute {
             InfoVxlan::Id(vni) => vxlan.vni = *vni,
@@ -63,6 +64,7 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Local6(v6) => vxlan.local = Some((*v6).into()),
             InfoVxlan::Link(link) => vxlan.underlay = (*link != 0).then_some(IfIndex(*link)),
             InfoVxlan::Learning(on) => vxlan.learning = *on,
+            InfoVxlan::Gbp => vxlan.gbp = true,
             _ => {}
         }
     }
@@ -85,7 +87,8 @@ mod tests {
 
     fn vxlan_spec(text: &str, vni: u32, local: Option<&str>, underlay: Option<IfIndex>) -> VxlanSpec {
         let local = local.map(|local| local.parse().unwrap());
-        let vxlan = Vxlan { vni, port: 8472, local, underlay, learning: underlay.is_some() };
+        let vxlan =
+            Vxlan { vni, port: 8472, local, underlay, learning: underlay.is_some(), gbp: underlay.is_none() };
         VxlanSpec { name: name(text), mac: Mac::local([3; 6]), mtu: 1400, vxlan }
     }
 

@@ -357,11 +357,11 @@ impl Value {
             return Err(format!("its backend \"{}\" is neither vxlan nor host-gw", self.backend_type));
         }
         let macs = match routing.backend {
-            Backend::Native => Macs { v4: vtep_mac(&name), v6: vtep_mac(&name) },
+            Backend::Native | Backend::Wireguard => Macs { v4: vtep_mac(&name), v6: vtep_mac(&name) },
             Backend::Vxlan | Backend::Auto => self.needed(&name, &pod_cidrs, routing)?,
         };
         let (vtep_mac, vtep_mac6) = (macs.v4, macs.v6);
-        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6 })
+        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key: None })
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 
 use ferrule_config::{Config, Routing, Vxlan};
 use ferrule_daemon::WatchError;
-use ferrule_model::{IfName, LinkKind, Mac};
+use ferrule_model::{IfName, LinkKind, Mac, WgKey};
 use ferrule_netlink::{Kernel, Netlink};
 
 use crate::nodes::{Node, NodeUpdate};
@@ -40,6 +40,10 @@ pub trait Source {
 
     /// The first state that was told is in the kernel: a source that can say so to the cluster does.
     fn in_kernel(&mut self) {}
+
+    /// The public key of this node's WireGuard device: a source that can tell the others does. Called once, before anything
+    /// is asked for.
+    fn publish(&mut self, _key: WgKey) {}
 }
 
 /// The source that the configuration names.
@@ -100,6 +104,14 @@ impl Source for AnySource {
             Self::File(source) => source.in_kernel(),
             Self::Kubernetes(source) => source.in_kernel(),
             Self::Etcd(source) => source.in_kernel(),
+        }
+    }
+
+    fn publish(&mut self, key: WgKey) {
+        match self {
+            Self::File(source) => source.publish(key),
+            Self::Kubernetes(source) => source.publish(key),
+            Self::Etcd(source) => source.publish(key),
         }
     }
 }

@@ -21,6 +21,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     netns: Netns,
     pub(crate) directory: tempfile::TempDir,
+    /// Its name is `n` and this.
+    number: u8,
     backend: &'static str,
 }
 
@@ -32,17 +34,28 @@ pub(crate) struct Daemon {
 }
 
 impl Node {
+    /// A node alone, with both addresses on a link that leads nowhere.
     pub(crate) fn new(backend: &'static str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let node = Self { netns: netns::make().unwrap(), directory, backend };
-        node.write_config();
-        node.ip("link set lo up");
+        let node = Self::bare(1, backend);
         node.ip("link add eth0 type veth peer name wire");
         node.ip("addr add 192.0.2.1/24 dev eth0");
         node.ip("addr add 2001:db8::1/64 dev eth0 nodad");
         node.ip("link set wire up");
         node.ip("link set eth0 up");
         node
+    }
+
+    /// A node without an underlay.
+    pub(crate) fn bare(number: u8, backend: &'static str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Self { netns: netns::make().unwrap(), directory, number, backend };
+        node.write_config();
+        node.ip("link set lo up");
+        node
+    }
+
+    pub(crate) fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     fn write_config(&self) {
@@ -52,7 +65,8 @@ impl Node {
     /// More of `[routing]`, and more of the configuration, for the next start.
     pub(crate) fn configure_routing(&self, routing: &str, more: &str) {
         let config = format!(
-            "[node]\nname = \"n1\"\n[routing]\nbackend = \"{}\"\n{routing}[routing.file]\npath = \"{}\"\n{more}",
+            "[node]\nname = \"n{}\"\n[routing]\nbackend = \"{}\"\n{routing}[routing.file]\npath = \"{}\"\n{more}",
+            self.number,
             self.backend,
             self.path("nodes.toml").display()
         );
@@ -65,7 +79,7 @@ impl Node {
         self.write_config();
     }
 
-    /// More of the configuration, for the next start.
+    /// More of the configuration, for the next start: keys of `[routing]`, and tables.
     pub(crate) fn configure(&self, more: &str) {
         self.configure_routing("", more);
     }
@@ -173,6 +187,14 @@ impl Node {
     pub(crate) fn arguments(&self) -> String {
         let (config, run) = (self.path("ferrule.toml"), self.path("run"));
         format!("--config {} --runtime-dir {}", config.display(), run.display())
+    }
+
+    /// What the operator is told to write into the nodes file.
+    pub(crate) fn wireguard_key(&self) -> String {
+        let mut command = self.daemon_command();
+        let output = self.netns.run(|| command.arg("wireguard-key").output()).unwrap().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// The daemon, not started yet.

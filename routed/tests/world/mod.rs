@@ -4,20 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use ferrule_config::{Backend, Routing};
+use ferrule_config::{Backend, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, vtep_mac,
+    NexthopId, Op, PeerState, Route, RouteKey, RouteKind, VethSpec, Via, WgKey, WgSecret, WireguardState,
+    vtep_mac,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
-use ferrule_netlink::{Error, Kernel, Refusal};
+use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::apply::Applier;
 use routed::nodes::{Cluster, Node, NodeChange};
+use routed::wireguard::Identity;
 
 /// A kernel that is looked at after every single change.
 pub(crate) struct Watched<K> {
@@ -109,6 +111,18 @@ impl<K: Kernel> Kernel for Watched<K> {
     }
 }
 
+impl<K: Tunnels> Tunnels for Watched<K> {
+    fn tx_checksum(&mut self, link: &IfName) -> Result<bool, Error> {
+        self.kernel.tx_checksum(link)
+    }
+    fn set_tx_checksum(&mut self, link: &IfName, on: bool) -> Result<(), Error> {
+        self.kernel.set_tx_checksum(link, on)
+    }
+    fn wireguard(&mut self, link: IfIndex) -> Result<Option<WireguardState>, Error> {
+        self.kernel.wireguard(link)
+    }
+}
+
 /// A node's machine: an underlay link with both addresses, a pod with its route, and things of other programs.
 pub(crate) fn machine() -> (FakeWorld, FakeNetns) {
     let world = FakeWorld::new();
@@ -133,11 +147,59 @@ pub(crate) fn machine() -> (FakeWorld, FakeNetns) {
     (world, netns)
 }
 
-pub(crate) fn applier(world: &FakeWorld, netns: FakeNetns, backend: Backend) -> Applier<Watched<FakeKernel>> {
+/// How packets travel, and by which tunnel they may come besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way(pub(crate) Backend, pub(crate) Option<Tunnel>);
+
+impl From<Backend> for Way {
+    fn from(backend: Backend) -> Self {
+        Self(backend, None)
+    }
+}
+
+impl Way {
+    pub(crate) fn routing(self) -> Routing {
+        Routing { backend: self.0, accept: self.1, ..Routing::default() }
+    }
+}
+
+/// Who the node is.
+pub(crate) fn identity() -> Identity {
+    // Without optimization this takes a while.
+    static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::of(WgSecret([8; 32])));
+    IDENTITY.clone()
+}
+
+pub(crate) fn applier(
+    world: &FakeWorld,
+    netns: FakeNetns,
+    way: impl Into<Way>,
+) -> Applier<Watched<FakeKernel>> {
     let looking = world.clone();
     let watched =
         Watched::new(world.kernel(&netns), move || looking.state(&netns).routes.into_keys().collect());
-    Applier::new(watched, Routing { backend, ..Routing::default() })
+    Applier::new(watched, way.into().routing()).with_identity(Some(identity()))
+}
+
+/// The routes by which a packet really leaves: one into a WireGuard device needs a peer there.
+pub(crate) fn working(state: &State) -> BTreeSet<RouteKey> {
+    let works = |(key, route): (&RouteKey, &Route)| {
+        let device = route.link().and_then(|link| state.wireguards.get(&link));
+        let has = |peer: &PeerState| peer.peer.allowed.contains(&key.dst);
+        device.is_none_or(|device| device.peers.values().any(has)).then_some(*key)
+    };
+    state.routes.iter().filter_map(works).collect()
+}
+
+/// As [`applier`], and a route that leads nowhere is none.
+pub(crate) fn strict_applier(
+    world: &FakeWorld,
+    netns: FakeNetns,
+    way: impl Into<Way>,
+) -> Applier<Watched<FakeKernel>> {
+    let looking = world.clone();
+    let watched = Watched::new(world.kernel(&netns), move || working(&looking.state(&netns)));
+    Applier::new(watched, way.into().routing()).with_identity(Some(identity()))
 }
 
 /// Passes until nothing is pending, with one fault in each of the first ones; how many passes it took.
@@ -180,6 +242,11 @@ pub(crate) fn essence(state: &State) -> BTreeSet<String> {
     lines.extend(state.addresses.keys().map(|key| format!("address {} {}", key.prefix, name(key.link))));
     lines.extend(state.neighbours.iter().map(|(k, v)| format!("neigh {} {} {v:?}", k.address, name(k.link))));
     lines.extend(state.fdb.iter().map(|(k, v)| format!("fdb {} {} {v:?}", k.mac, name(k.link))));
+    for (index, device) in &state.wireguards {
+        let settings = WireguardState { peers: BTreeMap::new(), ..device.clone() };
+        lines.insert(format!("wireguard {} {:?} {}", name(*index), settings.secret, settings.port));
+        lines.extend(device.peers.iter().map(|(key, peer)| format!("peer {} {:?}", key.key, peer.peer)));
+    }
     let hop = |nh: &Nexthop| format!("{} {} {} {}", nh.gateway, name(nh.link), nh.onlink, nh.protocol);
     lines.extend(state.nexthops.values().map(|nh| format!("nexthop {}", hop(nh))));
     for (key, route) in &state.routes {
@@ -196,8 +263,16 @@ pub(crate) fn essence(state: &State) -> BTreeSet<String> {
 pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
     let flag = any::<bool>;
     let twin = prop::bool::weighted(0.05);
-    (flag(), flag(), flag(), flag(), 0u8..2, 0u8..2, twin).prop_map(
-        move |(v4, v6, pods4, pods6, moved, mac, twin)| {
+    // Most have a key, two of them now and then the same, and one has this node's.
+    let key = prop_oneof![
+        6 => Just(Some(WgKey([number; 32]))),
+        2 => Just(Some(WgKey([100 + number; 32]))),
+        1 => Just(Some(WgKey([number ^ 1; 32]))),
+        1 => Just(Some(identity().key)),
+        2 => Just(None),
+    ];
+    (flag(), flag(), flag(), flag(), 0u8..2, 0u8..2, twin, key).prop_map(
+        move |(v4, v6, pods4, pods6, moved, mac, twin, wireguard_key)| {
             let name = format!("n{number}");
             let host = number + 100 * moved;
             // Now and then two nodes claim the same.
@@ -218,6 +293,7 @@ pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
                 pod_cidrs,
                 vtep_mac6: vtep_mac(&format!("{name}/6")),
                 vtep_mac: if mac == 0 { vtep_mac(&name) } else { vtep_mac(&format!("{name}'")) },
+                wireguard_key,
                 name,
             }
         },
@@ -237,8 +313,11 @@ pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     })
 }
 
-pub(crate) fn backend() -> impl Strategy<Value = Backend> {
-    prop_oneof![Just(Backend::Vxlan), Just(Backend::Native), Just(Backend::Auto)]
+pub(crate) fn backend() -> impl Strategy<Value = Way> {
+    const BACKENDS: [Backend; 4] = [Backend::Vxlan, Backend::Native, Backend::Auto, Backend::Wireguard];
+    const TUNNELS: [Option<Tunnel>; 4] = [None, None, Some(Tunnel::Vxlan), Some(Tunnel::Wireguard)];
+    (prop::sample::select(&BACKENDS[..]), prop::sample::select(&TUNNELS[..]))
+        .prop_map(|(backend, accept)| Way(backend, accept))
 }
 
 pub(crate) fn faults() -> impl Strategy<Value = Vec<(u64, Errno)>> {
@@ -256,6 +335,7 @@ pub(crate) fn two_nodes() -> Cluster {
             .map(|cidr| cidr.parse().unwrap())
             .into(),
         vtep_mac: vtep_mac(&format!("n{number}")),
+        wireguard_key: Some(WgKey([number; 32])),
         vtep_mac6: vtep_mac(&format!("n{number}/6")),
     };
     Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]) }
@@ -282,8 +362,8 @@ pub(crate) fn clusters(count: std::ops::Range<usize>) -> impl Strategy<Value = V
 }
 
 /// What a daemon makes of a bare machine.
-pub(crate) fn scratch(cluster: &Cluster, backend: Backend) -> State {
+pub(crate) fn scratch(cluster: &Cluster, way: impl Into<Way>) -> State {
     let (world, netns) = machine();
-    settle(&mut applier(&world, netns, backend), &world, cluster, &[]);
+    settle(&mut applier(&world, netns, way), &world, cluster, &[]);
     world.state(&netns)
 }

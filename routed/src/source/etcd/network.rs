@@ -126,6 +126,7 @@ fn check(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
     let ours = match routing.backend {
         Backend::Vxlan | Backend::Auto => "vxlan",
         Backend::Native => "host-gw",
+        Backend::Wireguard => "wireguard",
     };
     if backend.kind != ours {
         return Err(format!(

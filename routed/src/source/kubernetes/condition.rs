@@ -1,11 +1,15 @@
-//! The condition NetworkUnavailable of this node's object: False once the routes are in the kernel, and not before. The
-//! scheduler keeps pods away from a node on which it is True.
+//! What is written of this node's object: the condition NetworkUnavailable, False once the routes are in the kernel and not
+//! before (the scheduler keeps pods away from a node on which it is True), and with WireGuard the node's public key.
+//!
+//! Both go out as patches of the status, which may carry annotations as well, so that one right does for both.
 
+use ferrule_model::WgKey;
 use k8s_openapi::jiff::Timestamp;
 
+use super::objects::WIREGUARD_KEY;
 use super::patch::Matter;
 
-/// What decides about the condition.
+/// What decides about condition and key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     /// The first snapshot is in the kernel.
@@ -14,19 +18,36 @@ pub(super) struct Facts {
     pub(super) seen: bool,
     /// It says already that the network is available.
     pub(super) is_told: bool,
+    /// The key of this node, if it has one.
+    pub(super) key: Option<WgKey>,
+    /// The key that the object bears.
+    pub(super) told_key: Option<WgKey>,
 }
 
 impl Facts {
     fn is_due(&self) -> bool {
         self.in_kernel && self.seen && !self.is_told
     }
+
+    fn due_key(&self) -> Option<WgKey> {
+        self.key.filter(|key| self.seen && self.told_key != Some(*key))
+    }
 }
 
-/// What keeps it.
+/// What keeps the condition.
 pub(super) const MATTER: Matter<Facts> = Matter {
     what: "the condition NetworkUnavailable",
     due: |facts| facts.is_due().then(|| patch(Timestamp::now())),
 };
+
+/// What keeps the key.
+pub(super) const KEY: Matter<Facts> =
+    Matter { what: "the WireGuard key", due: |facts| facts.due_key().map(|key| annotation(&key)) };
+
+fn annotation(key: &WgKey) -> Vec<u8> {
+    let annotations = serde_json::json!({ WIREGUARD_KEY: key.to_string() });
+    serde_json::json!({ "metadata": { "annotations": annotations } }).to_string().into_bytes()
+}
 
 /// A strategic merge patch: conditions are told apart by their type, so that all others stay.
 fn patch(now: Timestamp) -> Vec<u8> {
@@ -54,8 +75,21 @@ mod tests {
 
     #[test]
     fn the_condition_is_written_only_for_a_node_that_is_there_and_whose_routes_are_in_the_kernel() {
-        let due = |in_kernel, seen, is_told| Facts { in_kernel, seen, is_told }.is_due();
+        let due = |in_kernel, seen, is_told| Facts { in_kernel, seen, is_told, ..Facts::default() }.is_due();
         assert!(due(true, true, false));
         assert!(!due(false, true, false) && !due(true, false, false) && !due(true, true, true));
+    }
+
+    #[test]
+    fn the_key_is_written_where_the_object_bears_another_or_none() {
+        let (ours, other) = (Some(WgKey([7; 32])), Some(WgKey([8; 32])));
+        let due = |key, seen, told_key| (KEY.due)(&Facts { key, seen, told_key, ..Facts::default() });
+        assert!(due(ours, true, None).is_some());
+        assert!(due(ours, true, ours).is_none() && due(ours, false, None).is_none());
+        assert!(due(None, true, other).is_none());
+        let patch = String::from_utf8(due(ours, true, other).unwrap()).unwrap();
+        let expected = "{\"metadata\":{\"annotations\":{\"ferrule.io/wireguard-key\":\
+                        \"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=\"}}}";
+        assert_eq!(patch, expected);
     }
 }

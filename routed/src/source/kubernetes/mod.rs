@@ -3,7 +3,8 @@
 //! A task of its own lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
 //! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
 //! ([`VTEP_MAC`]) gives another one where that is needed. Where flannel's nodes share the network ([`flannel`]), its
-//! annotations say it instead. What is written is the node's condition ([`condition`]) and, there alone, those annotations ([`patch`]).
+//! annotations say it instead. What is written is the node's condition and,
+//! with WireGuard, its public key ([`condition`]), and beside flannel those annotations ([`patch`]).
 
 mod api;
 mod condition;
@@ -16,9 +17,10 @@ mod table;
 mod watcher;
 
 pub use api::{PERMISSIONS, Permission};
-pub use objects::VTEP_MAC;
+pub use objects::{VTEP_MAC, WIREGUARD_KEY};
 
 use ferrule_config::Config;
+use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
 
 use super::{NodeEvent, Source, device_macs};
@@ -61,8 +63,9 @@ impl KubernetesSource {
             }
         }
         tokio::spawn(watcher.run());
-        if !reads_only {
-            tokio::spawn(patch::keep(kubeconfig, own_name.to_owned(), condition::MATTER, facts.subscribe()));
+        let matters = if reads_only { Vec::new() } else { vec![condition::MATTER, condition::KEY] };
+        for matter in matters {
+            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), matter, facts.subscribe()));
         }
         Self { events, facts }
     }
@@ -79,5 +82,9 @@ impl Source for KubernetesSource {
 
     fn in_kernel(&mut self) {
         self.facts.send_modify(|facts| facts.in_kernel = true);
+    }
+
+    fn publish(&mut self, key: WgKey) {
+        self.facts.send_modify(|facts| facts.key = Some(key));
     }
 }

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_config::check_node_name;
-use ferrule_model::{IpNetwork, Mac, vtep_mac};
+use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
 use serde::Deserialize;
 
 use super::fault::Fault;
@@ -15,6 +15,9 @@ use crate::source::lease as flannel;
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
+
+/// The annotation with the public key of a node's WireGuard device; its own `routed` writes it.
+pub const WIREGUARD_KEY: &str = "ferrule.io/wireguard-key";
 
 /// One line of a watch.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub(super) struct Seen {
     pub(super) entry: Entry,
     /// Its condition NetworkUnavailable is there and False.
     pub(super) network_is_available: bool,
+    /// The WireGuard key that it bears.
+    pub(super) wireguard_key: Option<WgKey>,
     /// What flannel says of it.
     pub(super) flannel: Box<flannel::Annotations>,
 }
@@ -118,6 +123,9 @@ struct Annotations {
     /// [`VTEP_MAC`]
     #[serde(rename = "ferrule.io/vtep-mac")]
     vtep_mac: Option<String>,
+    /// [`WIREGUARD_KEY`]
+    #[serde(rename = "ferrule.io/wireguard-key")]
+    wireguard_key: Option<String>,
     /// Of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
@@ -222,6 +230,7 @@ fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
         version: metadata.resource_version,
         entry,
         network_is_available: false,
+        wireguard_key: None,
         flannel: Box::default(),
     }
 }
@@ -280,18 +289,20 @@ fn seen(object: Object) -> Seen {
         conditions.iter().any(|one| one.kind == "NetworkUnavailable" && one.status == "False");
     let addresses = status.addresses.unwrap_or_default();
     let annotations = object.metadata.annotations.unwrap_or_default();
-    let mac = annotations.vtep_mac.as_deref();
-    let entry = node(&object.metadata.name, &object.spec.unwrap_or_default(), &addresses, mac);
+    let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());
+    let spec = object.spec.unwrap_or_default();
+    let entry = node(&object.metadata.name, &spec, &addresses, &annotations);
     Seen {
         name: object.metadata.name,
         version: object.metadata.resource_version,
         entry,
         network_is_available,
+        wireguard_key,
         flannel: Box::new(annotations.into()),
     }
 }
 
-fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> Entry {
+fn node(name: &str, spec: &Spec, addresses: &[Address], annotations: &Annotations) -> Entry {
     if !check_node_name(name) {
         return Err("it cannot be a node's name".into());
     }
@@ -308,7 +319,8 @@ fn node(name: &str, spec: &Spec, addresses: &[Address], mac: Option<&str>) -> En
         v4,
         v6,
         pod_cidrs: pod_cidrs(spec)?,
-        vtep_mac: mac_of(name, mac)?,
+        vtep_mac: mac_of(name, annotations.vtep_mac.as_deref())?,
+        wireguard_key: key_of(annotations.wireguard_key.as_deref())?,
         vtep_mac6: vtep_mac6(name),
     })
 }
@@ -356,6 +368,12 @@ fn pod_cidr(text: &str) -> Result<IpNetwork, String> {
     let odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
     // Host bits say nothing, and the kernel takes a network without them only.
     if odd { Err(refused()) } else { IpNetwork::new(ip, network.prefix()).map_err(|_| refused()) }
+}
+
+fn key_of(annotation: Option<&str>) -> Result<Option<WgKey>, String> {
+    let key = annotation.map(str::parse).transpose();
+    let text = annotation.unwrap_or_default();
+    key.map_err(|_| format!("its annotation {WIREGUARD_KEY} \"{text}\" is not a public key of WireGuard"))
 }
 
 fn mac_of(name: &str, annotation: Option<&str>) -> Result<Mac, String> {

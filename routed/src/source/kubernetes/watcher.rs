@@ -224,9 +224,9 @@ impl Watcher {
             sender.send_if_modified(|before| std::mem::replace(before, told) != *before);
         }
         if seen.name == self.own_name {
-            let is_told = seen.network_is_available;
+            let (is_told, told_key) = (seen.network_is_available, seen.wireguard_key);
             self.facts.send_if_modified(|facts| {
-                let before = std::mem::replace(facts, Facts { seen: true, is_told, ..*facts });
+                let before = std::mem::replace(facts, Facts { seen: true, is_told, told_key, ..*facts });
                 before != *facts
             });
         }

@@ -1,0 +1,160 @@
+//! The tunnels between the nodes, as `[routing]` and its tables describe them.
+
+use std::path::PathBuf;
+
+use ferrule_model::{IfName, is_host_veth};
+
+use crate::document::{Checked, Document};
+use crate::raw::{RawVxlan, RawWireguard, Text};
+use crate::settings::{Backend, Routing, absolute};
+
+/// A way between the nodes that has a device of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tunnel {
+    /// A VXLAN device.
+    Vxlan,
+    /// A WireGuard device.
+    Wireguard,
+}
+
+impl Routing {
+    /// Whether this node has the device of `tunnel`.
+    pub fn has(&self, tunnel: Tunnel) -> bool {
+        let sends = match self.backend {
+            Backend::Vxlan | Backend::Auto => Some(Tunnel::Vxlan),
+            Backend::Wireguard => Some(Tunnel::Wireguard),
+            Backend::Native => None,
+        };
+        sends == Some(tunnel) || self.accept == Some(tunnel)
+    }
+}
+
+/// `[routing.vxlan]`; the same on every node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// The name of the device that `routed` makes.
+    pub device: IfName,
+    /// The name of a second one, for IPv6 pods alone, in IPv6 packets. Without it, the first is for both families.
+    pub device6: Option<IfName>,
+    /// The VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// The UDP port.
+    pub port: u16,
+    /// Whether packets carry their group policy mark (the GBP extension).
+    pub gbp: bool,
+    /// Whether the device leaves checksums to the hardware below it. Without it, off where the kernel does that wrongly, and
+    /// otherwise left as it is.
+    pub checksum_offload: Option<bool>,
+}
+
+impl Default for Vxlan {
+    fn default() -> Self {
+        // A constant that the tests construct: it cannot fail.
+        let device = IfName::new("ferrule.1").expect("a link can be called so");
+        Self { device, device6: None, vni: 1, port: 8472, gbp: false, checksum_offload: None }
+    }
+}
+
+/// `[routing.wireguard]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wireguard {
+    /// The name of the device that `routed` makes.
+    pub device: IfName,
+    /// The UDP port; the same on every node of a cluster.
+    pub port: u16,
+    /// How often a packet is sent to every other node when there is nothing to say, in seconds; 0 for never.
+    pub keepalive_s: u16,
+    /// Where this node's private key is kept; absolute.
+    pub key_file: PathBuf,
+}
+
+impl Default for Wireguard {
+    fn default() -> Self {
+        // A constant that the tests construct: it cannot fail.
+        let device = IfName::new("ferrule-wg").expect("a link can be called so");
+        Self { device, port: 51820, keepalive_s: 0, key_file: "/var/lib/ferrule/wireguard.key".into() }
+    }
+}
+
+/// `routing.accept`
+pub(crate) fn accept(document: &Document<'_>, text: &Text) -> Checked<Tunnel> {
+    match text.get_ref().as_str() {
+        "vxlan" => Ok(Tunnel::Vxlan),
+        "wireguard" => Ok(Tunnel::Wireguard),
+        other => {
+            let reason = format!("\"{other}\" is no tunnel that packets can be taken from");
+            let remedy =
+                "write accept = \"vxlan\" or \"wireguard\", or remove it: what comes plainly is always taken";
+            Err(document.fault(text, "routing.accept", reason, remedy))
+        }
+    }
+}
+
+/// `[routing.vxlan]`
+pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
+    let mut vxlan = Vxlan::default();
+    vxlan.gbp = raw.gbp.unwrap_or(vxlan.gbp);
+    vxlan.checksum_offload = raw.checksum_offload;
+    if let Some(text) = &raw.device {
+        vxlan.device = device(document, "routing.vxlan.device", "ferrule.1", text)?;
+    }
+    if let Some(text) = &raw.device6 {
+        let key = "routing.vxlan.device6";
+        let name = device(document, key, "none", text)?;
+        if name == vxlan.device {
+            let remedy = "use two names, as flannel.1 and flannel-v6.1, or remove device6";
+            return Err(document.fault(text, key, "it is the name of device, too", remedy));
+        }
+        vxlan.device6 = Some(name);
+    }
+    if let Some(vni) = &raw.vni {
+        let remedy = "write the same number on every node, by default 1";
+        vxlan.vni = document.number("routing.vxlan.vni", vni, 1..=0x00ff_ffff, remedy)?;
+    }
+    if let Some(port) = &raw.port {
+        let remedy = "write the same UDP port on every node, by default 8472";
+        let number = document.number("routing.vxlan.port", port, 1..=u16::MAX.into(), remedy)?;
+        vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
+    }
+    Ok(vxlan)
+}
+
+/// `[routing.wireguard]`
+pub(crate) fn wireguard(document: &Document<'_>, raw: &RawWireguard) -> Checked<Wireguard> {
+    let mut wireguard = Wireguard::default();
+    if let Some(text) = &raw.device {
+        wireguard.device = device(document, "routing.wireguard.device", "ferrule-wg", text)?;
+    }
+    if let Some(port) = &raw.port {
+        let remedy = "write the same UDP port on every node, by default 51820";
+        let number = document.number("routing.wireguard.port", port, 1..=u16::MAX.into(), remedy)?;
+        wireguard.port = u16::try_from(number).unwrap_or(wireguard.port);
+    }
+    if let Some(seconds) = &raw.keepalive_s {
+        let remedy =
+            "write the seconds between two packets, 25 where addresses are translated, or 0 for none";
+        let number =
+            document.number("routing.wireguard.keepalive_s", seconds, 0..=u16::MAX.into(), remedy)?;
+        wireguard.keepalive_s = u16::try_from(number).unwrap_or(wireguard.keepalive_s);
+    }
+    if let Some(text) = &raw.key_file {
+        wireguard.key_file = absolute(document, "routing.wireguard.key_file", text)?;
+    }
+    Ok(wireguard)
+}
+
+/// A name that the kernel accepts for a link and that no pod's link can have.
+fn device(document: &Document<'_>, key: &str, default: &str, text: &Text) -> Checked<IfName> {
+    let remedy = format!("use another name of at most 15 bytes, by default {default}");
+    let name = IfName::new(text.get_ref())
+        .map_err(|error| document.fault(text, key, error.to_string(), remedy.clone()))?;
+    if is_host_veth(name.as_str()) {
+        return Err(document.fault(
+            text,
+            key,
+            format!("`{name}` is of the form that pods' links have"),
+            remedy,
+        ));
+    }
+    Ok(name)
+}

@@ -1,0 +1,172 @@
+//! The backend `wireguard` on a kernel that has it: three nodes, pods that talk, and all that happens to keys and peers. Left
+//! out where nobody asks for it, as not every kernel has WireGuard: `make test-vm` runs it in a virtual machine.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod fleet;
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use fleet::{Fleet, Underlay, finish};
+use lab::within;
+
+/// Between two echoes of a stream.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Promised: what someone does to a peer is found within this time; a virtual machine is slow.
+const REPAIR: Duration = Duration::from_secs(30 + 15);
+
+const WIREGUARD: &str = "accept = \"wireguard\"\n";
+const VXLAN: &str = "accept = \"vxlan\"\n";
+
+/// The part of `ferrule.toml` that says where the key is.
+fn settings(fleet: &Fleet, number: usize) -> String {
+    let file = fleet.nodes[number - 1].path("state/wireguard.key");
+    format!("[routing.wireguard]\nkey_file = \"{}\"\n", file.display())
+}
+
+/// What the operator does: the keys of all nodes into the nodes file of each.
+fn spread_keys(fleet: &Fleet, underlay: Underlay) {
+    let keys: Vec<_> = fleet.nodes.iter().map(|node| node.wireguard_key()).collect();
+    fleet.write_nodes(underlay, |number| format!("wireguard_key = \"{}\"\n", keys[usize::from(number) - 1]));
+}
+
+/// Three nodes of which each knows the keys of all.
+fn fleet(underlay: Underlay) -> Fleet {
+    let mut fleet = Fleet::new(3, "wireguard", underlay);
+    for number in 1..=3 {
+        fleet.nodes[number - 1].configure(&settings(&fleet, number));
+    }
+    spread_keys(&fleet, underlay);
+    fleet.start();
+    fleet.wait_until_joined();
+    fleet
+}
+
+/// Every node in turn with this configuration.
+fn step(fleet: &mut Fleet, backend: &'static str, routing: &str) {
+    for number in 1..=3 {
+        let more = settings(fleet, number);
+        fleet.restart_with(number, backend, routing, &more);
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn pods_talk_in_both_families_over_either_and_nothing_of_it_can_be_read_on_the_wire() {
+    for (underlay, mtu) in [(Underlay::Both, "mtu 1440"), (Underlay::V6, "mtu 1420")] {
+        let fleet = fleet(underlay);
+        let node = &fleet.nodes[0];
+        assert!(node.ip("link show ferrule-wg").contains(mtu), "{}", node.ip("link show ferrule-wg"));
+        for route in ["10.244.2.0/24 dev ferrule-wg", "10.244.3.0/24 dev ferrule-wg"] {
+            assert!(node.ip("route show proto 70").contains(route), "{}", node.ip("route"));
+        }
+        assert_eq!(node.run("wg", "show ferrule-wg peers").lines().count(), 2);
+        // As many handshakes as peers: all of it went through the device.
+        let handshakes = node.run("wg", "show ferrule-wg latest-handshakes");
+        assert!(handshakes.lines().all(|line| !line.ends_with("\t0")), "{handshakes}");
+        let mode = fs::metadata(node.path("state/wireguard.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(node.ip("-d link show ferrule-wg").contains("alias ferrule"));
+        assert!(!node.ip("link show type vxlan").contains("ferrule"));
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn a_restart_keeps_the_key_and_loses_no_echo() {
+    let mut fleet = fleet(Underlay::Both);
+    let keys: Vec<_> = fleet.nodes.iter().map(|node| node.wireguard_key()).collect();
+    let state = fleet.nodes[0].run("wg", "showconf ferrule-wg");
+    let streams = fleet.streams_every(STEP);
+    step(&mut fleet, "wireguard", "");
+    let (sent, lost) = finish(streams);
+    println!("{lost} of {sent} echoes lost in three restarts");
+    assert_eq!(lost, 0, "of {sent}");
+    assert_eq!(fleet.nodes.iter().map(|node| node.wireguard_key()).collect::<Vec<_>>(), keys);
+    assert_eq!(fleet.nodes[0].run("wg", "showconf ferrule-wg"), state);
+    assert!(!fleet.log(3).contains("applied in"), "{}", fleet.log(3));
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn a_node_with_a_new_key_is_reached_as_soon_as_the_others_know_it() {
+    let mut fleet = fleet(Underlay::Both);
+    let old = fleet.nodes[1].wireguard_key();
+    fs::remove_file(fleet.nodes[1].path("state/wireguard.key")).unwrap();
+    let more = settings(&fleet, 2);
+    fleet.restart_with(2, "wireguard", "", &more);
+    let new = fleet.nodes[1].wireguard_key();
+    assert_ne!(old, new);
+    assert!(fleet.log(2).contains(&format!("write wireguard_key = \"{new}\"")), "{}", fleet.log(2));
+    assert!(!fleet.reaches(1, 2) && fleet.reaches(1, 3), "the others go on");
+    spread_keys(&fleet, Underlay::Both);
+    fleet.wait_until_joined();
+    let peers = fleet.nodes[0].run("wg", "show ferrule-wg peers");
+    assert!(peers.contains(&new) && !peers.contains(&old), "{peers}");
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn whatever_someone_does_to_device_and_peers_is_put_right() {
+    let fleet = fleet(Underlay::Both);
+    let node = &fleet.nodes[0];
+    let state = || {
+        // The kernel lists peers in its own order.
+        let text = String::from_utf8(node.command("wg", "showconf ferrule-wg").stdout).unwrap();
+        let mut peers: Vec<_> = text.split("\n\n").map(|part| part.trim().to_owned()).collect();
+        peers.sort();
+        peers.join("\n") + &node.ip("route show proto 70")
+    };
+    let right = state();
+    let peer = fleet.nodes[1].wireguard_key();
+    for (program, arguments) in [
+        ("wg", format!("set ferrule-wg peer {peer} remove")),
+        ("wg", format!("set ferrule-wg peer {peer} allowed-ips 10.244.99.0/24")),
+        ("wg", "set ferrule-wg listen-port 1234".to_owned()),
+        ("ip", "link set ferrule-wg down".to_owned()),
+        ("ip", "link set ferrule-wg mtu 1300".to_owned()),
+        ("ip", "route del 10.244.2.0/24".to_owned()),
+        ("ip", "link del ferrule-wg".to_owned()),
+    ] {
+        node.run(program, &arguments);
+        let took = within(REPAIR, || state() == right);
+        assert!(took.is_some(), "after {program} {arguments}:\n{}\n{right}\n{}", state(), fleet.log(1));
+        println!("{program} {arguments}: right again after {took:?}");
+    }
+    fleet.wait_until_joined();
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn a_cluster_moves_from_vxlan_to_wireguard_and_back_without_a_lost_echo() {
+    let mut fleet = Fleet::new(3, "vxlan", Underlay::Both);
+    fleet.start();
+    fleet.wait_until_joined();
+    let streams = fleet.streams_every(STEP);
+    step(&mut fleet, "vxlan", WIREGUARD);
+    spread_keys(&fleet, Underlay::Both);
+    let known = |fleet: &Fleet| {
+        fleet.nodes.iter().all(|node| node.run("wg", "show ferrule-wg peers").lines().count() == 2)
+    };
+    assert!(within(lab::PATIENCE, || known(&fleet)).is_some(), "{}", fleet.log(1));
+    step(&mut fleet, "wireguard", VXLAN);
+    step(&mut fleet, "wireguard", "");
+    for node in &fleet.nodes {
+        assert!(!node.ip("-d link show").contains("vxlan"));
+        assert!(node.ip("nexthop show").is_empty(), "{}", node.ip("nexthop show"));
+    }
+    step(&mut fleet, "wireguard", VXLAN);
+    step(&mut fleet, "vxlan", WIREGUARD);
+    step(&mut fleet, "vxlan", "");
+    let (sent, lost) = finish(streams);
+    println!("{lost} of {sent} echoes lost in eighteen restarts");
+    assert_eq!(lost, 0, "of {sent}");
+    for node in &fleet.nodes {
+        assert!(!node.command("ip", "link show ferrule-wg").status.success());
+        assert!(!node.ip("route show table all").contains("ferrule-wg"));
+    }
+}
