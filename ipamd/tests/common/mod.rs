@@ -104,7 +104,7 @@ impl Place {
     }
 
     pub fn start(&self) -> Daemon {
-        Daemon { child: self.command().spawn().unwrap() }
+        Daemon::of(self.command())
     }
 
     pub fn client(&self) -> Client {
@@ -143,6 +143,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// The daemon that this command starts.
+    pub fn of(mut command: Command) -> Self {
+        Self { child: command.spawn().unwrap() }
+    }
+
     pub fn pid(&self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap())
     }
