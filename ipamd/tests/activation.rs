@@ -9,7 +9,7 @@ use ferrule_wire::{Client, Pools, Status};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 const POOL: &str = "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\"]\n";
@@ -42,7 +42,7 @@ impl Activator {
         command.arg(daemon.get_program()).args(daemon.get_args());
         let child = command.env_remove("NOTIFY_SOCKET").stderr(std::process::Stdio::null()).spawn();
         let child = child.expect("`systemd-socket-activate` is missing: install systemd");
-        until("it listens", || sockets.iter().all(|socket| socket.exists()));
+        until("it listens", || sockets.iter().all(|socket| is_listening(socket)));
         Self { child, place }
     }
 
@@ -72,6 +72,16 @@ impl Drop for Activator {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// As `/proc/net/unix` has it (`unix_seq_show` in the kernel): a file that is there may not be listened on yet.
+fn is_listening(socket: &Path) -> bool {
+    const ACCEPTS: &str = "00010000";
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    sockets.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(3) == Some(&ACCEPTS) && fields.get(7).is_some_and(|path| Path::new(path) == socket)
+    })
 }
 
 #[test]
