@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// The calling thread's network namespace.
@@ -75,9 +76,16 @@ impl Netns {
         Self::open(OWN)
     }
 
-    /// The same namespace again.
-    pub(crate) fn again(&self) -> io::Result<Self> {
-        Ok(Self { file: self.file.try_clone()?, path: self.path.clone() })
+    /// That of a socket (`SIOCGSKNS`, `sock_ioctl` in the kernel), which needs CAP_NET_ADMIN in it.
+    #[expect(unsafe_code, reason = "ioctl(2) that makes a descriptor")]
+    pub(crate) fn of_socket(socket: &impl AsRawFd) -> io::Result<Self> {
+        /// Its number in `linux/sockios.h`.
+        const SIOCGSKNS: libc::Ioctl = 0x894C;
+        // SAFETY: the request takes no argument and touches no memory of ours.
+        let found = Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) })?;
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        let file = unsafe { File::from_raw_fd(found) };
+        Ok(Self { file, path: PathBuf::from("(of a socket)") })
     }
 
     /// Where it was opened.
@@ -165,6 +173,13 @@ mod tests {
         assert!(Netns::current().unwrap().is_same(&home));
         assert!(made.run(|| Netns::current().unwrap().is_same(&made)).unwrap());
         assert!(made.run(links).unwrap().contains(&"lo".to_owned()));
+    }
+
+    #[test]
+    fn a_socket_tells_its_namespace_from_outside() {
+        let made = make().unwrap();
+        let socket = made.run(|| std::os::unix::net::UnixDatagram::unbound().unwrap()).unwrap();
+        assert!(Netns::of_socket(&socket).unwrap().is_same(&made));
     }
 
     #[test]

@@ -22,8 +22,8 @@ pub struct Netlink {
     pub(crate) socket: Socket,
     /// For WireGuard; opened when it is first needed.
     pub(crate) generic: Option<Socket>,
-    /// Where to open it; `None` for the calling thread's namespace.
-    pub(crate) netns: Option<Netns>,
+    /// `socket` may be of another namespace than the calling thread's.
+    pub(crate) elsewhere: bool,
 }
 
 impl Netlink {
@@ -32,7 +32,7 @@ impl Netlink {
     /// # Errors
     /// The socket cannot be opened.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::open()?, generic: None, netns: None })
+        Ok(Self { socket: Socket::open()?, generic: None, elsewhere: false })
     }
 
     /// The namespace `netns`; the calling thread is in it only while the socket is opened.
@@ -40,8 +40,7 @@ impl Netlink {
     /// # Errors
     /// It cannot be entered, or the socket not be opened.
     pub fn open_in(netns: &Netns) -> Result<Self, Error> {
-        let again = netns.again().map_err(Error::Open)?;
-        Ok(Self { socket: Socket::open_in(netns)?, generic: None, netns: Some(again) })
+        Ok(Self { socket: Socket::open_in(netns)?, generic: None, elsewhere: true })
     }
 
     pub(crate) fn socket(&self) -> &Socket {

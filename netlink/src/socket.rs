@@ -29,6 +29,8 @@ const DUMP_ATTEMPTS: u32 = 10;
 
 /// Bytes of the longest datagram: a dump fills 32 KiB at most (`netlink_dump`), and a notification one message.
 const DATAGRAM: usize = 64 << 10;
+/// The same outside of dumps: one message of the kernel's, or the acknowledgements of one send.
+const ANSWER: usize = 32 << 10;
 
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
@@ -89,6 +91,8 @@ pub(crate) struct Answers {
 pub(crate) struct Socket {
     raw: Raw,
     sequence: u32,
+    /// Where datagrams are received, kept so that a short program asks for the memory once.
+    datagram: Vec<u8>,
 }
 
 impl Socket {
@@ -111,7 +115,7 @@ impl Socket {
             setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_S))?;
             Ok(raw)
         };
-        Ok(Self { raw: open().map_err(Error::Open)?, sequence: 0 })
+        Ok(Self { raw: open().map_err(Error::Open)?, sequence: 0, datagram: Vec::new() })
     }
 
     /// Opens one in `netns`.
@@ -254,9 +258,9 @@ impl Socket {
     /// The answer to a dump; `None` if it is not of one moment.
     fn dumped<T>(&mut self, read: impl Fn(Part<'_>) -> Option<T>) -> Result<Option<Vec<T>>, Error> {
         let (mut whole, mut found) = (true, Vec::new());
-        let mut datagram = Vec::with_capacity(DATAGRAM);
+        let mut datagram = Vec::new();
         loop {
-            self.receive_into(&mut datagram)?;
+            self.receive_into(&mut datagram, DATAGRAM)?;
             for part in Parts(&datagram) {
                 let part = part?;
                 if part.sequence != self.sequence {
@@ -293,19 +297,21 @@ impl Socket {
     }
 
     /// The messages of one datagram.
-    pub(crate) fn receive(&self) -> Result<Vec<Message>, Error> {
-        let mut datagram = Vec::with_capacity(DATAGRAM);
-        self.receive_into(&mut datagram)?;
-        messages(&datagram)
+    pub(crate) fn receive(&mut self) -> Result<Vec<Message>, Error> {
+        let mut datagram = std::mem::take(&mut self.datagram);
+        let received = self.receive_into(&mut datagram, ANSWER).and_then(|()| messages(&datagram));
+        self.datagram = datagram;
+        received
     }
 
-    /// Puts one datagram in the place of what is in `datagram`, which has room for [`DATAGRAM`] bytes.
-    fn receive_into(&self, datagram: &mut Vec<u8>) -> Result<(), Error> {
+    /// Puts one datagram in the place of what is in `datagram`, which is given `room` in bytes.
+    fn receive_into(&self, datagram: &mut Vec<u8>, room: usize) -> Result<(), Error> {
         loop {
             datagram.clear();
+            datagram.reserve_exact(room);
             match self.raw.recv(datagram, libc::MSG_TRUNC) {
                 // With MSG_TRUNC the length is the datagram's, whatever there was room for.
-                Ok(length) if length > DATAGRAM => {
+                Ok(length) if length > room => {
                     return Err(Error::Decode(format!("a datagram of {length} bytes")));
                 }
                 Ok(_) => return Ok(()),

@@ -4,6 +4,7 @@ use ferrule_model::{IfIndex, Op, WireguardSpec, WireguardState};
 use nix::errno::Errno;
 
 use super::message;
+use crate::netns::Netns;
 use crate::socket::{Answers, Socket};
 use crate::{Error, Kernel, Netlink, Refusal, link};
 
@@ -81,10 +82,10 @@ impl Netlink {
         let open = || Socket::of(PROTOCOL);
         let socket = match self.generic.take() {
             Some(socket) => socket,
-            None => match &self.netns {
-                Some(netns) => Socket::opened_in(netns, open)?,
-                None => open()?,
-            },
+            None if self.elsewhere => {
+                Socket::opened_in(&Netns::of_socket(&self.socket).map_err(Error::Open)?, open)?
+            }
+            None => open()?,
         };
         Ok(self.generic.insert(socket))
     }
