@@ -3,6 +3,7 @@
 //! Events say what to look at again, never what to believe: some may be lost, and then there is [`Event::Overrun`].
 //! Nexthop objects and nftables have their events in [`crate::wake`].
 
+mod entry;
 mod link;
 
 use std::io;
@@ -113,17 +114,13 @@ fn event(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
             decode::address_message(address).map(|(key, value)| Event::Address(Delete, key, value))
         }
         RouteNetlinkMessage::NewRoute(route) => {
-            decode::route_message(route).map(|(key, value)| Event::Route(Put, key, value))
+            entry::route(route).map(|(key, value)| Event::Route(Put, key, value))
         }
         RouteNetlinkMessage::DelRoute(route) => {
-            decode::route_message(route).map(|(key, value)| Event::Route(Delete, key, value))
+            entry::route(route).map(|(key, value)| Event::Route(Delete, key, value))
         }
-        RouteNetlinkMessage::NewNeighbour(message) => {
-            decode::neigh_message(message).map(|neigh| told(Put, &neigh))
-        }
-        RouteNetlinkMessage::DelNeighbour(message) => {
-            decode::neigh_message(message).map(|neigh| told(Delete, &neigh))
-        }
+        RouteNetlinkMessage::NewNeighbour(message) => entry::neigh(message).map(|neigh| told(Put, &neigh)),
+        RouteNetlinkMessage::DelNeighbour(message) => entry::neigh(message).map(|neigh| told(Delete, &neigh)),
         _ => None,
     }
 }
