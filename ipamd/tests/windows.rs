@@ -3,33 +3,22 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod common;
+#[path = "../../tests/windows.rs"]
+mod windows;
 
 use common::{Place, allocate, attachment, soon, until};
 use ferrule_wire::{Check, Pod, Release};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 const POOL: &str =
     "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\", \"fd09::/64\"]\nreserved = [\"10.9.0.9\"]\n";
 
-/// What `windows.py` says, as JSON.
 fn python(arguments: &[&str], input: &str) -> Value {
-    // Where `tests/setup` puts the packages: beside what cargo builds.
-    let target = Path::new(env!("CARGO_BIN_EXE_ipamd")).ancestors().nth(2).unwrap().join("python");
-    assert!(target.join("varlink").exists(), "{} has no varlink: type tests/setup", target.display());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/windows.py");
-    let mut command = Command::new("python3");
-    command.arg(script).args(arguments).env("PYTHONPATH", &target).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("python3: {error}; type tests/setup"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    windows::python(env!("CARGO_BIN_EXE_ipamd"), arguments, input)
 }
 
 fn pod(name: &str) -> Option<Pod> {

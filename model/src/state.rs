@@ -88,6 +88,23 @@ pub struct VxlanSpec {
     pub vxlan: Vxlan,
 }
 
+impl VxlanSpec {
+    /// The device as it is once it is made, under this number.
+    pub fn link(&self, index: IfIndex) -> Link {
+        Link {
+            index,
+            name: self.name.clone(),
+            mac: Some(self.mac),
+            mtu: self.mtu,
+            up: true,
+            carrier: true,
+            alias: None,
+            peer: self.vxlan.underlay,
+            kind: LinkKind::Vxlan(self.vxlan.clone()),
+        }
+    }
+}
+
 /// A veth pair to be made, with one end in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VethSpec {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crate::{IfIndex, IfName, IpNetwork};
+use crate::{IfIndex, IfName, IpNetwork, Link, LinkKind};
 
 /// Bytes of a key.
 const LEN: usize = 32;
@@ -111,6 +111,23 @@ pub struct WireguardSpec {
     pub mtu: u32,
     /// What is written at it, by which it is known again.
     pub alias: String,
+}
+
+impl WireguardSpec {
+    /// The device as it is once it is made, under this number.
+    pub fn link(&self, index: IfIndex) -> Link {
+        Link {
+            index,
+            name: self.name.clone(),
+            mac: None,
+            mtu: self.mtu,
+            up: false,
+            carrier: false,
+            alias: Some(self.alias.clone()),
+            peer: None,
+            kind: LinkKind::Wireguard,
+        }
+    }
 }
 
 /// What the node is to the others.

@@ -210,17 +210,7 @@ impl World {
             return Err(Errno::ENODEV);
         }
         let index = self.index();
-        let link = Link {
-            index,
-            name: spec.name.clone(),
-            mac: Some(spec.mac),
-            mtu: spec.mtu,
-            up: true,
-            carrier: true,
-            alias: None,
-            peer: spec.vxlan.underlay,
-            kind: LinkKind::Vxlan(spec.vxlan.clone()),
-        };
+        let link = spec.link(index);
         self.namespaces[netns.0].links.insert(spec.name.clone(), link);
         Ok(())
     }

@@ -7,6 +7,7 @@
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
+mod attributes;
 mod bridge;
 mod decode;
 mod delete;

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use ferrule_config::{Config, Source as SourceKind, Tunnel};
 use ferrule_daemon::{CommonArgs, Notifier};
 use ferrule_model::{
-    Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, LinkKind, Neighbour, NeighbourKey,
-    Nexthop, NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
+    Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
+    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
 };
 use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Tunnels};
 use nix::errno::Errno;
@@ -127,32 +127,8 @@ impl<K: Kernel> Noting<K> {
 
     fn note(&mut self, op: &Op) -> Result<Result<(), Refusal>, Error> {
         match op {
-            Op::AddVxlan(spec) => {
-                self.made.push(Link {
-                    index: self.not_yet(),
-                    name: spec.name.clone(),
-                    mac: Some(spec.mac),
-                    mtu: spec.mtu,
-                    up: true,
-                    carrier: true,
-                    alias: None,
-                    peer: spec.vxlan.underlay,
-                    kind: LinkKind::Vxlan(spec.vxlan.clone()),
-                });
-            }
-            Op::AddWireguard(spec) => {
-                self.made.push(Link {
-                    index: self.not_yet(),
-                    name: spec.name.clone(),
-                    mac: None,
-                    mtu: spec.mtu,
-                    up: false,
-                    carrier: false,
-                    alias: Some(spec.alias.clone()),
-                    peer: None,
-                    kind: LinkKind::Wireguard,
-                });
-            }
+            Op::AddVxlan(spec) => self.made.push(spec.link(self.not_yet())),
+            Op::AddWireguard(spec) => self.made.push(spec.link(self.not_yet())),
             Op::DeleteLink(index) => drop(self.gone.insert(*index)),
             // As the kernel would refuse it.
             Op::AddRoute(key, _) if self.has_route(key)? => {

@@ -4,31 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod lab;
+#[path = "../../tests/windows.rs"]
+mod windows;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use lab::{Node, PATIENCE, within};
 use serde_json::{Value, json};
 
 const ADDRESS: &str = "127.0.0.1:9479";
 
-/// What `windows.py` says, as JSON.
 fn python(arguments: &[&str], input: &str) -> Value {
-    // Where `tests/setup` puts the packages: beside what cargo builds.
-    let target = Path::new(env!("CARGO_BIN_EXE_routed")).ancestors().nth(2).unwrap().join("python");
-    assert!(target.join("varlink").exists(), "{} has no varlink: type tests/setup", target.display());
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/windows.py");
-    let mut command = Command::new("python3");
-    command.arg(script).args(arguments).env("PYTHONPATH", &target).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("python3: {error}; type tests/setup"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    windows::python(env!("CARGO_BIN_EXE_routed"), arguments, input)
 }
 
 fn look(node: &Node) -> Value {

@@ -1,6 +1,6 @@
 //! [`Tunnels`] on maps.
 
-use ferrule_model::{IfIndex, IfName, Link, LinkKind, Op, PeerState, WireguardSpec, WireguardState};
+use ferrule_model::{IfIndex, IfName, Op, PeerState, WireguardSpec, WireguardState};
 use nix::errno::Errno;
 
 use super::{FakeKernel, FakeNetns, State, World, refused};
@@ -32,17 +32,7 @@ impl World {
             return Err(Errno::EEXIST);
         }
         let index = self.index();
-        let link = Link {
-            index,
-            name: spec.name.clone(),
-            mac: None,
-            mtu: spec.mtu,
-            up: false,
-            carrier: false,
-            alias: Some(spec.alias.clone()),
-            peer: None,
-            kind: LinkKind::Wireguard,
-        };
+        let link = spec.link(index);
         let state = &mut self.namespaces[netns.0];
         state.links.insert(spec.name.clone(), link);
         state.wireguards.insert(index, WireguardState::default());

@@ -2,11 +2,10 @@
 //! `linux/tc_act/tc_mirred.h`, of which the packet crate has no token bucket.
 
 use ferrule_model::IfIndex;
-use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 
 use super::Tbf;
+use crate::attributes::{append, nested};
 use crate::socket::{Message, Request};
 
 const NEWQDISC: u16 = 36;
@@ -140,18 +139,6 @@ fn header(link: IfIndex, handle: u32, parent: u32, info: u32) -> Vec<u8> {
 
 fn text(kind: u16, text: &str) -> DefaultNla {
     DefaultNla::new(kind, [text.as_bytes(), &[0]].concat())
-}
-
-fn nested(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
-    let mut value = Vec::new();
-    append(&mut value, inside);
-    DefaultNla::new(kind | NLA_F_NESTED, value)
-}
-
-fn append(payload: &mut Vec<u8>, attributes: &[DefaultNla]) {
-    let start = payload.len();
-    payload.resize(start + attributes.buffer_len(), 0);
-    attributes.emit(&mut payload[start..]);
 }
 
 fn find(attributes: &[u8], kind: u16) -> Option<Vec<u8>> {

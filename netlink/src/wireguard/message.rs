@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ferrule_model::{
     IfIndex, IpNetwork, Peer, PeerKey, PeerState, WgKey, WgSecret, WireguardSettings, WireguardState,
 };
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NlasIterator};
+use netlink_packet_core::{DefaultNla, NlasIterator};
 use nix::libc;
 
+use crate::attributes::{append, nested};
 use crate::socket::Request;
 
 /// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME`.
@@ -196,18 +197,6 @@ fn request(family: u16, command: u8, link: IfIndex, more: &[DefaultNla]) -> Requ
 
 fn header(command: u8) -> Vec<u8> {
     vec![command, VERSION, 0, 0]
-}
-
-fn nested(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
-    let mut value = Vec::new();
-    append(&mut value, inside);
-    DefaultNla::new(kind | NLA_F_NESTED, value)
-}
-
-fn append(payload: &mut Vec<u8>, attributes: &[DefaultNla]) {
-    let start = payload.len();
-    payload.resize(start + attributes.buffer_len(), 0);
-    attributes.emit(&mut payload[start..]);
 }
 
 /// The attributes that can be read, up to the first that cannot.
