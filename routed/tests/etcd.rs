@@ -7,6 +7,8 @@ mod lab;
 #[allow(dead_code, reason = "the server is etcd")]
 mod tls;
 
+#[path = "etcd/compaction.rs"]
+mod compaction;
 #[path = "etcd/daemon.rs"]
 mod daemon;
 #[path = "etcd/keys.rs"]
