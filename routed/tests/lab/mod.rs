@@ -15,8 +15,8 @@ use ferrule_netlink::netns::{self, Netns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// For what has no promised time: a loaded machine must not fail a test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// For what has no promised time: a loaded machine, or an emulated one on it, must not fail a test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
     netns: Netns,
