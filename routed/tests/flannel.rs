@@ -8,6 +8,8 @@
 mod api_server;
 mod lab;
 
+#[path = "flannel/host_gw.rs"]
+mod host_gw;
 #[path = "etcd/server.rs"]
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod server;
