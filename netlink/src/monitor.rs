@@ -170,7 +170,7 @@ mod tests {
         };
         let link = kernel.create_veth(&spec, &netns::Netns::current().unwrap()).unwrap();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
-        kernel.apply(&[Op::SetLink(link.peer.unwrap(), up)]).unwrap();
+        kernel.apply(&[link.peer.unwrap(), link.index].map(|end| Op::SetLink(end, up.clone()))).unwrap();
         (kernel, link)
     }
 
