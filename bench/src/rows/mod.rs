@@ -5,6 +5,7 @@ mod calls;
 mod cost;
 mod crowd;
 mod daemons;
+mod load;
 mod nodes;
 mod routes;
 mod scale;
