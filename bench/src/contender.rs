@@ -78,6 +78,15 @@ impl Contender {
         Ok(Contender { name: plugin, node: Bench::bare(plugin)?, kind })
     }
 
+    /// A peer that masquerades what its pods send to the world, as our nodes do.
+    #[must_use]
+    pub fn masquerading(mut self) -> Contender {
+        if let Kind::Plugin { config, .. } = &mut self.kind {
+            config["ipMasq"] = json!(true);
+        }
+        self
+    }
+
     /// The floor, on a bare node.
     ///
     /// # Errors

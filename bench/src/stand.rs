@@ -2,8 +2,7 @@
 //! them lives in [`crate::rows`].
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -64,11 +63,20 @@ impl Bench {
     /// # Errors
     /// A daemon does not become ready.
     pub fn stand(&self, name: &str) -> Result<Cluster> {
+        self.stand_with(name, "")
+    }
+
+    /// The same with more lines in the configuration's table `[routing]`.
+    ///
+    /// # Errors
+    /// A daemon does not become ready.
+    pub fn stand_with(&self, name: &str, routing: &str) -> Result<Cluster> {
         let mut cluster = self.cluster(name, Backend::Native, 1)?;
         let config = &cluster.node(1).config;
-        let mut file =
-            OpenOptions::new().append(true).open(config).context(|| config.display().to_string())?;
-        file.write_all(POOLS.as_bytes()).context(|| config.display().to_string())?;
+        let doing = || config.display().to_string();
+        let text = fs::read_to_string(config).context(doing)?;
+        let text = text.replacen("[routing]\n", &format!("[routing]\n{routing}"), 1);
+        fs::write(config, text + POOLS).context(doing)?;
         cluster.start()?;
         Ok(cluster)
     }

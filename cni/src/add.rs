@@ -31,6 +31,8 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
     let config = &request.config;
+    // Connected early, so that the daemon is awake and has taken the connection by the time there is a question.
+    let mut ipam = Ipam::wait(config)?;
     let mut attempt = Attempt {
         node,
         request,
@@ -46,7 +48,6 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
         pair: Pair::NotMade,
         lease: Lease::None,
     };
-    let mut ipam = Ipam::wait(&request.config)?;
     match attempt.attach(&mut ipam) {
         Ok(result) => Ok(match &request.previous {
             Some(previous) => result.after(previous.clone()),

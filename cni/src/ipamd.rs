@@ -36,6 +36,8 @@ pub(crate) struct Ipamd<'a> {
     deadline: Instant,
     /// When the first question went out, on the daemon's clock.
     asked_at: Duration,
+    /// Whether the question went out more than once, so that the lease may be there because of an earlier time.
+    asked_again: bool,
     /// The call that is to be answered.
     asked: Option<Allocate>,
     /// The way out of the subnets, if the pod shares a link with it.
@@ -47,7 +49,15 @@ impl<'a> Ipamd<'a> {
     pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
         let deadline = Instant::now() + START_WAIT;
         let client = Client::connect_wait(&config.socket(), deadline).map_err(|error| told(config, error))?;
-        Ok(Self { config, client, deadline, asked_at: Duration::ZERO, asked: None, way_out: None })
+        Ok(Self {
+            config,
+            client,
+            deadline,
+            asked_at: Duration::ZERO,
+            asked_again: false,
+            asked: None,
+            way_out: None,
+        })
     }
 
     /// Asks for a lease; the answer is fetched with [`answer`](Self::answer).
@@ -98,6 +108,7 @@ impl<'a> Ipamd<'a> {
     fn connect_again(&mut self) -> Result<(), ClientError> {
         sleep(PAUSE);
         self.client = Client::connect_wait(&self.config.socket(), self.deadline)?;
+        self.asked_again = true;
         Ok(())
     }
 
@@ -111,8 +122,10 @@ impl<'a> Ipamd<'a> {
             answered = self.connect_again().and_then(|()| self.client.call(&call));
         }
         let mut reply = answered?;
-        // One that is younger than the question is not from an ADD before.
-        reply.existing &= u128::from(reply.lease.given_at_boottime_ms) < self.asked_at.as_millis();
+        if self.asked_again {
+            // One that is younger than the question is not from an ADD before.
+            reply.existing &= u128::from(reply.lease.given_at_boottime_ms) < self.asked_at.as_millis();
+        }
         Ok(reply)
     }
 

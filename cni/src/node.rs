@@ -89,7 +89,7 @@ impl Node for RealNode {
     }
 
     fn is_own(&self, netns: &Netns) -> Result<bool, NetnsError> {
-        Ok(Netns::current()?.is_same(netns))
+        netns.is_current()
     }
 
     fn host(&self) -> Result<Netlink, Error> {

@@ -394,9 +394,6 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
     let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
     let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     let source = raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?;
-    if source == Source::Etcd {
-        no_wireguard(document, raw)?;
-    }
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
         accept: raw.accept.as_ref().map(|text| accept(document, text)).transpose()?,
@@ -427,19 +424,6 @@ fn flannel(document: &Document<'_>, raw: &RawFlannel, source: Source) -> Checked
     let subnet_env = raw.subnet_env.as_ref();
     let subnet_env = subnet_env.map(|text| absolute(document, "routing.flannel.subnet_env", text));
     Ok(Flannel { annotations: annotations.is_some(), subnet_env: subnet_env.transpose()? })
-}
-
-/// etcd has flannel's layout, in which this version publishes no key.
-fn no_wireguard(document: &Document<'_>, raw: &RawRouting) -> Checked<()> {
-    let places = [("routing.backend", &raw.backend), ("routing.accept", &raw.accept)];
-    for (key, text) in places.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?))) {
-        if text.get_ref() == "wireguard" {
-            let reason = "no keys are published in etcd";
-            let remedy = "use source = \"kubernetes\" or \"file\" with WireGuard, or another backend";
-            return Err(document.fault(text, key, reason, remedy));
-        }
-    }
-    Ok(())
 }
 
 fn backend(document: &Document<'_>, text: &Text) -> Checked<Backend> {

@@ -235,11 +235,8 @@ impl World {
             kind: LinkKind::Veth,
         };
         let pod_end = end(&spec.pod_name, spec.pod_mac, pod_index, host_index);
-        let host_end = Link {
-            up: true,
-            alias: spec.alias.clone(),
-            ..end(&spec.host_name, spec.host_mac, host_index, pod_index)
-        };
+        let host_end =
+            Link { alias: spec.alias.clone(), ..end(&spec.host_name, spec.host_mac, host_index, pod_index) };
         self.namespaces[pod.0].links.insert(spec.pod_name.clone(), pod_end);
         self.namespaces[host.0].links.insert(spec.host_name.clone(), host_end.clone());
         Ok(host_end)

@@ -24,8 +24,8 @@ pub trait Kernel {
     /// The socket failed; then any number of the first ops may have been done.
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error>;
 
-    /// Makes a veth pair in one request, the host's end here and switched on, the pod's end born in `pod`, off. Gives
-    /// the host's end as it is then, with [`Link::peer`] the index of the pod's end.
+    /// Makes a veth pair in one request, the host's end here, the pod's end born in `pod`, both off. Gives the host's end as it
+    /// is then, with [`Link::peer`] the index of the pod's end.
     ///
     /// # Errors
     /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair.

@@ -35,6 +35,8 @@ mod ifla {
     pub(super) const LINKINFO: u16 = 18;
     pub(super) const IFALIAS: u16 = 20;
     pub(super) const NET_NS_FD: u16 = 28;
+    pub(super) const NUM_TX_QUEUES: u16 = 31;
+    pub(super) const NUM_RX_QUEUES: u16 = 32;
     /// Inside of `LINKINFO`.
     pub(super) const INFO_KIND: u16 = 1;
     pub(super) const INFO_DATA: u16 = 2;
@@ -93,6 +95,13 @@ impl Draft {
         self.with(kind, &[text.as_bytes(), b"\0"].concat())
     }
 
+    /// One queue each way. That is what a veth end uses unless told otherwise (`veth_init_queues`), but it is made with one for
+    /// each processor, and all but the first are unmade again, each an object in sysfs.
+    fn one_queue(self) -> Self {
+        let one = 1_u32.to_ne_bytes();
+        self.with(ifla::NUM_TX_QUEUES, &one).with(ifla::NUM_RX_QUEUES, &one)
+    }
+
     /// Adds `IFLA_LINKINFO`.
     fn info(self, info: &Self) -> Self {
         self.with(ifla::LINKINFO, &info.0)
@@ -113,14 +122,16 @@ fn kind(kind: &str) -> Draft {
     Draft(Vec::new()).text(ifla::INFO_KIND, kind)
 }
 
-/// One request for a veth pair with its other end in `pod`. That end cannot be switched on here: `veth_open` wants
-/// its peer to be there already.
+/// One request for a veth pair with its other end in `pod`, both off. The other end cannot be switched on here, because
+/// `veth_open` wants its peer to be there already; and the first end that goes on without the other has the kernel go
+/// through all IPv6 routes (`rt6_sync_up`) when it goes on, at each change, and when it gets its carrier.
 pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
     let peer = Draft::named(&spec.pod_name)
         .with(ifla::ADDRESS, &spec.pod_mac.octets())
-        .with(ifla::NET_NS_FD, &pod.as_raw_fd().to_ne_bytes());
+        .with(ifla::NET_NS_FD, &pod.as_raw_fd().to_ne_bytes())
+        .one_queue();
     let data = Draft(Vec::new()).with(ifla::VETH_INFO_PEER, &peer.0);
-    let host = Draft::named(&spec.host_name).up(true).with(ifla::ADDRESS, &spec.host_mac.octets());
+    let host = Draft::named(&spec.host_name).with(ifla::ADDRESS, &spec.host_mac.octets()).one_queue();
     host.info(&kind("veth").with(ifla::INFO_DATA, &data.0)).make()
 }
 

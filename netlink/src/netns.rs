@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -93,13 +94,14 @@ impl Netns {
         &self.path
     }
 
-    /// Whether both are the same namespace (same inode on the same nsfs, `namespaces(7)`).
-    pub fn is_same(&self, other: &Self) -> bool {
-        use std::os::unix::fs::MetadataExt;
-        match (self.file.metadata(), other.file.metadata()) {
-            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-            _ => false,
-        }
+    /// Whether it is the calling thread's (same inode on the same nsfs, `namespaces(7)`).
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn is_current(&self) -> Result<bool, NetnsError> {
+        // Asked by its path: nothing has to be opened and closed for that.
+        let own = std::fs::metadata(OWN).map_err(|source| NetnsError::Open { path: OWN.into(), source })?;
+        Ok(self.file.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())))
     }
 
     /// Runs `inside` with the calling thread in this namespace.
@@ -169,9 +171,9 @@ mod tests {
     fn a_made_namespace_is_another_one_and_the_thread_is_back() {
         let home = Netns::current().unwrap();
         let made = make().unwrap();
-        assert!(!made.is_same(&home));
-        assert!(Netns::current().unwrap().is_same(&home));
-        assert!(made.run(|| Netns::current().unwrap().is_same(&made)).unwrap());
+        assert!(!made.is_current().unwrap());
+        assert!(home.is_current().unwrap());
+        assert!(made.run(|| made.is_current()).unwrap().unwrap());
         assert!(made.run(links).unwrap().contains(&"lo".to_owned()));
     }
 
@@ -179,7 +181,9 @@ mod tests {
     fn a_socket_tells_its_namespace_from_outside() {
         let made = make().unwrap();
         let socket = made.run(|| std::os::unix::net::UnixDatagram::unbound().unwrap()).unwrap();
-        assert!(Netns::of_socket(&socket).unwrap().is_same(&made));
+        let found = Netns::of_socket(&socket).unwrap();
+        assert!(!found.is_current().unwrap());
+        assert!(made.run(|| found.is_current()).unwrap().unwrap());
     }
 
     #[test]
@@ -189,7 +193,7 @@ mod tests {
         let panicked =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| made.run(|| panic!("inside"))));
         assert!(panicked.is_err());
-        assert!(Netns::current().unwrap().is_same(&home));
+        assert!(home.is_current().unwrap());
     }
 
     #[test]

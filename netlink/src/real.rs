@@ -140,7 +140,8 @@ impl Kernel for Netlink {
         Ok(results)
     }
 
-    /// The creation, the alias and the question what came of it go out in one message: one round trip.
+    /// The creation, the alias and the question what came of it go out in one message: one round trip. Another alias for a link
+    /// that is on would have the kernel go through all IPv6 routes (`netdev_state_change`).
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
         let mut requests = vec![link::veth(spec, pod.as_fd())];
         requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));

@@ -89,6 +89,7 @@ impl<M: Machine> Pair<M> {
         ok(&mut host, &[up(IfIndex(1))]);
         let link = host.create_veth(&spec(), &pod_netns).unwrap();
         ok(&mut pod, &[up(link.peer.unwrap())]);
+        ok(&mut host, &[up(link.index)]);
         Self { host, pod, pod_netns, link }
     }
 }
@@ -138,7 +139,7 @@ fn a_veth_pair_is_born_in_two_namespaces<M: Machine>() {
     let (mut host, mut pod) = (machine.kernel(&host_netns), machine.kernel(&pod_netns));
     let made = host.create_veth(&spec(), &pod_netns).unwrap();
     let Link { name: host_name, mac, up, alias, kind, .. } = made.clone();
-    assert_eq!((host_name, mac, up, kind), (name("fer0"), Some(spec().host_mac), true, LinkKind::Veth));
+    assert_eq!((host_name, mac, up, kind), (name("fer0"), Some(spec().host_mac), false, LinkKind::Veth));
     assert_eq!(alias.as_deref(), Some("default/web"));
     let other = Link {
         index: made.peer.unwrap(),

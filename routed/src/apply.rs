@@ -281,6 +281,8 @@ impl<K: Tunnels> Applier<K> {
         let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
         let goal = Goal::new(ground, cluster, &seen.nexthops);
         self.adopt(&mut seen.ours, goal.objects())?;
+        let is_right = |(key, route): &(RouteKey, Route)| owner::is_flannels_to(key, route, goal.objects());
+        seen.ours.routes.extend(seen.plain.into_iter().filter(is_right));
         let fresh =
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);

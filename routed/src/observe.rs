@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_model::{Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, is_host_veth};
+use ferrule_model::{
+    Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route, RouteKey, is_host_veth,
+};
 use ferrule_netlink::{Error, Kernel, Tunnels};
 
 use crate::desired::{Underlay, Uplink};
@@ -25,6 +27,8 @@ pub struct Seen {
     pub nexthops: Nexthops,
     /// What is ours, but for peers.
     pub ours: Objects,
+    /// Of routes that may be flannel's those that are told by what ours are to be, see [`owner::is_flannels_to`].
+    pub plain: BTreeMap<RouteKey, Route>,
     /// Peers of our WireGuard device.
     pub peers: BTreeMap<PeerKey, PeerState>,
 }
@@ -93,7 +97,10 @@ pub fn ours<K: Tunnels>(
         nexthops: owner::nexthops(&nexthops),
         ..Objects::default()
     };
-    ours.routes.extend(theirs.into_iter().filter(|(key, route)| owner::is_flannels(key, route, devices)));
+    let (theirs, plain) = theirs
+        .into_iter()
+        .partition::<BTreeMap<_, _>, _>(|(key, route)| owner::is_flannels(key, route, devices));
+    ours.routes.extend(theirs);
     for device in devices {
         ours.addresses.extend(kernel.addresses(*device)?);
         ours.neighbours.extend(kernel.neighbours(*device)?);
@@ -106,5 +113,5 @@ pub fn ours<K: Tunnels>(
     }
     ours.addresses.retain(|key, _| owner::is_our_address(key));
     ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-    Ok(Seen { links, nexthops, ours, peers })
+    Ok(Seen { links, nexthops, ours, plain, peers })
 }

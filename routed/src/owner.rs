@@ -9,6 +9,7 @@ use ferrule_model::{
     RouteKey, RouteKind, Via, VxlanSpec, is_host_veth,
 };
 
+use crate::objects::Objects;
 use crate::observe::Nexthops;
 
 /// Of the routes with our protocol number those that `routed` answers for: the ones out of pods' links are the
@@ -48,6 +49,18 @@ pub fn is_flannels(key: &RouteKey, route: &Route, devices: &[IfIndex]) -> bool {
 pub fn nexthops(all: &Nexthops) -> BTreeMap<NexthopId, Nexthop> {
     let plain = all.iter().filter_map(|(id, nexthop)| Some((*id, (*nexthop)?)));
     plain.filter(|(_, nexthop)| nexthop.protocol == PROTOCOL).collect()
+}
+
+/// Whether a route of flannel's leads where ours is to lead without a tunnel: its backend host-gw, and with DirectRouting vxlan,
+/// makes them as anybody would, so that only those count that have the destination, the node and the link that ours will have.
+pub fn is_flannels_to(key: &RouteKey, route: &Route, wanted: &Objects) -> bool {
+    let target = wanted.routes.get(key).map(|route| route.kind);
+    let Some(RouteKind::Unicast(Via::Nexthop(id))) = target else { return false };
+    let leads_there = |hop: &Nexthop| {
+        let via = Via::Gateway { address: hop.gateway, link: hop.link, onlink: false };
+        !hop.onlink && route.kind == RouteKind::Unicast(via)
+    };
+    route.protocol == FLANNELS_PROTOCOL && wanted.nexthops.get(&id).is_some_and(leads_there)
 }
 
 /// Whether an address of our device is ours rather than the kernel's own link-local one.
@@ -231,6 +244,34 @@ mod tests {
         assert!(!is("10.244.2.0/24", "10.244.2.0", IfIndex(2), true, 3), "another device");
         assert!(!is("10.244.2.0/24", "10.244.2.0", device, false, 3), "not for granted");
         assert!(!is("10.244.2.0/24", "10.244.2.0", device, true, 4), "another program's");
+    }
+
+    #[test]
+    fn of_plain_routes_flannels_own_are_those_that_lead_where_ours_will() {
+        let gateway = "192.0.2.2".parse().unwrap();
+        let hop = Nexthop { gateway, link: IfIndex(2), onlink: false, protocol: PROTOCOL };
+        let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
+        let wanted = |hop: Nexthop| Objects {
+            routes: BTreeMap::from([(key, Route::ours(Via::Nexthop(NexthopId(7))))]),
+            nexthops: BTreeMap::from([(NexthopId(7), hop)]),
+            ..Objects::default()
+        };
+        let via = |address: &str, link: u32, onlink: bool, protocol: u8| {
+            let via = Via::Gateway { address: address.parse().unwrap(), link: IfIndex(link), onlink };
+            Route { protocol, ..Route::ours(via) }
+        };
+        let right = via("192.0.2.2", 2, false, 3);
+        let is = |key: RouteKey, route: Route| is_flannels_to(&key, &route, &wanted(hop));
+        assert!(is(key, right));
+        assert!(!is(key, via("192.0.2.3", 2, false, 3)), "another node");
+        assert!(!is(key, via("192.0.2.2", 3, false, 3)), "another link");
+        assert!(!is(key, via("192.0.2.2", 2, true, 3)), "for granted");
+        assert!(!is(key, via("192.0.2.2", 2, false, 4)), "another program's");
+        assert!(!is(key, Route { protocol: 3, ..Route::ours(Via::Link(IfIndex(2))) }));
+        assert!(!is(RouteKey { metric: 5, ..key }, right), "another metric");
+        assert!(!is(RouteKey::main("10.244.3.0/24".parse().unwrap()), right), "nobody's network");
+        let tunnelled = wanted(Nexthop { onlink: true, ..hop });
+        assert!(!is_flannels_to(&key, &right, &tunnelled), "ours will go through a tunnel");
     }
 
     #[test]

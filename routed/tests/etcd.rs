@@ -7,8 +7,12 @@ mod lab;
 #[allow(dead_code, reason = "the server is etcd")]
 mod tls;
 
+#[path = "etcd/compaction.rs"]
+mod compaction;
 #[path = "etcd/daemon.rs"]
 mod daemon;
+#[path = "etcd/keys.rs"]
+mod keys;
 #[path = "etcd/server.rs"]
 mod server;
 
@@ -67,9 +71,14 @@ impl Subject {
     }
 
     fn in_directory(endpoints: &[String], last: u8, more: &str, runtime: &Path) -> Self {
+        Self::configured(endpoints, last, ("", more), runtime)
+    }
+
+    /// `routing` are more keys of `[routing]`, `etcd` of `[routing.etcd]`.
+    fn configured(endpoints: &[String], last: u8, (routing, etcd): (&str, &str), runtime: &Path) -> Self {
         let text = format!(
-            "[node]\naddress = \"192.0.2.{last}\"\naddress6 = \"2001:db8::{last}\"\n[routing]\nsource = \"etcd\"\n\
-             [routing.etcd]\nendpoints = {endpoints:?}\n{more}"
+            "[node]\naddress = \"192.0.2.{last}\"\naddress6 = \"2001:db8::{last}\"\n[routing]\nsource = \"etcd\"\n{routing}\
+             [routing.etcd]\nendpoints = {endpoints:?}\n{etcd}"
         );
         let config = Config::parse(&text, Path::new("test")).unwrap();
         let name = format!("n{last}");

@@ -8,9 +8,13 @@
 mod api_server;
 mod lab;
 
+#[path = "flannel/host_gw.rs"]
+mod host_gw;
 #[path = "etcd/server.rs"]
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod server;
+#[path = "flannel/wire.rs"]
+mod wire;
 #[path = "flannel/world.rs"]
 mod world;
 

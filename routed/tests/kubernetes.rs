@@ -7,6 +7,8 @@ mod lab;
 
 #[path = "kubernetes/daemon.rs"]
 mod daemon;
+#[path = "kubernetes/keys.rs"]
+mod keys;
 #[path = "kubernetes/manifests.rs"]
 mod manifests;
 

@@ -48,7 +48,8 @@ impl Machine {
         };
         let ops = [
             Op::SetLink(IfIndex(1), up.clone()),
-            Op::SetLink(eth0.peer.unwrap(), up),
+            Op::SetLink(eth0.peer.unwrap(), up.clone()),
+            Op::SetLink(eth0.index, up),
             address("192.0.2.1/24"),
             address("2001:db8::1/64"),
         ];

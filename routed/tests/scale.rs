@@ -88,7 +88,8 @@ fn a_rolling_replacement_of_all_nodes_costs_what_changes_on_the_real_kernel() {
     let address = AddressKey { link: eth0.index, prefix: "192.0.2.1/24".parse().unwrap() };
     let ops = [
         Op::SetLink(IfIndex(1), up.clone()),
-        Op::SetLink(eth0.peer.unwrap(), up),
+        Op::SetLink(eth0.peer.unwrap(), up.clone()),
+        Op::SetLink(eth0.index, up),
         Op::PutAddress(address, Address::default()),
     ];
     assert!(kernel.apply(&ops).unwrap().iter().all(Result::is_ok));

@@ -5,13 +5,20 @@
 
 mod fleet;
 mod lab;
+#[path = "etcd/server.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod server;
+#[path = "unit/systemd.rs"]
+mod systemd;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use fleet::{Fleet, Underlay, finish};
-use lab::within;
+use lab::{Node, within};
+use server::Etcd;
+use systemd::Systemd;
 
 /// Between two echoes of a stream.
 const STEP: Duration = Duration::from_millis(100);
@@ -48,10 +55,35 @@ fn fleet(underlay: Underlay) -> Fleet {
 
 /// Every node in turn with this configuration.
 fn step(fleet: &mut Fleet, backend: &'static str, routing: &str) {
+    step_with(fleet, backend, routing, "");
+}
+
+/// The same with more tables.
+fn step_with(fleet: &mut Fleet, backend: &'static str, routing: &str, more: &str) {
     for number in 1..=3 {
-        let more = settings(fleet, number);
+        let more = settings(fleet, number) + more;
         fleet.restart_with(number, backend, routing, &more);
     }
+}
+
+/// etcd on the first node, with a lease for each of the three, and what their configuration says of it.
+fn with_etcd(fleet: &Fleet) -> (Etcd, String) {
+    let mut etcd = Etcd::new(fleet.nodes[0].directory.path(), 2379).at("192.0.2.1");
+    fleet.nodes[0].inside(|| {
+        etcd.start();
+        etcd.put_config(r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#);
+        for number in 1..=3 {
+            let name = format!("/coreos.com/network/subnets/10.244.{number}.0-24&fd00:10:244:{number}::-64");
+            etcd.ctl(&["put", &name, &format!("{{\"PublicIP\":\"192.0.2.{number}\"}}")]);
+        }
+    });
+    for node in &fleet.nodes {
+        // The nodes know their own addresses by it.
+        node.ip("route add default via 192.0.2.254");
+        node.ip("-6 route add default via 2001:db8::ff");
+    }
+    let more = format!("[routing.etcd]\nendpoints = [\"{}\"]\n", etcd.url());
+    (etcd, more)
 }
 
 #[test]
@@ -169,4 +201,67 @@ fn a_cluster_moves_from_vxlan_to_wireguard_and_back_without_a_lost_echo() {
         assert!(!node.command("ip", "link show ferrule-wg").status.success());
         assert!(!node.ip("route show table all").contains("ferrule-wg"));
     }
+}
+
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn with_etcd_keys_travel_by_themselves_and_the_cluster_moves_to_vxlan_without_a_lost_echo() {
+    const SOURCE: &str = "source = \"etcd\"\n";
+    let mut fleet = Fleet::new(3, "wireguard", Underlay::Both);
+    let (_etcd, more) = with_etcd(&fleet);
+    for (node, number) in fleet.nodes.iter().zip(1..) {
+        node.configure_routing(SOURCE, &(settings(&fleet, number) + &more));
+    }
+    fleet.start();
+    fleet.wait_until_joined();
+
+    let old = fleet.nodes[1].wireguard_key();
+    fs::remove_file(fleet.nodes[1].path("state/wireguard.key")).unwrap();
+    let tables = settings(&fleet, 2) + &more;
+    fleet.restart_with(2, "wireguard", SOURCE, &tables);
+    fleet.wait_until_joined();
+    let peers = fleet.nodes[0].run("wg", "show ferrule-wg peers");
+    assert!(peers.contains(&fleet.nodes[1].wireguard_key()) && !peers.contains(&old), "{peers}");
+
+    let streams = fleet.streams_every(STEP);
+    step_with(&mut fleet, "wireguard", &format!("{SOURCE}{VXLAN}"), &more);
+    step_with(&mut fleet, "vxlan", &format!("{SOURCE}{WIREGUARD}"), &more);
+    step_with(&mut fleet, "vxlan", SOURCE, &more);
+    let (sent, lost) = finish(streams);
+    println!("{lost} of {sent} echoes lost in nine restarts with etcd");
+    assert_eq!(lost, 0, "of {sent}");
+    assert!(!fleet.nodes[0].command("ip", "link show ferrule-wg").status.success());
+}
+
+/// The whole unit: its filter of system calls, its one capability, its directory for the key.
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn under_systemd_with_the_whole_unit_the_key_is_kept_and_the_device_is_set_up() {
+    let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    let node = Node::new("wireguard");
+    node.configure_routing("accept_forward = true\n", "");
+    let entry = |number: u8, key: &str| {
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\nwireguard_key = \"{key}\"\n\
+             pod_cidrs = [\"10.244.{number}.0/24\"]\n"
+        )
+    };
+    // Its own key is not known yet; any stands there.
+    node.write_nodes_text(&(entry(1, &other.replace('w', "g")) + &entry(2, other)));
+    let systemd = Systemd::start(&node);
+    assert_eq!(node.run("wg", "show ferrule-wg peers").trim(), other, "{}", systemd.log());
+    assert!(node.ip("route show proto 70").contains("10.244.2.0/24 dev ferrule-wg"), "{}", node.ip("route"));
+    let told = systemd.command(&node.path("routed").display().to_string(), "wireguard-key");
+    let own = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(node.run("wg", "show ferrule-wg public-key"), own);
+    let file = systemd.command("stat", "--format %a:%U /var/lib/ferrule/wireguard.key");
+    assert_eq!(String::from_utf8_lossy(&file.stdout).trim(), "600:ferrule");
+    node.write_nodes_text(&(entry(1, own.trim()) + &entry(2, other)));
+    node.ip("link del ferrule-wg");
+    let is_back = || node.command("wg", "show ferrule-wg peers").stdout.starts_with(other.as_bytes());
+    assert!(within(lab::PATIENCE, is_back).is_some(), "{}", systemd.log());
+    assert_eq!(
+        (systemd.property("ActiveState"), systemd.property("NRestarts")),
+        ("active".into(), "0".into())
+    );
 }

@@ -6,6 +6,7 @@
 //! ferrule-floor del NAME                  the pair goes
 //! ```
 //!
+//! The pair is born off and with one queue each way, and the host's end goes on last, because that is the quickest way we know.
 //! ADD puts its messages together by hand and chooses the links' numbers itself, so that it has nothing to look up. DEL deletes
 //! as the plugin does: the kernel's wait behind RTM_DELLINK has to be left to a child, and that lives in `ferrule-netlink`. It
 //! starts as the plugin does, too, without what the standard library does before `main`.
@@ -29,6 +30,9 @@ const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// Numbers from here on are no link's: the kernel counts upwards from 1.
 const FIRST_INDEX: u32 = 1 << 24;
+/// From the number of the host's end to that of the pod's. The kernel takes a link for its own lower one, whose changes can wait,
+/// if both numbers are the same (`linkwatch_urgent_event`).
+const TO_PEER: u32 = 1 << 20;
 
 // linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/neighbour.h, linux/veth.h
 const NEWLINK: u16 = 16;
@@ -73,21 +77,29 @@ fn add(netns: &str, name: &str, address: Ipv4Addr) -> Result<(), Fault> {
     setns(&netns, CloneFlags::CLONE_NEWNET)?;
     let pod = open()?;
     let index = FIRST_INDEX + (u32::from(address) & 0xffff);
+    let peer = index + TO_PEER;
     let address = address.octets();
 
     transact(&host, vec![veth(name, index, netns.as_raw_fd())])?;
     transact(
         &pod,
         vec![
-            Message::new(NEWLINK, 0, &link(index, UP)),
-            on_link(&[2, 32, 0, 0], index, NEWADDR).with(2, &address).with(1, &address),
-            neighbour(index, &GATEWAY, &HOST_MAC),
+            Message::new(NEWLINK, 0, &link(peer, UP)),
+            on_link(&[2, 32, 0, 0], peer, NEWADDR).with(2, &address).with(1, &address),
+            neighbour(peer, &GATEWAY, &HOST_MAC),
             // A default route through a gateway that is taken to be on the link: RTNH_F_ONLINK.
-            route(0, 0, index, 4).with(5, &GATEWAY),
+            route(0, 0, peer, 4).with(5, &GATEWAY),
             Message::new(NEWLINK, 0, &link(1, UP)),
         ],
     )?;
-    transact(&host, vec![neighbour(index, &address, &POD_MAC), route(32, 253, index, 0).with(1, &address)])
+    transact(
+        &host,
+        vec![
+            Message::new(NEWLINK, 0, &link(index, UP)),
+            neighbour(index, &address, &POD_MAC),
+            route(32, 253, index, 0).with(1, &address),
+        ],
+    )
 }
 
 fn open() -> Result<Socket, Fault> {
@@ -163,17 +175,27 @@ fn link(index: u32, flags: u32) -> Vec<u8> {
 
 /// IFLA_LINKINFO { IFLA_INFO_KIND, IFLA_INFO_DATA { VETH_INFO_PEER { IFLA_NET_NS_FD, .. } } }.
 fn veth(name: &str, index: u32, netns: i32) -> Message {
-    let mut peer = link(index, 0);
+    let mut peer = link(index + TO_PEER, 0);
     attribute(&mut peer, 3, b"eth0\0");
     attribute(&mut peer, 1, &POD_MAC);
     attribute(&mut peer, 28, &netns.to_ne_bytes());
+    one_queue(&mut peer);
     let mut data = Vec::new();
     attribute(&mut data, 1, &peer);
     let mut info = Vec::new();
     attribute(&mut info, 1, b"veth");
     attribute(&mut info, 2, &data);
     let name = [name.as_bytes(), b"\0"].concat();
-    Message::new(NEWLINK, CREATE_EXCL, &link(index, UP)).with(3, &name).with(1, &HOST_MAC).with(18, &info)
+    let mut host = link(index, 0);
+    one_queue(&mut host);
+    Message::new(NEWLINK, CREATE_EXCL, &host).with(3, &name).with(1, &HOST_MAC).with(18, &info)
+}
+
+/// IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES: an end is made with one for each processor otherwise.
+fn one_queue(link: &mut Vec<u8>) {
+    for direction in [31, 32] {
+        attribute(link, direction, &1_u32.to_ne_bytes());
+    }
 }
 
 /// `struct ifaddrmsg`: four bytes and the link's number.

@@ -39,9 +39,30 @@ struct Pair {
 
 /// Same node: ours, the reference bridge, two namespaces on one veth. Two nodes: ours, and the nodes themselves.
 pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
-    let stand = bench.stand("traffic")?;
+    let mut rows = same_node(bench, true)?;
+    rows.extend(same_node(bench, false)?);
+    let cluster = across(bench)?;
+    let [one, other] = [cluster.pod("a")?, cluster.pod("b")?];
+    let nodes = [1, 2].map(|number| cluster.node(number).machine.space.clone());
+    let [from, to] = nodes;
+    let pods =
+        Pair { name: "ferrule", from: one.space.clone(), to: other.space.clone(), at: other.at.v4.into() };
+    // The second node's own end of the tunnel: the same path without the pods.
+    let tunnel = Pair { name: "nodes", from, to, at: IpAddr::from([10, 244, 2, 0]) };
+    rows.extend(measure(bench, &[pods, tunnel])?.rows("across VXLAN", "", "the nodes' own ends"));
+    Ok(rows)
+}
+
+/// Whether a node masquerades what its pods send to the world makes the kernel track all connections, those between pods too, with
+/// a bridge as well (`bridge-nf-call-iptables`, which is on). So either both do, or neither.
+fn same_node(bench: &Bench, masquerading: bool) -> Result<Vec<Row>> {
+    let (stand, bridge, place) = if masquerading {
+        (bench.stand("traffic")?, Contender::peer("bridge", 1)?.masquerading(), "same node")
+    } else {
+        let stand = bench.stand_with("plain", "masquerade = false\n")?;
+        (stand, Contender::peer("bridge", 1)?, "same node, nothing masqueraded")
+    };
     let ours = Contender::ferrule(&bench.install, &stand.node(1).machine.space, POOL_V4)?;
-    let bridge = Contender::peer("bridge", 1)?;
     let mut seats = Vec::new();
     let mut pairs = Vec::new();
     for contender in [&ours, &bridge] {
@@ -54,17 +75,13 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
         seats.push(two);
     }
     pairs.push(bare_pair()?);
-    let mut rows = measure(bench, &pairs)?.rows("same node", "bridge", "one veth");
-
-    let cluster = across(bench)?;
-    let [one, other] = [cluster.pod("a")?, cluster.pod("b")?];
-    let nodes = [1, 2].map(|number| cluster.node(number).machine.space.clone());
-    let [from, to] = nodes;
-    let pods =
-        Pair { name: "ferrule", from: one.space.clone(), to: other.space.clone(), at: other.at.v4.into() };
-    // The second node's own end of the tunnel: the same path without the pods.
-    let tunnel = Pair { name: "nodes", from, to, at: IpAddr::from([10, 244, 2, 0]) };
-    rows.extend(measure(bench, &[pods, tunnel])?.rows("across VXLAN", "", "the nodes' own ends"));
+    let rows = measure(bench, &pairs)?.rows(place, "bridge", "one veth");
+    for (contender, seats) in [&ours, &bridge].into_iter().zip(seats) {
+        for seat in seats {
+            contender.call(Verb::Del, &seat)?;
+            seat.sandbox.remove(&contender.node)?;
+        }
+    }
     Ok(rows)
 }
 
@@ -115,15 +132,15 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
         let ports = "/proc/sys/net/ipv4/ip_local_port_range";
         pair.from.enter(|| fs::write(ports, "1024 65000"))?.context(|| ports)?;
     }
-    for round in 0..bench.times(5, 2) {
+    for round in 0..bench.times(15, 2) {
         for place in 0..pairs.len() {
             let which = (place + round) % pairs.len();
             let (pair, server, samples) = (&pairs[which], &servers[which], &mut samples[which]);
             let (throughput, latencies, connections) = pair.from.enter(|| {
                 let doing = || format!("traffic of {} to {}", pair.name, server.at);
-                let throughput = throughput(server.at, bench.times(1500, 500)).context(doing)?;
-                let latencies = latencies(server.at, bench.times(5000, 1000)).context(doing)?;
-                let connections = connections(server.at, bench.times(2000, 500)).context(doing)?;
+                let throughput = throughput(server.at, bench.times(500, 500)).context(doing)?;
+                let latencies = latencies(server.at, bench.times(2000, 1000)).context(doing)?;
+                let connections = connections(server.at, bench.times(1000, 500)).context(doing)?;
                 Ok::<_, LabError>((throughput, latencies, connections))
             })??;
             samples.throughput.push(throughput);

@@ -59,8 +59,11 @@ pub(crate) fn with_lab(test: impl FnOnce(&Lab<'_>)) {
             Op::PutAddress(AddressKey { link, prefix }, Address { nodad: true })
         };
         let lo = Op::SetLink(IfIndex(1), up());
-        let ops: Vec<_> =
-            NODE.map(|text| address(node.index, text)).into_iter().chain([lo.clone()]).collect();
+        let ops: Vec<_> = NODE
+            .map(|text| address(node.index, text))
+            .into_iter()
+            .chain([lo.clone(), Op::SetLink(node.index, up())])
+            .collect();
         put(&mut machine.host(), &ops);
         let there = node.peer.unwrap();
         let mut ops = vec![lo, Op::SetLink(there, up())];

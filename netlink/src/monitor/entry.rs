@@ -105,8 +105,10 @@ mod tests {
         let neighbour = |text: &str| NeighbourKey { link, address: text.parse().unwrap() };
         let known = Neighbour { mac: Some(Mac::local([4; 6])), permanent: true };
         let source = Some("192.0.2.1".parse().unwrap());
+        let up = LinkChange { up: Some(true), ..LinkChange::default() };
         let ops = [
-            Op::SetLink(peer, LinkChange { up: Some(true), ..LinkChange::default() }),
+            Op::SetLink(peer, up.clone()),
+            Op::SetLink(link, up),
             Op::PutAddress(address("192.0.2.1/24"), Address::default()),
             Op::PutAddress(address("2001:db8::1/64"), Address { nodad: true }),
             Op::PutNexthop(NexthopId(5), hop),

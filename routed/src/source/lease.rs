@@ -1,110 +1,18 @@
-//! A subnet lease as flannel spells it: in etcd the name that its key ends with and the JSON of its value, on Kubernetes
-//! annotations of the node. Pure.
+//! What a subnet lease says, as flannel spells it: in etcd the JSON of its value, on Kubernetes annotations of the node. Pure.
 //!
-//! `…/subnets/10.5.34.0-24` or, with both families, `…/subnets/10.5.34.0-24&fd00:5:34::-64`; its value is
-//! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`.
+//! In etcd it is
+//! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`. Of WireGuard the
+//! data is `{"PublicKey":"…"}`. A node that takes packets from a second tunnel says both: whoever reads takes what it needs,
+//! and leaves the rest.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ferrule_config::{Backend, Routing};
-use ferrule_model::{IpNetwork, Ipv4Network, Ipv6Network, Mac, vtep_mac};
+use ferrule_config::{Backend, Routing, Tunnel};
+use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
 use serde::{Deserialize, Serialize};
 
+use super::subnets::Subnets;
 use crate::nodes::Node;
-
-/// The networks of one node's pods, one a family at most and one at least.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Subnets {
-    /// In IPv4.
-    pub(super) v4: Option<Ipv4Network>,
-    /// In IPv6.
-    pub(super) v6: Option<Ipv6Network>,
-}
-
-/// What flannel writes where a lease has no IPv4 subnet.
-const NO_V4: &str = "0.0.0.0-0";
-
-impl Subnets {
-    /// Out of the last part of a key; `None` if it is no subnet's.
-    pub(super) fn parse(name: &str) -> Option<Self> {
-        let (v4, v6) = match name.split_once('&') {
-            Some((v4, v6)) => (v4, Some(v6)),
-            None => (name, None),
-        };
-        let v4 = if v4 == NO_V4 { None } else { Some(as_v4(network(v4)?)?) };
-        let v6 = match v6 {
-            Some(v6) => Some(as_v6(network(v6)?)?),
-            None => None,
-        };
-        let subnets = Self { v4, v6 };
-        (subnets.v4.is_some() || subnets.v6.is_some()).then_some(subnets)
-    }
-
-    /// Out of a node's pod CIDRs; `None` if they are others than one a family.
-    pub(super) fn of(cidrs: &[IpNetwork]) -> Option<Self> {
-        let mut subnets = Self { v4: None, v6: None };
-        for cidr in cidrs {
-            let is_first = match cidr {
-                IpNetwork::V4(network) => subnets.v4.replace(*network).is_none(),
-                IpNetwork::V6(network) => subnets.v6.replace(*network).is_none(),
-            };
-            if !is_first {
-                return None;
-            }
-        }
-        (!cidrs.is_empty()).then_some(subnets)
-    }
-
-    /// The last part of the key.
-    pub(super) fn name(&self) -> String {
-        match self.v6 {
-            Some(v6) => format!("{}&{}-{}", self.name_v4(), v6.ip(), v6.prefix()),
-            None => self.name_v4(),
-        }
-    }
-
-    fn name_v4(&self) -> String {
-        self.v4.map_or_else(|| NO_V4.into(), |v4| format!("{}-{}", v4.ip(), v4.prefix()))
-    }
-
-    /// What the names begin with that nobody else may have: with IPv4, whatever stands beside it.
-    pub(super) fn first(&self) -> String {
-        if self.v4.is_some() { self.name_v4() } else { self.name() }
-    }
-
-    /// As pod CIDRs.
-    pub(super) fn cidrs(&self) -> Vec<IpNetwork> {
-        self.v4.map(IpNetwork::V4).into_iter().chain(self.v6.map(IpNetwork::V6)).collect()
-    }
-
-    /// Some address is in both.
-    pub(super) fn overlap(&self, other: &Self) -> bool {
-        self.v4.zip(other.v4).is_some_and(|(one, other)| one.overlaps(other))
-            || self.v6.zip(other.v6).is_some_and(|(one, other)| one.overlaps(other))
-    }
-}
-
-fn network(text: &str) -> Option<IpNetwork> {
-    let (address, prefix) = text.rsplit_once('-')?;
-    let network = IpNetwork::new(address.parse().ok()?, prefix.parse().ok()?).ok()?;
-    let ip = network.ip();
-    let is_odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
-    (!is_odd && ip == network.network()).then_some(network)
-}
-
-fn as_v4(network: IpNetwork) -> Option<Ipv4Network> {
-    match network {
-        IpNetwork::V4(network) => Some(network),
-        IpNetwork::V6(_) => None,
-    }
-}
-
-fn as_v6(network: IpNetwork) -> Option<Ipv6Network> {
-    match network {
-        IpNetwork::V6(network) => Some(network),
-        IpNetwork::V4(_) => None,
-    }
-}
 
 /// The value of a lease. The order of the fields is flannel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,13 +30,18 @@ pub(super) struct Value {
     backend_v6_data: Option<Data>,
 }
 
-/// Of `BackendType` `vxlan`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What has to be known of the node's end of a tunnel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Data {
-    #[serde(rename = "VNI", default)]
-    vni: u32,
-    #[serde(rename = "VtepMAC", default)]
-    vtep_mac: String,
+    #[serde(rename = "VNI", default, skip_serializing_if = "Option::is_none")]
+    vni: Option<u32>,
+    #[serde(rename = "VtepMAC", default, skip_serializing_if = "Option::is_none")]
+    vtep_mac: Option<String>,
+    #[serde(rename = "PublicKey", default, skip_serializing_if = "Option::is_none")]
+    public_key: Option<String>,
+    /// The UDP port of WireGuard, as newer versions of flannel tell it; 0 or nothing is the reader's own.
+    #[serde(rename = "Port", default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
 }
 
 fn unspecified() -> Ipv4Addr {
@@ -255,21 +168,29 @@ impl From<&Value> for Annotations {
 }
 
 impl Value {
-    /// What this node writes.
-    pub(super) fn of(public: Public, routing: &Routing, macs: Macs) -> Self {
-        let is_tunnel = routing.backend != Backend::Native;
-        let data = |mac: Mac| Data { vni: routing.vxlan.vni, vtep_mac: mac.to_string() };
+    /// What this node writes. `key` is its own, if it has one: every tunnel that it takes packets from is told of.
+    pub(super) fn of(public: Public, routing: &Routing, macs: Macs, key: Option<WgKey>) -> Self {
+        let key = key.filter(|_| routing.has(Tunnel::Wireguard)).map(|key| key.to_string());
+        let data = |mac: Option<Mac>| {
+            let mac = mac.filter(|_| routing.has(Tunnel::Vxlan));
+            let (vni, vtep_mac) = (mac.map(|_| routing.vxlan.vni), mac.map(|mac| mac.to_string()));
+            let data = Data { vni, vtep_mac, public_key: key.clone(), port: None };
+            (data != Data::default()).then_some(data)
+        };
         // With one device for all, the outer packets are IPv4 where there is IPv4.
         let is_apart = routing.vxlan.device6.is_some();
-        let v4 = public.v4.map(|_| data(macs.v4));
-        let v6 = public.v6.filter(|_| is_apart || v4.is_none());
-        let v6 = v6.map(|_| data(if is_apart { macs.v6 } else { macs.v4 }));
+        let mac6 = if is_apart { Some(macs.v6) } else { Some(macs.v4).filter(|_| public.v4.is_none()) };
+        let backend_type = match routing.backend {
+            Backend::Vxlan | Backend::Auto => "vxlan",
+            Backend::Native => "host-gw",
+            Backend::Wireguard => "wireguard",
+        };
         Self {
             public_ip: public.v4.unwrap_or(Ipv4Addr::UNSPECIFIED),
             public_ipv6: public.v6,
-            backend_type: if is_tunnel { "vxlan" } else { "host-gw" }.into(),
-            backend_data: v4.filter(|_| is_tunnel),
-            backend_v6_data: v6.filter(|_| is_tunnel),
+            backend_type: backend_type.into(),
+            backend_data: public.v4.and_then(|_| data(Some(macs.v4))),
+            backend_v6_data: public.v6.and_then(|_| data(mac6)),
         }
     }
 
@@ -297,22 +218,34 @@ impl Value {
 
     /// The MACs of the node's VXLAN devices, of IPv4 and of IPv6, those that are named and can be one.
     pub(super) fn macs(&self) -> (Option<Mac>, Option<Mac>) {
-        let mac =
-            |data: &Option<Data>| data.as_ref().and_then(|data| data.vtep_mac.parse().ok()).filter(can_be);
+        let mac = |data: &Option<Data>| data.as_ref()?.vtep_mac.as_ref()?.parse().ok().filter(can_be);
         (mac(&self.backend_data), mac(&self.backend_v6_data))
+    }
+
+    fn data(&self) -> impl Iterator<Item = &Data> {
+        [&self.backend_data, &self.backend_v6_data].into_iter().flatten()
+    }
+
+    /// The public key of the node's WireGuard device; flannel's nodes, too, have one for both families. `None` if it is not
+    /// told yet.
+    ///
+    /// # Errors
+    /// Why it cannot be a peer.
+    fn key(&self, routing: &Routing) -> Result<Option<WgKey>, String> {
+        let own = routing.wireguard.port;
+        if let Some(port) = self.data().find_map(|data| data.port.filter(|port| ![0, own].contains(port))) {
+            return Err(format!("its WireGuard port is {port}, and [routing.wireguard] port is {own}"));
+        }
+        let Some(text) = self.data().find_map(|data| data.public_key.as_ref()) else { return Ok(None) };
+        let wrong = |_| format!("its PublicKey \"{text}\" is not a public key of WireGuard");
+        text.parse().map(Some).map_err(wrong)
     }
 
     /// The MACs that the routes to the pods of the node called `name` need.
     fn needed(&self, name: &str, pods: &[IpNetwork], routing: &Routing) -> Result<Macs, String> {
-        let vni_is_ours =
-            |data: &Option<Data>| data.as_ref().is_none_or(|data| data.vni == routing.vxlan.vni);
-        for data in [&self.backend_data, &self.backend_v6_data] {
-            if let Some(data) = data.as_ref().filter(|_| !vni_is_ours(data)) {
-                return Err(format!(
-                    "its VNI is {}, and [routing.vxlan] vni is {}",
-                    data.vni, routing.vxlan.vni
-                ));
-            }
+        let (own, of_vxlan) = (routing.vxlan.vni, self.data().filter(|data| data.vtep_mac.is_some()));
+        if let Some(vni) = of_vxlan.map(|data| data.vni.unwrap_or(0)).find(|vni| *vni != own) {
+            return Err(format!("its VNI is {vni}, and [routing.vxlan] vni is {own}"));
         }
         let (v4, v6) = self.macs();
         if routing.vxlan.device6.is_none() {
@@ -353,15 +286,20 @@ impl Value {
         if addresses.peek().is_none() || !addresses.all(is_host) {
             return Err("its PublicIP is not an address by which other nodes can reach it".into());
         }
-        if !matches!(self.backend_type.as_str(), "vxlan" | "host-gw") {
-            return Err(format!("its backend \"{}\" is neither vxlan nor host-gw", self.backend_type));
+        if !matches!(self.backend_type.as_str(), "vxlan" | "host-gw" | "wireguard") {
+            return Err(format!("its backend \"{}\" is not vxlan, host-gw or wireguard", self.backend_type));
         }
         let macs = match routing.backend {
             Backend::Native | Backend::Wireguard => Macs { v4: vtep_mac(&name), v6: vtep_mac(&name) },
             Backend::Vxlan | Backend::Auto => self.needed(&name, &pod_cidrs, routing)?,
         };
         let (vtep_mac, vtep_mac6) = (macs.v4, macs.v6);
-        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key: None })
+        let wireguard_key = match self.key(routing) {
+            Err(why) if routing.backend == Backend::Wireguard => return Err(why),
+            // Nothing is sent to it by WireGuard.
+            key => key.ok().flatten(),
+        };
+        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key })
     }
 }
 
@@ -372,31 +310,6 @@ mod tests {
 
     fn subnets(name: &str) -> Subnets {
         Subnets::parse(name).unwrap()
-    }
-
-    #[test]
-    fn keys_are_flannels() {
-        for name in ["10.5.34.0-24", "10.5.34.0-24&fd00:5:34::-64", "0.0.0.0-0&fd00:5:34::-64"] {
-            assert_eq!(subnets(name).name(), name);
-        }
-        assert_eq!(subnets("10.5.34.0-24&fd00:5:34::-64").first(), "10.5.34.0-24");
-        assert_eq!(subnets("0.0.0.0-0&fd00::-64").first(), "0.0.0.0-0&fd00::-64");
-        let odd = [
-            "",
-            "10.5.34.0",
-            "10.5.34.1-24",
-            "0.0.0.0-0",
-            "10.5.34.0-33",
-            "10.5.34.0-24&10.6.0.0-24",
-            "a-24",
-            "fd00::-64",
-            "10.5.34.0-24&fd00::1-64",
-            "10.5.34.0-24&",
-            "224.0.0.0-24",
-        ];
-        for name in odd {
-            assert_eq!(Subnets::parse(name), None, "{name}");
-        }
     }
 
     /// As in flannel's documentation and its `LeaseAttrs`.
@@ -410,12 +323,76 @@ mod tests {
             (node.v4, node.vtep_mac.to_string().as_str()),
             (Some([192, 0, 2, 7].into()), "82:4b:b6:2f:54:4e")
         );
-        let ours = Value::of(node_public(&node), &Routing::default(), macs(&node));
-        assert_eq!(ours, value);
+        let ours = Value::of(node_public(&node), &Routing::default(), macs(&node), Some(KEY));
+        assert_eq!(ours, value, "a key is not told where no such device is");
         let native = Routing { backend: Backend::Native, ..Routing::default() };
         let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":"2001:db8::7","BackendType":"host-gw"}"#;
         let public = Public { v6: Some("2001:db8::7".parse().unwrap()), ..value.public() };
-        assert_eq!(String::from_utf8(Value::of(public, &native, macs(&node)).to_json()).unwrap(), text);
+        assert_eq!(json(&Value::of(public, &native, macs(&node), None)), text);
+    }
+
+    const KEY: WgKey = WgKey([7; 32]);
+    const BASE64: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+    fn json(value: &Value) -> String {
+        String::from_utf8(value.to_json()).unwrap()
+    }
+
+    /// As flannel's `wireguard` backend has them, which writes the key once for each family.
+    #[test]
+    fn a_key_is_told_as_flannel_tells_it_and_of_two_tunnels_both_ends() {
+        let name = subnets("10.5.34.0-24&fd00:5:34::-64");
+        let public = Public { v4: Some([192, 0, 2, 7].into()), v6: Some("2001:db8::7".parse().unwrap()) };
+        let macs = Macs { v4: vtep_mac("n7"), v6: vtep_mac("n7") };
+        let of = |backend, accept| Routing { backend, accept, ..Routing::default() };
+        let (both, old) = (of(Backend::Wireguard, None), of(Backend::Vxlan, Some(Tunnel::Wireguard)));
+        let value = Value::of(public, &both, macs, Some(KEY));
+        let data = format!("{{\"PublicKey\":\"{BASE64}\"}}");
+        let text = format!(
+            "{{\"PublicIP\":\"192.0.2.7\",\"PublicIPv6\":\"2001:db8::7\",\"BackendType\":\"wireguard\",\
+             \"BackendData\":{data},\"BackendV6Data\":{data}}}"
+        );
+        assert_eq!(json(&value), text);
+        assert_eq!(value.node(&name, &both).unwrap().wireguard_key, Some(KEY));
+        assert!(value.node(&name, &old).unwrap_err().contains("no VtepMAC"), "it takes nothing of VXLAN");
+        // On the way from VXLAN each side of it reads what it needs.
+        for (backend, accept) in [
+            (Backend::Vxlan, Tunnel::Wireguard),
+            (Backend::Wireguard, Tunnel::Vxlan),
+            (Backend::Native, Tunnel::Vxlan),
+        ] {
+            let value = Value::of(public, &of(backend, Some(accept)), macs, Some(KEY));
+            let node = value.node(&name, &Routing::default()).unwrap();
+            assert_eq!(node.vtep_mac, macs.v4);
+            let is_told = backend != Backend::Native;
+            assert_eq!(value.node(&name, &both).unwrap().wireguard_key, is_told.then_some(KEY));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_one_says_why_and_matters_to_nobody_else() {
+        let both = Routing { backend: Backend::Wireguard, ..Routing::default() };
+        let of = |data: &str, routing: &Routing| {
+            let text =
+                format!(r#"{{"PublicIP":"192.0.2.7","BackendType":"wireguard","BackendData":{data}}}"#);
+            Value::parse(text.as_bytes()).unwrap().node(&subnets("10.5.34.0-24"), routing)
+        };
+        let key = |rest: &str| format!(r#"{{"PublicKey":"{BASE64}"{rest}}}"#);
+        for told in [key(""), key(r#","Port":0"#), key(r#","Port":51820"#)] {
+            assert_eq!(of(&told, &both).unwrap().wireguard_key, Some(KEY), "{told}");
+        }
+        let odd =
+            [(key(r#","Port":51821"#), "port is 51821"), (r#"{"PublicKey":"x"}"#.into(), "\"x\" is not a")];
+        for (told, why) in odd {
+            assert!(of(&told, &both).unwrap_err().contains(why), "{told}");
+            let native = Routing { backend: Backend::Native, ..Routing::default() };
+            assert_eq!(of(&told, &native).unwrap().wireguard_key, None);
+        }
+        assert_eq!(
+            of("{}", &both).unwrap().wireguard_key,
+            None,
+            "not known yet: named with the others of that kind"
+        );
     }
 
     /// As flannel's dual stack has it: two devices, two MACs.
@@ -428,10 +405,7 @@ mod tests {
         let both = subnets("10.5.34.0-24&fd00:5:34::-64");
         let node = value.node(&both, &routing).unwrap();
         assert_eq!(node.vtep_mac6.to_string(), "82:4b:b6:2f:54:4f");
-        assert_eq!(
-            String::from_utf8(Value::of(node_public(&node), &routing, macs(&node)).to_json()).unwrap(),
-            text
-        );
+        assert_eq!(json(&Value::of(node_public(&node), &routing, macs(&node), None)), text);
         let without = Value { backend_v6_data: None, ..value };
         assert!(without.node(&both, &routing).unwrap_err().contains("no VtepMAC for IPv6"));
         assert!(without.node(&subnets("10.5.34.0-24"), &routing).is_ok());
@@ -456,7 +430,7 @@ mod tests {
         let node = value.node_called("n7".into(), pods, &routing).unwrap();
         assert_eq!((node.v4, node.v6.is_some()), (Some([192, 0, 2, 7].into()), true));
         assert_eq!(node.vtep_mac6.to_string(), "82:4b:b6:2f:54:4f");
-        let written = Annotations::from(&Value::of(node_public(&node), &routing, macs(&node)));
+        let written = Annotations::from(&Value::of(node_public(&node), &routing, macs(&node), None));
         assert_eq!(written, annotations);
         let names: Vec<_> = written.entries().map(|(name, _)| name).collect();
         assert_eq!(names[2], "flannel.alpha.coreos.com/backend-data");
@@ -514,8 +488,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_key_and_no_value_panics(name in ".{0,40}", value in any::<Vec<u8>>()) {
-            let _ = Subnets::parse(&name);
+        fn no_value_panics(value in any::<Vec<u8>>()) {
             let _ = Value::parse(&value);
         }
     }

@@ -9,6 +9,7 @@ mod file;
 pub mod kubernetes;
 mod lease;
 mod pause;
+mod subnets;
 
 pub use etcd::EtcdSource;
 pub use file::FileSource;

@@ -12,6 +12,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) token: String,
+    pub(crate) content_type: String,
     pub(crate) body: Vec<u8>,
 }
 
@@ -41,6 +42,7 @@ impl Request {
             path: path.to_owned(),
             query: query.to_owned(),
             token: header("authorization"),
+            content_type: header("content-type"),
             body,
         })
     }

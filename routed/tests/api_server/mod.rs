@@ -38,6 +38,8 @@ pub(crate) struct Faults {
     pub(crate) streaming: Streaming,
     /// `verb resource` that are not allowed.
     pub(crate) forbidden: BTreeSet<String>,
+    /// All `verb resource` that are allowed; `None` for everything that is not forbidden.
+    pub(crate) allowed: Option<BTreeSet<String>>,
     /// Bytes that the next watch sends in the middle of its list, and then closes.
     pub(crate) break_list_with: Option<Vec<u8>>,
     /// Time between two pieces of a list or watch.
@@ -279,7 +281,8 @@ fn talk(shared: &Shared, mut stream: Stream) -> io::Result<()> {
         return Answer::status(401, "Unauthorized", "Unauthorized").write(&mut stream);
     }
     let permission = request.permission();
-    if state.faults.forbidden.contains(&permission) {
+    let is_left_out = state.faults.allowed.as_ref().is_some_and(|all| !all.contains(&permission));
+    if is_left_out || state.faults.forbidden.contains(&permission) {
         let (verb, resource) = permission.split_once(' ').unwrap();
         let message = format!(
             "User \"test\" cannot {verb} resource \"{resource}\" in API group \"\" at the cluster scope"
@@ -315,6 +318,10 @@ fn list(request: &Request, state: &State) -> Answer {
 
 /// Strategic merge, as far as conditions need it.
 fn patch(request: &Request, state: &mut State) -> Answer {
+    if request.content_type != "application/strategic-merge-patch+json" {
+        let message = format!("the body of the request was in an unknown format: {}", request.content_type);
+        return Answer::status(415, "UnsupportedMediaType", &message);
+    }
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     let name = request.path.split('/').nth(4).unwrap().to_owned();
     let Some(node) = state.nodes.get_mut(&name) else {

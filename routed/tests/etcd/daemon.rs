@@ -10,25 +10,25 @@ use crate::tls::Authority;
 use crate::{NETWORK, ports};
 
 /// A node with a member beside it that is not started yet.
-struct Lab {
-    node: Node,
-    etcd: Etcd,
+pub(crate) struct Lab {
+    pub(crate) node: Node,
+    pub(crate) etcd: Etcd,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let node = Node::new("vxlan");
         let etcd = Etcd::new(node.directory.path(), ports());
         Self { node, etcd }
     }
 
     /// Does something with the member, in its namespace.
-    fn etcd<T>(&mut self, act: impl FnOnce(&mut Etcd) -> T) -> T {
+    pub(crate) fn etcd<T>(&mut self, act: impl FnOnce(&mut Etcd) -> T) -> T {
         let etcd = &mut self.etcd;
         self.node.inside(|| act(etcd))
     }
 
-    fn configure(&self, more: &str) {
+    pub(crate) fn configure(&self, more: &str) {
         self.configure_node("address = \"192.0.2.1\"\naddress6 = \"2001:db8::1\"\n", more);
     }
 
@@ -44,7 +44,7 @@ impl Lab {
         self.node.path(name).display().to_string()
     }
 
-    fn has(&self, last: u8) -> bool {
+    pub(crate) fn has(&self, last: u8) -> bool {
         let state = self.node.state();
         state.contains(&format!("10.5.{last}.0/24"))
             && state.contains(&format!("82:4b:b6:00:00:{last:02x} dst 192.0.2.{last} self permanent"))
@@ -52,12 +52,12 @@ impl Lab {
                 .contains(&format!("10.5.{last}.0 dev ferrule.1 lladdr 82:4b:b6:00:00:{last:02x} PERMANENT"))
     }
 
-    fn has_nothing_of(&self, last: u8) -> bool {
+    pub(crate) fn has_nothing_of(&self, last: u8) -> bool {
         let state = self.node.state();
         !state.contains(&format!("10.5.{last}.0")) && !state.contains(&format!("82:4b:b6:00:00:{last:02x}"))
     }
 
-    fn wait(&self, daemon: &Daemon, condition: impl Fn() -> bool) {
+    pub(crate) fn wait(&self, daemon: &Daemon, condition: impl Fn() -> bool) {
         assert!(within(PATIENCE, condition).is_some(), "{}\n{}", self.node.state(), daemon.log());
     }
 }

@@ -21,6 +21,8 @@ pub(crate) type Inside<'a> = &'a dyn Fn(&mut Command) -> std::io::Result<Child>;
 /// One member; killed with the value.
 pub(crate) struct Etcd {
     pub(crate) port: u16,
+    /// Where it listens.
+    host: &'static str,
     directory: PathBuf,
     options: Vec<String>,
     scheme: &'static str,
@@ -33,7 +35,15 @@ impl Etcd {
     /// A member alone that is not started yet; client and peer port are `port` and the next one.
     pub(crate) fn new(directory: &Path, port: u16) -> Self {
         let directory = directory.join(format!("etcd-{port}"));
-        Self { port, directory, options: Vec::new(), scheme: "http", child: None, ctl: Vec::new() }
+        let host = "127.0.0.1";
+        Self { port, host, directory, options: Vec::new(), scheme: "http", child: None, ctl: Vec::new() }
+    }
+
+    /// At another address than the loopback device's.
+    #[allow(dead_code, reason = "where other nodes ask it")]
+    pub(crate) fn at(mut self, host: &'static str) -> Self {
+        self.host = host;
+        self
     }
 
     pub(crate) fn with(mut self, options: &[&str]) -> Self {
@@ -49,7 +59,7 @@ impl Etcd {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.port)
+        format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
     pub(crate) fn peer(&self) -> String {
@@ -80,7 +90,7 @@ impl Etcd {
     /// Waits until it answers, from the namespace that it is in.
     pub(crate) fn wait(&self) {
         let answers = || {
-            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+            TcpStream::connect((self.host, self.port)).is_ok()
                 && self.try_ctl(&["get", "anything"]).status.success()
         };
         assert!(within(LIMIT, answers).is_some(), "{}", self.log());

@@ -82,7 +82,8 @@ fn wire(
         pod_name: name(names.1),
         pod_mac: Mac::local([2, 0, 0, 0, 2, number]),
     };
-    let link = Netlink::open_in(near).unwrap().create_veth(&spec, far).unwrap();
+    let mut kernel = Netlink::open_in(near).unwrap();
+    let link = kernel.create_veth(&spec, far).unwrap();
     let end = link.peer.unwrap();
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     let mut ops: Vec<_> = addresses
@@ -92,8 +93,9 @@ fn wire(
             Op::PutAddress(key, Address { nodad: key.prefix.is_ipv6() })
         })
         .collect();
-    ops.push(Op::SetLink(end, up));
+    ops.push(Op::SetLink(end, up.clone()));
     done(&mut Netlink::open_in(far).unwrap(), &ops);
+    done(&mut kernel, &[Op::SetLink(link.index, up)]);
     link
 }
 

@@ -15,8 +15,8 @@ use ferrule_netlink::netns::{self, Netns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// For what has no promised time: a loaded machine must not fail a test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// For what has no promised time: a loaded machine, or an emulated one on it, must not fail a test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
     netns: Netns,
@@ -204,13 +204,24 @@ impl Node {
         command
     }
 
-    /// Starts `ip monitor`; what it tells until [`Listener::heard`].
+    /// Starts `ip monitor` and waits until it listens; what it tells until [`Listener::heard`].
     pub(crate) fn listen(&self) -> Listener {
         let mut command = Command::new("ip");
         command
             .args(["-o", "monitor", "link", "address", "route", "neigh", "nexthop"])
             .stdout(Stdio::piped());
         let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
+        let pid = child.id().to_string();
+        // Its socket has groups: it hears.
+        let hears = |line: &str| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next() == Some(&pid) && fields.next().is_some_and(|groups| groups != "00000000")
+        };
+        let is_listening = || {
+            let sockets = self.inside(|| fs::read_to_string("/proc/thread-self/net/netlink")).unwrap();
+            sockets.lines().any(hears)
+        };
+        assert!(within(PATIENCE, is_listening).is_some(), "ip monitor does not listen");
         Listener(child)
     }
 }

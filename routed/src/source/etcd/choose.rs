@@ -1,7 +1,8 @@
 //! Which subnet this node takes: pure. It is handed what is taken, and chance.
 
 use super::network::{Network, Pool};
-use crate::source::lease::{Public, Subnets};
+use crate::source::lease::Public;
+use crate::source::subnets::Subnets;
 use ferrule_model::IpNetwork;
 
 /// Of so many free ones one is taken by chance: nodes that start at once seldom want the same.

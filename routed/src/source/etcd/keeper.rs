@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use ferrule_config::{Config, Routing};
-use ferrule_model::{Mac, vtep_mac};
+use ferrule_model::{Mac, WgKey, vtep_mac};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -22,8 +22,9 @@ use super::message::{Event, KeyValue};
 use super::network::Network;
 use crate::nodes::{Node, NodeUpdate, vtep_mac6};
 use crate::source::NodeEvent;
-use crate::source::lease::{Macs, Public, Subnets, Value};
+use crate::source::lease::{Macs, Public, Value};
 use crate::source::pause::Pause;
+use crate::source::subnets::Subnets;
 
 /// A round that lasted this long was a good one: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
@@ -35,6 +36,7 @@ const TRIES: usize = 200;
 const SCATTER_MS: u64 = 40;
 
 /// The task's state.
+#[derive(Debug)]
 pub(super) struct Keeper {
     config: Config,
     own_name: String,
@@ -45,6 +47,8 @@ pub(super) struct Keeper {
     previous: Option<Subnets>,
     /// The MACs of this node's VXLAN devices, once they are known.
     macs: (Option<Mac>, Option<Mac>),
+    /// Its WireGuard key, if it has one.
+    key: Option<WgKey>,
     /// The member that is asked next.
     at: usize,
     /// Rounds that have failed in a row.
@@ -106,6 +110,7 @@ impl Keeper {
             reads_only,
             previous,
             macs,
+            key: None,
             at: 0,
             failures: 0,
             pause: Pause::new(),
@@ -114,8 +119,21 @@ impl Keeper {
         }
     }
 
+    /// What the others have to know of this node's WireGuard device.
+    pub(super) fn has_key(&mut self, key: WgKey) {
+        self.key = Some(key);
+    }
+
     /// Works until nobody takes the events any more.
     pub(super) async fn run(mut self) {
+        let events = self.events.clone();
+        tokio::select! {
+            () = events.closed() => {}
+            () = self.rounds() => {}
+        }
+    }
+
+    async fn rounds(&mut self) {
         loop {
             let begin = Instant::now();
             let Err(end) = self.round().await;
@@ -226,7 +244,7 @@ impl Keeper {
     ) -> Result<Option<Mine>, Fault> {
         let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
         let macs = self.macs(told);
-        let value = Value::of(own, &self.config.routing, macs).to_json();
+        let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
         if self.reads_only {
             return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
         }
@@ -250,7 +268,7 @@ impl Keeper {
     /// Takes free subnets, unless somebody else is faster: the next look tells.
     async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
         let macs = self.macs((None, None));
-        let value = Value::of(own, &self.config.routing, macs).to_json();
+        let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
         let (lease, _) = api.grant(self.config.routing.etcd.lease.as_secs()).await?;
         let name = subnets.name();
         if api.put((&name, &subnets.first()), value, lease, Unless::Taken).await?.is_some() {
@@ -275,9 +293,10 @@ impl Keeper {
     fn nodes(&mut self, mine: &Mine, all: &[KeyValue]) -> Vec<Node> {
         let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
         let own = Value::parse(&mine.value).and_then(|value| value.node(&mine.subnets, &self.config.routing));
-        // It was made here, so it can be read.
-        let mut nodes: Vec<_> =
-            own.into_iter().map(|node| Node { name: self.own_name.clone(), ..node }).collect();
+        let (name, macs) = (self.own_name.clone(), self.macs((None, None)));
+        // It was made here, so it can be read. What it has no need to say is known as well.
+        let own = own.map(|node| Node { name, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });
+        let mut nodes: Vec<_> = own.into_iter().collect();
         let own_name = mine.subnets.name();
         let others: BTreeMap<_, _> = all.iter().map(|kv| (name_of(&prefix, kv), kv)).collect();
         self.left_out.retain(|name, _| others.contains_key(name.as_str()));

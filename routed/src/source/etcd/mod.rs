@@ -5,7 +5,7 @@
 //! etcd knows no names of nodes: another node is called as its subnet's key ends, such as `10.5.34.0-24`.
 //!
 //! A task of its own does it all ([`keeper`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
-//! words, as [`super::lease`]), [`choose`] (which subnet).
+//! words, as [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet).
 
 mod address;
 mod api;
@@ -19,9 +19,10 @@ mod network;
 use std::path::Path;
 
 use ferrule_config::{Config, NODE_FILE, NodeFile};
+use ferrule_model::WgKey;
 use tokio::sync::mpsc;
 
-use super::lease::Subnets;
+use super::subnets::Subnets;
 use super::{NodeEvent, Source, device_macs};
 use keeper::Keeper;
 
@@ -32,10 +33,12 @@ const WAITING: usize = 4;
 #[derive(Debug)]
 pub struct EtcdSource {
     events: mpsc::Receiver<NodeEvent>,
+    /// Until something is asked for the first time: all that the lease says has to be known by then.
+    idle: Option<Box<Keeper>>,
 }
 
 impl EtcdSource {
-    /// Begins to take a subnet and to watch, for the node called `own_name`. Must be called within a tokio runtime. The subnet
+    /// For the node called `own_name`, which takes a subnet and watches from the first [`Source::next`] on. The subnet
     /// of an earlier run is known from `node.json` in `runtime_dir`, and the MAC that the other nodes know from the VXLAN
     /// device that is there.
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
@@ -52,17 +55,26 @@ impl EtcdSource {
         let previous = NodeFile::load(&runtime_dir.join(NODE_FILE)).ok();
         let previous = previous.and_then(|file| Subnets::of(&file.pod_cidrs));
         let known = (previous, device_macs(&config.routing.vxlan));
-        tokio::spawn(Keeper::new(config.clone(), own_name.to_owned(), sender, known, reads_only).run());
-        Self { events }
+        let keeper = Keeper::new(config.clone(), own_name.to_owned(), sender, known, reads_only);
+        Self { events, idle: Some(Box::new(keeper)) }
     }
 }
 
 impl Source for EtcdSource {
     async fn next(&mut self) -> NodeEvent {
+        if let Some(keeper) = self.idle.take() {
+            tokio::spawn(keeper.run());
+        }
         match self.events.recv().await {
             Some(event) => event,
             // The task ends after its listener only.
             None => std::future::pending().await,
+        }
+    }
+
+    fn publish(&mut self, key: WgKey) {
+        if let Some(keeper) = &mut self.idle {
+            keeper.has_key(key);
         }
     }
 }

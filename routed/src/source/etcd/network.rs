@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::source::lease::Subnets;
+use crate::source::subnets::Subnets;
 use ferrule_config::{Backend, Routing};
 use ferrule_model::{Family, IpNetwork};
 use serde::Deserialize;
@@ -59,6 +59,9 @@ struct RawBackend {
     #[serde(rename = "VNI")]
     vni: Option<u32>,
     port: Option<u16>,
+    listen_port: Option<u16>,
+    #[serde(rename = "PSK")]
+    psk: String,
 }
 
 impl Default for Raw {
@@ -131,13 +134,32 @@ fn check(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
     if backend.kind != ours {
         return Err(format!(
             "its backend is \"{}\", and this node's [routing] backend is what flannel calls \"{ours}\"; make them the \
-             same: vxlan is vxlan, or auto with DirectRouting, and host-gw is native",
+             same: vxlan is vxlan, or auto with DirectRouting, host-gw is native, and wireguard is wireguard",
             backend.kind
         ));
     }
-    if ours != "vxlan" {
-        return Ok(());
+    match routing.backend {
+        Backend::Vxlan | Backend::Auto => check_vxlan(backend, routing),
+        Backend::Wireguard => check_wireguard(backend, routing),
+        Backend::Native => Ok(()),
     }
+}
+
+fn check_wireguard(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
+    // Without one flannel takes this one, too.
+    let (port, own) = (backend.listen_port.unwrap_or(51820), routing.wireguard.port);
+    if port != own {
+        return Err(format!(
+            "its port is {port}, and this node's is {own}; set [routing.wireguard] port = {port}"
+        ));
+    }
+    if !backend.psk.is_empty() {
+        return Err("it has a PSK, which this version does not know; remove it from the configuration".into());
+    }
+    Ok(())
+}
+
+fn check_vxlan(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
     // Without a number flannel takes 1, and without a port the kernel 8472.
     let (vni, port) = (backend.vni.unwrap_or(1), backend.port.filter(|port| *port != 0).unwrap_or(8472));
     if vni != routing.vxlan.vni {
@@ -280,6 +302,24 @@ mod tests {
         assert!(backend(r#"{"Type":"udp"}"#).contains("backend is \"udp\""));
         assert!(backend(r#"{"Type":"vxlan","VNI":7}"#).contains("set [routing.vxlan] vni = 7"));
         assert!(backend(r#"{"Type":"vxlan","Port":4789}"#).contains("set [routing.vxlan] port = 4789"));
+    }
+
+    #[test]
+    fn a_network_of_wireguard_has_this_nodes_port_and_no_preshared_key() {
+        let routing = Routing { backend: Backend::Wireguard, ..Routing::default() };
+        let check = |text: &str| {
+            let text = format!(r#"{{"Network":"10.5.0.0/16","Backend":{text}}}"#);
+            Network::parse(text.as_bytes(), &routing).map(drop)
+        };
+        for right in
+            [r#"{"Type":"wireguard"}"#, r#"{"Type":"wireguard","ListenPort":51820,"PSK":"","Mode":"auto"}"#]
+        {
+            assert_eq!(check(right), Ok(()), "{right}");
+        }
+        let why = |text: &str| check(text).unwrap_err();
+        assert!(why(r#"{"Type":"vxlan"}"#).contains("what flannel calls \"wireguard\""));
+        assert!(why(r#"{"Type":"wireguard","ListenPort":1}"#).contains("set [routing.wireguard] port = 1"));
+        assert!(why(r#"{"Type":"wireguard","PSK":"x"}"#).contains("remove it"));
     }
 
     #[test]

@@ -75,14 +75,16 @@ impl View {
             v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
             v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
         };
-        let value = Value::of(public, &self.config.routing, macs);
+        let value = Value::of(public, &self.config.routing, macs, None);
         let entry = other(&value, node, &self.config);
         (entry, Some(Annotations::from(&value)))
     }
 }
 
+/// A key that `routed` has published as its own annotation counts: flannel's say none of ours.
 fn other(value: &Value, node: Node, config: &Config) -> Entry {
-    value.node_called(node.name, node.pod_cidrs, &config.routing)
+    let told = value.node_called(node.name, node.pod_cidrs, &config.routing)?;
+    Ok(Node { wireguard_key: node.wireguard_key.or(told.wireguard_key), ..told })
 }
 
 /// Whether some link of this machine has the address.
@@ -151,6 +153,17 @@ mod tests {
         let mut seen = object("n1", &all.to_string());
         let told = view.look(&mut seen).unwrap();
         assert_eq!(due(&told), None, "it is told");
+    }
+
+    #[test]
+    fn a_key_is_known_beside_flannels_annotations() {
+        let key = ferrule_model::WgKey([7; 32]);
+        let both = THEIRS.replacen('{', &format!("{{\"ferrule.io/wireguard-key\":\"{key}\","), 1);
+        for name in ["n1", "n2"] {
+            let mut seen = object(name, &both);
+            view().look(&mut seen);
+            assert_eq!(seen.entry.unwrap().wireguard_key, Some(key));
+        }
     }
 
     #[test]
