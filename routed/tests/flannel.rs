@@ -13,6 +13,8 @@ mod host_gw;
 #[path = "etcd/server.rs"]
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod server;
+#[path = "flannel/wire.rs"]
+mod wire;
 #[path = "flannel/world.rs"]
 mod world;
 

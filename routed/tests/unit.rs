@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod lab;
+#[path = "unit/systemd.rs"]
+mod systemd;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -11,6 +13,7 @@ use std::process::Command;
 
 use lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
+use systemd::Systemd;
 
 /// The bit of CAP_NET_ADMIN (12) as /proc prints it.
 const NET_ADMIN: &str = "0000000000001000";
@@ -102,6 +105,36 @@ fn with_the_units_user_and_one_capability_it_does_all_of_its_work() {
     let arguments = format!("{} {program} {} cleanup", rights().join(" "), node.arguments());
     node.run("setpriv", &arguments);
     assert!(!node.state().contains("10.244."), "{}", node.state());
+}
+
+/// All of it, the filter of system calls included: what nft and iptables do counts as well.
+#[test]
+fn under_systemd_with_the_whole_unit_it_does_all_of_its_work_too() {
+    assert!(has_users(), "systemd as the first process of a namespace needs root");
+    let node = Node::new("vxlan");
+    node.configure_routing("accept_forward = true\n", "");
+    node.run("iptables-nft", "-P FORWARD DROP");
+    node.write_nodes(&[1, 2, 3]);
+    let systemd = Systemd::start(&node);
+    let status = systemd.read(&format!("/proc/{}/status", systemd.property("MainPID")));
+    let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim();
+    assert_eq!((of("CapEff:"), of("Seccomp:"), of("NoNewPrivs:")), (NET_ADMIN, "2", "1"));
+    assert!(of("Uid:").starts_with(&USER.to_string()), "{status}");
+    let right = node.state();
+    for part in ["10.244.3.0/24", "fd00:10:244:3::/64", "masquerade", "jump FERRULE-FORWARD"] {
+        assert!(right.contains(part), "{part} is not in\n{right}\n{}", systemd.log());
+    }
+    assert_eq!(node.run("sysctl", "-n net.ipv4.conf.ferrule/1.rp_filter").trim(), "2");
+    assert!(systemd.read("/run/ferrule/node.json").contains("10.244.1.0/24"));
+    for breakage in ["ip link del ferrule.1", "nft delete table inet ferrule", "iptables-nft -F FORWARD"] {
+        let (program, arguments) = breakage.split_once(' ').unwrap();
+        node.run(program, arguments);
+        assert!(within(PATIENCE, || node.state() == right).is_some(), "{breakage}:\n{}", systemd.log());
+    }
+    assert!(!systemd.log().contains("ERROR"), "{}", systemd.log());
+    assert!(systemd.command("systemctl", "stop routed").status.success());
+    assert_eq!((systemd.property("Result"), systemd.property("NRestarts")), ("success".into(), "0".into()));
+    assert_eq!(node.state(), right, "all stays");
 }
 
 /// As a container has it: /proc/sys cannot be written.

@@ -66,8 +66,13 @@ fn a_device_whose_settings_someone_changes_is_right_within_a_second() {
     let is_right = || node.state() == right && details(&node, "ferrule.1").contains("nolearning");
     assert!(within(REPAIR, is_right).is_some(), "{}\n{}", node.state(), daemon.log());
     // Another of the same name, which is ours by its VNI.
-    node.ip("link del ferrule.1");
-    node.ip("link add ferrule.1 type vxlan id 1 dstport 8472 gbp local 192.0.2.1 dev eth0");
+    let replace = || {
+        node.command("ip", "link del ferrule.1");
+        // The daemon may have been faster.
+        let add = "link add ferrule.1 type vxlan id 1 dstport 8472 gbp local 192.0.2.1 dev eth0";
+        node.command("ip", add).status.success()
+    };
+    assert!(within(PATIENCE, replace).is_some(), "{}", daemon.log());
     assert!(within(REPAIR, is_right).is_some(), "{}\n{}", node.state(), daemon.log());
 }
 

@@ -8,14 +8,17 @@ mod lab;
 #[path = "etcd/server.rs"]
 #[allow(dead_code, reason = "each test takes what it needs")]
 mod server;
+#[path = "unit/systemd.rs"]
+mod systemd;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use fleet::{Fleet, Underlay, finish};
-use lab::within;
+use lab::{Node, within};
 use server::Etcd;
+use systemd::Systemd;
 
 /// Between two echoes of a stream.
 const STEP: Duration = Duration::from_millis(100);
@@ -228,4 +231,37 @@ fn with_etcd_keys_travel_by_themselves_and_the_cluster_moves_to_vxlan_without_a_
     println!("{lost} of {sent} echoes lost in nine restarts with etcd");
     assert_eq!(lost, 0, "of {sent}");
     assert!(!fleet.nodes[0].command("ip", "link show ferrule-wg").status.success());
+}
+
+/// The whole unit: its filter of system calls, its one capability, its directory for the key.
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn under_systemd_with_the_whole_unit_the_key_is_kept_and_the_device_is_set_up() {
+    let other = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    let node = Node::new("wireguard");
+    node.configure_routing("accept_forward = true\n", "");
+    let entry = |number: u8, key: &str| {
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\nwireguard_key = \"{key}\"\n\
+             pod_cidrs = [\"10.244.{number}.0/24\"]\n"
+        )
+    };
+    // Its own key is not known yet; any stands there.
+    node.write_nodes_text(&(entry(1, &other.replace('w', "g")) + &entry(2, other)));
+    let systemd = Systemd::start(&node);
+    assert_eq!(node.run("wg", "show ferrule-wg peers").trim(), other, "{}", systemd.log());
+    assert!(node.ip("route show proto 70").contains("10.244.2.0/24 dev ferrule-wg"), "{}", node.ip("route"));
+    let told = systemd.command(&node.path("routed").display().to_string(), "wireguard-key");
+    let own = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(node.run("wg", "show ferrule-wg public-key"), own);
+    let file = systemd.command("stat", "--format %a:%U /var/lib/ferrule/wireguard.key");
+    assert_eq!(String::from_utf8_lossy(&file.stdout).trim(), "600:ferrule");
+    node.write_nodes_text(&(entry(1, own.trim()) + &entry(2, other)));
+    node.ip("link del ferrule-wg");
+    let is_back = || node.command("wg", "show ferrule-wg peers").stdout.starts_with(other.as_bytes());
+    assert!(within(lab::PATIENCE, is_back).is_some(), "{}", systemd.log());
+    assert_eq!(
+        (systemd.property("ActiveState"), systemd.property("NRestarts")),
+        ("active".into(), "0".into())
+    );
 }

@@ -1,6 +1,7 @@
 //! Two nodes on one wire, each with a pod behind a bridge as flannel's plugin makes it, and flanneld's side of the kernel.
 
 use std::io::Read;
+use std::net::UdpSocket;
 use std::process::{Child, Command, Stdio};
 
 use ferrule_netlink::netns::{self, Netns};
@@ -14,6 +15,10 @@ pub(crate) struct World {
     pub(crate) nodes: [Node; 2],
     pods: [Netns; 2],
 }
+
+/// From the pod of which node to which address.
+const WAYS: [(usize, &str); 4] =
+    [(0, "10.244.2.10"), (1, "10.244.1.10"), (0, "fd00:10:244:2::10"), (1, "fd00:10:244:1::10")];
 
 /// The MAC of flannel.1 on a node of flannel's.
 pub(crate) fn mac(number: u8) -> String {
@@ -84,11 +89,18 @@ impl World {
         lines.join("\n")
     }
 
+    /// A datagram each way in each family; nobody listens.
+    pub(crate) fn all_send_each_other(&self, text: &[u8]) {
+        for (from, to) in WAYS {
+            let any = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+            let send = || UdpSocket::bind(any).and_then(|socket| socket.send_to(text, (to, 9)));
+            assert_eq!(self.pods[from].run(send).unwrap().unwrap(), text.len());
+        }
+    }
+
     /// One packet each way in each family.
     pub(crate) fn all_reach_each_other(&self) -> bool {
-        let ways =
-            [(0, "10.244.2.10"), (1, "10.244.1.10"), (0, "fd00:10:244:2::10"), (1, "fd00:10:244:1::10")];
-        ways.iter().all(|(from, to)| {
+        WAYS.iter().all(|(from, to)| {
             let ping = || Command::new("ping").args(["-c", "1", "-W", "1", to]).output();
             self.pods[*from].run(ping).unwrap().expect("install iputils-ping").status.success()
         })
@@ -191,14 +203,12 @@ impl Pings {
             "{}",
             world.dump(&world.nodes[0])
         );
-        let ways =
-            [(0, "10.244.2.10"), (1, "10.244.1.10"), (0, "fd00:10:244:2::10"), (1, "fd00:10:244:1::10")];
         let ping = |(from, to): (usize, &str)| {
             let mut command = Command::new("ping");
             command.args(["-q", "-i", "0.01", to]).stdout(Stdio::piped());
             world.pods[from].run(|| command.spawn()).unwrap().unwrap()
         };
-        Self(ways.map(ping).into())
+        Self(WAYS.map(ping).into())
     }
 
     pub(crate) fn lost_none(mut self, world: &World, when: &str) {

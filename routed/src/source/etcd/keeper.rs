@@ -126,6 +126,14 @@ impl Keeper {
 
     /// Works until nobody takes the events any more.
     pub(super) async fn run(mut self) {
+        let events = self.events.clone();
+        tokio::select! {
+            () = events.closed() => {}
+            () = self.rounds() => {}
+        }
+    }
+
+    async fn rounds(&mut self) {
         loop {
             let begin = Instant::now();
             let Err(end) = self.round().await;
