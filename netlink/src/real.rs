@@ -143,11 +143,15 @@ impl Kernel for Netlink {
     /// The creation, the alias and the question what came of it go out in one message: one round trip. Another alias for a link
     /// that is on would have the kernel go through all IPv6 routes (`netdev_state_change`).
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
-        let mut requests = vec![link::veth(spec, pod.as_fd())];
+        // The host's end needs no address: the pod has it as a permanent neighbour. With one it would have three more IPv6 routes,
+        // through which the kernel goes for each pod that comes or ends (`fib6_clean_all`).
+        let mut requests = vec![link::veth(spec, pod.as_fd()), link::without_address(&spec.host_name)];
         requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));
         requests.push(link::named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
-        let mut refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
+        let refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
+        // A node may lack IPv6.
+        let mut refusals = refusals.filter(|(n, why)| (*n, why.errno) != (1, Errno::EAFNOSUPPORT));
         let error = match refusals.next() {
             Some((n, refusal)) => {
                 let error = Error::Refused { request: created(spec), refusal };

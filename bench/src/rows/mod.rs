@@ -6,6 +6,7 @@ mod cost;
 mod crowd;
 mod daemons;
 mod flood;
+mod load;
 mod nodes;
 mod routes;
 mod scale;
