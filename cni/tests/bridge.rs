@@ -237,11 +237,15 @@ fn can_ask(link: &str) -> bool {
     })
 }
 
-/// Whether the pod hears who asks for its MAC: it is in the group that is asked (RFC 4291, section 2.7.1).
+/// Whether the pod hears who asks for its MAC, being in the group that is asked (RFC 4291, section 2.7.1), and can answer: the
+/// kernel makes a link's own address when it has seen its carrier.
 fn can_be_asked(address: IpAddr) -> bool {
     let IpAddr::V6(address) = address else { panic!("{address} is no IPv6 address") };
     let group = format!("ff0200000000000000000001ff{:06x}", address.to_bits() & 0xff_ffff);
-    std::fs::read_to_string("/proc/thread-self/net/igmp6").unwrap().contains(&group)
+    let says = |file: &str, what: &str| {
+        std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap().contains(what)
+    };
+    says("igmp6", &group) && says("if_inet6", "fe80")
 }
 
 /// While it looks for another who has its link-local address, a node asks for no pod's MAC for packets from elsewhere: the
