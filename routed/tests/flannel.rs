@@ -129,7 +129,8 @@ fn a_live_node_moves_from_flannel_and_back_without_losing_a_packet_and_the_other
     Flanneld::of(1).set_up(first, &[2]);
     Flanneld::of(2).set_up(second, &[1]);
     for node in &world.nodes {
-        for what in ["route flush proto 70", "-6 route flush proto 70", "nexthop flush proto 70"] {
+        let unreachable = "route flush type unreachable proto 70";
+        for what in ["nexthop flush proto 70", unreachable, &format!("-6 {unreachable}")] {
             node.ip(what);
         }
     }

@@ -15,7 +15,7 @@ const BACK: &str = r#"for family in -4 -6; do
     ip $family route show proto 70 | sed -n 's/ nhid [0-9]*//p' | while read -r route; do
         ip $family route replace $route proto boot
     done
-    ip $family route flush proto 70
+    ip $family route flush type unreachable proto 70
 done
 ip nexthop flush proto 70
 "#;
@@ -82,6 +82,11 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
         "198.51.100.0/24 via 192.0.2.2 dev eth0 proto boot",
     ];
     others.iter().for_each(|route| drop(first.ip(&format!("route add {route}"))));
+    // The plugin's, to a pod of its own.
+    first.ip("link add fer0123456789ab type veth peer name pod");
+    first.ip("link set fer0123456789ab up");
+    first.ip("link set pod up");
+    first.ip("route add 10.244.1.77 dev fer0123456789ab proto 70");
     let foreign = || first.ip("route show proto boot") + &first.ip("route show proto static");
     let all = foreign();
 
@@ -136,5 +141,6 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
     }
     let (routes, _) = to_second(first);
     assert!(!routes.contains("nhid") && foreign() == all, "{routes}");
+    assert_eq!(first.ip("route show proto 70").trim(), "10.244.1.77 dev fer0123456789ab scope link");
     pings.lost_none(&world, "on the way back");
 }

@@ -8,19 +8,22 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::lab::{Node, PATIENCE, within};
 
-/// What is changed for it, in a mount namespace: all that it or the daemon writes is on a tmpfs, the user exists, and its cgroups
-/// lie below one that goes with it. Arguments: that cgroup, and where its units are.
+/// What is changed for it, in namespaces of its own: all that it or the daemon writes is on a tmpfs, the user exists, what is the
+/// machine's cannot be written, and its cgroups lie below one that goes with it. Arguments: that cgroup, and where its units are.
 const SCRIPT: &str = r#"
 mount -t tmpfs none /run
 mount -t tmpfs none /var/lib
 mkdir /run/etc /run/cgroup
 { grep -v '^ferrule:' /etc/passwd; echo 'ferrule:x:64997:64997::/:/usr/sbin/nologin'; } >/run/etc/passwd
 { grep -v '^ferrule:' /etc/group; echo 'ferrule:x:64997:'; } >/run/etc/group
+mount --bind -o ro /etc /etc
 for file in passwd group; do mount --bind /run/etc/$file /etc/$file; done
 mount -t cgroup2 none /run/cgroup
 mkdir "/run/cgroup/$1"
 echo $$ >"/run/cgroup/$1/cgroup.procs"
-exec unshare --cgroup --pid --fork --kill-child --mount-proc sh -ec '
+exec unshare --cgroup --pid --uts --ipc --fork --kill-child --mount-proc sh -ec '
+    # systemd sets some that belong to the whole machine.
+    for part in fs kernel vm; do mount --bind -o ro /proc/sys/$part /proc/sys/$part; done
     # In between, as the kernel mounts nothing upon itself.
     mount -t tmpfs none /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
