@@ -228,15 +228,40 @@ fn reached(fields: &Value, wait: Duration) -> Vec<(bool, bool)> {
     found
 }
 
+/// Whether the link can ask for others' MACs: its link-local address is there, and not on trial (`IFA_F_TENTATIVE`).
+fn can_ask(link: &str) -> bool {
+    let listed = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap();
+    let mut fields = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    fields.any(|it| {
+        it[0].starts_with("fe80") && it[5] == link && u8::from_str_radix(it[4], 16).unwrap() & 0x40 == 0
+    })
+}
+
+/// Whether the pod hears who asks for its MAC, being in the group that is asked (RFC 4291, section 2.7.1), and can answer: the
+/// kernel makes a link's own address when it has seen its carrier.
+fn can_be_asked(address: IpAddr) -> bool {
+    let IpAddr::V6(address) = address else { panic!("{address} is no IPv6 address") };
+    let group = format!("ff0200000000000000000001ff{:06x}", address.to_bits() & 0xff_ffff);
+    let says = |file: &str, what: &str| {
+        std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap().contains(what)
+    };
+    says("igmp6", &group) && says("if_inet6", "fe80")
+}
+
 /// While it looks for another who has its link-local address, a node asks for no pod's MAC for packets from elsewhere: the
-/// first ones would be lost.
+/// first ones would be lost. What the kernel leaves to its workqueues is waited for, less long than looking takes, which is
+/// a second at least.
 #[test]
 fn a_new_bridge_hands_ipv6_on_at_once() {
     with_lab(|lab| {
         let to = addresses(&result(&lab.bench.verb_with("ADD", &[], &json!({ "mode": "bridge" }))))[1];
         let socket = |netns: &Netns, address| netns.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(800);
+        while !(can_ask("ferrule0") && lab.pod("pod").run(|| can_be_asked(to)).unwrap()) {
+            assert!(Instant::now() < deadline, "not ready: an address is looked for");
+            std::thread::yield_now();
+        }
         let (pod, client) = (socket(&lab.pod("pod"), to), socket(&lab.client, ip(CLIENT[1])));
-        // Less than looking takes, which is a second at least.
         pod.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
         client.send_to(b"first", pod.local_addr().unwrap()).unwrap();
         assert_eq!(pod.recv_from(&mut [0; 8]).unwrap().1, client.local_addr().unwrap());

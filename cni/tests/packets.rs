@@ -4,11 +4,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ferrule_model::{AddressKey, Family, IfIndex, Op, family, host_prefix};
+use ferrule_model::{AddressKey, Family, IfIndex, IfName, LinkKind, Op, family, host_prefix};
 use ferrule_netlink::{Kernel, sysctl};
 use serde_json::{Value, json};
 
@@ -78,6 +79,17 @@ fn pods_of_one_node_and_the_node_itself_talk_both_ways() {
             node.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
             send(&a, &node);
             send(&node, &a);
+        }
+        // What the kernel makes an address for, once there is a carrier, has one by now; the host's ends have none.
+        let inside = &mut machine.inside("pod");
+        let eth0 = inside.link(&IfName::new("eth0").unwrap()).unwrap().unwrap();
+        assert_eq!(inside.addresses(eth0.index).unwrap().len(), 3, "one of each family, and the link's own");
+        let host = &mut machine.host();
+        let ends: Vec<_> =
+            host.links().unwrap().into_iter().filter(|link| link.kind == LinkKind::Veth).collect();
+        assert_eq!(ends.len(), 2);
+        for end in ends {
+            assert_eq!(host.addresses(end.index).unwrap(), BTreeMap::new(), "{}", end.name);
         }
     });
 }

@@ -52,11 +52,15 @@ impl NodesFile {
     /// # Errors
     /// If the text is not TOML, has an unknown key or a value that cannot be, or if two nodes claim the same thing.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
+        Self::read(text, file).map(|(nodes, _)| nodes)
+    }
+
+    /// The same, and whether the text is of the plain form.
+    pub(crate) fn read(text: &str, file: &Path) -> Result<(Self, bool), ConfigError> {
         let document = Document::new(file, text);
-        let raw = match crate::regular::nodes(text) {
-            Some(raw) => raw,
-            None => document.toml()?,
-        };
+        let plain = crate::regular::nodes(text);
+        let is_plain = plain.is_some();
+        let raw = plain.map_or_else(|| document.toml(), Ok)?;
         if raw.node.is_empty() {
             // A truncated file must not read as a cluster that has lost all its nodes.
             let remedy = "add a [[node]] table for every node of the cluster, this one included";
@@ -64,7 +68,7 @@ impl NodesFile {
         }
         let nodes = raw.node.iter().map(|entry| node(&document, entry)).collect::<Checked<Vec<_>>>()?;
         once_each(&document, &raw.node, &nodes)?;
-        Ok(Self { nodes })
+        Ok((Self { nodes }, is_plain))
     }
 }
 

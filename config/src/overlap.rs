@@ -2,14 +2,15 @@
 
 use ipnetwork::IpNetwork;
 
-/// Two of the networks that share an address, if there are any. O(n log n).
+/// Two of the networks that share an address, if there are any. None has bits set behind its prefix. O(n log n).
 ///
 /// Networks nest or are disjoint. Sorted by first address and then by length, a network that holds others is followed
 /// at once by one of them, so neighbours are all that needs comparing.
 pub(crate) fn first_overlap<T>(
     mut networks: Vec<(IpNetwork, T)>,
 ) -> Option<((IpNetwork, T), (IpNetwork, T))> {
-    networks.sort_by_key(|(network, _)| (network.is_ipv6(), network.network(), network.prefix()));
+    // Their own order, by address and then by length.
+    networks.sort_by_key(|(network, _)| *network);
     let at = networks.windows(2).position(|pair| contains(&pair[0].0, &pair[1].0))?;
     let mut pair = networks.into_iter().skip(at);
     pair.next().zip(pair.next())

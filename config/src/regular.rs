@@ -43,7 +43,8 @@ pub(crate) fn nodes(text: &str) -> Option<RawNodes> {
 impl Entry {
     /// Takes `KEY = VALUE`, which begins at `start`; each key once.
     fn take(&mut self, line: &str, start: usize) -> Option<()> {
-        let (key, value) = line.split_once(" = ")?;
+        let (key, value) = line.split_once('=')?;
+        let (key, value) = (key.strip_suffix(' ')?, value.strip_prefix(' ')?);
         let start = start + line.len() - value.len();
         let place = match key {
             "name" => &mut self.name,
@@ -85,12 +86,13 @@ fn strings(list: &str, start: usize) -> Option<Vec<Text>> {
         return Some(Vec::new());
     }
     let mut at = start + 1;
-    let next = |quoted: &str| {
+    let next = |part: &str| {
+        let quoted = if at == start + 1 { part } else { part.strip_prefix(' ')? };
         let place = at..at + quoted.len();
         at = place.end + ", ".len();
         string(quoted, place)
     };
-    inner.split(", ").map(next).collect()
+    inner.split(',').map(next).collect()
 }
 
 /// Nothing but what ASCII prints.

@@ -1,5 +1,5 @@
 //! The one thread that owns what changes: service and store. It gathers the calls that are waiting, performs them in
-//! memory, commits all their changes as one, and only then lets the answers go (group commit).
+//! memory, commits all their changes as one, and only then lets the answers go (group commit). The log comes after them.
 //!
 //! If the commit fails, nobody is told of a success: the service is built anew from what the store really holds, and
 //! every call of the batch is answered `StoreFailed`.
@@ -169,6 +169,13 @@ struct Round {
     reclaimed: Vec<(Lease, Duration)>,
 }
 
+/// What happened and is durable, for the log.
+#[derive(Default)]
+struct News {
+    changes: Vec<Change>,
+    reclaimed: Vec<(Lease, Duration)>,
+}
+
 /// A call that was performed and waits for the commit.
 struct Pending {
     answer: oneshot::Sender<Result<Answer, CallError>>,
@@ -197,7 +204,7 @@ impl Writer {
         if !round.batch.is_empty() {
             writer.store.commit(&round.batch)?;
         }
-        finish(round, &writer.metrics);
+        finish(round, &writer.metrics).log();
         Ok(writer)
     }
 
@@ -264,12 +271,15 @@ impl Writer {
             {
                 jobs.push(job);
             }
-            self.round(jobs.drain(..));
+            let news = self.round(jobs.drain(..));
+            // The answers go out first: nobody who waits for one needs the log.
+            yield_now().await;
+            news.log();
         }
     }
 
-    /// Performs jobs, commits, answers.
-    fn round(&mut self, jobs: impl Iterator<Item = Job>) {
+    /// Performs jobs, commits, answers. What there is to be logged is left to the caller.
+    fn round(&mut self, jobs: impl Iterator<Item = Job>) -> News {
         let mut round = Round::default();
         let now = (self.clock)();
         for job in jobs {
@@ -294,9 +304,12 @@ impl Writer {
             Ok(()) => {
                 self.doubtful = false;
                 self.metrics.leases(self.leases());
-                finish(round, &self.metrics);
+                finish(round, &self.metrics)
             }
-            Err(error) => self.undo(round, &error),
+            Err(error) => {
+                self.undo(round, &error);
+                News::default()
+            }
         }
     }
 
@@ -426,15 +439,13 @@ impl Writer {
     }
 }
 
-/// The batch is durable: says so, to the log, to the queue and to the callers.
-fn finish(round: Round, metrics: &Metrics) {
-    for (lease, gone_for) in &round.reclaimed {
-        log_reclaimed(lease, *gone_for);
+/// The batch is durable: says so, to the queue and to the callers; what is left is for the log.
+fn finish(round: Round, metrics: &Metrics) -> News {
+    for _ in &round.reclaimed {
         metrics.reclaimed(Reason::Gone);
     }
     for change in &round.batch.changes {
         metrics.changed(change);
-        log(change);
     }
     // Before the answers: whoever has one may allocate again, and a release still in the queue would end that lease.
     for queued in round.claimed {
@@ -445,6 +456,16 @@ fn finish(round: Round, metrics: &Metrics) {
     for pending in round.calls {
         // A caller that is gone has its lease, and gives it back or asks for it again.
         let _ = pending.answer.send(pending.result);
+    }
+    News { changes: round.batch.changes, reclaimed: round.reclaimed }
+}
+
+impl News {
+    fn log(&self) {
+        for (lease, gone_for) in &self.reclaimed {
+            log_reclaimed(lease, *gone_for);
+        }
+        self.changes.iter().for_each(log);
     }
 }
 

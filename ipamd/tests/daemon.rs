@@ -50,6 +50,8 @@ fn each_lease_given_and_released_is_logged() {
     client.call(&call).unwrap();
     client.call(&call).unwrap();
     client.call(&Release { attachment: attachment("c0ffee") }).unwrap();
+    // The answer does not wait for its line.
+    until("the release is logged", || place.log().contains("lease released"));
     let log = place.log();
     for what in ["lease given", "lease released"] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(what)).collect();

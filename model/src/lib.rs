@@ -25,7 +25,7 @@ pub use names::{
 };
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};
-pub use prefix::{Family, family, host_prefix, network_address};
+pub use prefix::{Family, family, host_prefix, network_address, ordinal};
 pub use state::{
     Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour,
     NeighbourKey, Nexthop, NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,

@@ -35,6 +35,15 @@ impl std::fmt::Display for Family {
     }
 }
 
+/// An address as a number with the address's own order, IPv4 first. Where thousands are sorted and looked up, it is compared
+/// several times as quickly as the address.
+pub const fn ordinal(address: IpAddr) -> (bool, u128) {
+    match address {
+        IpAddr::V4(v4) => (false, v4.to_bits() as u128),
+        IpAddr::V6(v6) => (true, v6.to_bits()),
+    }
+}
+
 /// The family of `prefix`.
 pub const fn family(prefix: &IpNetwork) -> Family {
     match prefix {

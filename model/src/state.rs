@@ -3,11 +3,12 @@
 //! What the kernel fills in by itself (flags, timers, counters) is not here; two values are equal when a packet could
 //! not tell them apart.
 
+use std::cmp::Ordering;
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-use crate::prefix::canonical;
+use crate::prefix::{canonical, ordinal};
 use crate::{Family, IfName, Mac, PROTOCOL, family};
 
 /// `ifi_index`: the number of a link in its network namespace.
@@ -156,8 +157,8 @@ pub struct Address {
     pub nodad: bool,
 }
 
-/// What tells one route from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What tells one route from another. Ordered by destination, table and metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RouteKey {
     /// Destination, host bits zero.
     pub dst: IpNetwork,
@@ -165,6 +166,19 @@ pub struct RouteKey {
     pub table: u32,
     /// `RTA_PRIORITY`. The kernel's default for IPv6 is 1024, and 0 asks for it.
     pub metric: u32,
+}
+
+impl Ord for RouteKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let rank = |key: &Self| (ordinal(key.dst.ip()), key.dst.prefix(), key.table, key.metric);
+        rank(self).cmp(&rank(other))
+    }
+}
+
+impl PartialOrd for RouteKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// `RT_TABLE_MAIN`.
@@ -258,13 +272,25 @@ pub struct Nexthop {
     pub protocol: u8,
 }
 
-/// What tells one neighbour from another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What tells one neighbour from another. Ordered by link and address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NeighbourKey {
     /// The link it is on.
     pub link: IfIndex,
     /// Its address.
     pub address: IpAddr,
+}
+
+impl Ord for NeighbourKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.link, ordinal(self.address)).cmp(&(other.link, ordinal(other.address)))
+    }
+}
+
+impl PartialOrd for NeighbourKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// An entry of the ARP or NDP table.

@@ -13,7 +13,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{RouteFlags, RouteType};
 
-use crate::encode::nexthop;
+use crate::encode::{nda, nexthop, rta};
 use crate::lookup::Path;
 
 pub(crate) fn address(payload: &[u8]) -> Option<(AddressKey, Address)> {
@@ -39,23 +39,6 @@ pub(crate) fn address_message(message: &AddressMessage) -> Option<(AddressKey, A
 /// `struct rtmsg` and `struct ndmsg`.
 const ROUTE_HEADER: usize = 12;
 const NEIGH_HEADER: usize = 12;
-/// `RTA_*` of `linux/rtnetlink.h`.
-mod rta {
-    pub(super) const DST: u16 = 1;
-    pub(super) const OIF: u16 = 4;
-    pub(super) const GATEWAY: u16 = 5;
-    pub(super) const PRIORITY: u16 = 6;
-    pub(super) const PREFSRC: u16 = 7;
-    pub(super) const MULTIPATH: u16 = 9;
-    pub(super) const TABLE: u16 = 15;
-    pub(super) const VIA: u16 = 18;
-    pub(super) const ENCAP_TYPE: u16 = 21;
-    pub(super) const NH_ID: u16 = 30;
-}
-/// `NDA_*` of `linux/neighbour.h`.
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-
 /// A route as it lies in a message: there are thousands in a table, and of each a few attributes matter.
 pub(crate) fn route(payload: &[u8]) -> Option<(RouteKey, Route)> {
     let (header, parts) = raw_route(payload)?;
@@ -162,8 +145,8 @@ pub(crate) fn neigh(payload: &[u8]) -> Option<Neigh> {
     for attribute in NlasIterator::new(&payload[NEIGH_HEADER..]) {
         let attribute = attribute.ok()?;
         match attribute.kind() {
-            NDA_DST => dst = address_of(attribute.value()),
-            NDA_LLADDR => lladdr = mac(attribute.value()),
+            nda::DST => dst = address_of(attribute.value()),
+            nda::LLADDR => lladdr = mac(attribute.value()),
             _ => {}
         }
     }

@@ -3,18 +3,10 @@
 use std::net::IpAddr;
 
 use ferrule_model::{
-    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId,
-    Op, PROTOCOL, Route, RouteKey, RouteKind, Via,
+    Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, Neighbour, NeighbourKey, Nexthop, NexthopId, Op,
+    PROTOCOL, Route, RouteKey, RouteKind, Via,
 };
-use netlink_packet_core::{DefaultNla, Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 
 use crate::link;
 use crate::socket::Request;
@@ -39,8 +31,9 @@ pub(crate) mod rtm {
     pub(crate) const GETNEXTHOP: u16 = 106;
 }
 
-/// `struct nhmsg` and `NHA_*` of `linux/nexthop.h`: the packet crate has no message for nexthop objects.
+/// `NHA_*` of `linux/nexthop.h`: the packet crate has no message for nexthop objects.
 pub(crate) mod nexthop {
+    /// Of `struct nhmsg`.
     pub(crate) const HEADER_LEN: usize = 8;
     pub(crate) const ID: u16 = 1;
     pub(crate) const OIF: u16 = 5;
@@ -48,6 +41,51 @@ pub(crate) mod nexthop {
     /// `RTNH_F_ONLINK`.
     pub(crate) const ONLINK: u32 = 4;
 }
+
+/// `RTA_*` of `linux/rtnetlink.h`.
+pub(crate) mod rta {
+    pub(crate) const DST: u16 = 1;
+    pub(crate) const OIF: u16 = 4;
+    pub(crate) const GATEWAY: u16 = 5;
+    pub(crate) const PRIORITY: u16 = 6;
+    pub(crate) const PREFSRC: u16 = 7;
+    pub(crate) const MULTIPATH: u16 = 9;
+    pub(crate) const TABLE: u16 = 15;
+    pub(crate) const VIA: u16 = 18;
+    pub(crate) const ENCAP_TYPE: u16 = 21;
+    pub(crate) const NH_ID: u16 = 30;
+}
+
+/// `NDA_*` of `linux/neighbour.h`.
+pub(crate) mod nda {
+    pub(crate) const DST: u16 = 1;
+    pub(crate) const LLADDR: u16 = 2;
+    pub(crate) const IFINDEX: u16 = 8;
+}
+
+/// `IFA_*` and `IFA_F_NODAD` of `linux/if_addr.h`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+const NODAD: u8 = 2;
+/// `AF_UNSPEC`, `AF_INET`, `AF_BRIDGE` and `AF_INET6` of `linux/socket.h`.
+const ANY: u8 = 0;
+const INET: u8 = 2;
+const BRIDGE: u8 = 7;
+const INET6: u8 = 10;
+/// `RTN_*`, `RT_SCOPE_*` and flags of `linux/rtnetlink.h`.
+const UNICAST: u8 = 1;
+const UNREACHABLE: u8 = 7;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_NOWHERE: u8 = 255;
+const ONLINK: u32 = 4;
+const FIB_MATCH: u32 = 0x2000;
+/// `NTF_SELF`, `NUD_REACHABLE` and `NUD_PERMANENT` of `linux/neighbour.h`.
+const SELF: u8 = 2;
+const REACHABLE: u16 = 2;
+const PERMANENT: u16 = 0x80;
+/// Bytes of most messages: of an IPv6 route by a nexthop object 60.
+const USUAL: usize = 64;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 const ADD: u16 = NLM_F_CREATE | NLM_F_EXCL;
@@ -64,251 +102,276 @@ pub(crate) fn op(op: &Op) -> Option<Request> {
         Op::AddVxlan(spec) => link::vxlan(spec),
         Op::SetLink(index, change) => link::change(*index, change),
         Op::DeleteLink(index) => link::delete(*index),
-        Op::PutAddress(key, value) => request(rtm::NEWADDR, PUT, &address(key, *value)),
-        Op::DeleteAddress(key) => request(rtm::DELADDR, 0, &address(key, Address::default())),
-        Op::PutNexthop(id, value) => put_nexthop(*id, value, PUT),
-        Op::AddNexthop(id, value) => put_nexthop(*id, value, ADD),
-        Op::DeleteNexthop(id) => delete_nexthop(*id),
-        Op::PutRoute(key, value) => request(rtm::NEWROUTE, PUT, &put_route(key, value)),
-        Op::AddRoute(key, value) => request(rtm::NEWROUTE, ADD, &put_route(key, value)),
-        Op::DeleteRoute(key) => request(rtm::DELROUTE, 0, &delete_route(key)),
-        Op::PutNeighbour(key, value) => request(rtm::NEWNEIGH, PUT, &neighbour(key, Some(value))),
-        Op::DeleteNeighbour(key) => request(rtm::DELNEIGH, 0, &neighbour(key, None)),
-        Op::PutFdb(key, value) => request(rtm::NEWNEIGH, PUT, &fdb(key, value)),
-        Op::DeleteFdb(key, value) => request(rtm::DELNEIGH, 0, &fdb(key, value)),
+        Op::PutAddress(key, value) => address(key, *value).request(rtm::NEWADDR, PUT),
+        Op::DeleteAddress(key) => address(key, Address::default()).request(rtm::DELADDR, 0),
+        Op::PutNexthop(id, value) => put_nexthop(*id, value).request(rtm::NEWNEXTHOP, PUT),
+        Op::AddNexthop(id, value) => put_nexthop(*id, value).request(rtm::NEWNEXTHOP, ADD),
+        Op::DeleteNexthop(id) => only_nexthop(*id).request(rtm::DELNEXTHOP, 0),
+        Op::PutRoute(key, value) => put_route(key, value).request(rtm::NEWROUTE, PUT),
+        Op::AddRoute(key, value) => put_route(key, value).request(rtm::NEWROUTE, ADD),
+        Op::DeleteRoute(key) => delete_route(key).request(rtm::DELROUTE, 0),
+        Op::PutNeighbour(key, value) => neighbour(key, Some(value)).request(rtm::NEWNEIGH, PUT),
+        Op::DeleteNeighbour(key) => neighbour(key, None).request(rtm::DELNEIGH, 0),
+        Op::PutFdb(key, value) => fdb(key, value).request(rtm::NEWNEIGH, PUT),
+        Op::DeleteFdb(key, value) => fdb(key, value).request(rtm::DELNEIGH, 0),
         Op::AddWireguard(_) | Op::SetWireguard(..) | Op::PutPeer(..) | Op::DeletePeer(_) => return None,
     })
 }
 
 /// The addresses of `link`.
 pub(crate) fn addresses_of(link: IfIndex) -> Request {
-    let mut message = AddressMessage::default();
-    message.header.index = link.0;
-    request(rtm::GETADDR, 0, &message)
+    Payload::address(ANY, 0, 0, link).request(rtm::GETADDR, 0)
 }
 
 /// The routes of one family with this protocol.
-pub(crate) fn routes_of(family: Family, protocol: u8) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = address_family(family);
-    message.header.protocol = RouteProtocol::from(protocol);
-    request(rtm::GETROUTE, 0, &message)
+pub(crate) fn routes_of(of: Family, protocol: u8) -> Request {
+    Payload::route(RouteHeader { family: family(of), protocol, ..RouteHeader::default() })
+        .request(rtm::GETROUTE, 0)
 }
 
 /// The routes of one family in all tables.
 #[cfg(test)]
-pub(crate) fn all_routes(family: Family) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = address_family(family);
-    request(rtm::GETROUTE, 0, &message)
+pub(crate) fn all_routes(of: Family) -> Request {
+    routes_of(of, 0)
 }
 
 /// The route for `dst`: as the table has it (`fib_match`), or as a packet would take it.
 pub(crate) fn route_to(dst: IpAddr, fib_match: bool) -> Request {
-    let mut message = RouteMessage::default();
-    message.header.address_family = address_family(Family::of(dst));
-    message.header.destination_prefix_length = if dst.is_ipv4() { 32 } else { 128 };
-    message.attributes.push(RouteAttribute::Destination(dst.into()));
-    if fib_match {
-        message.header.flags = RouteFlags::FibMatch;
-    }
-    request(rtm::GETROUTE, 0, &message)
+    let (dst_len, flags) = (if dst.is_ipv4() { 32 } else { 128 }, if fib_match { FIB_MATCH } else { 0 });
+    Payload::route(RouteHeader { family: family_of(dst), dst_len, flags, ..RouteHeader::default() })
+        .ip(rta::DST, dst)
+        .request(rtm::GETROUTE, 0)
 }
 
 /// The neighbours of one family on `link`.
-pub(crate) fn neighbours_of(family: Family, link: IfIndex) -> Request {
-    neighbour_dump(address_family(family), link)
+pub(crate) fn neighbours_of(of: Family, link: IfIndex) -> Request {
+    neighbour_dump(family(of), link)
 }
 
 /// The FDB of `link`.
 pub(crate) fn fdb_of(link: IfIndex) -> Request {
-    neighbour_dump(AddressFamily::Bridge, link)
+    neighbour_dump(BRIDGE, link)
 }
 
-fn neighbour_dump(family: AddressFamily, link: IfIndex) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.family = family;
-    message.attributes.push(NeighbourAttribute::IfIndex(link.0));
-    request(rtm::GETNEIGH, 0, &message)
+fn neighbour_dump(family: u8, link: IfIndex) -> Request {
+    Payload::neighbour(family, IfIndex(0), 0, 0).number(nda::IFINDEX, link.0).request(rtm::GETNEIGH, 0)
 }
 
 /// One neighbour.
 pub(crate) fn one_neighbour(key: &NeighbourKey) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.family = address_family(Family::of(key.address));
-    message.header.ifindex = key.link.0;
-    message.attributes.push(NeighbourAttribute::Destination(neighbour_address(key.address)));
-    request(rtm::GETNEIGH, 0, &message)
+    neighbour(key, None).request(rtm::GETNEIGH, 0)
 }
 
 /// One FDB entry of a VXLAN device.
 pub(crate) fn one_fdb_entry(key: &FdbKey) -> Request {
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Bridge;
-    message.header.ifindex = key.link.0;
-    message.header.flags = NeighbourFlags::Own;
-    message.attributes = vec![link_layer_address(key.mac)];
-    request(rtm::GETNEIGH, 0, &message)
+    Payload::neighbour(BRIDGE, key.link, 0, SELF)
+        .with(nda::LLADDR, &key.mac.octets())
+        .request(rtm::GETNEIGH, 0)
 }
 
 /// One nexthop object.
 pub(crate) fn one_nexthop(id: NexthopId) -> Request {
-    Request { kind: rtm::GETNEXTHOP, ..delete_nexthop(id) }
+    only_nexthop(id).request(rtm::GETNEXTHOP, 0)
 }
 
 /// All nexthop objects.
 pub(crate) fn all_nexthops() -> Request {
-    Request { kind: rtm::GETNEXTHOP, flags: 0, payload: nexthop_header(0, 0, 0) }
+    Payload::nexthop(ANY, 0, 0).request(rtm::GETNEXTHOP, 0)
 }
 
-fn address_family(family: Family) -> AddressFamily {
-    match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
+fn family(of: Family) -> u8 {
+    match of {
+        Family::V4 => INET,
+        Family::V6 => INET6,
     }
 }
 
-fn neighbour_address(address: IpAddr) -> NeighbourAddress {
-    match address {
-        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
-        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+fn family_of(address: IpAddr) -> u8 {
+    family(Family::of(address))
+}
+
+/// A family's header and the attributes behind it, put together where they lie: there are thousands of them.
+struct Payload(Vec<u8>);
+
+/// What is not 0 of `struct rtmsg`.
+#[derive(Clone, Copy, Default)]
+struct RouteHeader {
+    family: u8,
+    dst_len: u8,
+    protocol: u8,
+    scope: u8,
+    kind: u8,
+    flags: u32,
+}
+
+impl Payload {
+    fn new(header: &[u8]) -> Self {
+        let mut payload = Vec::with_capacity(USUAL);
+        payload.extend_from_slice(header);
+        Self(payload)
+    }
+
+    /// `struct rtmsg`.
+    fn route(header: RouteHeader) -> Self {
+        let RouteHeader { family, dst_len, protocol, scope, kind, flags } = header;
+        let [f0, f1, f2, f3] = flags.to_ne_bytes();
+        Self::new(&[family, dst_len, 0, 0, 0, protocol, scope, kind, f0, f1, f2, f3])
+    }
+
+    /// `struct ndmsg`.
+    fn neighbour(family: u8, link: IfIndex, state: u16, flags: u8) -> Self {
+        let ([l0, l1, l2, l3], [s0, s1]) = (link.0.to_ne_bytes(), state.to_ne_bytes());
+        Self::new(&[family, 0, 0, 0, l0, l1, l2, l3, s0, s1, flags, 0])
+    }
+
+    /// `struct ifaddrmsg`.
+    fn address(family: u8, prefix_len: u8, flags: u8, link: IfIndex) -> Self {
+        let [l0, l1, l2, l3] = link.0.to_ne_bytes();
+        Self::new(&[family, prefix_len, flags, 0, l0, l1, l2, l3])
+    }
+
+    /// `struct nhmsg`.
+    fn nexthop(family: u8, protocol: u8, flags: u32) -> Self {
+        let [f0, f1, f2, f3] = flags.to_ne_bytes();
+        Self::new(&[family, 0, protocol, 0, f0, f1, f2, f3])
+    }
+
+    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+        /// `struct nlattr`.
+        const HEADER_LEN: u16 = 4;
+        let payload = &mut self.0;
+        // All values here are shorter than a few bytes.
+        payload.extend_from_slice(&(HEADER_LEN + value.len() as u16).to_ne_bytes());
+        payload.extend_from_slice(&kind.to_ne_bytes());
+        payload.extend_from_slice(value);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn number(self, kind: u16, value: u32) -> Self {
+        self.with(kind, &value.to_ne_bytes())
+    }
+
+    fn ip(self, kind: u16, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => self.with(kind, &v4.octets()),
+            IpAddr::V6(v6) => self.with(kind, &v6.octets()),
+        }
+    }
+
+    fn request(self, kind: u16, flags: u16) -> Request {
+        Request { kind, flags, payload: self.0 }
     }
 }
 
-fn address(key: &AddressKey, value: Address) -> AddressMessage {
-    let mut message = AddressMessage::default();
+fn address(key: &AddressKey, value: Address) -> Payload {
     let ip = key.prefix.ip();
-    message.header.family = address_family(Family::of(ip));
-    message.header.prefix_len = key.prefix.prefix();
-    message.header.index = key.link.0;
-    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
-    if value.nodad && ip.is_ipv6() {
-        message.header.flags = AddressHeaderFlags::Nodad;
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-    }
-    message
+    let flags = if value.nodad && ip.is_ipv6() { NODAD } else { 0 };
+    let payload = Payload::address(family_of(ip), key.prefix.prefix(), flags, key.link);
+    let payload = payload.ip(IFA_LOCAL, ip).ip(IFA_ADDRESS, ip);
+    if flags == 0 { payload } else { payload.number(IFA_FLAGS, flags.into()) }
 }
 
-fn route(key: &RouteKey) -> RouteMessage {
-    let mut message = RouteMessage::default();
+fn route(key: &RouteKey, header: RouteHeader) -> Payload {
     let dst = key.dst.network();
-    message.header.address_family = address_family(Family::of(dst));
-    message.header.destination_prefix_length = key.dst.prefix();
-    message.header.protocol = RouteProtocol::from(PROTOCOL);
-    message.attributes = vec![
-        RouteAttribute::Table(key.table),
-        RouteAttribute::Destination(dst.into()),
-        RouteAttribute::Priority(key.metric),
-    ];
-    message
+    Payload::route(RouteHeader { family: family_of(dst), dst_len: key.dst.prefix(), ..header })
+        .number(rta::TABLE, key.table)
+        .ip(rta::DST, dst)
+        .number(rta::PRIORITY, key.metric)
 }
 
-fn put_route(key: &RouteKey, value: &Route) -> RouteMessage {
-    let mut message = route(key);
-    message.header.protocol = RouteProtocol::from(value.protocol);
-    match value.kind {
-        RouteKind::Unicast(via) => {
-            message.header.kind = RouteType::Unicast;
-            via_attributes(&mut message, via);
+fn put_route(key: &RouteKey, value: &Route) -> Payload {
+    let header = RouteHeader { protocol: value.protocol, kind: UNICAST, ..RouteHeader::default() };
+    let payload = match value.kind {
+        RouteKind::Unreachable => route(key, RouteHeader { kind: UNREACHABLE, ..header }),
+        RouteKind::Unicast(Via::Nexthop(id)) => route(key, header).number(rta::NH_ID, id.0),
+        RouteKind::Unicast(Via::Gateway { address, link, onlink }) => {
+            let flags = if onlink { ONLINK } else { 0 };
+            route(key, RouteHeader { flags, ..header }).ip(rta::GATEWAY, address).number(rta::OIF, link.0)
         }
-        RouteKind::Unreachable => message.header.kind = RouteType::Unreachable,
-    }
-    message.attributes.extend(value.source.map(|source| RouteAttribute::PrefSource(source.into())));
-    message
-}
-
-fn via_attributes(message: &mut RouteMessage, via: Via) {
-    match via {
-        Via::Nexthop(id) => message.attributes.push(RouteAttribute::NhId(id.0)),
-        Via::Gateway { address, link, onlink } => {
-            message.attributes.push(RouteAttribute::Gateway(address.into()));
-            message.attributes.push(RouteAttribute::Oif(link.0));
-            if onlink {
-                message.header.flags = RouteFlags::Onlink;
-            }
+        // IPv4 wants a route without a next hop to say that it ends on the link; IPv6 has no scopes here.
+        RouteKind::Unicast(Via::Link(link)) => {
+            route(key, RouteHeader { scope: SCOPE_LINK, ..header }).number(rta::OIF, link.0)
         }
-        Via::Link(link) => {
-            // IPv4 wants a route without a next hop to say that it ends on the link; IPv6 has no scopes here.
-            message.header.scope = RouteScope::Link;
-            message.attributes.push(RouteAttribute::Oif(link.0));
-        }
+    };
+    match value.source {
+        Some(source) => payload.ip(rta::PREFSRC, source),
+        None => payload,
     }
 }
 
 /// A deletion matches any type and scope (`RTN_UNSPEC`, `RT_SCOPE_NOWHERE`), but only routes of ours.
-fn delete_route(key: &RouteKey) -> RouteMessage {
-    let mut message = route(key);
-    message.header.scope = RouteScope::NoWhere;
-    message
+fn delete_route(key: &RouteKey) -> Payload {
+    route(key, RouteHeader { protocol: PROTOCOL, scope: SCOPE_NOWHERE, ..RouteHeader::default() })
 }
 
-fn neighbour(key: &NeighbourKey, value: Option<&Neighbour>) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = address_family(Family::of(key.address));
-    message.header.ifindex = key.link.0;
-    message.attributes.push(NeighbourAttribute::Destination(neighbour_address(key.address)));
-    if let Some(value) = value {
-        message.header.state = state(value.permanent);
-        message.attributes.extend(value.mac.map(link_layer_address));
+fn neighbour(key: &NeighbourKey, value: Option<&Neighbour>) -> Payload {
+    let state = value.map_or(0, |value| state(value.permanent));
+    let payload = Payload::neighbour(family_of(key.address), key.link, state, 0).ip(nda::DST, key.address);
+    match value.and_then(|value| value.mac) {
+        Some(mac) => payload.with(nda::LLADDR, &mac.octets()),
+        None => payload,
     }
-    message
 }
 
-fn fdb(key: &FdbKey, value: &FdbEntry) -> NeighbourMessage {
-    let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Bridge;
-    message.header.ifindex = key.link.0;
-    message.header.flags = NeighbourFlags::Own;
-    message.header.state = state(value.permanent);
-    message.attributes =
-        vec![link_layer_address(key.mac), NeighbourAttribute::Destination(neighbour_address(value.dst))];
-    message
+fn fdb(key: &FdbKey, value: &FdbEntry) -> Payload {
+    Payload::neighbour(BRIDGE, key.link, state(value.permanent), SELF)
+        .with(nda::LLADDR, &key.mac.octets())
+        .ip(nda::DST, value.dst)
 }
 
-fn state(permanent: bool) -> NeighbourState {
-    if permanent { NeighbourState::Permanent } else { NeighbourState::Reachable }
+fn state(permanent: bool) -> u16 {
+    if permanent { PERMANENT } else { REACHABLE }
 }
 
-fn link_layer_address(mac: Mac) -> NeighbourAttribute {
-    NeighbourAttribute::LinkLayerAddress(mac.octets().to_vec())
-}
-
-fn put_nexthop(id: NexthopId, value: &Nexthop, flags: u16) -> Request {
-    let family = match value.gateway {
-        IpAddr::V4(_) => libc_family(AddressFamily::Inet),
-        IpAddr::V6(_) => libc_family(AddressFamily::Inet6),
-    };
+fn put_nexthop(id: NexthopId, value: &Nexthop) -> Payload {
     let onlink = if value.onlink { nexthop::ONLINK } else { 0 };
-    let mut payload = nexthop_header(family, value.protocol, onlink);
-    let gateway = match value.gateway {
-        IpAddr::V4(v4) => v4.octets().to_vec(),
-        IpAddr::V6(v6) => v6.octets().to_vec(),
-    };
-    attribute(&mut payload, nexthop::ID, id.0.to_ne_bytes().to_vec());
-    attribute(&mut payload, nexthop::OIF, value.link.0.to_ne_bytes().to_vec());
-    attribute(&mut payload, nexthop::GATEWAY, gateway);
-    Request { kind: rtm::NEWNEXTHOP, flags, payload }
+    Payload::nexthop(family_of(value.gateway), value.protocol, onlink)
+        .number(nexthop::ID, id.0)
+        .number(nexthop::OIF, value.link.0)
+        .ip(nexthop::GATEWAY, value.gateway)
 }
 
-fn delete_nexthop(id: NexthopId) -> Request {
-    let mut payload = nexthop_header(0, 0, 0);
-    attribute(&mut payload, nexthop::ID, id.0.to_ne_bytes().to_vec());
-    Request { kind: rtm::DELNEXTHOP, flags: 0, payload }
+fn only_nexthop(id: NexthopId) -> Payload {
+    Payload::nexthop(ANY, 0, 0).number(nexthop::ID, id.0)
 }
 
-fn libc_family(family: AddressFamily) -> u8 {
-    family.into()
-}
+#[cfg(test)]
+mod tests {
+    use ferrule_model::Mac;
+    use netlink_packet_core::Parseable;
+    use netlink_packet_route::neighbour::NeighbourMessage;
+    use netlink_packet_route::route::RouteMessage;
 
-fn nexthop_header(family: u8, protocol: u8, flags: u32) -> Vec<u8> {
-    let mut header = vec![family, 0, protocol, 0];
-    header.extend_from_slice(&flags.to_ne_bytes());
-    header
-}
+    use super::*;
 
-fn attribute(payload: &mut Vec<u8>, kind: u16, value: Vec<u8>) {
-    let attribute = DefaultNla::new(kind, value);
-    let start = payload.len();
-    payload.resize(start + attribute.buffer_len(), 0);
-    attribute.emit(&mut payload[start..]);
+    /// The packet crate reads all of what is written here, and writes the same.
+    #[test]
+    fn the_packet_crate_would_write_the_same() {
+        let key = |text: &str| RouteKey { metric: 7, ..RouteKey::main(text.parse().unwrap()) };
+        let (link, mac) = (IfIndex(9), Mac::local([4; 6]));
+        let via = |text: &str| Via::Gateway { address: text.parse().unwrap(), link, onlink: true };
+        let source = Some("192.0.2.1".parse().unwrap());
+        for (key, route) in [
+            (key("10.1.0.0/24"), Route { source, ..Route::ours(via("192.0.2.7")) }),
+            (key("fd00:1::/64"), Route::ours(via("fe80::1"))),
+            (key("10.2.0.0/24"), Route::ours(Via::Nexthop(NexthopId(5)))),
+            (key("fd00:2::/63"), Route::ours(Via::Link(link))),
+            (key("0.0.0.0/0"), Route::unreachable()),
+        ] {
+            for payload in [put_route(&key, &route), delete_route(&key)].map(|payload| payload.0) {
+                let parsed = RouteMessage::parse(&payload).unwrap();
+                assert_eq!(request(rtm::NEWROUTE, 0, &parsed).payload, payload, "{parsed:?}");
+            }
+        }
+        let entry = FdbEntry { dst: "2001:db8::2".parse().unwrap(), permanent: true };
+        let neighbours = ["10.1.0.0", "fe80::2"].map(|text| {
+            let key = NeighbourKey { link, address: text.parse().unwrap() };
+            neighbour(&key, Some(&Neighbour { mac: Some(mac), permanent: false }))
+        });
+        for payload in neighbours.into_iter().chain([fdb(&FdbKey { link, mac }, &entry)]) {
+            let parsed = NeighbourMessage::parse(&payload.0).unwrap();
+            assert_eq!(request(rtm::NEWNEIGH, 0, &parsed).payload, payload.0, "{parsed:?}");
+        }
+    }
 }

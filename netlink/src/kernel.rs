@@ -25,7 +25,7 @@ pub trait Kernel {
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error>;
 
     /// Makes a veth pair in one request, the host's end here, the pod's end born in `pod`, both off. Gives the host's end as it
-    /// is then, with [`Link::peer`] the index of the pod's end.
+    /// is then, with [`Link::peer`] the index of the pod's end. The host's end gets no IPv6 address that it is not given.
     ///
     /// # Errors
     /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair.

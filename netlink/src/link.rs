@@ -34,6 +34,7 @@ mod ifla {
     pub(super) const MASTER: u16 = 10;
     pub(super) const LINKINFO: u16 = 18;
     pub(super) const IFALIAS: u16 = 20;
+    pub(super) const AF_SPEC: u16 = 26;
     pub(super) const NET_NS_FD: u16 = 28;
     pub(super) const NUM_TX_QUEUES: u16 = 31;
     pub(super) const NUM_RX_QUEUES: u16 = 32;
@@ -42,6 +43,8 @@ mod ifla {
     pub(super) const INFO_DATA: u16 = 2;
     pub(super) const INFO_SLAVE_KIND: u16 = 4;
     pub(super) const INFO_SLAVE_DATA: u16 = 5;
+    /// Inside of what `AF_SPEC` has for `AF_INET6`.
+    pub(super) const INET6_ADDR_GEN_MODE: u16 = 8;
     /// Inside of a veth pair's `INFO_DATA`: a whole message about the other end.
     pub(super) const VETH_INFO_PEER: u16 = 1;
     /// Inside of a VXLAN device's `INFO_DATA`.
@@ -141,6 +144,15 @@ pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
     // Without the NUL, which the kernel would count (`dev_set_alias`).
     let alias = &alias[..alias.floor_char_boundary(ALIAS_MAX)];
     Draft::named(link).with(ifla::IFALIAS, alias.as_bytes()).request(rtm::NEWLINK, 0)
+}
+
+/// Has the kernel make no IPv6 address for the link of this name (`IN6_ADDR_GEN_MODE_NONE`), which it would do when that goes on. A
+/// link that is being made has no IPv6 yet that could be told (`inet6_validate_link_af`).
+pub(crate) fn without_address(link: &IfName) -> Request {
+    const AF_INET6: u16 = 10;
+    let inet6 = Draft(Vec::new()).with(ifla::INET6_ADDR_GEN_MODE, &[1]);
+    let families = Draft(Vec::new()).with(AF_INET6, &inet6.0);
+    Draft::named(link).with(ifla::AF_SPEC, &families.0).request(rtm::NEWLINK, 0)
 }
 
 /// A VXLAN device.

@@ -85,6 +85,11 @@ impl Key {
 }
 
 impl Backoff {
+    /// Nothing is refused.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether the object may be tried at `now`.
     pub fn allows(&self, key: &Key, now: Instant) -> bool {
         self.0.get(key).is_none_or(|retry| retry.due <= now)

@@ -3,6 +3,7 @@
 //! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
 //! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::nexthops`].
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
-    Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix,
+    Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix, ordinal,
 };
 
 use crate::nodes::Node;
@@ -37,13 +38,25 @@ pub enum Target {
     Link(IfIndex),
 }
 
-/// A nexthop object without its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A nexthop object without its number. Ordered by link and gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HopKey {
     /// The link.
     pub link: IfIndex,
     /// The next hop.
     pub gateway: IpAddr,
+}
+
+impl Ord for HopKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.link, ordinal(self.gateway)).cmp(&(other.link, ordinal(other.gateway)))
+    }
+}
+
+impl PartialOrd for HopKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// Everything that should be there beside the device.
@@ -214,8 +227,15 @@ pub struct Ground {
 
 impl Ground {
     /// Everything beside the device. Of nodes that claim the same, the first by name gets it.
-    pub fn objects<'a>(&self, others: impl Iterator<Item = &'a Node>) -> Wanted {
+    pub fn objects<'a>(&self, others: impl Iterator<Item = &'a Node> + Clone) -> Wanted {
+        let mut all = Pieces::default();
+        others.clone().for_each(|node| self.pieces(node, &mut all));
         let mut wanted = self.own_part();
+        all.routes.extend(std::mem::take(&mut wanted.routes));
+        if let Some(all) = all.distinct() {
+            return Wanted { addresses: wanted.addresses, ..all };
+        }
+        wanted = self.own_part();
         for node in others {
             wanted.take(node, self.part(node));
         }
@@ -243,25 +263,31 @@ impl Ground {
 
     /// What the pods of another node need.
     pub fn part(&self, node: &Node) -> Wanted {
-        let mut wanted = Wanted::default();
+        let mut pieces = Pieces::default();
+        self.pieces(node, &mut pieces);
+        pieces.sorted()
+    }
+
+    /// The same, piece by piece.
+    fn pieces(&self, node: &Node, pieces: &mut Pieces) {
+        let first = pieces.routes.len();
         for family in Family::BOTH {
             let Some(vtep) = node.vtep(family) else { continue };
             let reached = match self.backend {
-                Backend::Native => self.plain(&mut wanted, node, family),
-                Backend::Auto if self.is_on_link(node, family) => self.plain(&mut wanted, node, family),
-                Backend::Vxlan | Backend::Auto => self.tunnelled(&mut wanted, node, vtep),
-                Backend::Wireguard => self.encrypted(&mut wanted, node, family),
+                Backend::Native => self.plain(pieces, node, family),
+                Backend::Auto if self.is_on_link(node, family) => self.plain(pieces, node, family),
+                Backend::Vxlan | Backend::Auto => self.tunnelled(pieces, node, vtep),
+                Backend::Wireguard => self.encrypted(pieces, node, family),
             };
             if let Err(why) = reached {
-                wanted.skip(node, family, why);
+                pieces.skip(node, family, why);
             }
         }
         if let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) {
             // What another node claims as well is found by its routes, and these are the same networks.
-            let networks = wanted.routes.keys().map(|key| key.dst).collect();
-            wanted.peers.extend(wg.peer(node, tunnel, networks));
+            let networks = pieces.routes[first..].iter().map(|(key, _)| key.dst).collect();
+            pieces.peers.extend(wg.peer(node, tunnel, networks));
         }
-        wanted
     }
 
     /// The device for IPv6 is another than that for IPv4, and `family` is IPv6.
@@ -296,7 +322,7 @@ impl Ground {
         uplink.zip(address).is_some_and(|(uplink, address)| uplink.has_on_link(address))
     }
 
-    fn plain(&self, wanted: &mut Wanted, node: &Node, family: Family) -> Result<(), Why> {
+    fn plain(&self, pieces: &mut Pieces, node: &Node, family: Family) -> Result<(), Why> {
         match (node.address(family), self.underlay.of(family)) {
             (_, None) if self.own.address(family).is_some() => Err(Why::NoUplink(family)),
             (_, None) => Err(Why::NoOwnAddress(family)),
@@ -304,13 +330,13 @@ impl Ground {
             (None, Some(_)) => Err(Why::NoAddress(family)),
             (Some(gateway), Some(uplink)) => {
                 // Not onlink: the kernel then refuses a node that is not on the segment, and says so.
-                wanted.reach(node, family, HopKey { link: uplink.link, gateway }, false);
+                pieces.reach(node, family, HopKey { link: uplink.link, gateway }, false);
                 Ok(())
             }
         }
     }
 
-    fn tunnelled(&self, wanted: &mut Wanted, node: &Node, vtep: IpAddr) -> Result<(), Why> {
+    fn tunnelled(&self, pieces: &mut Pieces, node: &Node, vtep: IpAddr) -> Result<(), Why> {
         let family = Family::of(vtep);
         let (link, tunnel) = match (self.device_of(family), self.tunnel_of(family)) {
             (Some(link), Some(tunnel)) => (link, tunnel),
@@ -324,18 +350,22 @@ impl Ground {
         let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
         let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
         let gateway = tunnel_gateway(vtep, mac);
-        wanted.fdb.insert(FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+        // Both families have one.
+        let entry = (FdbKey { link, mac }, FdbEntry { dst, permanent: true });
+        if pieces.fdb.last() != Some(&entry) {
+            pieces.fdb.push(entry);
+        }
         let neighbour = Neighbour { mac: Some(mac), permanent: true };
-        wanted.neighbours.insert(NeighbourKey { link, address: gateway }, neighbour);
-        wanted.reach(node, family, HopKey { link, gateway }, true);
+        pieces.neighbours.push((NeighbourKey { link, address: gateway }, neighbour));
+        pieces.reach(node, family, HopKey { link, gateway }, true);
         Ok(())
     }
 
-    fn encrypted(&self, wanted: &mut Wanted, node: &Node, family: Family) -> Result<(), Why> {
+    fn encrypted(&self, pieces: &mut Pieces, node: &Node, family: Family) -> Result<(), Why> {
         let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) else { return Ok(()) };
         wg.reaches(node, tunnel)?;
         for cidr in node.pod_cidrs_of(family) {
-            wanted.routes.insert(RouteKey::main(cidr), Target::Link(wg.link));
+            pieces.routes.push((RouteKey::main(cidr), Target::Link(wg.link)));
         }
         Ok(())
     }
@@ -355,15 +385,60 @@ fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
     }
 }
 
-impl Wanted {
+/// The parts of nodes before they are put in order: thousands of them are put in order faster at once than each by itself.
+#[derive(Debug, Default)]
+struct Pieces {
+    fdb: Vec<(FdbKey, FdbEntry)>,
+    neighbours: Vec<(NeighbourKey, Neighbour)>,
+    peers: Vec<(PeerKey, Peer)>,
+    nexthops: Vec<(HopKey, Nexthop)>,
+    routes: Vec<(RouteKey, Target)>,
+    skipped: Vec<Skipped>,
+}
+
+impl Pieces {
     fn reach(&mut self, node: &Node, family: Family, hop: HopKey, onlink: bool) {
         let HopKey { link, gateway } = hop;
-        self.nexthops.insert(hop, Nexthop { gateway, link, onlink, protocol: PROTOCOL });
+        self.nexthops.push((hop, Nexthop { gateway, link, onlink, protocol: PROTOCOL }));
         for cidr in node.pod_cidrs_of(family) {
-            self.routes.insert(RouteKey::main(cidr), Target::Hop(hop));
+            self.routes.push((RouteKey::main(cidr), Target::Hop(hop)));
         }
     }
 
+    fn skip(&mut self, node: &Node, of: Family, why: Why) {
+        let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| family(cidr) == of).collect();
+        self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
+    }
+
+    fn len(&self) -> usize {
+        self.fdb.len() + self.neighbours.len() + self.peers.len() + self.nexthops.len() + self.routes.len()
+    }
+
+    fn sorted(self) -> Wanted {
+        let Self { fdb, neighbours, peers, nexthops, routes, skipped } = self;
+        Wanted {
+            addresses: BTreeMap::new(),
+            fdb: fdb.into_iter().collect(),
+            neighbours: neighbours.into_iter().collect(),
+            peers: peers.into_iter().collect(),
+            nexthops: nexthops.into_iter().collect(),
+            routes: routes.into_iter().collect(),
+            skipped,
+            clashes: false,
+        }
+    }
+
+    /// The same; `None` if a piece is there twice.
+    fn distinct(self) -> Option<Wanted> {
+        let count = self.len();
+        let wanted = self.sorted();
+        let Wanted { fdb, neighbours, peers, nexthops, routes, .. } = &wanted;
+        let distinct = fdb.len() + neighbours.len() + peers.len() + nexthops.len() + routes.len();
+        (distinct == count).then_some(wanted)
+    }
+}
+
+impl Wanted {
     /// Takes the part of `node`, unless some of it is taken.
     fn take(&mut self, node: &Node, part: Self) {
         let is_taken = part.fdb.keys().any(|key| self.fdb.contains_key(key))
@@ -386,11 +461,6 @@ impl Wanted {
         self.nexthops.extend(part.nexthops);
         self.routes.extend(part.routes);
         self.skipped.extend(part.skipped);
-    }
-
-    fn skip(&mut self, node: &Node, of: Family, why: Why) {
-        let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| family(cidr) == of).collect();
-        self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Weak};
 
 use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
@@ -12,9 +13,10 @@ use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 
 use crate::drift::Belief;
-use crate::nodes::Cluster;
+use crate::nodes::{Cluster, Node};
+use crate::rules::Rules;
 use crate::sysctl::Setting;
-use crate::{forward, masquerade, networks, sysctl};
+use crate::{forward, masquerade, networks, rules, sysctl};
 
 /// Keeps the host's side right.
 #[derive(Debug)]
@@ -23,14 +25,36 @@ pub struct Host {
     node_file: PathBuf,
     /// The last `node.json` that was written or found.
     written: Option<NodeFile>,
-    /// The last masquerade text, and how this version of nft prints it.
-    table: Option<(String, String)>,
+    /// What the nodes come to here.
+    outcome: Option<Arc<Outcome>>,
+    rules: Rules,
     /// iptables was found right, or made so.
     forward: bool,
     /// The sysctls of which the kernel tells no change.
     silent: Vec<Setting>,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
+}
+
+/// What the nodes come to on the host's side, worked out once as long as they stay the same.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The nodes. They are not held on to, so that the worker can change them where they are; they are others then, and
+    /// elsewhere.
+    of: Weak<Cluster>,
+    own: Node,
+    /// The networks of all pods.
+    cidrs: Vec<IpNetwork>,
+    /// The masquerade table.
+    table: Arc<str>,
+}
+
+impl Outcome {
+    fn file(&self, mtu: u32) -> NodeFile {
+        let Node { name, pod_cidrs, .. } = &self.own;
+        let (node, pod_cidrs, cluster_cidrs) = (name.clone(), pod_cidrs.clone(), self.cidrs.clone());
+        NodeFile { node, pod_cidrs, cluster_cidrs, mtu }
+    }
 }
 
 impl Host {
@@ -41,7 +65,8 @@ impl Host {
             config,
             node_file,
             written: None,
-            table: None,
+            outcome: None,
+            rules: Rules::default(),
             forward: false,
             silent: Vec::new(),
             complaints: BTreeSet::new(),
@@ -60,29 +85,30 @@ impl Host {
     }
 
     /// What [`Host::prepare`] and the others would do, for a person.
-    pub fn plan(&self, cluster: &Cluster, belief: &Belief, mtu: u32) -> Vec<String> {
+    pub fn plan(&self, cluster: &Arc<Cluster>, belief: &Belief, mtu: u32) -> Vec<String> {
         let (uplinks, tunnels) = belief.names();
         let settings = sysctl::settings(&uplinks, &tunnels);
         let mut lines = sysctl::plan(&settings, &tunnels);
         let masquerades = self.config.routing.masquerade;
-        match list() {
-            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &self.wanted_table(cluster)) => {}
+        let outcome = self.work_out(cluster);
+        match rules::list() {
+            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &outcome.table) => {}
             Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
             Ok(None) => {}
             Ok(Some(_)) => lines.push(format!("remove nftables table inet {}", masquerade::TABLE)),
             Err(error) => lines.push(format!("masquerading is left out of this plan: {error}")),
         }
-        lines.extend(self.plan_forward(cluster));
-        let file = self.file(cluster, mtu);
+        lines.extend(self.plan_forward(&outcome.own));
+        let file = outcome.file(mtu);
         if !NodeFile::load(&self.node_file).is_ok_and(|found| found == file) {
             lines.push(format!("write {}", self.node_file.display()));
         }
         lines
     }
 
-    fn plan_forward(&self, cluster: &Cluster) -> Vec<String> {
+    fn plan_forward(&self, own: &Node) -> Vec<String> {
         let wanted = self.config.routing.accept_forward;
-        let (pods, chain) = self.forward_pods(cluster);
+        let (pods, chain) = self.forward_pods(own);
         let line = |(variant, family)| {
             let (program, verb) = (iptables::program(variant, family), if wanted { "set" } else { "remove" });
             match differing(variant, family, pods, chain) {
@@ -96,12 +122,8 @@ impl Host {
     }
 
     /// What iptables is to let through, and the chain without which there is nothing to do.
-    fn forward_pods<'a>(&self, cluster: &'a Cluster) -> (&'a [IpNetwork], &'static str) {
-        if self.config.routing.accept_forward {
-            (&cluster.own.pod_cidrs, "FORWARD")
-        } else {
-            (&[], forward::CHAIN)
-        }
+    fn forward_pods<'a>(&self, own: &'a Node) -> (&'a [IpNetwork], &'static str) {
+        if self.config.routing.accept_forward { (&own.pod_cidrs, "FORWARD") } else { (&[], forward::CHAIN) }
     }
 
     /// Sets the sysctls.
@@ -134,17 +156,17 @@ impl Host {
     }
 
     /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
-    pub fn filters(&mut self, cluster: &Cluster, by: Option<&str>) {
-        self.masquerade(cluster, by);
-        self.accept_forward(cluster);
+    pub fn filters(&mut self, outcome: &Outcome, by: Option<&str>) {
+        self.masquerade(outcome, by);
+        self.accept_forward(&outcome.own);
     }
 
     /// The masquerade table: there and right, or gone if it is switched off.
-    fn masquerade(&mut self, cluster: &Cluster, by: Option<&str>) {
+    fn masquerade(&mut self, outcome: &Outcome, by: Option<&str>) {
         let failed = if self.config.routing.masquerade {
-            self.keep_table(cluster, by)
+            self.rules.keep(&outcome.table, by)
         } else {
-            remove_table().map(|removed| {
+            rules::remove().map(|removed| {
                 if removed {
                     tracing::info!("the nftables table inet {} is removed", masquerade::TABLE);
                 }
@@ -156,41 +178,14 @@ impl Host {
         );
     }
 
-    fn keep_table(&mut self, cluster: &Cluster, by: Option<&str>) -> Result<(), NftError> {
-        let wanted = self.wanted_table(cluster);
-        let listed = list()?;
-        if let Some(listed) = &listed {
-            let known =
-                self.table.as_ref().is_some_and(|(text, printed)| *text == wanted && printed == listed);
-            if known || masquerade::same(listed, &wanted) {
-                self.table = Some((wanted, listed.clone()));
-                return Ok(());
-            }
-        }
-        nft::apply(&masquerade::replacement(&wanted))?;
-        let ours_before = self.table.as_ref().is_some_and(|(text, _)| *text == wanted);
-        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
-        match (ours_before, listed) {
-            (true, None) => {
-                tracing::warn!("the nftables table inet ferrule was deleted by someone else{by}; put back");
-            }
-            (true, Some(_)) => {
-                tracing::warn!("the nftables table inet ferrule was changed by someone else{by}; put right");
-            }
-            (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
-        }
-        self.table = list()?.map(|printed| (wanted, printed));
-        Ok(())
-    }
-
     /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
     /// any more.
-    fn accept_forward(&mut self, cluster: &Cluster) {
+    fn accept_forward(&mut self, own: &Node) {
         let wanted = self.config.routing.accept_forward;
         if !wanted && std::mem::replace(&mut self.forward, true) {
             return;
         }
-        let (pods, chain) = self.forward_pods(cluster);
+        let (pods, chain) = self.forward_pods(own);
         let mut failed = Vec::new();
         for (variant, family) in filter_tables() {
             let program = iptables::program(variant, family);
@@ -215,24 +210,23 @@ impl Host {
         self.complain("accept_forward", failed);
     }
 
-    fn wanted_table(&self, cluster: &Cluster) -> String {
-        let mut unchanged = self.cluster_cidrs(cluster);
-        unchanged.extend(&self.config.cluster.non_masquerade_cidrs);
-        masquerade::table(&cluster.own.pod_cidrs, &unchanged)
+    fn work_out(&self, cluster: &Arc<Cluster>) -> Outcome {
+        let cidrs = networks::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster);
+        let unchanged = [cidrs.as_slice(), &self.config.cluster.non_masquerade_cidrs].concat();
+        let table = masquerade::table(&cluster.own.pod_cidrs, &unchanged).into();
+        Outcome { of: Arc::downgrade(cluster), own: cluster.own.clone(), cidrs, table }
     }
 
-    fn file(&self, cluster: &Cluster, mtu: u32) -> NodeFile {
-        NodeFile {
-            node: cluster.own.name.clone(),
-            pod_cidrs: cluster.own.pod_cidrs.clone(),
-            cluster_cidrs: self.cluster_cidrs(cluster),
-            mtu,
-        }
+    /// What these nodes come to.
+    pub fn outcome(&mut self, cluster: &Arc<Cluster>) -> Arc<Outcome> {
+        let known = self.outcome.take().filter(|outcome| outcome.of.as_ptr() == Arc::as_ptr(cluster));
+        let outcome = known.unwrap_or_else(|| Arc::new(self.work_out(cluster)));
+        Arc::clone(self.outcome.insert(outcome))
     }
 
     /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
-    pub fn hand_over(&mut self, cluster: &Cluster, mtu: u32) -> bool {
-        let file = self.file(cluster, mtu);
+    pub fn hand_over(&mut self, outcome: &Outcome, mtu: u32) -> bool {
+        let file = outcome.file(mtu);
         self.tell_flannel(&file);
         let known = self.written.take().filter(|_| self.node_file.exists());
         let known = known.or_else(|| NodeFile::load(&self.node_file).ok());
@@ -277,10 +271,6 @@ impl Host {
         write_file(&self.node_file, &file.to_json())
     }
 
-    fn cluster_cidrs(&self, cluster: &Cluster) -> Vec<IpNetwork> {
-        networks::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster)
-    }
-
     /// Logs what is new among the complaints about one subject.
     fn complain(&mut self, subject: &str, now: Vec<String>) {
         let now: BTreeSet<_> = now.into_iter().map(|text| format!("{subject}: {text}")).collect();
@@ -297,7 +287,7 @@ impl Host {
     /// nft or iptables refused, or the file cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, CleanError> {
         let mut removed = Vec::new();
-        if remove_table()? {
+        if rules::remove()? {
             removed.push(format!("nftables table inet {}", masquerade::TABLE));
         }
         for (variant, family) in filter_tables() {
@@ -345,19 +335,6 @@ pub enum CleanError {
         #[source]
         source: io::Error,
     },
-}
-
-fn list() -> Result<Option<String>, NftError> {
-    nft::list_table("inet", masquerade::TABLE)
-}
-
-/// `true` if there was one.
-fn remove_table() -> Result<bool, NftError> {
-    if list()?.is_none() {
-        return Ok(false);
-    }
-    nft::apply(&masquerade::removal())?;
-    Ok(true)
 }
 
 fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {

@@ -84,13 +84,17 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
             status.host_since = Some(Instant::now());
             false
         });
-        if let Some(ground) = &job.ground {
+        let Job { cluster, filters, by, ground } = job;
+        let outcome = host.outcome(&cluster);
+        // nft takes its time: until then the worker would have to copy the nodes to change them.
+        drop(cluster);
+        if let Some(ground) = &ground {
             host.prepare(&ground.uplinks, &ground.tunnels);
         }
-        if job.filters {
-            host.filters(&job.cluster, job.by.as_deref());
+        if filters {
+            host.filters(&outcome, by.as_deref());
         }
-        let handed_over = job.ground.is_some_and(|ground| host.hand_over(&job.cluster, ground.mtu));
+        let handed_over = ground.is_some_and(|ground| host.hand_over(&outcome, ground.mtu));
         // Told at the end only: then the watchdog is fed again.
         status.send_modify(|status| {
             status.ready |= handed_over;

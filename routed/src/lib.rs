@@ -6,7 +6,7 @@
 //! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device. A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
-//! rest right: [`sysctl`], the [`masquerade`] table, the way through a host firewall ([`forward`]),
+//! rest right: [`sysctl`], the [`masquerade`] table ([`rules`]), the way through a host firewall ([`forward`]),
 //! `node.json`.
 //! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
 //! health. [`plan`] makes the same pass and only tells what it would do.
@@ -38,6 +38,7 @@ mod place;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod rules;
 pub mod run;
 pub mod source;
 pub mod sysctl;

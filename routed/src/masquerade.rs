@@ -11,7 +11,9 @@
 
 use std::fmt::Write;
 
-use ferrule_model::{Family, IpNetwork, family};
+use ferrule_model::{Family, IpNetwork, family, host_prefix};
+
+use crate::networks::in_order;
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
@@ -58,11 +60,8 @@ pub fn removal() -> String {
 
 /// Whether two texts say the same: how nft breaks its lines is its own affair.
 pub fn same(a: &str, b: &str) -> bool {
-    let words = |text: &str| {
-        let spaced = text.replace(',', " , ").replace(';', " ");
-        spaced.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
-    words(a) == words(b)
+    let words = |text| str::split(text, [' ', '\t', '\n', ',', ';']).filter(|word: &&str| !word.is_empty());
+    words(a).eq(words(b))
 }
 
 fn names(of: Family) -> (&'static str, char) {
@@ -76,27 +75,25 @@ fn set(text: &mut String, name: &str, of: Family, networks: impl Iterator<Item =
     let (protocol, number) = (if of == Family::V4 { "ipv4_addr" } else { "ipv6_addr" }, names(of).1);
     let elements = disjoint(networks.filter(|network| family(network) == of).collect());
     let _ = writeln!(text, "\tset {name}{number} {{\n\t\ttype {protocol}\n\t\tflags interval");
+    let mut between = "\t\telements = { ";
+    for network in &elements {
+        // As nft prints it: a single address without its length.
+        let _ = match network.prefix() {
+            whole if whole == host_prefix(network.ip()).prefix() => write!(text, "{between}{}", network.ip()),
+            _ => write!(text, "{between}{network}"),
+        };
+        between = ", ";
+    }
     if !elements.is_empty() {
-        let elements: Vec<_> = elements.iter().map(element).collect();
-        let _ = writeln!(text, "\t\telements = {{ {} }}", elements.join(", "));
+        text.push_str(" }\n");
     }
     text.push_str("\t}\n\n");
 }
 
-/// As nft prints it: a single address without its length.
-fn element(network: &IpNetwork) -> String {
-    let whole = match network {
-        IpNetwork::V4(_) => 32,
-        IpNetwork::V6(_) => 128,
-    };
-    if network.prefix() == whole { network.ip().to_string() } else { network.to_string() }
-}
-
 /// In order, without those inside others: an interval set refuses what overlaps.
-fn disjoint(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
-    networks.sort_unstable_by_key(|network| (network.network(), network.prefix()));
+fn disjoint(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     let mut kept: Vec<IpNetwork> = Vec::new();
-    for network in networks {
+    for network in in_order(networks) {
         if kept.last().is_none_or(|last| !last.contains(network.network())) {
             kept.push(network);
         }

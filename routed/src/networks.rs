@@ -17,10 +17,9 @@ pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwo
 
 /// The same addresses in as few networks as possible, in order: thousands of nodes' networks, given out in a row, are a
 /// handful.
-pub fn merged(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
-    networks.sort_unstable_by_key(|network| (network.network(), network.prefix()));
+pub fn merged(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     let mut merged: Vec<IpNetwork> = Vec::new();
-    for mut network in networks {
+    for mut network in in_order(networks) {
         if merged.last().is_some_and(|last| last.contains(network.network())) {
             continue;
         }
@@ -31,6 +30,16 @@ pub fn merged(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
         merged.push(network);
     }
     merged
+}
+
+/// By their first addresses, and those inside others behind them. Bits behind a prefix are cleared beforehand and once: the
+/// order of networks themselves is this one then.
+pub fn in_order(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
+    for network in &mut networks {
+        *network = IpNetwork::new(network.network(), network.prefix()).unwrap_or(*network);
+    }
+    networks.sort();
+    networks
 }
 
 /// The network whose two halves these are.

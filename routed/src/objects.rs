@@ -139,6 +139,33 @@ impl Objects {
         }
     }
 
+    /// Moves by what the kernel has done, all of it. What is put is put at once.
+    pub fn did_all(&mut self, ops: &[Op]) {
+        for op in ops {
+            match op {
+                Op::PutFdb(..) | Op::PutNeighbour(..) | Op::PutNexthop(..) | Op::AddNexthop(..) => {}
+                Op::PutRoute(..) | Op::AddRoute(..) => {}
+                op => self.did(op),
+            }
+        }
+        put(&mut self.fdb, ops, |op| match op {
+            Op::PutFdb(key, value) => Some((*key, *value)),
+            _ => None,
+        });
+        put(&mut self.neighbours, ops, |op| match op {
+            Op::PutNeighbour(key, value) => Some((*key, *value)),
+            _ => None,
+        });
+        put(&mut self.nexthops, ops, |op| match op {
+            Op::PutNexthop(id, value) | Op::AddNexthop(id, value) => Some((*id, *value)),
+            _ => None,
+        });
+        put(&mut self.routes, ops, |op| match op {
+            Op::PutRoute(key, value) | Op::AddRoute(key, value) => Some((*key, *value)),
+            _ => None,
+        });
+    }
+
     /// Moves by what the kernel has done.
     pub fn did(&mut self, op: &Op) {
         match op {
@@ -159,6 +186,11 @@ impl Objects {
             Op::AddWireguard(_) | Op::SetWireguard(..) => {}
         }
     }
+}
+
+/// Thousands in order are put into a map faster at once than one by one.
+fn put<K: Ord, V>(all: &mut BTreeMap<K, V>, ops: &[Op], of: impl Fn(&Op) -> Option<(K, V)>) {
+    all.append(&mut ops.iter().filter_map(of).collect());
 }
 
 fn only<K: Ord + Copy, V: Clone>(all: &BTreeMap<K, V>, keys: &BTreeSet<K>) -> BTreeMap<K, V> {

@@ -16,11 +16,11 @@ use crate::observe::Nexthops;
 /// plugin's. A route whose link is not among `links` is left alone, so `links` must have been listed after `routes`:
 /// then a pod that has just come is among them.
 pub fn routes(
-    routes: BTreeMap<RouteKey, Route>,
+    mut routes: BTreeMap<RouteKey, Route>,
     links: &BTreeMap<IfIndex, Link>,
 ) -> BTreeMap<RouteKey, Route> {
-    let ours = routes.into_iter().filter(|(_, route)| is_ours(route, |index| links.get(&index)));
-    ours.collect()
+    routes.retain(|_, route| is_ours(route, |index| links.get(&index)));
+    routes
 }
 
 /// Whether `routed` answers for a route.

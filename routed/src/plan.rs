@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, Source as SourceKind, Tunnel};
@@ -59,7 +60,7 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     lines.extend(report.done.iter().cloned());
     let host = Host::new(config, &args.runtime_dir);
     if let Some(belief) = applier.belief() {
-        lines.extend(host.plan(&cluster, belief, report.mtu));
+        lines.extend(host.plan(&Arc::new(cluster), belief, report.mtu));
     }
     lines.extend(report.refused.iter().cloned());
     lines.extend(report.skipped.iter().map(ToString::to_string));

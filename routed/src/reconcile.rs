@@ -97,7 +97,9 @@ impl<'a> Pass<'a> {
         while let Some(stage) = STAGES.get(self.stage) {
             self.stage += 1;
             let mut ops = self.stage_ops(*stage);
-            ops.retain(|op| self.backoff.allows(&Key::of(op, &self.observed), self.now));
+            if !self.backoff.is_empty() {
+                ops.retain(|op| self.backoff.allows(&Key::of(op, &self.observed), self.now));
+            }
             if !ops.is_empty() {
                 return Some(ops);
             }
@@ -108,6 +110,10 @@ impl<'a> Pass<'a> {
     /// What the kernel said to each op of the last batch. Gives back those it refused.
     pub fn answered(&mut self, ops: Vec<Op>, answers: Vec<Result<(), Refusal>>) -> Vec<(Op, Refusal)> {
         let mut refused = Vec::new();
+        if self.backoff.is_empty() && answers.iter().all(Result::is_ok) {
+            self.observed.did_all(&ops);
+            return refused;
+        }
         for (op, answer) in ops.into_iter().zip(answers) {
             let key = Key::of(&op, &self.observed);
             match answer {
@@ -148,7 +154,8 @@ impl<'a> Pass<'a> {
             }
             Stage::PutNeighbours => {
                 let put = Delta::between(&want.neighbours, &have.neighbours).put.into_iter();
-                let ready = put.filter(|(key, value)| self.has_fdb_for(key, value));
+                let all = want.fdb == have.fdb;
+                let ready = put.filter(|(key, value)| all || self.has_fdb_for(key, value));
                 ready.map(|(key, value)| Op::PutNeighbour(key, value)).collect()
             }
             Stage::PutPeers => {
@@ -157,7 +164,8 @@ impl<'a> Pass<'a> {
             }
             Stage::PutNexthops => {
                 let put = Delta::between(&want.nexthops, &have.nexthops).put.into_iter();
-                let ready = put.filter(|(_, value)| self.has_neighbour_for(value));
+                let all = want.neighbours == have.neighbours;
+                let ready = put.filter(|(_, value)| all || self.has_neighbour_for(value));
                 let is_there = |id: &NexthopId| have.nexthops.contains_key(id);
                 let op = |(id, hop)| {
                     if is_there(&id) { Op::PutNexthop(id, hop) } else { Op::AddNexthop(id, hop) }
@@ -166,9 +174,10 @@ impl<'a> Pass<'a> {
             }
             Stage::PutRoutes => {
                 let put = Delta::between(&want.routes, &have.routes).put.into_iter();
-                let lone = self.networks_without_peer();
+                let (all, lone) = (want.nexthops == have.nexthops, self.networks_without_peer());
                 let ready = put.filter(|(key, route)| {
-                    self.has_nexthop_for(route) && !(leaves_by_link(route) && lone.contains(&key.dst))
+                    (all || self.has_nexthop_for(route))
+                        && !(leaves_by_link(route) && lone.contains(&key.dst))
                 });
                 let was_ours =
                     |key: &RouteKey| self.known.is_some_and(|known| known.routes.contains_key(key));

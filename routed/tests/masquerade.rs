@@ -163,7 +163,7 @@ fn seen(from: &Netns, (source, port): (Option<IpAddr>, u16), target: IpAddr) -> 
         }
         match socket.recv(&mut buffer) {
             Ok(length) => return Some(str::from_utf8(&buffer[..length]).unwrap().parse().unwrap()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => panic!("{error}"),
         }
     }

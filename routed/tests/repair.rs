@@ -46,23 +46,60 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
     }
 }
 
-#[test]
-fn routes_do_not_wait_for_nft() {
-    let node = Node::new("vxlan");
-    node.write_nodes(&[1, 2]);
-    // In front of the real one stands an nft that waits as long as a file is there.
-    let (bin, hold, held) = (node.path("bin"), node.path("hold"), node.path("held"));
+/// The daemon with an nft that begins with these commands of the shell's.
+fn with_nft_behind(node: &Node, commands: &str) -> Command {
+    let bin = node.path("bin");
     fs::create_dir(&bin).unwrap();
-    let script = format!(
-        "#!/bin/sh\nwhile [ -e {} ]; do : >{}; sleep 0.02; done\nPATH=\"${{PATH#*:}}\" exec nft \"$@\"\n",
-        hold.display(),
-        held.display()
-    );
+    let script = format!("#!/bin/sh\n{commands}\nPATH=\"${{PATH#*:}}\" exec nft \"$@\"\n");
     fs::write(bin.join("nft"), script).unwrap();
     fs::set_permissions(bin.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = node.daemon_command();
     command.env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
-    let daemon = node.start_as(command);
+    command
+}
+
+/// A comparison of everything, which an event starts here as the clock does, asks the kernel alone whether any ruleset is
+/// another than it was.
+#[test]
+fn nft_lists_the_table_only_after_a_change_of_some_ruleset() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let calls = node.path("calls");
+    let is_ours = "*'list table inet ferrule') echo list;; -f*) echo put;;";
+    let note = format!("case $* in {is_ours} esac >>{}", calls.display());
+    let daemon = node.start_as(with_nft_behind(&node, &note));
+    daemon.wait_until_ready();
+    let are = |wanted: &str| {
+        let found = || {
+            fs::read_to_string(&calls).unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let came = within(PATIENCE, || found() == wanted);
+        assert!(came.is_some(), "{wanted} wanted, {} found\n{}", found(), daemon.log());
+    };
+    let compare = || {
+        node.ip("route del 10.244.2.0/24");
+        let is_back = || node.ip("route show proto 70").contains("10.244.2.0/24");
+        assert!(within(REPAIR, is_back).is_some(), "{}", daemon.log());
+    };
+    // Made where there was none, and looked at once.
+    are("list put list");
+    compare();
+    compare();
+    node.run("nft", "delete table inet ferrule");
+    are("list put list list put list");
+    // Another program's: nothing tells of it.
+    node.run("nft", "add table inet other");
+    compare();
+    are("list put list list put list list");
+}
+
+#[test]
+fn routes_do_not_wait_for_nft() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let (hold, held) = (node.path("hold"), node.path("held"));
+    let wait = format!("while [ -e {} ]; do : >{}; sleep 0.02; done", hold.display(), held.display());
+    let daemon = node.start_as(with_nft_behind(&node, &wait));
     daemon.wait_until_ready();
 
     fs::write(&hold, "").unwrap();

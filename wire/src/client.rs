@@ -9,7 +9,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use serde_json::{Map, Value};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -213,6 +213,13 @@ impl Client {
                 Err(error) => ignore_interruption(error, RECEIVING)?,
             }
         }
+    }
+}
+
+/// For who waits on several connections at once: readable once the reply to a call begins to arrive.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::Barrier,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use ferrule_tests::{
@@ -15,9 +15,11 @@ use ferrule_tests::{
     ipam::SOCKET,
     space::Space,
 };
-use ferrule_wire::{Allocate, Attachment, Client, ClientError, Release};
 
-use super::burst::at_once;
+use super::{
+    burst::at_once,
+    load::{self, Samples},
+};
 use crate::contender::{Contender, Verb};
 use crate::row::{Row, Unit};
 use crate::stand::Bench;
@@ -29,23 +31,30 @@ pub(super) const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"1
 const RATE_MIN: f64 = 20_000.0;
 pub(super) const P99_MAX: f64 = 1e-3;
 
+/// What a store on a disk cannot do without.
+const SYNC: &str = "fdatasync of 4 KiB";
+
 /// The store in memory (`/run`, as shipped) and on a disk.
 pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let rounds = bench.times(5, 1);
     let (memory, disk) = (Daemon::prepare(bench, false)?, Daemon::prepare(bench, true)?);
     let mut samples = [Samples::default(), Samples::default()];
-    let (mut peer, mut floor) = (Vec::new(), Vec::new());
+    let (mut peer, mut sync_rates, mut sync_times) = (Vec::new(), Vec::new(), Vec::new());
+    let mut nothing = Samples::default();
     for _ in 0..rounds {
         for (daemon, samples) in [&memory, &disk].into_iter().zip(&mut samples) {
             daemon.drive(bench, samples)?;
         }
         peer.push(host_local()?);
-        floor.push(syncs(&bench.dir)?);
+        let times = syncs(&bench.dir)?;
+        sync_rates.push(times.len() as f64 / times.iter().sum::<f64>());
+        sync_times.extend(times);
+        load::nothing(bench, CLIENTS, &mut nothing)?;
     }
     let of = |samples: &[f64]| {
         Summary::of(samples).ok_or_else(|| LabError::promise("calls that were answered", "none"))
     };
-    let (peer, floor) = (of(&peer)?, of(&floor)?);
+    let peer = of(&peer)?;
     let rate = |store: &str, samples: &Samples| {
         let what = format!("Allocate + Release, 16 clients, store {store}: calls");
         Ok::<_, LabError>(Row::new(what, Unit::PerSecond, of(&samples.rates)?).peer("host-local", peer))
@@ -59,21 +68,11 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let [memory, disk] = samples;
     Ok(vec![
         rate("in memory", &memory)?.at_least(RATE_MIN),
-        latency("in memory", &memory)?,
+        latency("in memory", &memory)?.floor(load::NOTHING, of(&nothing.latencies)?),
         // One sync serves every call that waits at the time.
-        rate("on disk", &disk)?.floor("fdatasync of 4 KiB", floor),
-        latency("on disk", &disk)?,
+        rate("on disk", &disk)?.floor(SYNC, of(&sync_rates)?),
+        latency("on disk", &disk)?.floor(SYNC, of(&sync_times)?),
     ])
-}
-
-#[derive(Default)]
-pub(super) struct Samples {
-    /// Calls a second: an Allocate and a Release are two.
-    rates: Vec<f64>,
-    /// Of each call, in seconds.
-    latencies: Vec<f64>,
-    /// Of each Allocate.
-    pub(super) allocations: Vec<f64>,
 }
 
 struct Daemon {
@@ -103,15 +102,9 @@ impl Daemon {
     }
 }
 
-/// All clients at once for a while, each with a connection of its own.
+/// All clients at once for a while, each with a connection of its own and never without a call.
 pub(super) fn drive(node: &Space, bench: &Bench, samples: &mut Samples) -> Result<()> {
-    let duration = Duration::from_millis(bench.times(2000, 700) as u64);
-    let start = Instant::now();
-    let pairs = clients(node, |number| calls(number, duration))?.concat();
-    samples.rates.push(pairs.len() as f64 * 2.0 / start.elapsed().as_secs_f64());
-    samples.latencies.extend(pairs.iter().flatten());
-    samples.allocations.extend(pairs.iter().map(|[allocate, _]| allocate));
-    Ok(())
+    node.enter(|| load::pairs(Path::new(SOCKET), CLIENTS, load::duration(bench), samples))?
 }
 
 /// Has every client do something in the node, all of them at once.
@@ -135,32 +128,6 @@ pub(super) fn clients<T: Send>(node: &Space, client: impl Fn(usize) -> Result<T>
     })
 }
 
-/// Pairs of Allocate and Release for `duration`; the times of both in seconds.
-fn calls(client: usize, duration: Duration) -> Result<Vec<[f64; 2]>> {
-    let failed = |error: ClientError| LabError::promise("ipamd to answer", error.to_string());
-    let end = Instant::now() + duration;
-    let mut connection = Client::connect(Path::new(SOCKET), end + Duration::from_secs(10)).map_err(failed)?;
-    let mut times = Vec::new();
-    for number in 0.. {
-        let attachment = Attachment {
-            network: "bench".to_owned(),
-            container_id: format!("{client:032x}{number:032x}"),
-            ifname: "eth0".to_owned(),
-        };
-        let allocate = Allocate { deadline_ms: Some(5000), ..Allocate::new(attachment.clone()) };
-        let start = Instant::now();
-        connection.call(&allocate).map_err(failed)?;
-        let between = Instant::now();
-        connection.call(&Release { attachment }).map_err(failed)?;
-        let after = Instant::now();
-        times.push([between - start, after - between].map(|time| time.as_secs_f64()));
-        if after >= end {
-            break;
-        }
-    }
-    Ok(times)
-}
-
 /// The peer's IPAM under as many callers, where a call is a process.
 fn host_local() -> Result<f64> {
     const CALLS: u16 = 64;
@@ -174,14 +141,15 @@ fn host_local() -> Result<f64> {
     Ok(f64::from(CALLS) * 2.0 / took.as_secs_f64())
 }
 
-/// Synchronised writes a second to a file beside the store: what one writer could make durable at most.
-fn syncs(dir: &Path) -> Result<f64> {
-    const WRITES: u32 = 100;
+/// The times of synchronised writes to a file beside the store, one after the other.
+fn syncs(dir: &Path) -> Result<Vec<f64>> {
+    const WRITES: usize = 100;
     let path = dir.join("sync");
     let mut file = File::create(&path).context(|| path.display().to_string())?;
-    let start = Instant::now();
-    for _ in 0..WRITES {
+    let mut sync = || {
+        let start = Instant::now();
         file.write_all(&[0; 4096]).and_then(|()| file.sync_data()).context(|| path.display().to_string())?;
-    }
-    Ok(f64::from(WRITES) / start.elapsed().as_secs_f64())
+        Ok(start.elapsed().as_secs_f64())
+    };
+    (0..WRITES).map(|_| sync()).collect()
 }

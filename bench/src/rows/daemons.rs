@@ -9,7 +9,7 @@ use ferrule_tests::{
 
 use super::routes::Site;
 use crate::row::{Row, Unit};
-use crate::stand::Bench;
+use crate::stand::{Bench, come_to_rest};
 use crate::stats::Summary;
 
 const LEASES: usize = 250;
@@ -21,7 +21,10 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let rounds = bench.times(10, 3);
     let ipamd = ipamd(bench, rounds)?;
     let routed = (0..rounds)
-        .map(|round| Site::start(bench, &format!("start-{round}"), NODES).map(|(took, _)| took))
+        .map(|round| {
+            come_to_rest()?;
+            Site::start(bench, &format!("start-{round}"), NODES).map(|(took, _)| took)
+        })
         .collect::<Result<Vec<_>>>()?;
     let row = |what: &str, times: &[f64], limit: f64| {
         let summary = Summary::of(times).ok_or_else(|| LabError::promise("a start", "none"))?;

@@ -5,6 +5,8 @@ mod calls;
 mod cost;
 mod crowd;
 mod daemons;
+mod flood;
+mod load;
 mod nodes;
 mod routes;
 mod scale;

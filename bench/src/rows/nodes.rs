@@ -25,13 +25,13 @@ pub(super) fn name(number: usize) -> String {
 }
 
 /// Its pods' networks without their lengths, 24 and 64; `generation` moves node 1 to other ones.
-fn pods(number: usize, generation: usize) -> [String; 2] {
+pub(super) fn pods(number: usize, generation: usize) -> [String; 2] {
     let number = if number == 1 && generation > 0 { 20_000 + generation } else { number };
     [format!("10.{}.{}.0", 64 + number / 256, number % 256), format!("fd00:10:{number:x}::")]
 }
 
 /// Its addresses.
-fn underlay(number: usize) -> [String; 2] {
+pub(super) fn underlay(number: usize) -> [String; 2] {
     if number == 0 {
         let own = addressing::node(0, 1);
         return [own.v4.to_string(), own.v6.to_string()];
@@ -72,8 +72,8 @@ pub(super) fn replace(dir: &Path, fresh: &Path) -> Result<()> {
     fs::rename(fresh, dir.join("nodes.toml")).context(|| fresh.display().to_string())
 }
 
-/// What `ip -batch` and `bridge -batch` are given to make what `routed` makes of the nodes file.
-pub(super) fn batches(dir: &Path, nodes: usize) -> Result<[PathBuf; 2]> {
+/// The device with its addresses, and the routes of the own networks, as lines for `ip -batch`.
+pub(super) fn link_batch() -> String {
     let own = pods(0, 0);
     let mut ip = format!(
         "link add {VXLAN_DEVICE} address {} mtu 1450 up type vxlan id 1 dstport 8472 local {} dev eth0 nolearning\n\
@@ -87,6 +87,12 @@ pub(super) fn batches(dir: &Path, nodes: usize) -> Result<[PathBuf; 2]> {
     for (pods, length) in own.iter().zip([24, 64]) {
         let _ = writeln!(ip, "route replace unreachable {pods}/{length} protocol {PROTOCOL}");
     }
+    ip
+}
+
+/// What `ip -batch` and `bridge -batch` are given to make what `routed` makes of the nodes file.
+pub(super) fn batches(dir: &Path, nodes: usize) -> Result<[PathBuf; 2]> {
+    let mut ip = link_batch();
     let mut bridge = String::new();
     for number in 1..nodes {
         let (mac, [node, _], [pods4, pods6]) = (vtep_mac(&name(number)), underlay(number), pods(number, 0));

@@ -20,9 +20,10 @@ use ferrule_tests::{
 
 use crate::process::{cpu_time, memory};
 use crate::row::{Row, Unit};
-use crate::stand::Bench;
+use crate::stand::{Bench, come_to_rest};
 use crate::stats::Summary;
 
+use super::flood;
 use super::nodes::{self, Listener};
 
 /// How many nodes.
@@ -32,22 +33,33 @@ const PODS: usize = 250;
 
 /// All of it, on one node.
 pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
-    let (mut ours, mut peer) = (Vec::new(), Vec::new());
-    let mut site = None;
-    for round in 0..bench.times(3, 1) {
-        peer.push(by_ip(bench, round)?);
-        // The last one stays for what follows.
-        drop(site.take());
-        let (cold, started) = Site::start(bench, &format!("routed-{round}"), NODES)?;
-        ours.push(cold);
-        site = Some(started);
+    let (mut times, mut site) = ([const { Vec::new() }; 3], None);
+    for round in 0..bench.times(5, 1) {
+        for turn in 0..times.len() {
+            // Each begins in its turn.
+            let who = (round + turn) % times.len();
+            // The last one stays for what follows.
+            site = site.filter(|_| who != 0);
+            come_to_rest()?;
+            times[who].push(match who {
+                0 => {
+                    let (cold, started) = Site::start(bench, &format!("routed-{round}"), NODES)?;
+                    site = Some(started);
+                    cold
+                }
+                1 => by_ip(bench, round)?,
+                _ => by_messages()?,
+            });
+        }
     }
-    let (Some(site), Some(ours), Some(peer)) = (site, Summary::of(&ours), Summary::of(&peer)) else {
+    let [ours, peer, floor] = times.map(|times| Summary::of(&times));
+    let (Some(site), Some(ours), Some(peer), Some(floor)) = (site, ours, peer, floor) else {
         return Err(LabError::promise("a round", "none"));
     };
     let mut rows = vec![
         Row::new("routed: 5,000 nodes dual stack from nothing, start to ready", Unit::Time, ours)
             .peer("ip -batch", peer)
+            .floor("the messages alone", floor)
             .at_most_peer(0.5),
     ];
     rows.push(site.changes(bench)?);
@@ -185,6 +197,18 @@ fn by_ip(bench: &Bench, round: usize) -> Result<f64> {
     let found = objects(node)?;
     if found != expected(NODES) {
         return Err(LabError::promise(format!("{:?} from ip -batch", expected(NODES)), format!("{found:?}")));
+    }
+    Ok(took)
+}
+
+/// The same objects by nothing but their messages, on a node of their own.
+fn by_messages() -> Result<f64> {
+    let topology = Topology::build(Backend::Native, 1)?;
+    let node = &topology.machines[0].space;
+    let took = node.enter(|| flood::send(NODES))??;
+    let found = objects(node)?;
+    if found != expected(NODES) {
+        return Err(LabError::promise(format!("{:?}", expected(NODES)), format!("{found:?}")));
     }
     Ok(took)
 }

@@ -13,7 +13,8 @@ use ferrule_tests::{
 };
 use ferrule_wire::{Allocate, Attachment, Client, ClientError, Pod};
 
-use super::calls::{CLIENTS, CONFIG, P99_MAX, Samples, clients, drive};
+use super::calls::{CLIENTS, CONFIG, P99_MAX, clients, drive};
+use super::load::{self, Samples};
 use crate::process::memory;
 use crate::row::{Row, Unit};
 use crate::stand::Bench;
@@ -33,7 +34,10 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let mut service = bench.daemon(&node, "ipamd", &config)?;
     clients(&node, fill)?;
     let filled = resident(&service)?;
-    let (mut starts, mut started, mut samples) = (Vec::new(), Vec::new(), Samples::default());
+    let (mut starts, mut started) = (Vec::new(), Vec::new());
+    let (mut samples, mut nothing) = (Samples::default(), Samples::default());
+    drive(&node, bench, &mut samples)?;
+    let worn = resident(&service)?;
     for _ in 0..bench.times(5, 2) {
         service.stop()?;
         let start = Instant::now();
@@ -45,15 +49,20 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
             return Err(LabError::promise(format!("{LEASES} leases after a restart"), leases.to_string()));
         }
         drive(&node, bench, &mut samples)?;
+        load::nothing(bench, CLIENTS, &mut nothing)?;
     }
     let of = |samples: &[f64]| Summary::of(samples).ok_or_else(|| LabError::promise("samples", "none"));
     let row = |what: &str, unit, summary| Row::new(format!("ipamd, 65,000 leases: {what}"), unit, summary);
     Ok(vec![
         row("start to ready", Unit::Time, of(&starts)?).at_most(START_MAX),
-        row("Allocate, 16 clients", Unit::Time, of(&samples.allocations)?).with_tail().p99_at_most(P99_MAX),
+        row("Allocate, 16 clients", Unit::Time, of(&samples.allocations)?)
+            .with_tail()
+            .floor(load::NOTHING, of(&nothing.allocations)?)
+            .p99_at_most(P99_MAX),
         row("memory once filled (RSS)", Unit::Bytes, Summary::single(filled)).at_most(MEMORY_MAX),
+        row("memory under calls once filled (RSS)", Unit::Bytes, Summary::single(worn)).at_most(MEMORY_MAX),
         row("memory after a start (RSS)", Unit::Bytes, of(&started)?).at_most(MEMORY_MAX),
-        row("memory under calls (RSS)", Unit::Bytes, Summary::single(resident(&service)?))
+        row("memory under calls after starts (RSS)", Unit::Bytes, Summary::single(resident(&service)?))
             .at_most(MEMORY_MAX),
     ])
 }

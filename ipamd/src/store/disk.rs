@@ -13,7 +13,7 @@
 //! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
 //! before it is there until the new one has its name.
 
-use super::journal::{Journal, Loading, damaged};
+use super::journal::{Journal, Loading, Writes, damaged};
 use super::{Batch, Contents, Store, StoreError};
 use std::error::Error;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -167,14 +167,7 @@ impl Store for SledStore {
             Err(error) => Err(failed(Box::new(error))),
         };
         let writes = open.journal.commit(batch, entry)?;
-        let mut sled_batch = sled::Batch::default();
-        for (number, entry) in writes.add {
-            sled_batch.insert(&number.to_be_bytes(), entry);
-        }
-        for number in writes.remove {
-            sled_batch.remove(&number.to_be_bytes());
-        }
-        open.db.apply_batch(sled_batch).map_err(|error| failed(Box::new(error)))?;
+        write(&open.db, writes).map_err(|error| failed(Box::new(error)))?;
         open.db.flush().map_err(|error| failed(Box::new(error)))?;
         open.log.sync_data().map_err(|error| failed(Box::new(error)))?;
         if let Err(error) = open.mark.write_all_at(&open.journal.last().to_be_bytes(), 0) {
@@ -184,6 +177,23 @@ impl Store for SledStore {
         self.open = Some(open);
         Ok(())
     }
+}
+
+/// sled's log keeps the order, so that a crash leaves the journal at one of these steps, each of which is whole. A batch of sled's
+/// costs another write, and another waking of its threads, and is used where one entry cannot hold the commit.
+fn write(db: &sled::Db, Writes { mut add, own, remove }: Writes) -> sled::Result<()> {
+    let moved = add.split_off(own);
+    if own > 1 {
+        let mut batch = sled::Batch::default();
+        for (number, entry) in add.drain(..) {
+            batch.insert(&number.to_be_bytes(), entry);
+        }
+        db.apply_batch(batch)?;
+    }
+    for (number, entry) in add.into_iter().chain(moved) {
+        db.insert(number.to_be_bytes(), entry)?;
+    }
+    remove.into_iter().try_for_each(|number| db.remove(number.to_be_bytes()).map(drop))
 }
 
 fn mark_path(path: &Path) -> PathBuf {

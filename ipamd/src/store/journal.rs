@@ -2,9 +2,9 @@
 //! keeping the entries is `disk`'s and `memory`'s.
 //!
 //! A commit adds entries behind the last one. The oldest entries are taken away again: what still counts of them is written
-//! anew with a commit, in its entries and as one with it, many old entries' worth in one new one. So a commit costs the same
-//! however many leases there are, a start reads few entries, and the journal stays within one and a half of what it holds and
-//! then some.
+//! anew with a commit, many old entries' worth in one new one, and about as much as the commit itself writes. So a commit costs
+//! the same however many leases there are, a start reads few entries, and the journal stays within twice of what it holds and
+//! then some: an old entry of which half counts frees as much as the commit adds.
 //!
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning.
@@ -18,16 +18,20 @@ use std::net::IpAddr;
 /// Version of the entries, their first byte. A change that an earlier program would misread takes the next number.
 const VERSION: u8 = 1;
 
-/// Bytes after which an entry is full: sled rewrites its neighbours' worth of entries, sixteen, with each tenth change of one
-/// of them, and puts what is longer than 128 KiB into a file of its own.
+/// Bytes after which an entry is full. Of a commit's own records few entries are made, best one; sled rewrites its neighbours'
+/// worth of entries, sixteen, with each tenth change of one of them, and puts what is longer than 128 KiB into a file of its own.
 const FULL: usize = 6 << 10;
+
+/// The same of records that are written anew: as long as the entries that a burst of calls leaves, whose places in memory they
+/// take. Larger ones do not fit between the leases there.
+const FULL_ANEW: usize = 2 << 10;
 
 /// Entries, and records that do not count any more, that are let be however little the journal holds.
 const ENTRIES_MIN: usize = 1024;
 const SPENT_MIN: usize = 8 << 10;
 
-/// Records that a commit writes anew at most, and the old entries that it looks into for them.
-const MOVED: usize = 40;
+/// Records that a commit writes anew at most besides as many as are its own, and the old entries that it looks into for them.
+const MOVED: usize = 8;
 const LOOKED_INTO: usize = 64;
 
 /// Where the records that count are.
@@ -48,12 +52,14 @@ struct Homes {
     boot: Option<u32>,
 }
 
-/// What a store has to do for a commit, all of it or nothing.
+/// What a store has to do for a commit, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Entries to be added.
+    /// Entries to be added. The first `own` of them hold the commit: all of them or nothing.
     pub(super) add: Vec<(u64, Vec<u8>)>,
-    /// Entries to be removed.
+    pub(super) own: usize,
+    /// Entries to be removed, of which nothing counts any more once the others are there. What is left undone of this and of
+    /// the entries behind the commit's own is no loss: the journal is longer for a while.
     pub(super) remove: Vec<u64>,
 }
 
@@ -66,6 +72,12 @@ impl Journal {
     /// Number of the last entry; 0 if there was none yet.
     pub(super) fn last(&self) -> u64 {
         (self.first + self.entries.len() as u64).saturating_sub(1)
+    }
+
+    /// Number of records, those that do not count any more included.
+    #[cfg(test)]
+    pub(super) const fn records(&self) -> usize {
+        self.records
     }
 
     /// Turns a batch into writes. `read` gives an entry that is there.
@@ -83,23 +95,24 @@ impl Journal {
             self.first = self.first.max(1);
         }
         for change in &batch.changes {
-            self.add(&mut writes, |entry| put(entry, change));
+            self.add(&mut writes, FULL, |entry| put(entry, change));
         }
         if let Some(boot_id) = &batch.boot_id {
-            self.add(&mut writes, |entry| {
+            self.add(&mut writes, FULL, |entry| {
                 put_boot(entry, boot_id);
                 (Subject::Boot, true)
             });
         }
+        writes.own = writes.add.len();
         self.shorten(&mut writes, read)?;
         Ok(writes)
     }
 
-    /// Adds a record to the last entry of this commit, or to a new one if that is full.
-    fn add(&mut self, writes: &mut Writes, put: impl FnOnce(&mut Vec<u8>) -> (Subject, bool)) {
-        if writes.add.last().is_none_or(|(_, entry)| entry.len() >= FULL) {
+    /// Adds a record to the last entry of this commit, or to a new one if that has `full` bytes.
+    fn add(&mut self, writes: &mut Writes, full: usize, put: impl FnOnce(&mut Vec<u8>) -> (Subject, bool)) {
+        if writes.add.last().is_none_or(|(_, entry)| entry.len() >= full) {
             self.entries.push_back(0);
-            let mut entry = Vec::with_capacity(512);
+            let mut entry = Vec::with_capacity(4096);
             entry.push(VERSION);
             writes.add.push((self.last(), entry));
         }
@@ -118,14 +131,15 @@ impl Journal {
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<(), StoreError> {
         let counting = self.homes.len();
-        let many = self.entries.len() > ENTRIES_MIN + counting / 16;
+        let many = self.entries.len() > ENTRIES_MIN + counting / 8;
         let spent = self.records > counting + counting / 2 + SPENT_MIN;
         if !many && !spent {
             return Ok(());
         }
         let own = writes.add.first().map_or(u64::MAX, |(number, _)| *number);
+        let most = self.entries.iter().rev().take(writes.own).sum::<u32>() as usize + MOVED;
         let mut moved = 0;
-        while moved < MOVED && writes.remove.len() < LOOKED_INTO && self.first < own {
+        while moved < most && writes.remove.len() < LOOKED_INTO && self.first < own {
             let number = self.first;
             let entry = read(number)?;
             let records = records(number, entry.as_ref())?.collect::<Result<Vec<_>, _>>();
@@ -134,7 +148,7 @@ impl Journal {
                 records.map_err(|broken| damaged(name(number), broken.to_string()))?.into_iter().rev()
             {
                 if record.stays() && self.homes.of(&subject) == Some(lower_half(number)) {
-                    self.add(writes, |entry| {
+                    self.add(writes, FULL_ANEW, |entry| {
                         entry.extend(bytes);
                         (subject, true)
                     });

@@ -62,10 +62,10 @@ impl MemoryStore {
         Self { entries: BTreeMap::new(), journal: None, faults }
     }
 
-    /// Its number of entries.
+    /// Its numbers of entries and records.
     #[cfg(test)]
-    pub(super) fn entries(&self) -> usize {
-        self.entries.len()
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.entries.len(), self.journal.as_ref().map_or(0, Journal::records))
     }
 
     fn read(&self) -> Result<(Journal, Contents), StoreError> {

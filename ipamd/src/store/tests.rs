@@ -1,5 +1,6 @@
 //! What every store promises, held against both; and what the one on disk does with records it should not trust.
 
+use super::journal::{Journal, Loading};
 use super::*;
 use crate::compact::Packed;
 use crate::service::{Former, Released};
@@ -147,7 +148,7 @@ fn a_missing_entry_counts_as_damage() {
 }
 
 /// What is left of a history, by subject, beside the journal that tells the same.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Plain {
     leases: BTreeMap<String, Lease>,
     released: BTreeMap<IpAddr, Released>,
@@ -189,39 +190,93 @@ fn change(kind: u8, subject: u16, number: u64) -> Change {
     }
 }
 
+/// Numbers that look random and are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    const fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    /// Up to `most` changes, one at least.
+    fn changes(&mut self, subjects: u64, most: u64, number: &mut u64) -> Vec<Change> {
+        let some = 0..=self.roll(most);
+        some.map(|_| {
+            *number += 1;
+            change(self.roll(5) as u8, self.roll(subjects) as u16, *number)
+        })
+        .collect()
+    }
+}
+
 /// A long history with few and with many leases, much longer than what is left of it.
 #[test]
 fn the_journal_stays_short_and_forgets_nothing_that_counts() {
     let mut store = MemoryStore::default();
-    let (mut plain, mut number, mut longest) = (Plain::default(), 0_u64, 0);
-    let mut dice = 88_172_645_463_325_252_u64;
-    let mut roll = |sides: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        dice % sides
-    };
+    let (mut plain, mut number) = (Plain::default(), 0_u64);
+    let (mut longest, mut most_records) = (0, 0);
+    let mut dice = Dice(88_172_645_463_325_252);
     for (subjects, commits, most) in [(20, 6_000, 3), (3_000, 6_000, 3), (3_000, 300, 256), (5, 6_000, 40)] {
         for _ in 0..commits {
-            let some = 0..=roll(most);
-            let changes: Vec<Change> = some
-                .map(|_| {
-                    number += 1;
-                    change(roll(5) as u8, roll(subjects) as u16, number)
-                })
-                .collect();
+            let changes = dice.changes(subjects, most, &mut number);
             changes.iter().for_each(|change| plain.apply(change));
-            let boot_id = (roll(100) == 0).then(|| "boot".to_owned());
+            let boot_id = (dice.roll(100) == 0).then(|| "boot".to_owned());
             store.commit(&Batch { changes, boot_id }).unwrap();
-            longest = longest.max(store.entries());
-            if roll(500) == 0 {
+            let (entries, records) = store.size();
+            (longest, most_records) = (longest.max(entries), most_records.max(records));
+            if dice.roll(500) == 0 {
                 assert!(plain.is(store.load().unwrap()), "after {number} changes");
             }
         }
         assert!(plain.is(store.load().unwrap()), "after {number} changes");
     }
-    // 1,024 and a sixteenth of what counts, and what one commit adds.
-    assert!((1024..1024 + 6_000 / 16 + 32).contains(&longest), "{longest} entries");
+    // 1,024 and an eighth of what counts, and what one commit adds.
+    assert!((1024..1024 + 6_000 / 8 + 32).contains(&longest), "{longest} entries");
+    // 8,192 and twice what counts, and what one commit adds.
+    assert!((8192..8192 + 2 * 6_000 + 256).contains(&most_records), "{most_records} records");
+}
+
+/// The store on disk writes a commit in steps, and a crash may come after each: then the commit is there whole once its own
+/// entries are, and not before, and the journal goes on from whatever is there.
+#[test]
+fn a_commit_that_is_cut_off_is_there_or_not_and_the_journal_goes_on() {
+    let mut entries: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let (mut journal, mut plain, mut number) = (Journal::default(), Plain::default(), 0);
+    let mut dice = Dice(4_101_842_887_655_102_017);
+    let load = |entries: &BTreeMap<u64, Vec<u8>>| {
+        let mut loading = Loading::default();
+        entries.iter().rev().for_each(|(number, entry)| loading.take(*number, entry).unwrap());
+        loading.end()
+    };
+    let (mut cuts, mut several) = (0, 0);
+    for round in 0..5_000 {
+        let most = if round % 100 == 0 { 250 } else { 3 };
+        let batch = Batch { changes: dice.changes(300, most, &mut number), boot_id: None };
+        let writes = journal.commit(&batch, |number| Ok(entries.get(&number).unwrap().clone())).unwrap();
+        several += usize::from(writes.own > 1);
+        assert!(round == 0 || round % 100 != 0 || plain.is(load(&entries).1), "before {round}");
+        let (own, moved) = writes.add.split_at(writes.own);
+        entries.extend(own.iter().cloned());
+        batch.changes.iter().for_each(|change| plain.apply(change));
+        // The steps that come then are done, or only some of them.
+        let steps = moved.len() + writes.remove.len();
+        let done = dice.roll(steps as u64 + 1) as usize;
+        entries.extend(moved.iter().take(done).cloned());
+        for gone in writes.remove.iter().take(done.saturating_sub(moved.len())) {
+            entries.remove(gone);
+        }
+        if done < steps {
+            cuts += 1;
+            let (continued, contents) = load(&entries);
+            assert!(plain.is(contents), "after {done} of {steps} steps of {round}");
+            journal = continued;
+        }
+    }
+    assert!(plain.is(load(&entries).1));
+    assert!(cuts > 20 && several > 10, "{cuts} cuts, {several} commits of several entries prove nothing");
 }
 
 #[test]
