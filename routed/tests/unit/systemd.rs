@@ -27,7 +27,7 @@ exec unshare --cgroup --pid --uts --ipc --fork --kill-child --mount-proc sh -ec 
     # In between, as the kernel mounts nothing upon itself.
     mount -t tmpfs none /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
-    exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/systemd --system --log-target=null' sh "$2"
+    exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/systemd --system --show-status=no --log-target=null' sh "$2"
 "#;
 
 /// What goes with it.
