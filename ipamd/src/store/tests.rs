@@ -251,13 +251,18 @@ fn a_commit_that_is_cut_off_is_there_or_not_and_the_journal_goes_on() {
         entries.iter().rev().for_each(|(number, entry)| loading.take(*number, entry).unwrap());
         loading.end()
     };
-    let (mut cuts, mut several) = (0, 0);
-    for round in 0..5_000 {
-        let most = if round % 100 == 0 { 250 } else { 3 };
-        let batch = Batch { changes: dice.changes(300, most, &mut number), boot_id: None };
+    let (mut cuts, mut cut_moves, mut several) = (0, 0, 0);
+    for round in 0..800 {
+        let most = if round % 50 == 0 { 400 } else { 40 };
+        // Leases that stay, and then others that come and go.
+        let changes = match round {
+            0..100 => (0..20).map(|place| change(0, 1_000 + round * 20 + place, number)).collect(),
+            _ => dice.changes(200, most, &mut number),
+        };
+        let batch = Batch { changes, boot_id: None };
         let writes = journal.commit(&batch, |number| Ok(entries.get(&number).unwrap().clone())).unwrap();
         several += usize::from(writes.own > 1);
-        assert!(round == 0 || round % 100 != 0 || plain.is(load(&entries).1), "before {round}");
+        assert!(round % 100 != 0 || plain.is(load(&entries).1), "before {round}");
         let (own, moved) = writes.add.split_at(writes.own);
         entries.extend(own.iter().cloned());
         batch.changes.iter().for_each(|change| plain.apply(change));
@@ -270,13 +275,17 @@ fn a_commit_that_is_cut_off_is_there_or_not_and_the_journal_goes_on() {
         }
         if done < steps {
             cuts += 1;
+            cut_moves += usize::from(!moved.is_empty());
             let (continued, contents) = load(&entries);
             assert!(plain.is(contents), "after {done} of {steps} steps of {round}");
             journal = continued;
         }
     }
     assert!(plain.is(load(&entries).1));
-    assert!(cuts > 20 && several > 10, "{cuts} cuts, {several} commits of several entries prove nothing");
+    assert!(
+        cuts > 20 && cut_moves > 20 && several > 5,
+        "{cuts} cuts, {cut_moves} of them in commits that write anew, and {several} commits of several entries"
+    );
 }
 
 #[test]
