@@ -65,7 +65,7 @@ fuzz: ## Feeds the plugin's standard input and environment with libFuzzer's inve
 	    -dict=fuzz/request.dict -max_len=8192 $(FUZZ)
 
 .PHONY: test-vm
-test-vm: ## What takes another kernel: power cuts under load, and WireGuard (root): 8 minutes
+test-vm: ## What takes another kernel: power cuts under load, and WireGuard (root): 10 minutes
 	tests/setup --vm
 	tests/vm/vmrun -- true
 	$(CARGO) test --locked --package ipamd --test powercut -- --ignored --nocapture --test-threads 1

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod lab;
+#[path = "etcd/server.rs"]
+#[allow(dead_code, reason = "each test takes what it needs")]
+mod server;
 #[path = "unit/systemd.rs"]
 mod systemd;
 
@@ -13,6 +16,7 @@ use std::process::Command;
 
 use lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
+use server::Etcd;
 use systemd::Systemd;
 
 /// The bit of CAP_NET_ADMIN (12) as /proc prints it.
@@ -135,6 +139,27 @@ fn under_systemd_with_the_whole_unit_it_does_all_of_its_work_too() {
     assert!(systemd.command("systemctl", "stop routed").status.success());
     assert_eq!((systemd.property("Result"), systemd.property("NRestarts")), ("success".into(), "0".into()));
     assert_eq!(node.state(), right, "all stays");
+}
+
+#[test]
+fn the_unit_reaches_no_store_but_with_the_drop_in_for_it() {
+    assert!(has_users(), "systemd as the first process of a namespace needs root");
+    let node = Node::new("vxlan");
+    let mut etcd = Etcd::new(node.directory.path(), 23_000);
+    node.inside(|| {
+        etcd.start();
+        etcd.put_config(r#"{"Network":"10.244.0.0/16"}"#);
+    });
+    node.ip("route add default via 192.0.2.254");
+    let store = format!("[routing.etcd]\nendpoints = [\"{}\"]\n", etcd.url());
+    node.configure_routing("source = \"etcd\"\n", &store);
+    let without = Systemd::launch(&node, &[]);
+    let is_refused = || without.log().contains("Address family not supported by protocol");
+    assert!(within(PATIENCE, is_refused).is_some(), "{}", without.log());
+    drop(without);
+    let with = Systemd::launch(&node, &["kubernetes.conf"]);
+    with.wait_until_ready(&node);
+    assert!(node.state().contains("unreachable 10.244."), "{}", with.log());
 }
 
 /// As a container has it: /proc/sys cannot be written.

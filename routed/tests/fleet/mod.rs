@@ -10,7 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ferrule_model::{
-    Address, AddressKey, IfName, LinkChange, Mac, Neighbour, NeighbourKey, Op, Route, RouteKey, VethSpec, Via,
+    Address, AddressKey, IfName, IpNetwork, LinkChange, Mac, Neighbour, NeighbourKey, Op, Route, RouteKey,
+    VethSpec, Via,
 };
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::{Kernel, Netlink};
@@ -243,9 +244,16 @@ fn pod(node: &Node, number: u8) -> Netns {
         let via = Via::Gateway { address: gateway, link: end, onlink: true };
         inside.push(Op::PutRoute(RouteKey::main(all.parse().unwrap()), Route::ours(via)));
     }
-    done(&mut Netlink::open_in(&pod).unwrap(), &inside);
-    let host = prefixes.iter().map(|prefix| {
-        Op::PutRoute(RouteKey::main(prefix.parse().unwrap()), Route::ours(Via::Link(link.index)))
+    let mut kernel = Netlink::open_in(&pod).unwrap();
+    done(&mut kernel, &inside);
+    let eth0 = kernel.link(&name("eth0")).unwrap().unwrap();
+    let host = prefixes.iter().flat_map(|prefix| {
+        let dst: IpNetwork = prefix.parse().unwrap();
+        let neighbour = Neighbour { mac: eth0.mac, permanent: true };
+        [
+            Op::PutNeighbour(NeighbourKey { link: link.index, address: dst.ip() }, neighbour),
+            Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(link.index))),
+        ]
     });
     done(&mut Netlink::open_in(node.netns()).unwrap(), &host.collect::<Vec<_>>());
     pod

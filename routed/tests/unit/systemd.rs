@@ -27,7 +27,7 @@ exec unshare --cgroup --pid --uts --ipc --fork --kill-child --mount-proc sh -ec 
     # In between, as the kernel mounts nothing upon itself.
     mount -t tmpfs none /sys/fs/cgroup
     mount -t cgroup2 none /sys/fs/cgroup
-    exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/systemd --system --log-target=null' sh "$2"
+    exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/systemd --system --show-status=no --log-target=null' sh "$2"
 "#;
 
 /// What goes with it.
@@ -54,14 +54,24 @@ fn script(text: &str, arguments: &[&str]) -> Command {
 }
 
 impl Systemd {
-    /// Starts `routed.service` on a node, with the configuration that the node has.
+    /// Starts `routed.service` on a node, with the configuration that the node has, and waits until it is ready.
     pub(crate) fn start(node: &Node) -> Self {
+        let systemd = Self::launch(node, &[]);
+        systemd.wait_until_ready(node);
+        systemd
+    }
+
+    /// The same with shipped drop-ins, without waiting.
+    pub(crate) fn launch(node: &Node, drop_ins: &[&str]) -> Self {
         fs::set_permissions(node.path("."), fs::Permissions::from_mode(0o755)).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_routed"), node.path("routed")).unwrap();
         let units = node.path("units");
         fs::create_dir_all(units.join("routed.service.d")).unwrap();
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd/routed.service");
-        fs::copy(shipped, units.join("routed.service")).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd");
+        fs::copy(shipped.join("routed.service"), units.join("routed.service")).unwrap();
+        for name in drop_ins {
+            fs::copy(shipped.join(name), units.join("routed.service.d").join(name)).unwrap();
+        }
         let (directory, log) = (node.directory.path(), node.path("log"));
         let more = format!(
             "[Service]\nExecStart=\nExecStart={} --config {}\nBindReadOnlyPaths={}\nStandardError=file:{}\n",
@@ -80,11 +90,13 @@ impl Systemd {
         let mut command = script(SCRIPT, &[&cgroup, &units.display().to_string()]);
         command.stdout(Stdio::null()).stderr(fs::File::create(node.path("systemd")).unwrap());
         let child = node.inside(|| command.spawn()).expect("install util-linux and systemd");
-        let systemd = Self { child, cgroup, log };
-        let is_active = within(PATIENCE, || systemd.property("ActiveState") == "active");
-        let said = || fs::read_to_string(node.path("systemd")).unwrap() + &systemd.log();
-        assert!(is_active.is_some(), "{}\n{}", systemd.property("StatusText"), said());
-        systemd
+        Self { child, cgroup, log }
+    }
+
+    pub(crate) fn wait_until_ready(&self, node: &Node) {
+        let is_active = within(PATIENCE, || self.property("ActiveState") == "active");
+        let said = || fs::read_to_string(node.path("systemd")).unwrap() + &self.log();
+        assert!(is_active.is_some(), "{}\n{}", self.property("StatusText"), said());
     }
 
     /// Runs a command as root beside the daemon.
