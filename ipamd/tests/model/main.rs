@@ -144,13 +144,14 @@ fn ended(
             reference.allocated(&call, &answer)?;
         }
     }
-    if let Some(whom) = queued {
-        reference.release(&whom);
-    }
     if end == End::Reboot {
         reference.reboot();
     }
+    // The store is read before the queue.
     reference.forget();
+    if let Some(whom) = queued {
+        reference.release(&whom);
+    }
     Ok(())
 }
 
@@ -196,4 +197,15 @@ proptest! {
         let mut daemon = Process::start(said);
         walk(&mut daemon, Reference::new(said), [3600, 0], steps)?;
     }
+}
+
+/// At a start what has rested is forgotten first, and then the queue is performed: what comes out of it rests by what is
+/// configured next.
+#[test]
+fn a_queued_release_is_younger_than_the_start() {
+    let said = Said { subnets: 0b0101, cooldown_s: 3600 };
+    let give = |id| Step::Allocate(Wish { id, pool: None, requested: None });
+    let end = Step::End(End::Stop, None, Some(5));
+    let steps = vec![give(0), give(1), give(5), Step::Configure(0, 1), end, Step::Configure(1, 0)];
+    walk(&mut Process::start(said), Reference::new(said), [3600, 0], steps).unwrap();
 }
