@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ferrule_netlink::Tunnels;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
@@ -25,8 +26,9 @@ use crate::report::{Report, log_lines};
 pub const FULL_DIFF: Duration = Duration::from_secs(30);
 /// The kernel's events come in swarms; what reads everything waits this long for the rest of one.
 const DEBOUNCE: Duration = Duration::from_millis(2);
-/// The least time between two passes that events start, and how many times as long as the last one took it is at
-/// least: a fight with another program must not eat a core.
+/// The least time between two passes that events start, and how many times the processor time of the last one it is at
+/// least: a fight with another program must not eat a core. How long a pass waited for a core says nothing of that, and on a
+/// busy node repairs would be late.
 const LEAST_GAP: Duration = Duration::from_millis(100);
 const GAP_FACTOR: u32 = 3;
 /// The least time between two looks at what changes of the nodes mean for the host: its cost goes by the cluster.
@@ -73,7 +75,7 @@ pub struct Worker<K> {
     outlook: Arc<Outlook>,
     cluster: Option<Arc<Cluster>>,
     due: Due,
-    /// How long the last pass that read everything took, and when it ended.
+    /// The processor time of the last pass that read everything, and when it ended.
     last: Option<(Duration, Instant)>,
     /// When the host was looked at.
     last_host: Option<Instant>,
@@ -283,14 +285,14 @@ impl<K: Tunnels> Worker<K> {
 
     /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
     fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
-        let begin = Instant::now();
+        let (begin, used) = (Instant::now(), processor_time());
         // The packet filters need nothing that a pass finds out.
         let by = self.culprits.take_table();
         self.ask(Job { cluster: Arc::clone(cluster), filters: true, by, ground: None });
         let result =
             if same { self.applier.check(cluster, begin) } else { self.applier.pass(cluster, begin) };
         let took = begin.elapsed();
-        self.last = Some((took, Instant::now()));
+        self.last = Some((processor_time().saturating_sub(used), Instant::now()));
         self.ended(cluster, result, (took, true));
         self.keep_host(cluster, false);
         self.culprits.forget();
@@ -389,6 +391,11 @@ impl<K: Tunnels> Worker<K> {
         self.failure = Some(text.clone());
         self.status.send_modify(|status| status.text = text);
     }
+}
+
+/// What the calling thread has used, in the kernel too.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn status_text(cluster: &Cluster, report: &Report) -> String {
