@@ -124,12 +124,7 @@ impl<'a> Document<'a> {
             let remedy = format!("write {}/{}", network.network(), network.prefix());
             return Err(self.fault(value, key, reason, remedy));
         }
-        let address = network.ip();
-        if network.prefix() == 0
-            || address.is_unspecified()
-            || address.is_loopback()
-            || address.is_multicast()
-        {
+        if !has_hosts(&network) {
             let reason = format!("\"{text}\" is not a network of single hosts");
             return Err(self.fault(value, key, reason, example));
         }
@@ -159,21 +154,13 @@ impl<'a> Document<'a> {
     /// An IPv4 address that a host can have.
     pub(crate) fn ipv4(&self, key: &str, value: &Spanned<String>) -> Checked<Ipv4Addr> {
         let address: Ipv4Addr = self.address(key, value, "IPv4", "write it as 192.0.2.10")?;
-        let odd = address.is_unspecified()
-            || address.is_loopback()
-            || address.is_multicast()
-            || address.is_broadcast();
-        self.host_address(key, value, address, odd)
+        self.host_address(key, value, address, !is_host_v4(address))
     }
 
     /// An IPv6 address that a host can have.
     pub(crate) fn ipv6(&self, key: &str, value: &Spanned<String>) -> Checked<Ipv6Addr> {
         let address: Ipv6Addr = self.address(key, value, "IPv6", "write it as 2001:db8::10")?;
-        let odd = address.is_unspecified()
-            || address.is_loopback()
-            || address.is_multicast()
-            || address.is_unicast_link_local();
-        self.host_address(key, value, address, odd)
+        self.host_address(key, value, address, !is_host_v6(address))
     }
 
     fn address<T: FromStr>(
@@ -224,6 +211,25 @@ impl<'a> Document<'a> {
             }
         }
     }
+}
+
+/// Whether single hosts can have addresses of `network`.
+pub(crate) fn has_hosts(network: &IpNetwork) -> bool {
+    let address = network.ip();
+    network.prefix() > 0 && !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
+}
+
+/// Whether a host can be reached by `address` from others.
+pub(crate) fn is_host_v4(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
+}
+
+/// The same.
+pub(crate) fn is_host_v6(address: Ipv6Addr) -> bool {
+    !(address.is_unspecified()
+        || address.is_loopback()
+        || address.is_multicast()
+        || address.is_unicast_link_local())
 }
 
 /// The one effect of this crate: the text of a file.

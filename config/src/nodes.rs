@@ -12,7 +12,7 @@ use toml::Spanned;
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::name::check_node_name;
-use crate::raw::{RawEntry, Text};
+use crate::raw::{RawEntry, RawNodes, Text};
 
 /// The nodes of the cluster, in the order of the file; names, addresses, pod CIDRs and MACs each occur once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,12 +55,18 @@ impl NodesFile {
         Self::read(text, file).map(|(nodes, _)| nodes)
     }
 
-    /// The same, and whether the text is of the plain form.
+    /// The same, and whether the text was of the plain form.
     pub(crate) fn read(text: &str, file: &Path) -> Result<(Self, bool), ConfigError> {
+        match crate::regular::nodes(text) {
+            Some(nodes) => Ok((Self { nodes }, true)),
+            None => Ok((Self::read_any(text, file)?, false)),
+        }
+    }
+
+    /// The nodes out of whatever TOML, with the places of its faults.
+    pub(crate) fn read_any(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
-        let plain = crate::regular::nodes(text);
-        let is_plain = plain.is_some();
-        let raw = plain.map_or_else(|| document.toml(), Ok)?;
+        let raw: RawNodes = document.toml()?;
         if raw.node.is_empty() {
             // A truncated file must not read as a cluster that has lost all its nodes.
             let remedy = "add a [[node]] table for every node of the cluster, this one included";
@@ -68,7 +74,7 @@ impl NodesFile {
         }
         let nodes = raw.node.iter().map(|entry| node(&document, entry)).collect::<Checked<Vec<_>>>()?;
         once_each(&document, &raw.node, &nodes)?;
-        Ok((Self { nodes }, is_plain))
+        Ok(Self { nodes })
     }
 }
 
@@ -100,11 +106,15 @@ fn vtep_mac(document: &Document<'_>, text: &Text) -> Checked<Mac> {
     let mac: Mac = text.get_ref().parse().map_err(|_| {
         document.fault(text, key, format!("\"{}\" is not a MAC address", text.get_ref()), remedy)
     })?;
-    // What the kernel takes for a device (`is_valid_ether_addr`).
-    if mac.is_multicast() || mac.octets() == [0; 6] {
+    if !is_of_one_device(mac) {
         return Err(document.fault(text, key, format!("{mac} cannot be the address of one device"), remedy));
     }
     Ok(mac)
+}
+
+/// What the kernel takes for a device (`is_valid_ether_addr`).
+pub(crate) fn is_of_one_device(mac: Mac) -> bool {
+    !mac.is_multicast() && mac.octets() != [0; 6]
 }
 
 fn wireguard_key(document: &Document<'_>, text: &Text) -> Checked<WgKey> {

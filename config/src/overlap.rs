@@ -1,5 +1,6 @@
 //! Which of many networks overlap, without comparing each with each.
 
+use ferrule_model::ordinal;
 use ipnetwork::IpNetwork;
 
 /// Two of the networks that share an address, if there are any. None has bits set behind its prefix. O(n log n).
@@ -9,8 +10,7 @@ use ipnetwork::IpNetwork;
 pub(crate) fn first_overlap<T>(
     mut networks: Vec<(IpNetwork, T)>,
 ) -> Option<((IpNetwork, T), (IpNetwork, T))> {
-    // Their own order, by address and then by length.
-    networks.sort_by_key(|(network, _)| *network);
+    networks.sort_by_cached_key(|(network, _)| (ordinal(network.ip()), network.prefix()));
     let at = networks.windows(2).position(|pair| contains(&pair[0].0, &pair[1].0))?;
     let mut pair = networks.into_iter().skip(at);
     pair.next().zip(pair.next())
