@@ -25,13 +25,21 @@ const TABLE_LOCAL: u8 = 255;
 /// The request that has to follow `op`'s own, if there is one.
 pub(crate) fn companion(op: &Op) -> Option<Request> {
     match op {
-        Op::PutAddress(key, address) if address.nodad && key.prefix.is_ipv6() => {
+        op if !has_companion(op) => None,
+        Op::PutAddress(key, _) => {
             Some(request(rtm::NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &route(key, RouteScope::Universe)))
         }
-        Op::DeleteAddress(key) if key.prefix.is_ipv6() => {
-            Some(request(rtm::DELROUTE, 0, &route(key, RouteScope::NoWhere)))
-        }
+        Op::DeleteAddress(key) => Some(request(rtm::DELROUTE, 0, &route(key, RouteScope::NoWhere))),
         _ => None,
+    }
+}
+
+/// Whether there is one.
+pub(crate) fn has_companion(op: &Op) -> bool {
+    match op {
+        Op::PutAddress(key, address) => address.nodad && key.prefix.is_ipv6(),
+        Op::DeleteAddress(key) => key.prefix.is_ipv6(),
+        _ => false,
     }
 }
 

@@ -94,18 +94,11 @@ impl Netlink {
 
     /// Carries out ops that are all for route netlink.
     fn apply_routing(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let mut requests = Vec::with_capacity(ops.len());
-        let mut has_companion = Vec::with_capacity(ops.len());
-        for op in ops {
-            let companion = local::companion(op);
-            has_companion.push(companion.is_some());
-            requests.extend(encode::op(op));
-            requests.extend(companion);
-        }
-        let mut results = self.socket.batch(&requests)?.results.into_iter();
+        let requests = ops.iter().flat_map(|op| encode::op(op).into_iter().chain(local::companion(op)));
+        let mut results = self.socket.batch(requests)?.results.into_iter();
         let mut answer = || results.next().unwrap_or(Ok(()));
-        let fold = |two| if two { local::folded(answer(), answer()) } else { answer() };
-        Ok(has_companion.into_iter().map(fold).collect())
+        let fold = |op| if local::has_companion(op) { local::folded(answer(), answer()) } else { answer() };
+        Ok(ops.iter().map(fold).collect())
     }
 
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {

@@ -4,6 +4,7 @@
 //! (`netlink_rcv_skb`), and answers a refused one with an error that carries its sequence number. So only the last one
 //! has to ask for an acknowledgement: when that is here, silence about the others means yes.
 
+use std::borrow::Borrow;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -158,30 +159,40 @@ impl Socket {
         result
     }
 
-    /// Sends `requests` in as few messages as possible and waits for all the answers.
-    pub(crate) fn batch(&mut self, requests: &[Request]) -> Result<Answers, Error> {
-        let mut answers = Answers { results: Vec::with_capacity(requests.len()), messages: Vec::new() };
-        for chunk in requests.chunks(REQUESTS_A_SEND) {
-            self.chunk(chunk, &mut answers)?;
+    /// Sends `requests` in as few messages as possible and waits for all the answers. Each is put where it is sent from as
+    /// soon as it is made: thousands are never there at once.
+    pub(crate) fn batch<R: Borrow<Request>>(
+        &mut self,
+        requests: impl IntoIterator<Item = R>,
+    ) -> Result<Answers, Error> {
+        let mut requests = requests.into_iter().peekable();
+        let mut answers =
+            Answers { results: Vec::with_capacity(requests.size_hint().0), messages: Vec::new() };
+        let mut buffer = Vec::new();
+        while requests.peek().is_some() {
+            buffer.clear();
+            let mut count = 0;
+            while let Some(request) = requests.next_if(|_| count < REQUESTS_A_SEND) {
+                count += 1;
+                let is_last = count == REQUESTS_A_SEND || requests.peek().is_none();
+                let flags = if is_last { NLM_F_REQUEST | NLM_F_ACK } else { NLM_F_REQUEST };
+                self.append(&mut buffer, request.borrow(), flags);
+            }
+            self.send(&buffer)?;
+            self.answers(count, &mut answers)?;
         }
         Ok(answers)
     }
 
-    fn chunk(&mut self, requests: &[Request], answers: &mut Answers) -> Result<(), Error> {
-        let first = self.sequence.wrapping_add(1);
+    /// The answers to the last `count` requests, of which the last one is acknowledged.
+    fn answers(&mut self, count: usize, answers: &mut Answers) -> Result<(), Error> {
         let start = answers.results.len();
-        let Some((last, before)) = requests.split_last() else { return Ok(()) };
-        let mut buffer = Vec::new();
-        for request in before {
-            self.append(&mut buffer, request, NLM_F_REQUEST);
-        }
-        self.append(&mut buffer, last, NLM_F_REQUEST | NLM_F_ACK);
-        self.send(&buffer)?;
-        answers.results.resize(start + requests.len(), Ok(()));
+        let first = self.sequence.wrapping_sub(count as u32).wrapping_add(1);
+        answers.results.resize(start + count, Ok(()));
         loop {
             for message in self.receive()? {
                 let place = message.sequence.wrapping_sub(first) as usize;
-                if place >= requests.len() {
+                if place >= count {
                     // An answer to an earlier request whose caller gave up.
                     continue;
                 }

@@ -93,6 +93,8 @@ struct Left {
 /// What a walk came to.
 struct Walked {
     observed: Objects,
+    /// What is not as desired.
+    differing: Keys,
     /// Routes in whose place others stand.
     blocked: Vec<RouteKey>,
     /// A number that was free is not.
@@ -288,10 +290,11 @@ impl<K: Tunnels> Applier<K> {
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
         seen.ours.peers =
             wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), wireguard::epoch_s());
-        let walked = self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
+        let mut walked =
+            self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
         let mut left = Left {
-            differing: walked.observed.differing(goal.objects()),
+            differing: std::mem::take(&mut walked.differing),
             unfinished: walked.taken,
             doubted: false,
             belief: self.belief_of(
@@ -450,7 +453,7 @@ impl<K: Tunnels> Applier<K> {
         let observed = left.belief.ours.only(&left.differing);
         let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
         let walked = self.walk(&desired, observed, (None, &left.belief.links), now, &mut report)?;
-        let differing = walked.observed.differing(&desired);
+        let differing = walked.differing;
         left.belief.ours.replace(&left.differing, walked.observed);
         left.belief.blocked.retain(|key| differing.routes.contains(key));
         left.belief.blocked.extend(walked.blocked);
@@ -525,9 +528,9 @@ impl<K: Tunnels> Applier<K> {
                 pass.explain(&op, object, report::reason(&op, &refusal));
             }
         }
-        let observed = pass.finish();
+        let (observed, differing) = pass.finish();
         self.backoff.walked(now);
-        Ok(Walked { observed, blocked, taken })
+        Ok(Walked { observed, differing, blocked, taken })
     }
 }
 

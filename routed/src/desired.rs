@@ -39,12 +39,19 @@ pub enum Target {
 }
 
 /// A nexthop object without its number. Ordered by link and gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct HopKey {
     /// The link.
     pub link: IfIndex,
     /// The next hop.
     pub gateway: IpAddr,
+}
+
+impl HopKey {
+    /// That of this object.
+    pub fn of(nexthop: &Nexthop) -> Self {
+        Self { link: nexthop.link, gateway: nexthop.gateway }
+    }
 }
 
 impl Ord for HopKey {
@@ -415,7 +422,12 @@ impl Pieces {
     }
 
     fn sorted(self) -> Wanted {
-        let Self { fdb, neighbours, peers, nexthops, routes, skipped } = self;
+        let Self { mut fdb, mut neighbours, peers, mut nexthops, mut routes, skipped } = self;
+        // The maps put them in order anyhow, but find little left to do: here each is moved once, and what is compared is short.
+        fdb.sort_by_cached_key(|(key, _)| key.mac);
+        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address));
+        nexthops.sort_by_cached_key(|(key, _)| ordinal(key.gateway));
+        routes.sort_by_cached_key(|(key, _)| ordinal(key.dst.ip()));
         Wanted {
             addresses: BTreeMap::new(),
             fdb: fdb.into_iter().collect(),

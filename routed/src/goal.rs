@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrule_model::NexthopId;
+use ferrule_model::{Nexthop, NexthopId};
 
-use crate::desired::{Ground, Skipped, Wanted};
+use crate::desired::{Ground, HopKey, Skipped, Wanted};
 use crate::nexthops::{self, Ids};
 use crate::nodes::{Cluster, NodeChange};
 use crate::objects::{Keys, Objects};
@@ -38,8 +38,11 @@ impl Goal {
         for left_out in std::mem::take(&mut wanted.skipped) {
             skipped.entry(left_out.node.clone()).or_default().push(left_out);
         }
-        let ours: BTreeSet<_> = ids.values().copied().collect();
-        let foreign = present.keys().filter(|id| !ours.contains(id)).copied().collect();
+        let is_ours = |id: &NexthopId, nexthop: &Option<Nexthop>| {
+            nexthop.is_some_and(|nexthop| ids.get(&HopKey::of(&nexthop)) == Some(id))
+        };
+        let foreign =
+            present.iter().filter(|(id, nexthop)| !is_ours(id, nexthop)).map(|(id, _)| *id).collect();
         let clashes = wanted.clashes;
         let objects = nexthops::numbered(wanted, &ids);
         Self { ground, objects, ids, skipped, clashes, foreign, free: nexthops::FIRST }

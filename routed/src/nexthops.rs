@@ -1,7 +1,7 @@
 //! Numbers of nexthop objects: pure. They are shared with every other program of the network namespace and must not
 //! change while routes use them, so they are found again from what the kernel has and otherwise chosen free.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use ferrule_model::{NexthopId, PROTOCOL, Route, Via};
 
@@ -12,8 +12,8 @@ use crate::observe::Nexthops;
 /// Where our numbers begin: the protocol number, followed by six digits, so that a person knows them at a glance.
 pub const FIRST: u32 = PROTOCOL as u32 * 1_000_000;
 
-/// The number of each nexthop object.
-pub type Ids = BTreeMap<HopKey, NexthopId>;
+/// The number of each nexthop object: for each route one is looked up.
+pub type Ids = HashMap<HopKey, NexthopId>;
 
 /// A number for each nexthop object of `wanted`: that which it has in the kernel, else a free one.
 ///
@@ -61,9 +61,9 @@ pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
 
 /// The lowest number of each wanted nexthop that is there already, exactly as wanted.
 fn known(wanted: &Wanted, present: &Nexthops) -> Ids {
-    let mut known = BTreeMap::new();
+    let mut known = HashMap::with_capacity(wanted.nexthops.len());
     for (id, nexthop) in present.iter().filter_map(|(id, nexthop)| Some((id, nexthop.as_ref()?))) {
-        let key = HopKey { link: nexthop.link, gateway: nexthop.gateway };
+        let key = HopKey::of(nexthop);
         if wanted.nexthops.get(&key) == Some(nexthop) {
             known.entry(key).or_insert(*id);
         }
@@ -73,6 +73,8 @@ fn known(wanted: &Wanted, present: &Nexthops) -> Ids {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use ferrule_model::{IfIndex, Nexthop, RouteKey, RouteKind};
 

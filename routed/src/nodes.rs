@@ -2,13 +2,13 @@
 //!
 //! What the nodes mean for the kernel is decided in [`crate::desired`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ferrule_config::NodeEntry;
-use ferrule_model::{Family, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
+use ferrule_model::{Delta, Family, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
 
 /// One node of the cluster, as every source tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +113,7 @@ impl From<NodeEntry> for Node {
 
 /// The MAC of the second VXLAN device of the node of this name, where nobody says which it is. No node's name has a slash.
 pub fn vtep_mac6(name: &str) -> Mac {
-    vtep_mac(&format!("{name}/6"))
+    vtep_mac(&[name, "/6"].concat())
 }
 
 impl fmt::Display for Node {
@@ -129,11 +129,15 @@ impl fmt::Display for Node {
 impl Cluster {
     /// Takes changes of other nodes.
     pub fn change(&mut self, changes: &[NodeChange]) {
-        for NodeChange { name, after, .. } in changes {
-            match after {
-                Some(node) => drop(self.others.insert(name.clone(), Arc::clone(node))),
-                None => drop(self.others.remove(name)),
-            }
+        carry_out(&mut self.others, changes);
+    }
+}
+
+fn carry_out(others: &mut BTreeMap<String, Arc<Node>>, changes: &[NodeChange]) {
+    for NodeChange { name, after, .. } in changes {
+        match after {
+            Some(node) => drop(others.insert(name.clone(), Arc::clone(node))),
+            None => drop(others.remove(name)),
         }
     }
 }
@@ -157,16 +161,31 @@ impl Nodes {
 
     /// Takes a complete snapshot: what it changed, and what it says of the own node.
     pub fn snapshot(&mut self, nodes: Vec<Node>) -> (Vec<NodeChange>, OwnNode) {
-        let names: BTreeSet<&String> = nodes.iter().map(|node| &node.name).collect();
-        let gone = self.others.keys().filter(|name| !names.contains(name));
-        let mut updates: Vec<_> = gone.cloned().map(NodeUpdate::Remove).collect();
-        let own = match (names.contains(&self.own_name), &self.own) {
-            (true, _) => OwnNode::Present,
-            (false, Some(_)) => OwnNode::Left,
-            (false, None) => OwnNode::Unknown,
+        let named = |node: Node| (node.name.clone(), Arc::new(node));
+        // A map is made of all at once: that takes a fraction of the time of thousands of insertions.
+        let mut told: BTreeMap<_, _> = nodes.into_iter().map(named).collect();
+        let own = told.remove(&self.own_name);
+        let says = match (&own, &self.own) {
+            (Some(_), _) => OwnNode::Present,
+            (None, Some(_)) => OwnNode::Left,
+            (None, None) => OwnNode::Unknown,
         };
-        updates.extend(nodes.into_iter().map(NodeUpdate::Put));
-        (self.update(updates), own)
+        let Delta { put, delete } = Delta::between(&told, &self.others);
+        let change = |(name, after): (String, Arc<Node>)| {
+            let before = self.others.get(&name).cloned();
+            NodeChange { name, before, after: Some(after) }
+        };
+        let gone = |(name, before)| NodeChange { name, before: Some(before), after: None };
+        let mut changes: Vec<_> = delete.into_iter().map(gone).collect();
+        changes.extend(put.into_iter().map(change));
+        if self.others.is_empty() {
+            self.others = told;
+        } else {
+            // What is as it was stays what it is, for all who share it.
+            carry_out(&mut self.others, &changes);
+        }
+        changes.extend(own.and_then(|own| self.take(NodeUpdate::Put(Arc::unwrap_or_clone(own)))));
+        (changes, says)
     }
 
     /// Takes what is told of some nodes: what it changed. The own node stays what it was when it is removed.
@@ -257,10 +276,10 @@ mod tests {
     fn each_node_that_comes_goes_or_changes_is_told_once() {
         let mut nodes = Nodes::new("a");
         let (changes, own) = nodes.snapshot(vec![node("a", 1), node("b", 2), node("c", 3)]);
-        assert_eq!(told(&changes), ["node added: a", "node added: b", "node added: c"]);
+        assert_eq!(told(&changes), ["node added: b", "node added: c", "node added: a"]);
         assert_eq!(own, OwnNode::Present);
         let (changes, _) = nodes.snapshot(vec![node("a", 9), node("b", 2), node("d", 4)]);
-        assert_eq!(told(&changes), ["node removed: c", "node changed: a", "node added: d"]);
+        assert_eq!(told(&changes), ["node removed: c", "node added: d", "node changed: a"]);
         let (changes, _) = nodes.snapshot(vec![node("d", 4), node("b", 2), node("a", 9)]);
         assert_eq!(changes, [], "the order of a snapshot means nothing");
         let updates = vec![

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use ferrule_model::{
-    Delta, FdbKey, IpNetwork, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Peer, PeerKey, Route,
-    RouteKey, RouteKind, Via,
+    Address, AddressKey, Delta, FdbEntry, FdbKey, IpNetwork, Neighbour, NeighbourKey, Nexthop, NexthopId, Op,
+    Peer, PeerKey, Route, RouteKey, RouteKind, Via,
 };
 use ferrule_netlink::Refusal;
 
 use crate::backoff::{Backoff, Key};
-use crate::objects::Objects;
+use crate::objects::{Keys, Objects};
 
 /// The batches of a pass, in their order.
 const STAGES: [Stage; 12] = [
@@ -61,6 +61,20 @@ pub struct Pass<'a> {
     backoff: &'a mut Backoff,
     now: Instant,
     stage: usize,
+    excess: Excess,
+    /// How many objects have been found to be missing, another or too much, and are so still.
+    open: usize,
+}
+
+/// What is there and not desired, kept from the one comparison of each kind until it can go.
+#[derive(Debug, Default)]
+struct Excess {
+    addresses: Vec<(AddressKey, Address)>,
+    fdb: Vec<(FdbKey, FdbEntry)>,
+    neighbours: Vec<(NeighbourKey, Neighbour)>,
+    peers: Vec<(PeerKey, Peer)>,
+    nexthops: Vec<(NexthopId, Nexthop)>,
+    routes: Vec<(RouteKey, Route)>,
 }
 
 fn hop_of(route: &Route) -> Option<NexthopId> {
@@ -84,7 +98,7 @@ impl<'a> Pass<'a> {
         backoff: &'a mut Backoff,
         now: Instant,
     ) -> Self {
-        Self { desired, observed, known, backoff, now, stage: 0 }
+        Self { desired, observed, known, backoff, now, stage: 0, excess: Excess::default(), open: 0 }
     }
 
     /// What is there now, as far as the kernel said.
@@ -111,6 +125,7 @@ impl<'a> Pass<'a> {
     pub fn answered(&mut self, ops: Vec<Op>, answers: Vec<Result<(), Refusal>>) -> Vec<(Op, Refusal)> {
         let mut refused = Vec::new();
         if self.backoff.is_empty() && answers.iter().all(Result::is_ok) {
+            self.open -= ops.len();
             self.observed.did_all(&ops);
             return refused;
         }
@@ -122,6 +137,7 @@ impl<'a> Pass<'a> {
                     refused.push((op, refusal));
                 }
                 Ok(()) | Err(_) => {
+                    self.open -= 1;
                     self.backoff.accepted(&key);
                     self.observed.did(&op);
                 }
@@ -136,62 +152,59 @@ impl<'a> Pass<'a> {
         self.backoff.explain(&key, object, reason);
     }
 
-    /// The same, at the end.
-    pub fn finish(self) -> Objects {
-        self.observed
+    /// The same, at the end, and the names of what is not as desired.
+    pub fn finish(self) -> (Objects, Keys) {
+        let differing = if self.open == 0 { Keys::default() } else { self.observed.differing(self.desired) };
+        debug_assert_eq!(self.open == 0, self.observed.differing(self.desired).is_empty());
+        (self.observed, differing)
     }
 
-    fn stage_ops(&self, stage: Stage) -> Vec<Op> {
+    /// What is missing or another of one kind; what is too much goes to `excess`. No later stage changes that but the two of
+    /// this kind.
+    fn missing<K: Ord + Clone, V: PartialEq + Clone>(
+        open: &mut usize,
+        desired: &BTreeMap<K, V>,
+        observed: &BTreeMap<K, V>,
+        excess: &mut Vec<(K, V)>,
+    ) -> Vec<(K, V)> {
+        let Delta { put, delete } = Delta::between(desired, observed);
+        *open += put.len() + delete.len();
+        *excess = delete;
+        put
+    }
+
+    fn stage_ops(&mut self, stage: Stage) -> Vec<Op> {
+        let (open, excess) = (&mut self.open, &mut self.excess);
         let (want, have) = (self.desired, &self.observed);
         match stage {
             Stage::PutAddresses => {
-                let put = Delta::between(&want.addresses, &have.addresses).put;
+                let put = Self::missing(open, &want.addresses, &have.addresses, &mut excess.addresses);
                 put.into_iter().map(|(key, value)| Op::PutAddress(key, value)).collect()
             }
             Stage::PutFdb => {
-                let put = Delta::between(&want.fdb, &have.fdb).put;
+                let put = Self::missing(open, &want.fdb, &have.fdb, &mut excess.fdb);
                 put.into_iter().map(|(key, value)| Op::PutFdb(key, value)).collect()
             }
             Stage::PutNeighbours => {
-                let put = Delta::between(&want.neighbours, &have.neighbours).put.into_iter();
+                let put = Self::missing(open, &want.neighbours, &have.neighbours, &mut excess.neighbours);
                 let all = want.fdb == have.fdb;
-                let ready = put.filter(|(key, value)| all || self.has_fdb_for(key, value));
+                let ready = put.into_iter().filter(|(key, value)| all || self.has_fdb_for(key, value));
                 ready.map(|(key, value)| Op::PutNeighbour(key, value)).collect()
             }
             Stage::PutPeers => {
-                let put = Delta::between(&want.peers, &have.peers).put;
+                let put = Self::missing(open, &want.peers, &have.peers, &mut excess.peers);
                 put.into_iter().map(|(key, value)| Op::PutPeer(key, value)).collect()
             }
             Stage::PutNexthops => {
-                let put = Delta::between(&want.nexthops, &have.nexthops).put.into_iter();
-                let all = want.neighbours == have.neighbours;
-                let ready = put.filter(|(_, value)| all || self.has_neighbour_for(value));
-                let is_there = |id: &NexthopId| have.nexthops.contains_key(id);
-                let op = |(id, hop)| {
-                    if is_there(&id) { Op::PutNexthop(id, hop) } else { Op::AddNexthop(id, hop) }
-                };
-                ready.map(op).collect()
+                let put = Self::missing(open, &want.nexthops, &have.nexthops, &mut excess.nexthops);
+                self.put_nexthops(put)
             }
             Stage::PutRoutes => {
-                let put = Delta::between(&want.routes, &have.routes).put.into_iter();
-                let (all, lone) = (want.nexthops == have.nexthops, self.networks_without_peer());
-                let ready = put.filter(|(key, route)| {
-                    (all || self.has_nexthop_for(route))
-                        && !(leaves_by_link(route) && lone.contains(&key.dst))
-                });
-                let was_ours =
-                    |key: &RouteKey| self.known.is_some_and(|known| known.routes.contains_key(key));
-                let op = |(key, route)| {
-                    if have.routes.contains_key(&key) || was_ours(&key) {
-                        Op::PutRoute(key, route)
-                    } else {
-                        Op::AddRoute(key, route)
-                    }
-                };
-                ready.map(op).collect()
+                let put = Self::missing(open, &want.routes, &have.routes, &mut excess.routes);
+                self.put_routes(put)
             }
             Stage::DeleteRoutes => {
-                let delete = Delta::between(&want.routes, &have.routes).delete;
+                let delete = std::mem::take(&mut excess.routes);
                 delete.into_iter().map(|(key, _)| Op::DeleteRoute(key)).collect()
             }
             Stage::DeletePeers => self.unused_peers(),
@@ -199,10 +212,36 @@ impl<'a> Pass<'a> {
             Stage::DeleteNeighbours => self.unused_neighbours(),
             Stage::DeleteFdb => self.unused_fdb(),
             Stage::DeleteAddresses => {
-                let delete = Delta::between(&want.addresses, &have.addresses).delete;
+                let delete = std::mem::take(&mut excess.addresses);
                 delete.into_iter().map(|(key, _)| Op::DeleteAddress(key)).collect()
             }
         }
+    }
+
+    fn put_nexthops(&self, put: Vec<(NexthopId, Nexthop)>) -> Vec<Op> {
+        let (want, have) = (self.desired, &self.observed);
+        let all = want.neighbours == have.neighbours;
+        let ready = put.into_iter().filter(|(_, value)| all || self.has_neighbour_for(value));
+        let is_there = |id: &NexthopId| have.nexthops.contains_key(id);
+        let op = |(id, hop)| if is_there(&id) { Op::PutNexthop(id, hop) } else { Op::AddNexthop(id, hop) };
+        ready.map(op).collect()
+    }
+
+    fn put_routes(&self, put: Vec<(RouteKey, Route)>) -> Vec<Op> {
+        let (want, have) = (self.desired, &self.observed);
+        let (all, lone) = (want.nexthops == have.nexthops, self.networks_without_peer());
+        let ready = put.into_iter().filter(|(key, route)| {
+            (all || self.has_nexthop_for(route)) && !(leaves_by_link(route) && lone.contains(&key.dst))
+        });
+        let was_ours = |key: &RouteKey| self.known.is_some_and(|known| known.routes.contains_key(key));
+        let op = |(key, route)| {
+            if have.routes.contains_key(&key) || was_ours(&key) {
+                Op::PutRoute(key, route)
+            } else {
+                Op::AddRoute(key, route)
+            }
+        };
+        ready.map(op).collect()
     }
 
     /// Where an FDB entry for its MAC is wanted, it is there, as wanted.
@@ -230,8 +269,11 @@ impl<'a> Pass<'a> {
     }
 
     /// A peer that goes takes the way of its networks with it, unless they are another's by now.
-    fn unused_peers(&self) -> Vec<Op> {
-        let Delta { delete, .. } = Delta::between(&self.desired.peers, &self.observed.peers);
+    fn unused_peers(&mut self) -> Vec<Op> {
+        let delete = std::mem::take(&mut self.excess.peers);
+        if delete.is_empty() {
+            return Vec::new();
+        }
         let stay = self.observed.peers.iter().filter(|(key, _)| self.desired.peers.contains_key(*key));
         let served: BTreeSet<_> = stay.flat_map(|(_, peer)| &peer.allowed).collect();
         let is_used = |peer: &Peer| {
@@ -243,35 +285,30 @@ impl<'a> Pass<'a> {
     }
 
     /// The kernel deletes a nexthop's routes with it, so it goes only when no route is left that uses it.
-    fn unused_nexthops(&self) -> Vec<Op> {
+    fn unused_nexthops(&mut self) -> Vec<Op> {
+        let delete = std::mem::take(&mut self.excess.nexthops);
         let used = || self.observed.routes.values().filter_map(hop_of).collect();
-        let unused = unused(&self.desired.nexthops, &self.observed.nexthops, used);
-        unused.into_iter().map(|(id, _)| Op::DeleteNexthop(id)).collect()
+        unused(delete, used).into_iter().map(|(id, _)| Op::DeleteNexthop(id)).collect()
     }
 
-    fn unused_neighbours(&self) -> Vec<Op> {
+    fn unused_neighbours(&mut self) -> Vec<Op> {
+        let delete = std::mem::take(&mut self.excess.neighbours);
         let needs = |nh: &Nexthop| NeighbourKey { link: nh.link, address: nh.gateway };
         let used = || self.observed.nexthops.values().map(needs).collect();
-        let unused = unused(&self.desired.neighbours, &self.observed.neighbours, used);
-        unused.into_iter().map(|(key, _)| Op::DeleteNeighbour(key)).collect()
+        unused(delete, used).into_iter().map(|(key, _)| Op::DeleteNeighbour(key)).collect()
     }
 
-    fn unused_fdb(&self) -> Vec<Op> {
+    fn unused_fdb(&mut self) -> Vec<Op> {
+        let delete = std::mem::take(&mut self.excess.fdb);
         let needs =
             |(key, value): (&NeighbourKey, &Neighbour)| Some(FdbKey { link: key.link, mac: value.mac? });
         let used = || self.observed.neighbours.iter().filter_map(needs).collect();
-        let unused = unused(&self.desired.fdb, &self.observed.fdb, used);
-        unused.into_iter().map(|(key, entry)| Op::DeleteFdb(key, entry)).collect()
+        unused(delete, used).into_iter().map(|(key, entry)| Op::DeleteFdb(key, entry)).collect()
     }
 }
 
-/// What is observed, not desired, and not among what is `used`, which is looked for only if there is a question.
-fn unused<K: Ord + Copy, V: Copy + PartialEq>(
-    desired: &BTreeMap<K, V>,
-    observed: &BTreeMap<K, V>,
-    used: impl Fn() -> BTreeSet<K>,
-) -> Vec<(K, V)> {
-    let mut delete = Delta::between(desired, observed).delete;
+/// What is to be deleted and not among what is `used`, which is looked for only if there is a question.
+fn unused<K: Ord, V>(mut delete: Vec<(K, V)>, used: impl Fn() -> BTreeSet<K>) -> Vec<(K, V)> {
     if !delete.is_empty() {
         let used = used();
         delete.retain(|(key, _)| !used.contains(key));

@@ -245,7 +245,7 @@ impl<K: Tunnels> Worker<K> {
             Message::Cluster(cluster) => {
                 self.cluster = Some(Arc::new(*cluster));
                 self.due.changes.clear();
-                self.due.everything_by(now + DEBOUNCE);
+                self.due.everything_by(now);
                 self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
