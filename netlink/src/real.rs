@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, VethSpec,
+    NexthopId, Op, Route, RouteKey, VethSpec, ordinal,
 };
 use nix::errno::Errno;
 use std::os::fd::AsFd;
@@ -241,6 +241,8 @@ impl Kernel for Netlink {
         for family in Family::BOTH {
             neighbours.append(&mut self.list(&encode::neighbours_of(family, link), permanent)?);
         }
+        // They come in the order of a hash, and are put in their own faster by what is short.
+        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address));
         Ok(neighbours.into_iter().collect())
     }
 
@@ -249,7 +251,9 @@ impl Kernel for Netlink {
             Neigh::Fdb(key, value) if key.link == link => Some((key, value)),
             _ => None,
         };
-        Ok(self.list(&encode::fdb_of(link), entry)?.into_iter().collect())
+        let mut entries = self.list(&encode::fdb_of(link), entry)?;
+        entries.sort_by_cached_key(|(key, _)| key.mac);
+        Ok(entries.into_iter().collect())
     }
 }
 

@@ -1,6 +1,8 @@
 //! `/proc/sys`: kernel parameters of the calling thread's network namespace.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A parameter could not be read or written.
@@ -42,6 +44,31 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
     Ok(true)
 }
 
+/// A parameter that is looked at time and again. Its file stays open: a look is one system call, and no way through `/proc`.
+#[derive(Debug)]
+pub struct Watched(File);
+
+impl Watched {
+    /// Longer than any number.
+    const LONGEST: usize = 32;
+
+    /// The parameter of this name, which is in the form with slashes.
+    ///
+    /// # Errors
+    /// There is none, or it may not be read.
+    pub fn open(name: &str) -> io::Result<Self> {
+        File::open(file(name)).map(Self)
+    }
+
+    /// Whether its value, a number, `is` as it should be; `None` if that cannot be told, as of a link that has gone: another one
+    /// of its name has other parameters.
+    pub fn look(&self, is: impl FnOnce(&str) -> bool) -> Option<bool> {
+        let mut value = [0; Self::LONGEST];
+        let length = self.0.read_at(&mut value, 0).ok().filter(|length| *length < value.len())?;
+        std::str::from_utf8(&value[..length]).ok().map(|value| is(value.trim_end()))
+    }
+}
+
 fn file(name: &str) -> PathBuf {
     Path::new("/proc/sys").join(name)
 }
@@ -67,5 +94,30 @@ mod tests {
         let error = get("net/ipv4/no_such_thing").unwrap_err();
         assert_eq!(error.source.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains("net/ipv4/no_such_thing"));
+    }
+
+    #[test]
+    fn a_watched_value_is_the_present_one_and_none_once_its_link_has_gone() {
+        let ip = |line: &str| {
+            let status = std::process::Command::new("ip").args(line.split(' ')).status().unwrap();
+            assert!(status.success(), "{line}");
+        };
+        crate::netns::make()
+            .unwrap()
+            .run(|| {
+                let name = "net/ipv4/conf/u0/rp_filter";
+                assert!(Watched::open(name).is_err());
+                ip("link add u0 type veth peer name u1");
+                let watched = Watched::open(name).unwrap();
+                for value in ["1", "2"] {
+                    set(name, value).unwrap();
+                    assert_eq!(watched.look(|now| now == value), Some(true));
+                    assert_eq!(watched.look(|now| now != value), Some(false));
+                }
+                ip("link del u0");
+                ip("link add u0 type veth peer name u1");
+                assert_eq!(watched.look(|_| true), None);
+            })
+            .unwrap();
     }
 }

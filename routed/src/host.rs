@@ -11,6 +11,7 @@ use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family};
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
+use ferrule_netlink::sysctl::Watched;
 
 use crate::drift::Belief;
 use crate::nodes::{Cluster, Node};
@@ -31,7 +32,7 @@ pub struct Host {
     /// iptables was found right, or made so.
     forward: bool,
     /// The sysctls of which the kernel tells no change.
-    silent: Vec<Setting>,
+    silent: Vec<(Setting, Option<Watched>)>,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -131,8 +132,12 @@ impl Host {
         let settings = sysctl::settings(uplinks, tunnels);
         let (changed, failed) = sysctl::apply(&settings);
         // What cannot be set is tried again with the next pass.
-        self.silent =
-            settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty()).collect();
+        let silent = settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty());
+        let watched = |setting: Setting| {
+            let watched = Watched::open(&setting.name).ok();
+            (setting, watched)
+        };
+        self.silent = silent.map(watched).collect();
         if !changed.is_empty() {
             tracing::info!("sysctl {}", changed.join(" "));
         }
@@ -146,7 +151,13 @@ impl Host {
 
     /// Sets those of them that are not as they have to be any more.
     pub fn put_silent_right(&mut self) {
-        let (changed, failed) = sysctl::apply(&self.silent);
+        let is_right = |setting: &Setting, watched: &Option<Watched>| {
+            let looked = watched.as_ref().and_then(|watched| watched.look(|now| !setting.is_wrong(now)));
+            looked.unwrap_or(false)
+        };
+        let doubtful = self.silent.iter().filter(|(setting, watched)| !is_right(setting, watched));
+        let doubtful: Vec<_> = doubtful.map(|(setting, _)| setting.clone()).collect();
+        let (changed, failed) = sysctl::apply(&doubtful);
         if !changed.is_empty() {
             tracing::warn!("sysctl {} was changed by someone else; put right", changed.join(" "));
         }

@@ -18,6 +18,9 @@ use crate::networks::in_order;
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
 
+/// A set of the table that always is there, and is small.
+pub const SET: &str = "own_pods4";
+
 /// What kube-proxy marks packets with that it will masquerade (KUBE-MARK-MASQ; `masqueradeBit` 14, its default).
 const MASQUERADED_BY_OTHERS: &str = "0x00004000";
 

@@ -40,22 +40,25 @@ pub fn take_free(free: &mut u32, is_taken: impl Fn(NexthopId) -> bool) -> Nextho
 
 /// `wanted` with the numbers `ids`.
 pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
-    let routes = wanted.routes.into_iter().filter_map(|(key, target)| {
+    let mut routes = Vec::with_capacity(wanted.routes.len());
+    routes.extend(wanted.routes.into_iter().filter_map(|(key, target)| {
         let route = match target {
             Target::Unreachable => Route::unreachable(),
             Target::Link(link) => Route::ours(Via::Link(link)),
             Target::Hop(hop) => Route::ours(Via::Nexthop(*ids.get(&hop)?)),
         };
         Some((key, route))
-    });
-    let nexthops = wanted.nexthops.into_iter().filter_map(|(hop, nexthop)| Some((*ids.get(&hop)?, nexthop)));
+    }));
+    let mut nexthops = Vec::with_capacity(wanted.nexthops.len());
+    nexthops
+        .extend(wanted.nexthops.into_iter().filter_map(|(hop, nexthop)| Some((*ids.get(&hop)?, nexthop))));
     Objects {
         addresses: wanted.addresses,
         fdb: wanted.fdb,
         neighbours: wanted.neighbours,
         peers: wanted.peers,
-        nexthops: nexthops.collect(),
-        routes: routes.collect(),
+        nexthops: nexthops.into_iter().collect(),
+        routes: routes.into_iter().collect(),
     }
 }
 

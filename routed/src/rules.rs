@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::nft::{self, NftError};
+use nix::errno::Errno;
 
 use crate::masquerade;
 
@@ -54,7 +55,7 @@ impl Rules {
         if generation.is_some() && self.known(wanted).is_some_and(|kept| kept.is_seen_in(generation)) {
             return Ok(());
         }
-        let listed = list()?;
+        let listed = if self.is_missing() { None } else { list()? };
         if let Some(listed) = &listed {
             let undisturbed = generation.filter(|before| self.generation() == Some(*before));
             let is_as_made = self.known(wanted).is_some_and(|kept| kept.is_printed_as(listed, undisturbed));
@@ -85,6 +86,12 @@ impl Rules {
     /// The table in the kernel, if it is this one.
     fn known(&self, wanted: &str) -> Option<&Kept> {
         self.kept.as_ref().filter(|kept| *kept.text == *wanted)
+    }
+
+    /// The kernel itself says that the table is not there: no program has to be started to learn that.
+    fn is_missing(&mut self) -> bool {
+        let set = self.netfilter.as_mut().map(|socket| socket.elements(masquerade::TABLE, masquerade::SET));
+        set.is_some_and(|set| set.is_err_and(|error| error.errno() == Some(Errno::ENOENT)))
     }
 
     /// Which state the rulesets are in; `None` if the kernel does not tell.

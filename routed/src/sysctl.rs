@@ -14,7 +14,8 @@ pub struct Setting {
 }
 
 impl Setting {
-    fn is_wrong(&self, now: &str) -> bool {
+    /// Whether it has to be set where it has the value `now`.
+    pub fn is_wrong(&self, now: &str) -> bool {
         now != self.value && self.only_from.is_none_or(|from| from == now)
     }
 
