@@ -7,12 +7,13 @@ use ferrule_model::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, IpNetwork, Mac, Neighbour, NeighbourKey, Nexthop,
     NexthopId, Route, RouteKey, RouteKind, Via,
 };
-use netlink_packet_core::{NlasIterator, Parseable};
+use netlink_packet_core::Parseable;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::{RouteFlags, RouteType};
 
+use crate::attributes::Attributes;
 use crate::encode::{nda, nexthop, rta};
 use crate::lookup::Path;
 
@@ -52,10 +53,9 @@ fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
         RouteFlags::from_bits_retain(u32::from_ne_bytes([f0, f1, f2, f3])).contains(RouteFlags::Onlink);
     let header = RouteHead { family: family.into(), dst_len, table, protocol, kind: kind.into(), onlink };
     let mut parts = RouteParts::default();
-    for attribute in NlasIterator::new(&payload[ROUTE_HEADER..]) {
-        let attribute = attribute.ok()?;
-        let value = attribute.value();
-        match attribute.kind() {
+    for attribute in Attributes(&payload[ROUTE_HEADER..]) {
+        let (kind, value) = attribute?;
+        match kind {
             rta::DST => parts.dst = Some(address_of(value)?),
             rta::TABLE => parts.table = Some(number(value)?),
             rta::PRIORITY => parts.metric = number(value)?,
@@ -142,11 +142,11 @@ pub(crate) enum Neigh {
 pub(crate) fn neigh(payload: &[u8]) -> Option<Neigh> {
     let &[family, _, _, _, i0, i1, i2, i3, s0, s1, _, _] = payload.first_chunk::<NEIGH_HEADER>()?;
     let (mut dst, mut lladdr) = (None, None);
-    for attribute in NlasIterator::new(&payload[NEIGH_HEADER..]) {
-        let attribute = attribute.ok()?;
-        match attribute.kind() {
-            nda::DST => dst = address_of(attribute.value()),
-            nda::LLADDR => lladdr = mac(attribute.value()),
+    for attribute in Attributes(&payload[NEIGH_HEADER..]) {
+        let (kind, value) = attribute?;
+        match kind {
+            nda::DST => dst = address_of(value),
+            nda::LLADDR => lladdr = mac(value),
             _ => {}
         }
     }
@@ -182,10 +182,9 @@ pub(crate) fn nexthop(payload: &[u8]) -> Option<(NexthopId, Nexthop)> {
     let protocol = header[2];
     let flags = u32::from_ne_bytes(header[4..8].try_into().ok()?);
     let (mut id, mut link, mut gateway) = (None, None, None);
-    for attribute in NlasIterator::new(&payload[nexthop::HEADER_LEN..]) {
-        let attribute = attribute.ok()?;
-        let value = attribute.value();
-        match attribute.kind() {
+    for attribute in Attributes(&payload[nexthop::HEADER_LEN..]) {
+        let (kind, value) = attribute?;
+        match kind {
             nexthop::ID => id = number(value).map(NexthopId),
             nexthop::OIF => link = number(value).map(IfIndex),
             nexthop::GATEWAY => gateway = address_of(value),
@@ -198,9 +197,9 @@ pub(crate) fn nexthop(payload: &[u8]) -> Option<(NexthopId, Nexthop)> {
 
 /// The number of a nexthop object of whatever kind.
 pub(crate) fn nexthop_id(payload: &[u8]) -> Option<NexthopId> {
-    let mut attributes = NlasIterator::new(payload.get(nexthop::HEADER_LEN..)?).filter_map(Result::ok);
-    let id = attributes.find(|attribute| attribute.kind() == nexthop::ID)?;
-    number(id.value()).map(NexthopId)
+    let mut attributes = Attributes(payload.get(nexthop::HEADER_LEN..)?).flatten();
+    let (_, id) = attributes.find(|(kind, _)| *kind == nexthop::ID)?;
+    number(id).map(NexthopId)
 }
 
 fn number(value: &[u8]) -> Option<u32> {

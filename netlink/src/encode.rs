@@ -165,7 +165,7 @@ pub(crate) fn one_neighbour(key: &NeighbourKey) -> Request {
 /// One FDB entry of a VXLAN device.
 pub(crate) fn one_fdb_entry(key: &FdbKey) -> Request {
     Payload::neighbour(BRIDGE, key.link, 0, SELF)
-        .with(nda::LLADDR, &key.mac.octets())
+        .with(nda::LLADDR, key.mac.octets())
         .request(rtm::GETNEIGH, 0)
 }
 
@@ -236,26 +236,26 @@ impl Payload {
         Self::new(&[family, 0, protocol, 0, f0, f1, f2, f3])
     }
 
-    fn with(mut self, kind: u16, value: &[u8]) -> Self {
+    fn with<const LENGTH: usize>(mut self, kind: u16, value: [u8; LENGTH]) -> Self {
         /// `struct nlattr`.
-        const HEADER_LEN: u16 = 4;
+        const HEADER_LEN: usize = 4;
         let payload = &mut self.0;
         // All values here are shorter than a few bytes.
-        payload.extend_from_slice(&(HEADER_LEN + value.len() as u16).to_ne_bytes());
+        payload.extend_from_slice(&((HEADER_LEN + LENGTH) as u16).to_ne_bytes());
         payload.extend_from_slice(&kind.to_ne_bytes());
-        payload.extend_from_slice(value);
-        payload.resize(payload.len().next_multiple_of(4), 0);
+        payload.extend_from_slice(&value);
+        payload.extend_from_slice(&[0; HEADER_LEN][..LENGTH.next_multiple_of(4) - LENGTH]);
         self
     }
 
     fn number(self, kind: u16, value: u32) -> Self {
-        self.with(kind, &value.to_ne_bytes())
+        self.with(kind, value.to_ne_bytes())
     }
 
     fn ip(self, kind: u16, address: IpAddr) -> Self {
         match address {
-            IpAddr::V4(v4) => self.with(kind, &v4.octets()),
-            IpAddr::V6(v6) => self.with(kind, &v6.octets()),
+            IpAddr::V4(v4) => self.with(kind, v4.octets()),
+            IpAddr::V6(v6) => self.with(kind, v6.octets()),
         }
     }
 
@@ -309,14 +309,14 @@ fn neighbour(key: &NeighbourKey, value: Option<&Neighbour>) -> Payload {
     let state = value.map_or(0, |value| state(value.permanent));
     let payload = Payload::neighbour(family_of(key.address), key.link, state, 0).ip(nda::DST, key.address);
     match value.and_then(|value| value.mac) {
-        Some(mac) => payload.with(nda::LLADDR, &mac.octets()),
+        Some(mac) => payload.with(nda::LLADDR, mac.octets()),
         None => payload,
     }
 }
 
 fn fdb(key: &FdbKey, value: &FdbEntry) -> Payload {
     Payload::neighbour(BRIDGE, key.link, state(value.permanent), SELF)
-        .with(nda::LLADDR, &key.mac.octets())
+        .with(nda::LLADDR, key.mac.octets())
         .ip(nda::DST, value.dst)
 }
 

@@ -213,8 +213,8 @@ impl Kernel for Netlink {
 
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
         let numbered = |payload: &[u8]| {
-            let id = decode::nexthop_id(payload)?;
-            Some((id, decode::nexthop(payload).map(|(_, nexthop)| nexthop)))
+            let ours = decode::nexthop(payload).map(|(id, nexthop)| (id, Some(nexthop)));
+            ours.or_else(|| Some((decode::nexthop_id(payload)?, None)))
         };
         Ok(self.list(&encode::all_nexthops(), numbered)?.into_iter().collect())
     }
