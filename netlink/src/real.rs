@@ -242,7 +242,7 @@ impl Kernel for Netlink {
             neighbours.append(&mut self.list(&encode::neighbours_of(family, link), permanent)?);
         }
         // They come in the order of a hash, and are put in their own faster by what is short.
-        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address));
+        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address).1);
         Ok(neighbours.into_iter().collect())
     }
 

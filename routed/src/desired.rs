@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
@@ -39,7 +40,7 @@ pub enum Target {
 }
 
 /// A nexthop object without its number. Ordered by link and gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HopKey {
     /// The link.
     pub link: IfIndex,
@@ -51,6 +52,13 @@ impl HopKey {
     /// That of this object.
     pub fn of(nexthop: &Nexthop) -> Self {
         Self { link: nexthop.link, gateway: nexthop.gateway }
+    }
+}
+
+/// By the gateway, at once: links are few.
+impl Hash for HopKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(ordinal(self.gateway).1);
     }
 }
 
@@ -425,9 +433,9 @@ impl Pieces {
         let Self { mut fdb, mut neighbours, peers, mut nexthops, mut routes, skipped } = self;
         // The maps put them in order anyhow, but find little left to do: here each is moved once, and what is compared is short.
         fdb.sort_by_cached_key(|(key, _)| key.mac);
-        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address));
-        nexthops.sort_by_cached_key(|(key, _)| ordinal(key.gateway));
-        routes.sort_by_cached_key(|(key, _)| ordinal(key.dst.ip()));
+        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address).1);
+        nexthops.sort_by_cached_key(|(key, _)| ordinal(key.gateway).1);
+        routes.sort_by_cached_key(|(key, _)| ordinal(key.dst.ip()).1);
         Wanted {
             addresses: BTreeMap::new(),
             fdb: fdb.into_iter().collect(),
