@@ -234,8 +234,9 @@ impl Writer {
         }
         for change in &changes {
             if let Change::Given(lease) = change {
+                let lease = lease.open();
                 tracing::warn!(
-                    addresses = joined(lease),
+                    addresses = joined(&lease),
                     pod = lease.pod.as_ref().map(tracing::field::display),
                     container_id = lease.attachment.container_id,
                     "lease made anew: the store did not have it, and the kernel routes its addresses to a pod"
@@ -507,8 +508,9 @@ fn log(change: &Change) {
         Change::Ended(lease) => (lease, "lease released"),
         Change::Released(_) | Change::Forgotten(_) => return,
     };
+    let lease = lease.open();
     tracing::info!(
-        addresses = joined(lease),
+        addresses = joined(&lease),
         pod = lease.pod.as_ref().map(tracing::field::display),
         network = lease.attachment.network,
         container_id = lease.attachment.container_id,

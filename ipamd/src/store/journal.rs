@@ -9,7 +9,7 @@
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning.
 
-use super::record::{Record, Subject, put, put_boot};
+use super::record::{Record, Subject, Told, put, put_boot};
 use super::{Batch, Contents, StoreError};
 use crate::compact::Broken;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -142,14 +142,12 @@ impl Journal {
         while moved < most && writes.remove.len() < LOOKED_INTO && self.first < own {
             let number = self.first;
             let entry = read(number)?;
-            let records = records(number, entry.as_ref())?.collect::<Result<Vec<_>, _>>();
             // From the last to the first: of two on one subject it is the later one that counts.
-            for (subject, record, bytes) in
-                records.map_err(|broken| damaged(name(number), broken.to_string()))?.into_iter().rev()
-            {
-                if record.stays() && self.homes.of(&subject) == Some(lower_half(number)) {
+            for record in records(number, entry.as_ref())?.into_iter().rev().filter(|record| record.stays()) {
+                let subject = record.subject().map_err(|broken| unreadable(number, broken))?;
+                if self.homes.of(&subject) == Some(lower_half(number)) {
                     self.add(writes, FULL_ANEW, |entry| {
-                        entry.extend(bytes);
+                        entry.extend(record.bytes());
                         (subject, true)
                     });
                     moved += 1;
@@ -198,25 +196,23 @@ pub(super) fn name(number: u64) -> String {
     format!("entry {number}")
 }
 
-type Taken<'a> = Result<(Subject, Record, &'a [u8]), Broken>;
-
 /// The records of an entry.
-fn records(number: u64, entry: &[u8]) -> Result<impl Iterator<Item = Taken<'_>>, StoreError> {
+fn records(number: u64, entry: &[u8]) -> Result<Vec<Record<'_>>, StoreError> {
     let Some((&version, mut rest)) = entry.split_first() else {
         return Err(damaged(name(number), "it is empty"));
     };
     if version != VERSION {
         return Err(StoreError::Version { key: name(number), version: version.into() });
     }
-    let mut broken = false;
-    Ok(std::iter::from_fn(move || {
-        if rest.is_empty() || broken {
-            return None;
-        }
-        let record = Record::take(&mut rest);
-        broken = record.is_err();
-        Some(record)
-    }))
+    let mut records = Vec::with_capacity(32);
+    while !rest.is_empty() {
+        records.push(Record::take(&mut rest).map_err(|broken| unreadable(number, broken))?);
+    }
+    Ok(records)
+}
+
+fn unreadable(number: u64, broken: Broken) -> StoreError {
+    damaged(name(number), broken.to_string())
 }
 
 /// A journal that is being read, from its last entry to its first, so that the last word on a subject is the first to come.
@@ -238,22 +234,27 @@ impl Loading {
         if !journal.entries.is_empty() && number + 1 != journal.first {
             return Err(damaged(name(journal.first - 1), "it is missing"));
         }
-        let taken = records(number, entry)?.collect::<Result<Vec<_>, _>>();
-        let taken = taken.map_err(|broken| damaged(name(number), broken.to_string()))?;
+        let taken = records(number, entry)?;
         journal.first = number;
         journal.entries.push_front(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         journal.records += taken.len();
-        for (subject, record, _) in taken.into_iter().rev() {
-            if self.journal.homes.of(&subject).is_some() || self.ended.contains(&subject) {
-                continue;
-            }
-            self.journal.homes.set(subject, record.stays().then_some(number));
-            match record {
-                Record::Given(lease) => self.contents.holdings.leases.push(lease),
-                Record::Released(released) => self.contents.holdings.released.push(released),
-                Record::Boot(boot_id) => self.contents.boot_id = Some(boot_id),
-                Record::Ended | Record::Forgotten => drop(self.ended.insert(subject)),
-            }
+        for record in taken.into_iter().rev() {
+            self.hear(number, record).map_err(|broken| unreadable(number, broken))?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, number: u64, record: Record<'_>) -> Result<(), Broken> {
+        let subject = record.subject()?;
+        if self.journal.homes.of(&subject).is_some() || self.ended.contains(&subject) {
+            return Ok(());
+        }
+        self.journal.homes.set(subject, record.stays().then_some(number));
+        match record.told()? {
+            Told::Given(lease) => self.contents.holdings.leases.push(lease),
+            Told::Released(released) => self.contents.holdings.released.push(released),
+            Told::Boot(boot_id) => self.contents.boot_id = Some(boot_id),
+            Told::Gone => drop(self.ended.insert(subject)),
         }
         Ok(())
     }
