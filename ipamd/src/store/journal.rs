@@ -131,8 +131,8 @@ impl Journal {
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<(), StoreError> {
         let counting = self.homes.len();
-        let many = self.entries.len() > ENTRIES_MIN + counting / 8;
-        let spent = self.records > counting + counting / 2 + SPENT_MIN;
+        let many = self.entries.len() > ENTRIES_MIN + counting / 5;
+        let spent = self.records > 5 * counting / 2 + SPENT_MIN;
         if !many && !spent {
             return Ok(());
         }
