@@ -61,19 +61,10 @@ impl<T: Compact> Packed<T> {
         Self::of_bytes(&bytes)
     }
 
-    /// A piece of memory of just this size. A larger one cut down would leave a hole for each lease.
-    fn of_bytes(bytes: &[u8]) -> Self {
+    /// What `skip` has passed over, in a piece of memory of just this size: a larger one cut down would leave a hole for
+    /// each lease.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         Self { bytes: bytes.into(), of: PhantomData }
-    }
-
-    /// Takes a value off the front.
-    ///
-    /// # Errors
-    /// There is no such value.
-    pub fn take(from: &mut &[u8]) -> Result<Self, Broken> {
-        let whole = *from;
-        T::skip(from)?;
-        Ok(Self::of_bytes(&whole[..whole.len() - from.len()]))
     }
 
     /// The value.
@@ -81,7 +72,7 @@ impl<T: Compact> Packed<T> {
     pub fn open(&self) -> T {
         #[expect(
             clippy::expect_used,
-            reason = "made by `new` of a value, or by `take` of bytes that can be read"
+            reason = "made by `new` of a value, or by `of_bytes` of bytes that can be read"
         )]
         T::read(&mut &*self.bytes).expect("what was packed can be read")
     }

@@ -489,16 +489,13 @@ impl Service {
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
         let Settings { pools, cooldown, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
-        for address in self.leases.iter().flat_map(Packed::addresses) {
-            // No pool has it: its subnet was withdrawn, and it goes with its lease.
-            let _ = self.pools.iter_mut().any(|pool| pool.restore_given(address.ip()));
-        }
         self.draining.clear();
         for lease in self.leases.iter() {
-            let holder = |pool: &&Pool| lease.is_of_pool(pool.name());
-            let holder = self.pools.iter().find(holder);
             for address in lease.addresses() {
-                if !holder.is_some_and(|pool| pool.has_given(address.ip())) {
+                let holder =
+                    self.pools.iter_mut().find_map(|pool| pool.restore_given(address.ip()).then_some(&*pool));
+                // Its subnet was withdrawn, or is another pool's now: it goes with its lease.
+                if !holder.is_some_and(|pool| lease.is_of_pool(pool.name())) {
                     *self.draining.entry((lease.open().pool, Family::of(&address))).or_default() += 1;
                 }
             }

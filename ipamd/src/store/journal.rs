@@ -3,8 +3,8 @@
 //!
 //! A commit adds entries behind the last one. The oldest entries are taken away again: what still counts of them is written
 //! anew with a commit, many old entries' worth in one new one, and about as much as the commit itself writes. So a commit costs
-//! the same however many leases there are, a start reads few entries, and the journal stays within twice of what it holds and
-//! then some: an old entry of which half counts frees as much as the commit adds.
+//! the same however many leases there are, a start reads few entries, and the journal stays within two and a half times of what
+//! it holds and then some: the fewer of the old records count, the fewer there are to be written anew.
 //!
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning.

@@ -83,9 +83,9 @@ impl<'a> Record<'a> {
     pub(super) fn told(self) -> Result<Told, Broken> {
         let mut rest = self.0;
         Ok(match byte(&mut rest)? {
-            GIVEN => Told::Given(Packed::take(&mut rest)?),
+            GIVEN => Told::Given(Packed::of_bytes(rest)),
             RELEASED => {
-                let (address, at, of) = released(&mut rest, Packed::take)?;
+                let (address, at, of) = released(&mut rest, |former| Ok(Packed::of_bytes(former)))?;
                 Told::Released(Released { address, at, of })
             }
             BOOT => Told::Boot(boot(&mut rest)?.to_owned()),

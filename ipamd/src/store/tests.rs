@@ -235,9 +235,9 @@ fn the_journal_stays_short_and_forgets_nothing_that_counts() {
         }
         assert!(plain.is(store.load().unwrap()), "after {number} changes");
     }
-    // 1,024 and an eighth of what counts, and what one commit adds.
+    // 1,024 and a fifth of the 3,500 that count, and what one commit adds.
     assert!((1024..1024 + 6_000 / 8 + 32).contains(&longest), "{longest} entries");
-    // 8,192 and twice what counts, and what one commit adds.
+    // 8,192 and two and a half times what counts, and what one commit adds.
     assert!((8192..8192 + 2 * 6_000 + 256).contains(&most_records), "{most_records} records");
 }
 
