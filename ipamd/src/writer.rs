@@ -276,13 +276,7 @@ impl Writer {
         self.metrics.leases(self.leases());
         while let Some(first) = waiting.recv().await {
             jobs.push(first);
-            // Whoever has a call ready hands it in first: one commit serves them all.
-            yield_now().await;
-            while jobs.len() < BATCH_CAP
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
+            gather(&mut waiting, &mut jobs).await;
             let news = self.round(jobs.drain(..));
             // The answers go out first: nobody who waits for one needs the log.
             yield_now().await;
@@ -453,6 +447,21 @@ impl Writer {
             }
         }
         Ok(service)
+    }
+}
+
+/// Takes every job that is there into the round. Whoever has a call ready hands it in meanwhile, and whoever has just got an
+/// answer has its next call ready soon: as long as they come without a pause, one commit serves them all.
+async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    let mut had = 0;
+    while had < jobs.len() && jobs.len() < BATCH_CAP {
+        had = jobs.len();
+        yield_now().await;
+        while jobs.len() < BATCH_CAP
+            && let Ok(job) = waiting.try_recv()
+        {
+            jobs.push(job);
+        }
     }
 }
 
