@@ -1,4 +1,4 @@
-//! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`]), the
+//! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`], [`log_as_one`]), the
 //! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]), files that other processes
 //! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), and a Varlink interface
 //! on a socket ([`varlink`]).
@@ -16,7 +16,7 @@ mod watch;
 
 pub use args::CommonArgs;
 pub use atomic::{write_atomically, write_secret};
-pub use logging::{LoggingError, start_logging};
+pub use logging::{LoggingError, log_as_one, start_logging};
 pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,
 };

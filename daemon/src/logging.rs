@@ -1,7 +1,8 @@
 //! Logging to standard error, in the form that its reader wants: the journal, a terminal or a file.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::os::unix::fs::MetadataExt;
 
 use thiserror::Error;
@@ -39,8 +40,39 @@ pub fn start_logging(filter: &str) -> Result<(), LoggingError> {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let file = std::fs::metadata("/proc/self/fd/2").ok().map(|stat| (stat.dev(), stat.ino()));
     let style = Style::of(journal.as_deref(), file, stderr().is_terminal());
-    tracing::subscriber::set_global_default(subscriber(style, filter, stderr)?)?;
+    tracing::subscriber::set_global_default(subscriber(style, filter, || Output)?)?;
     Ok(())
+}
+
+thread_local! {
+    /// The lines that this thread keeps for one write.
+    static KEPT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Writes what this thread logs during `work` with one system call at its end, instead of one for each line.
+pub fn log_as_one(work: impl FnOnce()) {
+    KEPT.set(Some(Vec::new()));
+    work();
+    if let Some(lines) = KEPT.take() {
+        // As for each line: there is nobody who could be told.
+        let _ = stderr().write_all(&lines);
+    }
+}
+
+/// Standard error, or the lines that are kept.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        KEPT.with_borrow_mut(|kept| match kept {
+            Some(lines) => lines.write(line),
+            None => stderr().write(line),
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Who reads the log.
@@ -125,7 +157,7 @@ mod tests {
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Kept {
+    impl Write for Kept {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -151,6 +183,24 @@ mod tests {
     #[test]
     fn the_journal_gets_the_priority_and_neither_time_nor_colour() {
         assert_eq!(logged(Style::Journal), "<4>ferrule_daemon::logging::tests: no route node=\"node-a\"\n");
+    }
+
+    #[test]
+    fn lines_that_are_written_as_one_are_kept_until_then_and_no_longer() {
+        let subscriber = subscriber(Style::Journal, "info", || Output).unwrap();
+        let kept = || KEPT.with_borrow(|kept| kept.clone().map(|lines| String::from_utf8(lines).unwrap()));
+        tracing::subscriber::with_default(subscriber, || {
+            log_as_one(|| {
+                tracing::info!("first");
+                tracing::warn!("second");
+                let lines = kept().unwrap();
+                let lines: Vec<_> = lines.lines().collect();
+                let [first, second] = lines[..] else { panic!("{lines:?}") };
+                assert!(first.starts_with("<6>") && first.ends_with("first"), "{first}");
+                assert!(second.starts_with("<4>") && second.ends_with("second"), "{second}");
+            });
+            assert_eq!(kept(), None);
+        });
     }
 
     #[test]

@@ -45,9 +45,10 @@ pub fn adopt<'a>(
         let claims = lease.addresses().any(|held| taken.contains(&held.ip()));
         claims || !names.is_empty() && names.contains(link_of(&lease.attachment()).as_str())
     });
-    let mut changes: Vec<Change> = ends.map(|lease| Change::Ended(lease.open())).collect();
+    let mut changes: Vec<Change> = ends.cloned().map(Change::Ended).collect();
     changes.extend(taken.iter().copied().map(Change::Forgotten));
-    let given = wrong.into_iter().map(|(name, link)| Change::Given(lease(name, link, &pool_of, now)));
+    let given =
+        wrong.into_iter().map(|(name, link)| Change::Given(Packed::new(&lease(name, link, &pool_of, now))));
     changes.extend(given);
     changes
 }
@@ -154,15 +155,17 @@ mod tests {
             given_at_boottime_ms: 9000,
             ..leased("a", "10.0.0.1/32")
         };
-        assert_eq!(changes.last(), Some(&Change::Given(expected)));
+        assert_eq!(changes.last(), Some(&Change::Given(Packed::new(&expected))));
         let podmans = run(&[], vec![link("a", "pods: one a/eth0", &["10.0.0.1"])]);
         let Some(Change::Given(lease)) = podmans.last() else { panic!("{podmans:?}") };
+        let lease = lease.open();
         assert_eq!(
             (&lease.attachment, lease.pod.as_ref().unwrap().to_string()),
             (&attachment("a"), "one".into())
         );
         let without_pod = run(&[], vec![link("a", "pods: a/eth0, web, (+)", &["10.0.0.1"])]);
         let Some(Change::Given(lease)) = without_pod.last() else { panic!("{without_pod:?}") };
+        let lease = lease.open();
         assert_eq!((&lease.attachment, &lease.pod), (&attachment("a"), &None));
     }
 
@@ -172,11 +175,12 @@ mod tests {
             let links = vec![link("a", alias, &["10.0.0.1"])];
             let changes = run(&[], links.clone());
             let Some(Change::Given(lease)) = changes.last() else { panic!("{changes:?}") };
+            let lease = lease.open();
             assert_eq!(
                 (lease.attachment.network.as_str(), &lease.attachment.container_id),
                 (UNKNOWN, &links[0].0)
             );
-            assert_eq!(run(std::slice::from_ref(lease), links), [], "once is enough");
+            assert_eq!(run(std::slice::from_ref(&lease), links), [], "once is enough");
         }
     }
 
@@ -186,8 +190,8 @@ mod tests {
         let leases = [leased("a", "10.0.0.1/32"), leased("b", "10.0.0.2/32")];
         let changes =
             run(&leases, vec![link("a", "", &["10.0.0.1"]), link("c", "pods: c/eth0", &["10.0.0.2"])]);
-        assert_eq!(changes[0], Change::Ended(leases[1].clone()));
-        assert!(matches!(&changes[2], Change::Given(lease) if lease.attachment == attachment("c")));
+        assert_eq!(changes[0], Change::Ended(Packed::new(&leases[1])));
+        assert!(matches!(&changes[2], Change::Given(lease) if lease.attachment() == attachment("c")));
         assert_eq!(changes.len(), 3);
     }
 }

@@ -5,6 +5,7 @@
 //! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
 
 use crate::resting::Former;
+use ferrule_model::AttachmentHash;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use std::cmp::Ordering;
@@ -57,18 +58,13 @@ impl<T: Compact> Packed<T> {
     pub fn new(value: &T) -> Self {
         let mut bytes = Vec::with_capacity(256);
         value.write(&mut bytes);
-        Self { bytes: bytes.into(), of: PhantomData }
+        Self::of_bytes(&bytes)
     }
 
-    /// Takes a value off the front.
-    ///
-    /// # Errors
-    /// There is no such value.
-    pub fn take(from: &mut &[u8]) -> Result<Self, Broken> {
-        let whole = *from;
-        T::skip(from)?;
-        let bytes = &whole[..whole.len() - from.len()];
-        Ok(Self { bytes: bytes.into(), of: PhantomData })
+    /// What `skip` has passed over, in a piece of memory of just this size: a larger one cut down would leave a hole for
+    /// each lease.
+    pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.into(), of: PhantomData }
     }
 
     /// The value.
@@ -76,7 +72,7 @@ impl<T: Compact> Packed<T> {
     pub fn open(&self) -> T {
         #[expect(
             clippy::expect_used,
-            reason = "made by `new` of a value, or by `take` of bytes that can be read"
+            reason = "made by `new` of a value, or by `of_bytes` of bytes that can be read"
         )]
         T::read(&mut &*self.bytes).expect("what was packed can be read")
     }
@@ -124,6 +120,36 @@ impl Packed<Lease> {
         Attachment::read(&mut &*self.bytes).expect("what was packed can be read")
     }
 
+    /// The hash of its attachment.
+    #[must_use]
+    pub fn hash(&self) -> AttachmentHash {
+        #[expect(clippy::expect_used, reason = "as in `open`")]
+        attachment_hash(&self.bytes).expect("what was packed can be read")
+    }
+
+    /// Whose its addresses are, for the time when it has ended.
+    #[must_use]
+    pub fn former(&self) -> Packed<Former> {
+        #[expect(clippy::expect_used, reason = "as in `open`")]
+        self.parts_of_former()
+            .map(|parts| Packed::of_bytes(&parts.concat()))
+            .expect("what was packed can be read")
+    }
+
+    /// The attachment and the pod, and what is between them left out.
+    fn parts_of_former(&self) -> Result<[&[u8]; 2], Broken> {
+        let mut rest = &*self.bytes;
+        skip_attachment(&mut rest)?;
+        let attachment = &self.bytes[..self.bytes.len() - rest.len()];
+        for _ in 0..number(&mut rest)? {
+            address(&mut rest)?;
+        }
+        Text::take(&mut rest)?;
+        let from_pod = rest;
+        skip_pod(&mut rest)?;
+        Ok([attachment, &from_pod[..from_pod.len() - rest.len()]])
+    }
+
     /// Something to compare leases with: an attachment and nothing behind it, not to be opened.
     pub(crate) fn probe(attachment: &Attachment) -> Self {
         let mut bytes = Vec::with_capacity(128);
@@ -151,6 +177,19 @@ impl Packed<Lease> {
         }
         Ordering::Equal
     }
+}
+
+/// The hash of the attachment at the front of a lease.
+pub(crate) fn attachment_hash(mut lease: &[u8]) -> Result<AttachmentHash, Broken> {
+    let mut spelled = Vec::with_capacity(128);
+    let mut ends = [0; 3];
+    for end in &mut ends {
+        Text::take(&mut lease)?.spell(&mut spelled);
+        *end = spelled.len();
+    }
+    let [network, container_id, _] = ends;
+    let fields = [&spelled[..network], &spelled[network..container_id], &spelled[container_id..]];
+    Ok(AttachmentHash::of(fields))
 }
 
 fn skip_attachment(from: &mut &[u8]) -> Result<(), Broken> {
@@ -363,6 +402,18 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// Adds it as text.
+    fn spell(self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.plain);
+        let start = to.len();
+        for &byte in self.packed {
+            if self.end == End::Uuid && DASHES.contains(&(to.len() - start)) {
+                to.push(b'-');
+            }
+            to.extend_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+        }
+    }
+
     /// Its bytes as text.
     fn bytes(self) -> impl Iterator<Item = u8> {
         let mut digits = self.packed.iter().flat_map(|&byte| [byte >> 4, byte & 0xf]).map(digit);
@@ -397,13 +448,7 @@ fn slice<'a>(from: &mut &'a [u8], length: u64) -> Result<&'a [u8], Broken> {
 fn text(from: &mut &[u8]) -> Result<String, Broken> {
     let text = Text::take(from)?;
     let mut bytes = Vec::with_capacity(text.plain.len() + 2 * text.packed.len() + DASHES.len());
-    bytes.extend_from_slice(text.plain);
-    for &byte in text.packed {
-        if text.end == End::Uuid && DASHES.contains(&(bytes.len() - text.plain.len())) {
-            bytes.push(b'-');
-        }
-        bytes.extend_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
-    }
+    text.spell(&mut bytes);
     String::from_utf8(bytes).map_err(|_| Broken)
 }
 
@@ -449,119 +494,4 @@ fn split(text: &[u8]) -> (usize, End) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn texts() -> impl Strategy<Value = String> {
-        prop_oneof![
-            "[a-z0-9/._-]{0,20}",
-            "[0-9a-f]{0,70}",
-            "(/var/run/netns/cni-)?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
-            "\\PC{0,12}",
-        ]
-    }
-
-    fn attachments() -> impl Strategy<Value = Attachment> {
-        (texts(), texts(), texts()).prop_map(|(network, container_id, ifname)| Attachment {
-            network,
-            container_id,
-            ifname,
-        })
-    }
-
-    fn leases() -> impl Strategy<Value = Lease> {
-        let pods = prop::option::of((texts(), texts(), texts()));
-        let addresses = prop::collection::vec((any::<IpAddr>(), 0u8..=32), 0..3);
-        (attachments(), addresses, texts(), pods, prop::option::of(texts()), any::<u64>()).prop_map(
-            |(attachment, addresses, pool, pod, netns, given_at_boottime_ms)| Lease {
-                attachment,
-                addresses: addresses
-                    .into_iter()
-                    .map(|(ip, prefix)| IpNetwork::new(ip, prefix).unwrap())
-                    .collect(),
-                pool,
-                pod: pod.map(|(namespace, name, uid)| Pod { namespace, name, uid }),
-                netns,
-                given_at_boottime_ms,
-            },
-        )
-    }
-
-    /// A lease with a byte changed.
-    fn damaged() -> impl Strategy<Value = Vec<u8>> {
-        (leases(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(lease, place, byte)| {
-            let mut bytes = Packed::new(&lease).bytes().to_vec();
-            let place = place.index(bytes.len());
-            bytes[place] = byte;
-            bytes
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_packed_is_what_is_opened(lease in leases(), behind in prop::collection::vec(any::<u8>(), 0..3)) {
-            let packed = Packed::new(&lease);
-            prop_assert_eq!(&packed.open(), &lease);
-            let bytes = [packed.bytes(), &behind].concat();
-            let mut rest = &*bytes;
-            prop_assert_eq!(Packed::take(&mut rest), Ok(packed.clone()));
-            prop_assert_eq!(rest, behind);
-            prop_assert_eq!(&packed.attachment(), &lease.attachment);
-            prop_assert_eq!(packed.addresses().collect::<Vec<_>>(), lease.addresses);
-            prop_assert!(packed.is_of_pool(&lease.pool) && packed.is_of_network(&lease.attachment.network));
-            prop_assert!(!packed.is_of_pool("another") || lease.pool == "another");
-        }
-
-        #[test]
-        fn the_order_is_that_of_attachments(one in attachments(), other in attachments()) {
-            let lease = |attachment: &Attachment| {
-                let (addresses, pool) = (Vec::new(), String::new());
-                let attachment = attachment.clone();
-                Packed::new(&Lease { attachment, addresses, pool, pod: None, netns: None, given_at_boottime_ms: 0 })
-            };
-            let (a, b) = (lease(&one), lease(&other));
-            prop_assert_eq!(a.cmp_attachment(&b), one.cmp(&other));
-            if !format!("{one}{other}").contains('\0') {
-                prop_assert!(a.prefix() == b.prefix() || a.prefix().cmp(&b.prefix()) == one.cmp(&other));
-            }
-            prop_assert_eq!(a.cmp_attachment(&Packed::probe(&one)), Ordering::Equal);
-        }
-
-        #[test]
-        fn any_bytes_are_read_or_refused(
-            bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), damaged()],
-        ) {
-            let (mut read, mut skipped) = (&*bytes, &*bytes);
-            let (lease, passed) = (Lease::read(&mut read), Lease::skip(&mut skipped));
-            prop_assert_eq!(lease.is_ok(), passed.is_ok());
-            if let Ok(lease) = lease {
-                prop_assert_eq!(read, skipped);
-                prop_assert_eq!(Packed::new(&lease).open(), lease);
-            }
-        }
-    }
-
-    #[test]
-    fn a_lease_as_a_kubelet_asks_for_it_is_small() {
-        let lease = Lease {
-            attachment: Attachment {
-                network: "pods".into(),
-                container_id: "0123456789abcdef".repeat(4),
-                ifname: "eth0".into(),
-            },
-            addresses: vec!["10.244.1.7/32".parse().unwrap()],
-            pool: "node".into(),
-            pod: Some(Pod {
-                namespace: "shop".into(),
-                name: "web-5d4f8c7b9-x2x4z".into(),
-                uid: "01234567-89ab-cdef-0123-456789abcdef".into(),
-            }),
-            netns: Some("/var/run/netns/cni-01234567-89ab-cdef-0123-456789abcdef".into()),
-            given_at_boottime_ms: 123_456_789,
-        };
-        let json = serde_json::to_vec(&lease).unwrap().len();
-        let packed = Packed::new(&lease).bytes().len();
-        assert!(5 * packed < 2 * json, "{packed} bytes, JSON {json}");
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! What the store holds, turned into a service. Pure.
 
 use crate::compact::Packed;
-use crate::service::{Change, Former, Released, Service, Settings};
+use crate::service::{Change, Released, Service, Settings};
 use crate::store::{Batch, Contents};
 use ipnetwork::IpNetwork;
 use std::time::Duration;
@@ -51,9 +51,8 @@ pub fn recover(
 /// Ends every lease; the addresses rest from now on.
 fn end_all(contents: &mut Contents, now: Duration, changes: &mut Vec<Change>) {
     for lease in std::mem::take(&mut contents.holdings.leases) {
-        let lease = lease.open();
-        let of = Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
-        for address in lease.addresses.iter().map(IpNetwork::ip) {
+        let of = lease.former();
+        for address in lease.addresses().map(|address| address.ip()) {
             let released = Released { address, at: now, of: Some(of.clone()) };
             contents.holdings.released.push(released.clone());
             changes.push(Change::Released(released));
@@ -81,7 +80,7 @@ pub(crate) fn once_each(contents: &Contents) -> Result<(), Doubled> {
 mod tests {
     use super::*;
     use crate::pool::PoolSpec;
-    use crate::service::{Answer, Holdings, Request};
+    use crate::service::{Answer, Former, Holdings, Request};
     use ferrule_wire::{Allocate, Attachment, Lease};
 
     fn settings() -> Settings {
@@ -153,7 +152,7 @@ mod tests {
         let expected = [
             Change::Released(released_at("10.0.0.1", now)),
             Change::Released(ended),
-            Change::Ended(lease("a", "10.0.0.0/32")),
+            Change::Ended(Packed::new(&lease("a", "10.0.0.0/32"))),
         ];
         assert_eq!(batch.changes, expected);
         assert_eq!(next(&mut service, 4), "10.0.0.0/32", "both rest, and nothing else is left");

@@ -27,9 +27,9 @@ pub const PAGE: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A lease was given.
-    Given(Lease),
+    Given(Packed<Lease>),
     /// A lease ended.
-    Ended(Lease),
+    Ended(Packed<Lease>),
     /// An address was released.
     Released(Released),
     /// The release of an address does not matter any more.
@@ -217,7 +217,7 @@ impl Service {
             Request::Allocate(call) => self.allocate(call, now, changes).map(Answer::Allocate),
             Request::Release(attachment) => {
                 let released = self.release(&attachment, now, changes);
-                let released = released.map(|lease| lease.addresses).unwrap_or_default();
+                let released = released.map(|lease| lease.addresses().collect()).unwrap_or_default();
                 Ok(Answer::Release(ReleaseReply { released }))
             }
             Request::Check(call) => self.check(call).map(Answer::Check),
@@ -272,8 +272,9 @@ impl Service {
             self.formers.forget(taken.address);
             changes.push(Change::Forgotten(taken.address));
         }
-        changes.push(Change::Given(lease.clone()));
-        self.leases.insert(&lease);
+        let packed = Packed::new(&lease);
+        changes.push(Change::Given(packed.clone()));
+        self.leases.insert(packed);
         Ok(AllocateReply { lease, existing: false, mtu })
     }
 
@@ -282,12 +283,12 @@ impl Service {
         attachment: &Attachment,
         now: Duration,
         changes: &mut Vec<Change>,
-    ) -> Option<Lease> {
+    ) -> Option<Packed<Lease>> {
         let lease = self.leases.remove(attachment)?;
         changes.push(Change::Ended(lease.clone()));
-        let of = Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() });
-        for address in lease.addresses.iter().map(IpNetwork::ip) {
-            self.drained(&lease.pool, address);
+        let of = lease.former();
+        for address in lease.addresses().map(|address| address.ip()) {
+            self.drained(&lease, address);
             if !self.pools.iter_mut().any(|pool| pool.release(address, now)) {
                 self.homeless.insert(address, now);
             }
@@ -327,7 +328,13 @@ impl Service {
             .filter(|attachment| !valid.contains(attachment))
             .take(PAGE)
             .collect();
-        CollectReply { released: gone.iter().filter_map(|a| self.release(a, now, changes)).collect() }
+        CollectReply {
+            released: gone
+                .iter()
+                .filter_map(|a| self.release(a, now, changes))
+                .map(|lease| lease.open())
+                .collect(),
+        }
     }
 
     fn leases_after(&self, after: Option<&Attachment>) -> Vec<Lease> {
@@ -375,12 +382,16 @@ impl Service {
         pools.iter().any(|pool| pool.name() == name && pool.has_given(address))
     }
 
-    /// An address of a lease of this pool is about to be released.
-    fn drained(&mut self, pool: &str, address: IpAddr) {
-        if self.draining.is_empty() || Self::is_held(&self.pools, pool, address) {
+    /// An address of this lease is about to be released.
+    fn drained(&mut self, lease: &Packed<Lease>, address: IpAddr) {
+        if self.draining.is_empty() {
             return;
         }
-        let key = (pool.to_owned(), Family::of(&IpNetwork::from(address)));
+        let pool = lease.open().pool;
+        if Self::is_held(&self.pools, &pool, address) {
+            return;
+        }
+        let key = (pool, Family::of(&IpNetwork::from(address)));
         match self.draining.get_mut(&key) {
             Some(1) => drop(self.draining.remove(&key)),
             Some(count) => *count -= 1,
@@ -478,16 +489,13 @@ impl Service {
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
         let Settings { pools, cooldown, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
-        for address in self.leases.iter().flat_map(Packed::addresses) {
-            // No pool has it: its subnet was withdrawn, and it goes with its lease.
-            let _ = self.pools.iter_mut().any(|pool| pool.restore_given(address.ip()));
-        }
         self.draining.clear();
         for lease in self.leases.iter() {
-            let holder = |pool: &&Pool| lease.is_of_pool(pool.name());
-            let holder = self.pools.iter().find(holder);
             for address in lease.addresses() {
-                if !holder.is_some_and(|pool| pool.has_given(address.ip())) {
+                let holder =
+                    self.pools.iter_mut().find_map(|pool| pool.restore_given(address.ip()).then_some(&*pool));
+                // Its subnet was withdrawn, or is another pool's now: it goes with its lease.
+                if !holder.is_some_and(|pool| lease.is_of_pool(pool.name())) {
                     *self.draining.entry((lease.open().pool, Family::of(&address))).or_default() += 1;
                 }
             }

@@ -23,12 +23,12 @@ impl Table {
     }
 
     /// Puts a lease in, in the place of that of the same attachment if there is one.
-    pub(crate) fn insert(&mut self, lease: &Lease) {
-        self.rows.replace(Row(Packed::new(lease)));
+    pub(crate) fn insert(&mut self, lease: Packed<Lease>) {
+        self.rows.replace(Row(lease));
     }
 
-    pub(crate) fn remove(&mut self, attachment: &Attachment) -> Option<Lease> {
-        self.rows.take(&probe(attachment)).map(|row| row.0.open())
+    pub(crate) fn remove(&mut self, attachment: &Attachment) -> Option<Packed<Lease>> {
+        self.rows.take(&probe(attachment)).map(|row| row.0)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Packed<Lease>> + Clone {

@@ -4,8 +4,8 @@
 //! If the commit fails, nobody is told of a success: the service is built anew from what the store really holds, and
 //! every call of the batch is answered `StoreFailed`.
 //!
-//! Queued releases go through here too. A release that is queued for an attachment is performed before an `Allocate`
-//! for the same attachment: it was meant for the lease before, and must never end the one to come.
+//! Queued releases go through here too. They are performed before an `Allocate`: one for the same attachment was meant for the
+//! lease before, and must never end the one to come.
 
 use crate::adopt::adopt;
 use crate::clock::Clock;
@@ -16,6 +16,7 @@ use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
 use crate::sight::{PodLink, Sight};
 use crate::store::{Batch, Store, StoreError};
+use ferrule_daemon::log_as_one;
 use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+use std::vec::Drain;
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
@@ -57,6 +59,13 @@ enum Job {
     DrainQueue,
     /// Take a lease back that nobody uses any more, if this last look agrees.
     Reclaim(Lost, Arc<dyn Sight>),
+}
+
+impl Job {
+    /// Whether the queued releases come first: an `Allocate` of the attachment of one of them would be ended by it.
+    const fn waits_for_queue(&self) -> bool {
+        matches!(self, Self::DrainQueue | Self::Call(Call { request: Request::Allocate(_), .. }))
+    }
 }
 
 #[derive(Debug)]
@@ -163,6 +172,8 @@ pub struct Writer {
 /// One batch in the making.
 #[derive(Default)]
 struct Round {
+    /// Why there is no service, if there is none.
+    unread: Option<CallError>,
     batch: Batch,
     calls: Vec<Pending>,
     claimed: Vec<QueuedRelease>,
@@ -223,8 +234,9 @@ impl Writer {
         }
         for change in &changes {
             if let Change::Given(lease) = change {
+                let lease = lease.open();
                 tracing::warn!(
-                    addresses = joined(lease),
+                    addresses = joined(&lease),
                     pod = lease.pod.as_ref().map(tracing::field::display),
                     container_id = lease.attachment.container_id,
                     "lease made anew: the store did not have it, and the kernel routes its addresses to a pod"
@@ -264,34 +276,28 @@ impl Writer {
         self.metrics.leases(self.leases());
         while let Some(first) = waiting.recv().await {
             jobs.push(first);
-            // Whoever has a call ready hands it in first: one commit serves them all.
-            yield_now().await;
-            while jobs.len() < BATCH_CAP
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
+            gather(&mut waiting, &mut jobs).await;
             let news = self.round(jobs.drain(..));
             // The answers go out first: nobody who waits for one needs the log.
             yield_now().await;
-            news.log();
+            log_as_one(|| news.log());
         }
     }
 
     /// Performs jobs, commits, answers. What there is to be logged is left to the caller.
-    fn round(&mut self, jobs: impl Iterator<Item = Job>) -> News {
-        let mut round = Round::default();
+    fn round(&mut self, jobs: Drain<'_, Job>) -> News {
+        let mut round = Round { unread: self.read_store_again().err(), ..Round::default() };
         let now = (self.clock)();
+        // What was queued before one of these was asked for is in the queue by now.
+        if jobs.as_slice().iter().any(Job::waits_for_queue) {
+            self.drain_queue(&mut round);
+        }
         for job in jobs {
             match job {
                 Job::Call(call) => self.perform(call, now, &mut round),
                 Job::Configure(settings) => self.configure(settings, now, &mut round),
                 Job::Reclaim(lost, sight) => self.reclaim(&lost, &*sight, now, &mut round),
-                Job::DrainQueue => {
-                    if let Err(error) = self.claim_queue(&mut round) {
-                        tracing::error!(error = chain(&error), "the queued releases cannot be read");
-                    }
-                }
+                Job::DrainQueue => {}
             }
         }
         if round.batch.is_empty() {
@@ -329,23 +335,15 @@ impl Writer {
         if expires_at.is_some_and(|at| at <= now) {
             return Err(CallError::DeadlineExceeded {});
         }
-        if self.service.is_none() {
-            let service = self.read_store().map_err(|error| store_failed(&error))?;
-            self.service = Some(service);
-        }
-        if let Request::Allocate(call) = &request
-            && let Some(queued) = ferrule_wire::find_queued(&self.runtime_dir, &call.attachment)
-        {
-            self.claim(queued, now, round);
-        }
+        let Some(service) = &mut self.service else {
+            let not_read = || CallError::StoreFailed { reason: "it was not read".to_owned() };
+            return Err(round.unread.clone().unwrap_or_else(not_read));
+        };
         if self.doubtful && matches!(request, Request::Status(_)) {
             // Something to write, so that the answer tells whether the store can be written again.
             round.batch.boot_id = Some(self.boot_id.clone());
         }
-        match &mut self.service {
-            Some(service) => service.handle(request, now, &mut round.batch.changes),
-            None => Err(CallError::StoreFailed { reason: "it was not read".to_owned() }),
-        }
+        service.handle(request, now, &mut round.batch.changes)
     }
 
     fn configure(&mut self, settings: Settings, now: Duration, round: &mut Round) {
@@ -369,6 +367,13 @@ impl Writer {
         round.reclaimed.push((lease, now.saturating_sub(lost.since)));
     }
 
+    /// Takes all queued releases into the round; says so if that cannot be done.
+    fn drain_queue(&mut self, round: &mut Round) {
+        if let Err(error) = self.claim_queue(round) {
+            tracing::error!(error = chain(&error), "the queued releases cannot be read");
+        }
+    }
+
     /// Takes all queued releases into the round.
     fn claim_queue(&mut self, round: &mut Round) -> Result<(), QueueError> {
         let now = (self.clock)();
@@ -378,11 +383,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Takes one queued release into the round; one that the round has already is the same file, found again.
+    /// Takes one queued release into the round.
     fn claim(&mut self, mut queued: QueuedRelease, now: Duration, round: &mut Round) {
-        if round.claimed.contains(&queued) {
-            return;
-        }
         let Some(service) = &mut self.service else { return };
         match queued.claim() {
             Ok(attachment) => {
@@ -422,6 +424,15 @@ impl Writer {
         }
     }
 
+    /// Reads the store if that failed the last time.
+    fn read_store_again(&mut self) -> Result<(), CallError> {
+        if self.service.is_none() {
+            let service = self.read_store().map_err(|error| store_failed(&error))?;
+            self.service = Some(service);
+        }
+        Ok(())
+    }
+
     /// A service of what the store holds.
     fn read_store(&mut self) -> Result<Service, StartError> {
         let contents = self.store.load()?;
@@ -436,6 +447,21 @@ impl Writer {
             }
         }
         Ok(service)
+    }
+}
+
+/// Takes every job that is there into the round. Whoever has a call ready hands it in meanwhile, and whoever has just got an
+/// answer has its next call ready soon: as long as they come without a pause, one commit serves them all.
+async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    let mut had = 0;
+    while had < jobs.len() && jobs.len() < BATCH_CAP {
+        had = jobs.len();
+        yield_now().await;
+        while jobs.len() < BATCH_CAP
+            && let Ok(job) = waiting.try_recv()
+        {
+            jobs.push(job);
+        }
     }
 }
 
@@ -491,8 +517,9 @@ fn log(change: &Change) {
         Change::Ended(lease) => (lease, "lease released"),
         Change::Released(_) | Change::Forgotten(_) => return,
     };
+    let lease = lease.open();
     tracing::info!(
-        addresses = joined(lease),
+        addresses = joined(&lease),
         pod = lease.pod.as_ref().map(tracing::field::display),
         network = lease.attachment.network,
         container_id = lease.attachment.container_id,

@@ -246,6 +246,20 @@ async fn a_store_that_cannot_be_read_again_is_tried_at_each_call() {
 }
 
 #[tokio::test]
+async fn a_queued_release_comes_first_in_the_round_that_reads_the_store_again_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (handle, faults) = with_faults(dir.path());
+    allocate(&handle, "a").await.unwrap();
+    faults.fail_commits(1);
+    faults.fail_loads(1);
+    assert!(is_store_failed(&allocate(&handle, "b").await));
+    queue_release(dir.path(), &attachment("a")).unwrap();
+    assert!(!allocate(&handle, "a").await.unwrap().existing);
+    handle.drain_queue().await;
+    assert_eq!(leases(&handle).await, ["a"]);
+}
+
+#[tokio::test]
 async fn a_queued_release_is_performed_before_an_allocate_of_its_attachment() {
     let dir = tempfile::tempdir().unwrap();
     let (handle, faults) = with_faults(dir.path());

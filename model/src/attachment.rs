@@ -27,13 +27,7 @@ pub struct AttachmentHash([u8; 16]);
 impl Attachment {
     /// The hash that its names are made from.
     pub fn hash(&self) -> AttachmentHash {
-        let mut hasher = SipHasher13::new();
-        for field in [&self.network, &self.container_id, &self.ifname] {
-            hasher.write(field.as_bytes());
-            // No field can hold NUL, so no two attachments feed the same bytes.
-            hasher.write(&[0]);
-        }
-        AttachmentHash(hasher.finish128().as_bytes())
+        AttachmentHash::of([&self.network, &self.container_id, &self.ifname].map(|field| field.as_bytes()))
     }
 }
 
@@ -44,6 +38,17 @@ impl fmt::Display for Attachment {
 }
 
 impl AttachmentHash {
+    /// That of the attachment with these fields: network, container id, name of the interface.
+    pub fn of(fields: [&[u8]; 3]) -> Self {
+        let mut hasher = SipHasher13::new();
+        for field in fields {
+            hasher.write(field);
+            // No field can hold NUL, so no two attachments feed the same bytes.
+            hasher.write(&[0]);
+        }
+        Self(hasher.finish128().as_bytes())
+    }
+
     /// The bytes.
     pub const fn bytes(self) -> [u8; 16] {
         self.0

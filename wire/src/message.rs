@@ -6,7 +6,8 @@ use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use std::net::IpAddr;
 
 /// A method: its parameters are the type itself.
@@ -23,7 +24,7 @@ pub trait Calls: Sized + Send {
     ///
     /// # Errors
     /// The standard ones: unknown interface or method, parameters that do not fit.
-    fn parse(method: &str, parameters: Value) -> Result<Self, CallError>;
+    fn parse(method: &str, parameters: &RawValue) -> Result<Self, CallError>;
 }
 
 /// What is served on a socket: an interface, and the one that every service has.
@@ -36,7 +37,7 @@ pub enum Served<C> {
 }
 
 impl<C: Calls> Calls for Served<C> {
-    fn parse(method: &str, parameters: Value) -> Result<Self, CallError> {
+    fn parse(method: &str, parameters: &RawValue) -> Result<Self, CallError> {
         if interface_of(method) == crate::SERVICE_INTERFACE {
             crate::service::Call::parse(method, parameters).map(Self::Standard)
         } else {
@@ -63,9 +64,12 @@ macro_rules! methods {
         pub const METHODS: &[&str] = &[$($full),+];
 
         impl $crate::message::Calls for Call {
-            fn parse(method: &str, parameters: serde_json::Value) -> Result<Self, $crate::CallError> {
+            fn parse(
+                method: &str,
+                parameters: &serde_json::value::RawValue,
+            ) -> Result<Self, $crate::CallError> {
                 match method {
-                    $($full => serde_json::from_value(parameters).map(Self::$name).map_err(|error| {
+                    $($full => serde_json::from_str(parameters.get()).map(Self::$name).map_err(|error| {
                         $crate::CallError::InvalidParameter { parameter: error.to_string() }
                     }),)+
                     _ => Err($crate::message::unknown(method, $interface)),
@@ -281,8 +285,9 @@ impl<C: Calls> Request<C> {
     /// `Ok(Err(_))` is an error to answer with: unknown interface or method, parameters that do not fit.
     /// The outer error means that the message is no Varlink call at all and the connection is to be closed.
     pub fn parse(message: &[u8]) -> Result<Result<Self, CallError>, serde_json::Error> {
-        let envelope: Envelope<Value> = serde_json::from_slice(message)?;
-        let parameters = envelope.parameters.unwrap_or_else(|| Value::Object(Map::new()));
+        let envelope: Envelope<&RawValue> = serde_json::from_slice(message)?;
+        let none: &RawValue = serde_json::from_str("{}")?;
+        let parameters = envelope.parameters.unwrap_or(none);
         Ok(C::parse(&envelope.method, parameters).map(|call| Self {
             call,
             more: envelope.more,

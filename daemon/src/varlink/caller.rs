@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::server::{Limits, Service, Shared};
 
@@ -132,43 +133,68 @@ pub struct Caller {
     frames: Frames,
     held: Held,
     limits: Arc<Limits>,
+    /// Goes off at times at which it may have been silent for too long. Setting a timer anew for each call would wake the
+    /// runtime each time.
+    alarm: Pin<Box<Sleep>>,
 }
 
 impl Caller {
     fn new(stream: UnixStream, shared: &Shared) -> Self {
         let held = Held { all: Arc::clone(&shared.held), own: 0 };
-        Self { stream, frames: Frames::default(), held, limits: Arc::clone(&shared.limits) }
+        let limits = Arc::clone(&shared.limits);
+        let alarm = Box::pin(sleep(limits.idle));
+        Self { stream, frames: Frames::default(), held, limits, alarm }
     }
 
     /// The next whole message; `None` if the caller hung up between calls.
     async fn message(&mut self) -> Result<Option<Vec<u8>>, EndError> {
-        let idle = self.limits.idle;
         // The call before is answered.
         self.held.clear();
-        let read = async {
-            let mut piece = [0; 4096];
-            loop {
-                if let Some(message) = self.frames.pop()? {
-                    return Ok(Some(message));
-                }
-                match self.stream.read(&mut piece).await? {
+        let late = Instant::now() + self.limits.idle;
+        let mut piece = [0; 4096];
+        loop {
+            if let Some(message) = self.frame().await? {
+                return Ok(Some(message));
+            }
+            tokio::select! {
+                biased;
+                read = self.stream.read(&mut piece) => match read? {
                     0 if self.frames.is_partial() => return Err(EndError::HalfCall),
                     0 => return Ok(None),
-                    read => {
-                        self.frames.push(&piece[..read]);
-                        if self.held.add(read) > self.limits.held && self.held.own > SMALL {
-                            return Err(EndError::TooMuch);
-                        }
+                    read => self.take(&piece[..read]).await?,
+                },
+                () = &mut self.alarm => {
+                    if Instant::now() >= late {
+                        return Err(EndError::Idle);
                     }
+                    self.alarm.as_mut().reset(late);
                 }
             }
-        };
-        let read: Result<_, EndError> = timeout(idle, read).await.map_err(|_| EndError::Idle)?;
-        if let Err(error @ (EndError::Frame(_) | EndError::TooMuch)) = &read {
-            let parameter = error.to_string();
-            self.fail(&CallError::InvalidParameter { parameter }).await?;
         }
-        read
+    }
+
+    /// A message that has come whole. One that cannot be framed is answered with an error, and ends the conversation.
+    async fn frame(&mut self) -> Result<Option<Vec<u8>>, EndError> {
+        match self.frames.pop() {
+            Ok(message) => Ok(message),
+            Err(error) => self.end(error.into()).await.map(|()| None),
+        }
+    }
+
+    /// Takes in what came of a message, as far as there is room.
+    async fn take(&mut self, piece: &[u8]) -> Result<(), EndError> {
+        self.frames.push(piece);
+        if self.held.add(piece.len()) > self.limits.held && self.held.own > SMALL {
+            return self.end(EndError::TooMuch).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the caller what ends the conversation.
+    async fn end(&mut self, error: EndError) -> Result<(), EndError> {
+        let parameter = error.to_string();
+        self.fail(&CallError::InvalidParameter { parameter }).await?;
+        Err(error)
     }
 
     async fn serve<S: Service>(&mut self, service: &S, message: &[u8]) -> Result<(), EndError> {

@@ -2,6 +2,7 @@
 
 use super::host_local::Entry;
 use super::namespaces::Namespaces;
+use crate::compact::Packed;
 use crate::pool::{Pool, PoolSpec};
 use crate::service::Change;
 use ferrule_wire::{Attachment, Lease, Pod};
@@ -163,7 +164,7 @@ fn given(line: &Line, pools: &mut [Pool], now: Duration) -> Vec<Change> {
         given_at_boottime_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
     };
     let forgotten = line.addresses.iter().copied().map(Change::Forgotten);
-    forgotten.chain([Change::Given(lease)]).collect()
+    forgotten.chain([Change::Given(Packed::new(&lease))]).collect()
 }
 
 /// What host-local's files have to become.
@@ -255,7 +256,7 @@ mod tests {
         let found = Found { entries, pods: HashMap::new(), namespaces, leases, pools: &[spec()] };
         let (changes, lines) = import(&found, "pods", Duration::from_secs(1))?;
         let given = changes.into_iter().filter_map(|change| match change {
-            Change::Given(lease) => Some(lease),
+            Change::Given(lease) => Some(lease.open()),
             _ => None,
         });
         Ok((given.collect(), lines.into_iter().map(|line| line.fate).collect()))

@@ -65,7 +65,7 @@ fn a_lease_is_given_once_and_repeated_as_it_is() {
     assert_eq!(given.lease.addresses, nets(&["10.0.0.1/32", "fd00::1/128"]));
     assert_eq!((given.existing, given.mtu, given.lease.given_at_boottime_ms), (false, Some(1450), 7000));
     assert_eq!((&given.lease.pod, given.lease.netns.as_deref()), (&pod, Some("/run/netns/a")));
-    assert_eq!(changes, [Change::Given(given.lease.clone())]);
+    assert_eq!(changes, [Change::Given(Packed::new(&given.lease))]);
 
     let (answer, changes) = do_(&mut service, Request::Allocate(call("a")), 9);
     assert_eq!(answer, Ok(Answer::Allocate(AllocateReply { existing: true, ..given })));
@@ -92,7 +92,10 @@ fn release_frees_rests_and_is_idempotent() {
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: nets(&["10.0.0.0/32"]) })));
     let address = lease.addresses[0].ip();
     let of = Some(Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() }));
-    assert_eq!(changes, [Change::Ended(lease), Change::Released(Released { address, at: at(5), of })]);
+    assert_eq!(
+        changes,
+        [Change::Ended(Packed::new(&lease)), Change::Released(Released { address, at: at(5), of })]
+    );
     let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 6);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: Vec::new() })));
     assert_eq!(changes, []);
@@ -101,7 +104,7 @@ fn release_frees_rests_and_is_idempotent() {
     let (answer, changes) = do_(&mut service, Request::Allocate(call("c")), 8);
     let Ok(Answer::Allocate(reply)) = answer else { panic!("{answer:?}") };
     assert_eq!(reply.lease.addresses, nets(&["10.0.0.0/32"]), "only a resting one is left");
-    assert_eq!(changes, [Change::Forgotten(address), Change::Given(reply.lease)]);
+    assert_eq!(changes, [Change::Forgotten(address), Change::Given(Packed::new(&reply.lease))]);
 }
 
 #[test]
@@ -427,8 +430,8 @@ impl Held {
 fn apply(held: &mut Held, changes: Vec<Change>) {
     for change in changes {
         match change {
-            Change::Given(lease) => held.leases.push(lease),
-            Change::Ended(lease) => held.leases.retain(|held| held.attachment != lease.attachment),
+            Change::Given(lease) => held.leases.push(lease.open()),
+            Change::Ended(lease) => held.leases.retain(|held| held.attachment != lease.attachment()),
             Change::Released(released) => held.released.push(released),
             Change::Forgotten(address) => held.released.retain(|released| released.address != address),
         }

@@ -3,13 +3,13 @@
 //!
 //! A commit adds entries behind the last one. The oldest entries are taken away again: what still counts of them is written
 //! anew with a commit, many old entries' worth in one new one, and about as much as the commit itself writes. So a commit costs
-//! the same however many leases there are, a start reads few entries, and the journal stays within twice of what it holds and
-//! then some: an old entry of which half counts frees as much as the commit adds.
+//! the same however many leases there are, a start reads few entries, and the journal stays within two and a half times of what
+//! it holds and then some: the fewer of the old records count, the fewer there are to be written anew.
 //!
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning.
 
-use super::record::{Record, Subject, put, put_boot};
+use super::record::{Record, Subject, Told, put, put_boot};
 use super::{Batch, Contents, StoreError};
 use crate::compact::Broken;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -30,9 +30,11 @@ const FULL_ANEW: usize = 2 << 10;
 const ENTRIES_MIN: usize = 1024;
 const SPENT_MIN: usize = 8 << 10;
 
-/// Records that a commit writes anew at most besides as many as are its own, and the old entries that it looks into for them.
-const MOVED: usize = 8;
-const LOOKED_INTO: usize = 64;
+/// Records that a commit writes anew at most besides three for each four of its own, and those that it looks at for that besides
+/// four for each. Where the journal is cut at all, two of five count, so that it frees more than the commit adds. More at a
+/// time would be quicker through, but all calls wait for a commit that has much to do.
+const MOVED: usize = 4;
+const LOOKED_AT: usize = 16;
 
 /// Where the records that count are.
 #[derive(Debug, Default)]
@@ -131,31 +133,31 @@ impl Journal {
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<(), StoreError> {
         let counting = self.homes.len();
-        let many = self.entries.len() > ENTRIES_MIN + counting / 8;
-        let spent = self.records > counting + counting / 2 + SPENT_MIN;
+        let many = self.entries.len() > ENTRIES_MIN + counting / 5;
+        let spent = self.records > 5 * counting / 2 + SPENT_MIN;
         if !many && !spent {
             return Ok(());
         }
         let own = writes.add.first().map_or(u64::MAX, |(number, _)| *number);
-        let most = self.entries.iter().rev().take(writes.own).sum::<u32>() as usize + MOVED;
-        let mut moved = 0;
-        while moved < most && writes.remove.len() < LOOKED_INTO && self.first < own {
+        let added = self.entries.iter().rev().take(writes.own).sum::<u32>() as usize;
+        let (mut moved, mut looked_at) = (0, 0);
+        while moved < 3 * added / 4 + MOVED && looked_at < 4 * added + LOOKED_AT && self.first < own {
             let number = self.first;
             let entry = read(number)?;
-            let records = records(number, entry.as_ref())?.collect::<Result<Vec<_>, _>>();
             // From the last to the first: of two on one subject it is the later one that counts.
-            for (subject, record, bytes) in
-                records.map_err(|broken| damaged(name(number), broken.to_string()))?.into_iter().rev()
-            {
-                if record.stays() && self.homes.of(&subject) == Some(lower_half(number)) {
+            for record in records(number, entry.as_ref())?.into_iter().rev().filter(|record| record.stays()) {
+                let subject = record.subject().map_err(|broken| unreadable(number, broken))?;
+                if self.homes.of(&subject) == Some(lower_half(number)) {
                     self.add(writes, FULL_ANEW, |entry| {
-                        entry.extend(bytes);
+                        entry.extend(record.bytes());
                         (subject, true)
                     });
                     moved += 1;
                 }
             }
-            self.records -= self.entries.pop_front().unwrap_or(0) as usize;
+            let gone = self.entries.pop_front().unwrap_or(0) as usize;
+            self.records -= gone;
+            looked_at += gone;
             self.first += 1;
             writes.remove.push(number);
         }
@@ -198,25 +200,23 @@ pub(super) fn name(number: u64) -> String {
     format!("entry {number}")
 }
 
-type Taken<'a> = Result<(Subject, Record, &'a [u8]), Broken>;
-
 /// The records of an entry.
-fn records(number: u64, entry: &[u8]) -> Result<impl Iterator<Item = Taken<'_>>, StoreError> {
+fn records(number: u64, entry: &[u8]) -> Result<Vec<Record<'_>>, StoreError> {
     let Some((&version, mut rest)) = entry.split_first() else {
         return Err(damaged(name(number), "it is empty"));
     };
     if version != VERSION {
         return Err(StoreError::Version { key: name(number), version: version.into() });
     }
-    let mut broken = false;
-    Ok(std::iter::from_fn(move || {
-        if rest.is_empty() || broken {
-            return None;
-        }
-        let record = Record::take(&mut rest);
-        broken = record.is_err();
-        Some(record)
-    }))
+    let mut records = Vec::with_capacity(32);
+    while !rest.is_empty() {
+        records.push(Record::take(&mut rest).map_err(|broken| unreadable(number, broken))?);
+    }
+    Ok(records)
+}
+
+fn unreadable(number: u64, broken: Broken) -> StoreError {
+    damaged(name(number), broken.to_string())
 }
 
 /// A journal that is being read, from its last entry to its first, so that the last word on a subject is the first to come.
@@ -238,22 +238,27 @@ impl Loading {
         if !journal.entries.is_empty() && number + 1 != journal.first {
             return Err(damaged(name(journal.first - 1), "it is missing"));
         }
-        let taken = records(number, entry)?.collect::<Result<Vec<_>, _>>();
-        let taken = taken.map_err(|broken| damaged(name(number), broken.to_string()))?;
+        let taken = records(number, entry)?;
         journal.first = number;
         journal.entries.push_front(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         journal.records += taken.len();
-        for (subject, record, _) in taken.into_iter().rev() {
-            if self.journal.homes.of(&subject).is_some() || self.ended.contains(&subject) {
-                continue;
-            }
-            self.journal.homes.set(subject, record.stays().then_some(number));
-            match record {
-                Record::Given(lease) => self.contents.holdings.leases.push(lease),
-                Record::Released(released) => self.contents.holdings.released.push(released),
-                Record::Boot(boot_id) => self.contents.boot_id = Some(boot_id),
-                Record::Ended | Record::Forgotten => drop(self.ended.insert(subject)),
-            }
+        for record in taken.into_iter().rev() {
+            self.hear(number, record).map_err(|broken| unreadable(number, broken))?;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, number: u64, record: Record<'_>) -> Result<(), Broken> {
+        let subject = record.subject()?;
+        if self.journal.homes.of(&subject).is_some() || self.ended.contains(&subject) {
+            return Ok(());
+        }
+        self.journal.homes.set(subject, record.stays().then_some(number));
+        match record.told()? {
+            Told::Given(lease) => self.contents.holdings.leases.push(lease),
+            Told::Released(released) => self.contents.holdings.released.push(released),
+            Told::Boot(boot_id) => self.contents.boot_id = Some(boot_id),
+            Told::Gone => drop(self.ended.insert(subject)),
         }
         Ok(())
     }

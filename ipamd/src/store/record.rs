@@ -1,36 +1,41 @@
 //! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s.
 
-use crate::compact::{Broken, Compact, Packed, array, byte, number, put_number};
+use crate::compact::{Broken, Compact, Packed, array, attachment_hash, byte, number, put_number};
 use crate::service::{Change, Former, Released};
 use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// A record. One that is read later has the last word on its subject.
+/// A record as it lies in an entry, known to be readable. One that is read later has the last word on its subject.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a>(&'a [u8]);
+
+/// What a record tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Record {
+pub(super) enum Told {
     /// A lease was given.
     Given(Packed<Lease>),
-    /// A lease ended.
-    Ended,
     /// An address was released.
     Released(Released),
-    /// The release of an address does not matter any more.
-    Forgotten,
     /// The boot that the times belong to.
     Boot(String),
+    /// The subject is no more: a lease ended, or the release of an address does not matter any more.
+    Gone,
 }
 
 /// What a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Subject {
     /// The lease of the attachment with this hash.
-    Lease([u8; 16]),
+    Lease([u8; HASH]),
     /// The release of this address.
     Release(IpAddr),
     /// The boot.
     Boot,
 }
+
+/// Length of an attachment's hash in bytes.
+const HASH: usize = 16;
 
 const GIVEN: u8 = 1;
 const ENDED: u8 = 2;
@@ -38,53 +43,89 @@ const RELEASED: u8 = 3;
 const FORGOTTEN: u8 = 4;
 const BOOT: u8 = 5;
 
-impl Record {
-    /// Whether it leaves something to be known, as opposed to ending it.
-    pub(super) const fn stays(&self) -> bool {
-        !matches!(self, Self::Ended | Self::Forgotten)
+impl<'a> Record<'a> {
+    /// Takes a record off the front.
+    pub(super) fn take(from: &mut &'a [u8]) -> Result<Self, Broken> {
+        let whole = *from;
+        match byte(from)? {
+            GIVEN => Lease::skip(from)?,
+            ENDED => drop(array::<HASH>(from)?),
+            RELEASED => drop(released(from, Former::skip)?),
+            FORGOTTEN => drop(IpAddr::read(from)?),
+            BOOT => drop(boot(from)?),
+            _ => return Err(Broken),
+        }
+        Ok(Self(&whole[..whole.len() - from.len()]))
     }
 
-    /// Takes a record off the front, with its subject and its bytes.
-    pub(super) fn take<'a>(from: &mut &'a [u8]) -> Result<(Subject, Self, &'a [u8]), Broken> {
-        let whole = *from;
-        let (subject, record) = match byte(from)? {
-            GIVEN => {
-                let lease = Packed::<Lease>::take(from)?;
-                (Subject::Lease(lease.attachment().hash().bytes()), Self::Given(lease))
-            }
-            ENDED => (Subject::Lease(array(from)?), Self::Ended),
-            RELEASED => {
-                let address = IpAddr::read(from)?;
-                let at = Duration::from_nanos(number(from)?);
-                let of = if byte(from)? == 1 { Some(Packed::take(from)?) } else { None };
-                (Subject::Release(address), Self::Released(Released { address, at, of }))
-            }
-            FORGOTTEN => (Subject::Release(IpAddr::read(from)?), Self::Forgotten),
-            BOOT => {
-                let length = usize::from(byte(from)?);
-                let (id, rest) = from.split_at_checked(length).ok_or(Broken)?;
-                *from = rest;
-                (Subject::Boot, Self::Boot(String::from_utf8(id.to_vec()).map_err(|_| Broken)?))
-            }
-            _ => return Err(Broken),
-        };
-        Ok((subject, record, &whole[..whole.len() - from.len()]))
+    /// Its bytes.
+    pub(super) const fn bytes(self) -> &'a [u8] {
+        self.0
     }
+
+    /// Whether it leaves something to be known, as opposed to ending it.
+    pub(super) fn stays(self) -> bool {
+        !matches!(self.0.first(), Some(&(ENDED | FORGOTTEN)))
+    }
+
+    /// What it is about.
+    pub(super) fn subject(self) -> Result<Subject, Broken> {
+        let mut rest = self.0;
+        Ok(match byte(&mut rest)? {
+            GIVEN => Subject::Lease(attachment_hash(rest)?.bytes()),
+            ENDED => Subject::Lease(array(&mut rest)?),
+            RELEASED | FORGOTTEN => Subject::Release(IpAddr::read(&mut rest)?),
+            _ => Subject::Boot,
+        })
+    }
+
+    /// What it tells.
+    pub(super) fn told(self) -> Result<Told, Broken> {
+        let mut rest = self.0;
+        Ok(match byte(&mut rest)? {
+            GIVEN => Told::Given(Packed::of_bytes(rest)),
+            RELEASED => {
+                let (address, at, of) = released(&mut rest, |former| Ok(Packed::of_bytes(former)))?;
+                Told::Released(Released { address, at, of })
+            }
+            BOOT => Told::Boot(boot(&mut rest)?.to_owned()),
+            _ => Told::Gone,
+        })
+    }
+}
+
+/// Address, time and former holder of a release.
+fn released<T>(
+    from: &mut &[u8],
+    former: impl FnOnce(&mut &[u8]) -> Result<T, Broken>,
+) -> Result<(IpAddr, Duration, Option<T>), Broken> {
+    let address = IpAddr::read(from)?;
+    let at = Duration::from_nanos(number(from)?);
+    let of = if byte(from)? == 1 { Some(former(from)?) } else { None };
+    Ok((address, at, of))
+}
+
+/// A boot's id.
+fn boot<'a>(from: &mut &'a [u8]) -> Result<&'a str, Broken> {
+    let length = usize::from(byte(from)?);
+    let (id, rest) = from.split_at_checked(length).ok_or(Broken)?;
+    *from = rest;
+    str::from_utf8(id).map_err(|_| Broken)
 }
 
 /// Adds a change; its subject, and whether the record stays.
 pub(super) fn put(to: &mut Vec<u8>, change: &Change) -> (Subject, bool) {
-    let hash = |lease: &Lease| lease.attachment.hash().bytes();
     match change {
         Change::Given(lease) => {
             to.push(GIVEN);
-            lease.write(to);
-            (Subject::Lease(hash(lease)), true)
+            to.extend(lease.bytes());
+            (Subject::Lease(lease.hash().bytes()), true)
         }
         Change::Ended(lease) => {
+            let hash = lease.hash().bytes();
             to.push(ENDED);
-            to.extend(hash(lease));
-            (Subject::Lease(hash(lease)), false)
+            to.extend(hash);
+            (Subject::Lease(hash), false)
         }
         Change::Released(Released { address, at, of }) => {
             to.push(RELEASED);
