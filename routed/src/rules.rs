@@ -88,7 +88,8 @@ impl Rules {
         self.kept.as_ref().filter(|kept| *kept.text == *wanted)
     }
 
-    /// The kernel itself says that the table is not there: no program has to be started to learn that.
+    /// The kernel itself says that the table, or a set that always is in it, is not there: no program has to be started to
+    /// learn that.
     fn is_missing(&mut self) -> bool {
         let set = self.netfilter.as_mut().map(|socket| socket.elements(masquerade::TABLE, masquerade::SET));
         set.is_some_and(|set| set.is_err_and(|error| error.errno() == Some(Errno::ENOENT)))
