@@ -242,6 +242,25 @@ fn who_sends_no_whole_call_in_time_is_hung_up_on() {
     }
 }
 
+/// However long the conversation is, and however long ago it began when it falls silent.
+#[test]
+fn who_goes_on_calling_is_not_silent_and_who_stops_is() {
+    const IDLE: Duration = Duration::from_millis(500);
+    let server = Server::start(|limits| limits.idle = IDLE);
+    let mut stream = server.raw();
+    let call = format!("{{\"method\":\"{}\"}}\0", Status::NAME);
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * IDLE {
+        stream.write_all(call.as_bytes()).unwrap();
+        let mut reply = [0; 64];
+        let read = stream.read(&mut reply).unwrap();
+        assert_eq!(&reply[..read], b"{\"parameters\":{}}\0");
+    }
+    let silent = Instant::now();
+    assert_eq!(read_to_end(stream), "");
+    assert!(silent.elapsed() > IDLE / 2, "after {:?}", silent.elapsed());
+}
+
 #[test]
 fn who_does_not_read_is_hung_up_on() {
     let server = Server::start(|limits| limits.write = Duration::from_millis(100));
