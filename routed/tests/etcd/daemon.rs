@@ -223,6 +223,7 @@ fn members_are_trusted_by_their_authority_alone_and_ask_for_a_certificate() {
     drop(daemon);
     let daemon = start(&format!("ca = \"{ca}\"\n"));
     daemon.wait_for_log("no TLS with etcd");
+    assert!(daemon.log().contains("it asks for a certificate"), "{}", daemon.log());
     drop(daemon);
     let daemon = start(&format!("ca = \"{ca}\"\n{identity}"));
     daemon.wait_until_ready();

@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 
 use super::fault::{Fault, Right};
-use super::grpc::{Channel, Messages, ended_watch};
+use super::grpc::{AskedInVain, Channel, Messages, Tls, ended_watch};
 use super::message::{
     AuthenticateRequest, AuthenticateResponse, Compare, DeleteRequest, Empty, Event, KeyValue,
     LeaseGrantRequest, LeaseGrantResponse, LeaseId, LeaseKeepAliveResponse, Operand, PutRequest,
@@ -45,7 +45,7 @@ impl Api {
     /// # Errors
     /// See [`Fault`].
     pub(super) async fn open(settings: &Etcd, endpoint: &Endpoint) -> Result<Self, Fault> {
-        let tls = if endpoint.tls { Some(connector(settings)?) } else { None };
+        let tls = if endpoint.tls { Some(tls(settings)?) } else { None };
         let login = settings.credentials.as_deref().map(login).transpose()?;
         let channel = Channel::connect(endpoint, tls.as_ref()).await?;
         let mut api = Self { channel, login, prefix: settings.prefix.clone() };
@@ -274,7 +274,7 @@ fn login(path: &Path) -> Result<AuthenticateRequest, Fault> {
     }
 }
 
-fn connector(settings: &Etcd) -> Result<TlsConnector, Fault> {
+fn tls(settings: &Etcd) -> Result<Tls, Fault> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| Fault::Tls(error.to_string()))?;
@@ -285,8 +285,9 @@ fn connector(settings: &Etcd) -> Result<TlsConnector, Fault> {
         }
     }
     let builder = builder.with_root_certificates(roots);
+    let asked = Arc::<AskedInVain>::default();
     let mut config = match &settings.identity {
-        None => builder.with_no_client_auth(),
+        None => builder.with_client_cert_resolver(Arc::clone(&asked) as _),
         Some((certificate, key)) => {
             let chain = certificates("cert", certificate)?;
             let secret =
@@ -297,7 +298,7 @@ fn connector(settings: &Etcd) -> Result<TlsConnector, Fault> {
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(Tls { connector: TlsConnector::from(Arc::new(config)), asked })
 }
 
 fn certificates(setting: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {

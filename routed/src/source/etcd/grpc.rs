@@ -2,6 +2,7 @@
 //!
 //! It knows nothing of what is asked. A member that hangs is found out by HTTP/2 pings, whatever TCP says.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,9 @@ use h2::client::{Connection, SendRequest};
 use h2::{Ping, PingPong, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use prost::Message;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -32,6 +36,27 @@ const LONGEST_MESSAGE: usize = 64 << 20;
 /// What stands before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 
+/// How to talk TLS with a member, for one connection.
+pub(super) struct Tls {
+    pub(super) connector: TlsConnector,
+    pub(super) asked: Arc<AskedInVain>,
+}
+
+/// No certificate of ours, and whether the member has asked for one.
+#[derive(Debug, Default)]
+pub(super) struct AskedInVain(AtomicBool);
+
+impl ResolvesClientCert for AskedInVain {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
 /// A connection to one member.
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -40,6 +65,8 @@ pub(super) struct Channel {
     token: Option<HeaderValue>,
     /// The member did not answer a ping.
     is_silent: Arc<OnceLock<()>>,
+    /// It asked for a certificate, there is none, and it has not answered anything yet.
+    wants_certificate: AtomicBool,
     driver: JoinHandle<()>,
 }
 
@@ -63,39 +90,42 @@ impl Channel {
     ///
     /// # Errors
     /// [`Fault::Away`], [`Fault::Silent`], [`Fault::Tls`]
-    pub(super) async fn connect(endpoint: &Endpoint, tls: Option<&TlsConnector>) -> Result<Self, Fault> {
+    pub(super) async fn connect(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Self, Fault> {
         let connected = tokio::time::timeout(CONNECT, Self::open(endpoint, tls)).await;
         connected.unwrap_or_else(|_| Err(Fault::Silent { endpoint: endpoint.to_string(), after: CONNECT }))
     }
 
-    async fn open(endpoint: &Endpoint, tls: Option<&TlsConnector>) -> Result<Self, Fault> {
+    async fn open(endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Self, Fault> {
         let away = |error: std::io::Error| Fault::Away(format!("{endpoint}: {error}"));
         let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(away)?;
         tcp.set_nodelay(true).map_err(away)?;
         match tls {
-            None => Self::over(tcp, endpoint).await,
-            Some(tls) => {
+            None => Self::over(tcp, endpoint, false).await,
+            Some(Tls { connector, asked }) => {
                 let refused =
                     |error: &dyn std::error::Error| Fault::Tls(format!("{endpoint}: {}", chain(error)));
                 let name = endpoint.host.clone().try_into();
                 let name = name.map_err(|error: rustls::pki_types::InvalidDnsNameError| refused(&error))?;
-                let tls = tls.connect(name, tcp).await.map_err(|error| refused(&error))?;
-                Self::over(tls, endpoint).await
+                let tls = connector.connect(name, tcp).await.map_err(|error| refused(&error))?;
+                Self::over(tls, endpoint, asked.0.load(Ordering::Relaxed)).await
             }
         }
     }
 
-    async fn over<S>(socket: S, endpoint: &Endpoint) -> Result<Self, Fault>
+    async fn over<S>(socket: S, endpoint: &Endpoint, wants_certificate: bool) -> Result<Self, Fault>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut settings = h2::client::Builder::new();
         settings.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let (sender, mut connection) = settings.handshake(socket).await.map_err(|error| fault_of(&error))?;
+        let (sender, mut connection) = settings.handshake(socket).await.map_err(|error| {
+            if wants_certificate { no_certificate(&endpoint.to_string(), &error) } else { fault_of(&error) }
+        })?;
         let pings = connection.ping_pong();
         let is_silent = Arc::new(OnceLock::new());
         let driver = tokio::spawn(drive(connection, pings, Arc::clone(&is_silent)));
-        Ok(Self { sender, base: endpoint.to_string(), token: None, is_silent, driver })
+        let wants_certificate = AtomicBool::new(wants_certificate);
+        Ok(Self { sender, base: endpoint.to_string(), token: None, is_silent, wants_certificate, driver })
     }
 
     /// What goes with every request from now on.
@@ -194,7 +224,9 @@ impl Channel {
         let mut sender = self.sender.clone().ready().await.map_err(failed)?;
         let (answer, mut body) = sender.send_request(request, false).map_err(failed)?;
         body.send_data(framed(question), is_all).map_err(failed)?;
-        Ok((answer.await.map_err(failed)?, body))
+        let answer = answer.await.map_err(failed)?;
+        self.wants_certificate.store(false, Ordering::Relaxed);
+        Ok((answer, body))
     }
 
     /// An answer that has begun. It may say at once how it ends.
@@ -223,6 +255,9 @@ impl Channel {
     fn broken(&self, error: &h2::Error) -> Fault {
         if self.is_silent.get().is_some() {
             return Fault::Silent { endpoint: self.base.clone(), after: HEARTBEAT };
+        }
+        if self.wants_certificate.load(Ordering::Relaxed) {
+            return no_certificate(&self.base, error);
         }
         match fault_of(error) {
             Fault::Away(why) => Fault::Away(format!("{}: {why}", self.base)),
@@ -255,6 +290,14 @@ async fn beat(pings: Option<PingPong>) {
             Err(_) => return,
         }
     }
+}
+
+/// Who asks for a certificate in vain hangs up with an alert that says so, and is heard only if nothing was sent to it after that.
+fn no_certificate(endpoint: &str, error: &h2::Error) -> Fault {
+    Fault::Tls(format!(
+        "{endpoint}: it asks for a certificate, and [routing.etcd] has no cert and key ({})",
+        chain(error)
+    ))
 }
 
 fn fault_of(error: &h2::Error) -> Fault {
