@@ -30,7 +30,8 @@ use server::{Etcd, flannels};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const QUIET: Duration = Duration::from_millis(300);
-const NETWORK: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
+/// The subnets below and above are those that the tests put there for others.
+const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0","SubnetMax":"10.5.240.0","Backend":{"Type":"vxlan"}}"#;
 
 /// A started member with a network, in the tests' own namespace.
 fn etcd(directory: &Path, network: &str) -> Etcd {

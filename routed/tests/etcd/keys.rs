@@ -11,7 +11,8 @@ use crate::lab::{Node, PATIENCE, within};
 use crate::server::Etcd;
 use crate::{Subject, etcd, ports, run};
 
-const NETWORK: &str = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#;
+/// The subnets below are those that the tests put there for others.
+const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0","Backend":{"Type":"wireguard"}}"#;
 const WIREGUARD: &str = "backend = \"wireguard\"\n";
 
 /// The node at 192.0.2.`last` with a key of this one byte.
