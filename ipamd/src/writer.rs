@@ -32,6 +32,10 @@ use tokio::task::yield_now;
 /// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
 const BATCH_CAP: usize = 256;
 
+/// How long a round waits for one more of the callers that shared the last one: as long as one takes to read an answer and call
+/// again. A round of the first of them alone would have all others wait for its commit.
+const PAUSE: Duration = Duration::from_micros(20);
+
 /// Calls that wait for the writer before their connections have to.
 const BACKLOG: usize = 1024;
 
@@ -274,9 +278,11 @@ impl Writer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         let mut jobs = Vec::with_capacity(BATCH_CAP);
         self.metrics.leases(self.leases());
+        let mut last = 0;
         while let Some(first) = waiting.recv().await {
             jobs.push(first);
-            gather(&mut waiting, &mut jobs).await;
+            gather(&mut waiting, &mut jobs, last).await;
+            last = jobs.len();
             let news = self.round(jobs.drain(..));
             // The answers go out first: nobody who waits for one needs the log.
             yield_now().await;
@@ -451,16 +457,22 @@ impl Writer {
 }
 
 /// Takes every job that is there into the round. Whoever has a call ready hands it in meanwhile, and whoever has just got an
-/// answer has its next call ready soon: as long as they come without a pause, one commit serves them all.
-async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
-    let mut had = 0;
-    while had < jobs.len() && jobs.len() < BATCH_CAP {
-        had = jobs.len();
+/// answer has its next call ready soon: as long as they come without a pause, one commit serves them all. While fewer have come
+/// than the `last` round had, a pause is [`PAUSE`].
+async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: usize) {
+    let mut came = Instant::now();
+    while jobs.len() < BATCH_CAP {
+        let had = jobs.len();
         yield_now().await;
         while jobs.len() < BATCH_CAP
             && let Ok(job) = waiting.try_recv()
         {
             jobs.push(job);
+        }
+        if jobs.len() > had {
+            came = Instant::now();
+        } else if had >= last || came.elapsed() >= PAUSE {
+            return;
         }
     }
 }
