@@ -112,16 +112,20 @@ pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
     if untold.is_empty() { Ok(links) } else { Err(RescueError::Untold { links: untold.join(", ") }) }
 }
 
-/// Where a damaged store goes: beside, under the first number that is free.
+/// Moves a damaged store and the file of its commits beside, under the first number that is free.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
-    let aside = (1..).map(name).find(|aside| !aside.exists()).unwrap_or_else(|| name(0));
-    match std::fs::rename(path, &aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
+    let number = (1..).find(|number| !name(*number).exists()).unwrap_or_default();
+    rename_if_there(&SledStore::commits(path), &path.with_extension(format!("damaged-{number}.commits")))?;
+    rename_if_there(path, &name(number))?;
+    Ok(name(number))
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
-    SledStore::forget_mark(path)?;
-    Ok(aside)
 }
 
 /// A store that was read already.

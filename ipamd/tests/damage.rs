@@ -46,6 +46,14 @@ fn damage(store: &Path, how: &str) {
     }
 }
 
+/// So many commits that those before are in the store alone, and not in the file of the last commits beside it any more.
+fn many_commits(client: &mut Client) {
+    for _ in 0..500 {
+        client.call(&allocate("passing")).unwrap();
+        client.call(&ferrule_wire::Release { attachment: attachment("passing") }).unwrap();
+    }
+}
+
 #[test]
 fn leases_of_a_damaged_or_missing_store_are_made_anew_from_the_pods_that_run() {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -59,6 +67,7 @@ fn leases_of_a_damaged_or_missing_store_are_made_anew_from_the_pods_that_run() {
     let links: Vec<String> = given.iter().map(attach).collect();
 
     for (round, how) in ["cut off", "flipped", "removed"].into_iter().enumerate() {
+        many_commits(&mut place.client());
         daemon.kill();
         damage(&store, how);
         daemon = place.start();
@@ -77,14 +86,18 @@ fn leases_of_a_damaged_or_missing_store_are_made_anew_from_the_pods_that_run() {
         assert!(place.log().contains("lease made anew"), "{}", place.log_end());
     }
     let kept = fs::read_dir(place.runtime_dir()).unwrap().map(|entry| entry.unwrap().file_name());
-    let kept: Vec<_> = kept.filter(|name| name.to_string_lossy().starts_with("ipam.damaged-")).collect();
-    assert_eq!(kept.len(), 3, "{kept:?}");
+    let mut kept: Vec<_> = kept.filter_map(|name| name.into_string().ok()).collect();
+    kept.retain(|name| name.starts_with("ipam.damaged-"));
+    kept.sort();
+    let each = |number| [format!("ipam.damaged-{number}"), format!("ipam.damaged-{number}.commits")];
+    assert_eq!(kept, (1..=3).flat_map(each).collect::<Vec<_>>(), "each with its last commits");
     assert!(place.log().contains("is damaged: it is kept aside"), "{}", place.log_end());
 
     // A pod whose address nobody knows any more, as on a bridge: better no service than a second owner, however often
     // the service manager tries.
     run("ip", &["route", "flush", "dev", &links[0]]);
     run("ip", &["-6", "route", "flush", "dev", &links[0]]);
+    many_commits(&mut place.client());
     daemon.kill();
     for how in ["emptied", "as it is"] {
         if how != "as it is" {
@@ -100,6 +113,29 @@ fn leases_of_a_damaged_or_missing_store_are_made_anew_from_the_pods_that_run() {
     let left: Vec<_> = leases(&mut place.client()).into_iter().map(|lease| lease.addresses).collect();
     assert_eq!(left, [given[1].addresses.clone()]);
     run("ip", &["link", "delete", &links[1]]);
+}
+
+/// What sled lost of the last commits comes from the file beside it, and nothing has to be asked of the kernel.
+#[test]
+fn a_store_that_lost_its_last_commits_has_them_again() {
+    for how in ["as it is", "cut off", "emptied", "removed"] {
+        let place = Place::new(POOL);
+        let mut daemon = place.start();
+        let mut client = place.client();
+        client.call(&allocate("stays")).unwrap();
+        client.call(&allocate("goes")).unwrap();
+        client.call(&ferrule_wire::Release { attachment: attachment("goes") }).unwrap();
+        let before = leases(&mut client);
+        assert_eq!(before.len(), 1);
+        daemon.kill();
+        if how != "as it is" {
+            damage(&place.runtime_dir().join("ipam"), how);
+        }
+        daemon = place.start();
+        assert_eq!(leases(&mut place.client()), before, "{how}");
+        assert!(!place.log().contains("is damaged"), "{}", place.log_end());
+        daemon.kill();
+    }
 }
 
 #[test]

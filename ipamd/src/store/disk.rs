@@ -1,30 +1,38 @@
 //! The store on disk: sled.
 //!
-//! sled's `flush` writes the log but does not fsync it on Linux (its own fsync runs every 500 ms in the background), so
-//! each commit syncs the log file itself; on tmpfs that costs nothing. What is in sled is the journal (`journal`): the number
-//! of an entry as the key, and a value far below sled's segment size, so that none goes to a file of its own that would want
-//! a sync of its own.
+//! What is in sled is the journal (`journal`): the number of an entry as the key, and a value far below sled's segment
+//! size, so that none goes to a file of its own that would want a sync of its own.
+//!
+//! A commit is durable once it is in the file of commits beside the store (`commits`). sled gets it then, and writes it when it
+//! comes to it; a load gives it what it lost of the commits in the file. sled's own `flush` would make a commit wait for a
+//! pool of threads that wake each other, for a write, and then for a sync, because on Linux it does not fsync its log.
 //!
 //! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
-//! an empty directory for a new store. So the number of the last entry is noted, once the store has it, in a file
-//! beside it: a store that is behind that file has lost what was acknowledged.
+//! an empty directory for a new store. Commits in the file beside it that do not continue what sled has tell of what is lost.
 //!
 //! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
 //! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
 //! before it is there until the new one has its name.
 
+use super::commits::{Commit, Commits};
 use super::journal::{Journal, Loading, Writes, damaged};
 use super::{Batch, Contents, Store, StoreError};
 use std::error::Error;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, sleep};
 use std::time::Duration;
 
 /// sled's cache in bytes. All leases are in the service's memory, sled is read once, at start.
 const CACHE: u64 = 4 << 20;
+
+/// Bytes that sled gets before the keeper makes them durable. By itself sled writes when it has 512 KiB, for which commits on the
+/// same disk would wait.
+const GATHERED: usize = 16 << 10;
 
 /// The store on disk.
 #[derive(Debug)]
@@ -37,9 +45,19 @@ pub struct SledStore {
 #[derive(Debug)]
 struct Open {
     db: sled::Db,
-    log: File,
-    mark: File,
+    keeper: Keeper,
+    commits: Commits,
     journal: Journal,
+    /// Bytes that sled got since the keeper last began.
+    gathered: usize,
+}
+
+/// Makes durable what sled has, on a thread of its own. sled's `flush` writes the log but does not fsync it on Linux.
+#[derive(Debug)]
+struct Keeper {
+    db: sled::Db,
+    log: Arc<File>,
+    under_way: Option<JoinHandle<Result<(), OpenError>>>,
 }
 
 /// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
@@ -54,6 +72,8 @@ enum OpenError {
     Io(#[from] io::Error),
     #[error("it ends with entry {found}, and entry {known} was acknowledged")]
     Behind { found: u64, known: u64 },
+    #[error("entry {number} is not the one that was acknowledged")]
+    Other { number: u64 },
 }
 
 impl SledStore {
@@ -63,20 +83,21 @@ impl SledStore {
         Self { path: path.to_owned(), open: None }
     }
 
-    /// Forgets which entry was the store's last: it is not there any more.
-    ///
-    /// # Errors
-    /// The file cannot be removed.
-    pub fn forget_mark(path: &Path) -> io::Result<()> {
-        match std::fs::remove_file(mark_path(path)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+    /// The file of commits beside the store in this directory.
+    #[must_use]
+    pub fn commits(path: &Path) -> PathBuf {
+        path.with_extension("commits")
+    }
+
+    /// The key of the last entry.
+    #[cfg(test)]
+    pub(super) fn last_key(&self) -> Option<sled::IVec> {
+        self.open.as_ref().and_then(|open| open.db.last().ok().flatten()).map(|(key, _)| key)
     }
 
     fn open(&self) -> Result<(Open, Contents), StoreError> {
         let refused = |error| self.refused(error);
-        let (db, log, mark, known) = self.open_files().map_err(refused)?;
+        let (db, log, commits) = self.open_files().map_err(refused)?;
         let mut loading = Loading::default();
         for entry in db.iter().rev() {
             let (key, value) = entry.map_err(|error| self.refused(error.into()))?;
@@ -86,27 +107,21 @@ impl SledStore {
             loading.take(u64::from_be_bytes(number), &value)?;
         }
         let (journal, contents) = loading.end();
-        if journal.last() < known {
-            return Err(self.refused(OpenError::Behind { found: journal.last(), known }));
-        }
-        Ok((Open { db, log, mark, journal }, contents))
+        let keeper = Keeper { db: db.clone(), log: Arc::new(log), under_way: None };
+        Ok((Open { db, keeper, commits, journal, gathered: 0 }, contents))
     }
 
-    /// The database, its log, the file beside it, and the number in that.
-    fn open_files(&self) -> Result<(sled::Db, File, File, u64), OpenError> {
+    /// The database with all that was acknowledged, its log, and the file of commits.
+    fn open_files(&self) -> Result<(sled::Db, File, Commits), OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
         File::open(&self.path)?.sync_all()?;
-        let mut mark = OpenOptions::new();
-        mark.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mark = mark.open(mark_path(&self.path))?;
-        let mut known = [0; 8];
-        // Too short: it was never written whole, which is as if it were not there.
-        let known = mark.read_exact_at(&mut known, 0).map_or(0, |()| u64::from_be_bytes(known));
-        Ok((db, log, mark, known))
+        let (commits, last) = Commits::open(&Self::commits(&self.path))?;
+        add_lost(&db, last)?;
+        Ok((db, log, commits))
     }
 
     /// Removes snapshots that a start did not finish.
@@ -167,35 +182,96 @@ impl Store for SledStore {
             Err(error) => Err(failed(Box::new(error))),
         };
         let writes = open.journal.commit(batch, entry)?;
-        write(&open.db, writes).map_err(|error| failed(Box::new(error)))?;
-        open.db.flush().map_err(|error| failed(Box::new(error)))?;
-        open.log.sync_data().map_err(|error| failed(Box::new(error)))?;
-        if let Err(error) = open.mark.write_all_at(&open.journal.last().to_be_bytes(), 0) {
-            // The commit is durable; a mark that stays behind accuses nobody.
-            tracing::warn!(%error, "the number of the last entry cannot be noted beside the store");
-        }
+        open.write(writes).map_err(|error| failed(Box::new(error)))?;
         self.open = Some(open);
         Ok(())
     }
 }
 
-/// sled's log keeps the order, so that a crash leaves the journal at one of these steps, each of which is whole. A batch of sled's
-/// costs another write, and another waking of its threads, and is used where one entry cannot hold the commit.
-fn write(db: &sled::Db, Writes { mut add, own, remove }: Writes) -> sled::Result<()> {
-    let moved = add.split_off(own);
-    if own > 1 {
-        let mut batch = sled::Batch::default();
-        for (number, entry) in add.drain(..) {
-            batch.insert(&number.to_be_bytes(), entry);
+impl Open {
+    /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of them: each is a
+    /// journal that the commits in the file continue.
+    fn write(&mut self, Writes { add, remove }: Writes) -> Result<(), OpenError> {
+        if self.commits.is_full() {
+            self.keeper.finish()?;
+            self.commits.begin_again()?;
         }
-        db.apply_batch(batch)?;
+        self.commits.append(&add)?;
+        for (number, entry) in add {
+            self.gathered += entry.len();
+            self.db.insert(number.to_be_bytes(), entry)?;
+        }
+        for number in remove {
+            self.db.remove(number.to_be_bytes())?;
+        }
+        if self.gathered > GATHERED && self.keeper.is_idle()? {
+            self.gathered = 0;
+            self.keeper.begin()?;
+        }
+        Ok(())
     }
-    for (number, entry) in add.into_iter().chain(moved) {
-        db.insert(number.to_be_bytes(), entry)?;
-    }
-    remove.into_iter().try_for_each(|number| db.remove(number.to_be_bytes()).map(drop))
 }
 
-fn mark_path(path: &Path) -> PathBuf {
-    path.with_extension("commits")
+impl Keeper {
+    /// Whether it has done what it began; then tells how that ended.
+    fn is_idle(&mut self) -> Result<bool, OpenError> {
+        if self.under_way.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(false);
+        }
+        self.wait().map(|()| true)
+    }
+
+    /// Begins with what sled has by now.
+    fn begin(&mut self) -> Result<(), OpenError> {
+        let (db, log) = (self.db.clone(), Arc::clone(&self.log));
+        let keep = move || keep(&db, &log);
+        self.under_way = Some(thread::Builder::new().name("keeper".to_owned()).spawn(keep)?);
+        Ok(())
+    }
+
+    /// All that sled has is durable when this returns.
+    fn finish(&mut self) -> Result<(), OpenError> {
+        self.wait()?;
+        keep(&self.db, &self.log)
+    }
+
+    fn wait(&mut self) -> Result<(), OpenError> {
+        let ended = self.under_way.take().map_or(Ok(Ok(())), JoinHandle::join);
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+impl Drop for Keeper {
+    /// The store can be opened again once nothing uses the database any more.
+    fn drop(&mut self) {
+        let _ = self.wait();
+    }
+}
+
+/// Synced before, too: where sled has written something anew it may write over what that replaces, and the disk may do that first.
+fn keep(db: &sled::Db, log: &File) -> Result<(), OpenError> {
+    log.sync_data()?;
+    db.flush()?;
+    log.sync_data()?;
+    Ok(())
+}
+
+/// Adds what sled lost of the last commits. They continue what it has, and are the same where it has them.
+fn add_lost(db: &sled::Db, commits: Vec<Commit>) -> Result<(), OpenError> {
+    let known = commits.last().map_or(0, |commit| commit.end() - 1);
+    let mut last = db.last()?.map_or(0, |(key, _)| key.as_ref().try_into().map_or(0, u64::from_be_bytes));
+    let found = last;
+    for (number, entry) in commits.into_iter().flat_map(|commit| (commit.first..).zip(commit.entries)) {
+        match db.get(number.to_be_bytes())? {
+            Some(there) if there != entry => return Err(OpenError::Other { number }),
+            Some(_) => {}
+            None if number <= last => {}
+            None if number > last + 1 => return Err(OpenError::Behind { found, known }),
+            None => {
+                db.insert(number.to_be_bytes(), entry)?;
+                last = number;
+            }
+        }
+    }
+    Ok(())
 }

@@ -57,11 +57,10 @@ struct Homes {
 /// What a store has to do for a commit, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Entries to be added. The first `own` of them hold the commit: all of them or nothing.
+    /// Entries to be added: all of them or nothing.
     pub(super) add: Vec<(u64, Vec<u8>)>,
-    pub(super) own: usize,
-    /// Entries to be removed, of which nothing counts any more once the others are there. What is left undone of this and of
-    /// the entries behind the commit's own is no loss: the journal is longer for a while.
+    /// Entries to be removed, of which nothing counts any more once the others are there. What is left undone of this is no loss: the
+    /// journal is longer for a while.
     pub(super) remove: Vec<u64>,
 }
 
@@ -105,7 +104,6 @@ impl Journal {
                 (Subject::Boot, true)
             });
         }
-        writes.own = writes.add.len();
         self.shorten(&mut writes, read)?;
         Ok(writes)
     }
@@ -139,7 +137,7 @@ impl Journal {
             return Ok(());
         }
         let own = writes.add.first().map_or(u64::MAX, |(number, _)| *number);
-        let added = self.entries.iter().rev().take(writes.own).sum::<u32>() as usize;
+        let added = self.entries.iter().rev().take(writes.add.len()).sum::<u32>() as usize;
         let (mut moved, mut looked_at) = (0, 0);
         while moved < 3 * added / 4 + MOVED && looked_at < 4 * added + LOOKED_AT && self.first < own {
             let number = self.first;

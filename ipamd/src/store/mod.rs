@@ -2,6 +2,7 @@
 //!
 //! `disk` does it with sled, `memory` for tests that make the store fail.
 
+mod commits;
 mod disk;
 mod journal;
 mod memory;
