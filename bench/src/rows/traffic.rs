@@ -133,15 +133,15 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
         pair.from.enter(|| fs::write(ports, "1024 65000"))?.context(|| ports)?;
     }
     // Short turns: the machine's own pace changes within seconds, and everybody is to have a part of each.
-    for round in 0..bench.times(30, 4) {
+    for round in 0..bench.times(100, 4) {
         for place in 0..pairs.len() {
             let which = (place + round) % pairs.len();
             let (pair, server, samples) = (&pairs[which], &servers[which], &mut samples[which]);
             let (throughput, latencies, connections) = pair.from.enter(|| {
                 let doing = || format!("traffic of {} to {}", pair.name, server.at);
-                let throughput = throughput(server.at, 250).context(doing)?;
-                let latencies = latencies(server.at, bench.times(1000, 500)).context(doing)?;
-                let connections = connections(server.at, bench.times(500, 250)).context(doing)?;
+                let throughput = throughput(server.at, 100).context(doing)?;
+                let latencies = latencies(server.at, 500).context(doing)?;
+                let connections = connections(server.at, 250).context(doing)?;
                 Ok::<_, LabError>((throughput, latencies, connections))
             })??;
             samples.throughput.push(throughput);
