@@ -13,7 +13,7 @@ use std::pin::Pin;
 use ferrule_model::{
     Address, AddressKey, Change, FdbEntry, FdbKey, Link, Neighbour, NeighbourKey, Route, RouteKey,
 };
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::MulticastGroup;
@@ -85,9 +85,17 @@ impl Monitor {
         Ok(Self { messages: Box::pin(messages) })
     }
 
-    /// The next event that a value can express, and the netlink port of who asked for the change (0: the kernel by itself);
-    /// `None` when the socket is broken.
-    pub async fn next(&mut self) -> Option<(Event, u32)> {
+    /// The next event that a value can express, and all that have come with it, each with the netlink port of who asked for the
+    /// change (0: the kernel by itself); `None` when the socket is broken. Nothing is lost if this is not waited for to its end.
+    pub async fn swarm(&mut self) -> Option<Vec<(Event, u32)>> {
+        let mut swarm = vec![self.next().await?];
+        while let Some(Some(event)) = self.next().now_or_never() {
+            swarm.push(event);
+        }
+        Some(swarm)
+    }
+
+    async fn next(&mut self) -> Option<(Event, u32)> {
         loop {
             let (message, _) = self.messages.next().await?;
             if let Some(event) = event(&message.payload) {
@@ -258,12 +266,17 @@ mod tests {
             let own = kernel.port().unwrap();
             let mut missing = expected(address, dst, neighbour, fdb, entry);
             while !missing.is_empty() {
-                let next = tokio::time::timeout(Duration::from_secs(5), monitor.next()).await;
+                let next = tokio::time::timeout(Duration::from_secs(5), monitor.swarm()).await;
                 let names: Vec<_> = missing.iter().map(|(name, _)| name).collect();
-                let next = next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap();
-                let (event, port) = next;
-                assert!(port == own.0 || matches!(event, Event::Fdb(..)) || port == 0, "{event:?} by {port}");
-                missing.retain(|(_, is)| !is(&event));
+                for (event, port) in
+                    next.unwrap_or_else(|_| panic!("no event within 5 s of: {names:?}")).unwrap()
+                {
+                    assert!(
+                        port == own.0 || matches!(event, Event::Fdb(..)) || port == 0,
+                        "{event:?} by {port}"
+                    );
+                    missing.retain(|(_, is)| !is(&event));
+                }
             }
         });
     }

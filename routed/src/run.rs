@@ -137,10 +137,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 Some(message) => message,
                 None => continue,
             },
-            event = monitor.next() => {
-                let (event, port) = event.ok_or_else(|| RunError::Events(closed()))?;
-                Message::Kernel(event, port)
-            }
+            events = monitor.swarm() => Message::Kernel(events.ok_or_else(|| RunError::Events(closed()))?),
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
                 if report(notifier, &mut told, &status.borrow_and_update()) {

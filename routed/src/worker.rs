@@ -43,8 +43,9 @@ pub enum Message {
     Cluster(Box<Cluster>),
     /// Other nodes are others than before.
     Nodes(Vec<NodeChange>),
-    /// The kernel told of a change, asked for by this netlink port.
-    Kernel(Event, u32),
+    /// The kernel told of changes, each asked for by a netlink port. All that came together are one message: to wake the worker costs
+    /// more than to hear an event.
+    Kernel(Vec<(Event, u32)>),
     /// The kernel told of another change.
     Wake(Wake, u32),
 }
@@ -249,12 +250,8 @@ impl<K: Tunnels> Worker<K> {
                 self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
-            Message::Kernel(event, port) => {
-                let differs = self.applier.hears(&event);
-                if differs {
-                    self.culprits.saw(&event, port, self.applier.belief().map(|belief| &belief.links));
-                }
-                self.kernel_differs(differs, now);
+            Message::Kernel(events) => {
+                events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
             }
             Message::Wake(wake @ Wake::Nexthop(event), port) => {
                 let differs = self.applier.hears_nexthop(&event);
@@ -274,6 +271,14 @@ impl<K: Tunnels> Worker<K> {
                 self.due.host_by(now + DEBOUNCE);
             }
         }
+    }
+
+    fn hear(&mut self, event: &Event, port: u32, now: Instant) {
+        let differs = self.applier.hears(event);
+        if differs {
+            self.culprits.saw(event, port, self.applier.belief().map(|belief| &belief.links));
+        }
+        self.kernel_differs(differs, now);
     }
 
     fn kernel_differs(&mut self, differs: bool, now: Instant) {
