@@ -193,9 +193,20 @@ fn number(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn entries(first: u64, lengths: &[usize]) -> Vec<(u64, Vec<u8>)> {
         (first..).zip(lengths).map(|(number, long)| (number, vec![number as u8; *long])).collect()
+    }
+
+    /// A file that is ready for its first commit.
+    fn new_file() -> (tempfile::TempDir, PathBuf, Commits) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("commits");
+        let (mut commits, none) = Commits::open(&path).unwrap();
+        assert!(none.is_empty() && commits.is_full());
+        commits.begin_again().unwrap();
+        (dir, path, commits)
     }
 
     fn read_of(path: &Path) -> Vec<(u64, u64)> {
@@ -205,11 +216,7 @@ mod tests {
 
     #[test]
     fn what_was_written_is_read_in_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("commits");
-        let (mut commits, none) = Commits::open(&path).unwrap();
-        assert!(none.is_empty() && commits.is_full());
-        commits.begin_again().unwrap();
+        let (_dir, path, mut commits) = new_file();
         commits.append(&[]).unwrap();
         for (first, lengths) in [(1, &[5][..]), (2, &[0, 3, 9000]), (5, &[4096 - HEADER - 4]), (6, &[4096])] {
             commits.append(&entries(first, lengths)).unwrap();
@@ -228,10 +235,7 @@ mod tests {
 
     #[test]
     fn a_full_file_begins_again_and_what_was_written_over_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("commits");
-        let (mut commits, _) = Commits::open(&path).unwrap();
-        commits.begin_again().unwrap();
+        let (_dir, path, mut commits) = new_file();
         let mut number = 0;
         while !commits.is_full() {
             number += 1;
@@ -245,10 +249,7 @@ mod tests {
 
     #[test]
     fn a_commit_longer_than_the_file_is_kept_and_the_file_is_cut_down_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("commits");
-        let (mut commits, _) = Commits::open(&path).unwrap();
-        commits.begin_again().unwrap();
+        let (_dir, path, mut commits) = new_file();
         commits.append(&entries(1, &[1])).unwrap();
         commits.append(&entries(2, &[1 << 20, 1 << 20, 1 << 20])).unwrap();
         assert!(commits.is_full());
@@ -261,10 +262,7 @@ mod tests {
 
     #[test]
     fn a_commit_that_is_not_whole_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("commits");
-        let (mut commits, _) = Commits::open(&path).unwrap();
-        commits.begin_again().unwrap();
+        let (_dir, path, mut commits) = new_file();
         commits.append(&entries(1, &[10])).unwrap();
         commits.append(&entries(2, &[6000])).unwrap();
         let whole = std::fs::read(&path).unwrap();
