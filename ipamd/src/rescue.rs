@@ -112,12 +112,13 @@ pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
     if untold.is_empty() { Ok(links) } else { Err(RescueError::Untold { links: untold.join(", ") }) }
 }
 
-/// Moves a damaged store and the file of its commits beside, under the first number that is free.
+/// Moves a damaged store and the file of its commits beside, under the first number that is free. The commits go last: without them
+/// a store that was cut off looks whole, and without the store they tell that it was there.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
     let number = (1..).find(|number| !name(*number).exists()).unwrap_or_default();
-    rename_if_there(&SledStore::commits(path), &path.with_extension(format!("damaged-{number}.commits")))?;
     rename_if_there(path, &name(number))?;
+    rename_if_there(&SledStore::commits(path), &path.with_extension(format!("damaged-{number}.commits")))?;
     Ok(name(number))
 }
 
