@@ -38,11 +38,17 @@ fn life(backend: &'static str) {
     assert_eq!(node.state(), three, "a broken file changes nothing");
 
     node.write_nodes(&[1, 3, 4]);
-    let changed = || node.state().contains("10.244.4.0/24") && !node.state().contains("10.244.2.0");
-    assert!(within(PATIENCE, changed).is_some(), "{}", daemon.log());
+    let has = |number: u8| {
+        let keeps_source = node.keeps_source(&format!("10.244.{number}.1"));
+        keeps_source && node.state().contains(&format!("10.244.{number}.0/24"))
+    };
+    let is_without = |number: u8| {
+        let keeps_source = node.keeps_source(&format!("10.244.{number}.1"));
+        !keeps_source && !node.state().contains(&format!("10.244.{number}.0"))
+    };
+    assert!(within(PATIENCE, || has(4) && is_without(2)).is_some(), "{}", daemon.log());
     node.write_nodes(&[1, 2, 3]);
-    let back = || node.state().contains("10.244.2.0/24") && !node.state().contains("10.244.4.0");
-    assert!(within(PATIENCE, back).is_some(), "{}", daemon.log());
+    assert!(within(PATIENCE, || has(2) && is_without(4)).is_some(), "{}", daemon.log());
 
     let before = node.state();
     assert!(daemon.signal(Signal::SIGTERM).success());
