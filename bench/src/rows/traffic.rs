@@ -15,6 +15,8 @@ use ferrule_tests::{
     error::{Context, LabError, Result},
     space::Space,
 };
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::contender::{Contender, Verb};
 use crate::row::{Row, Unit};
@@ -23,9 +25,14 @@ use crate::stats::Summary;
 
 const BLOCK: usize = 128 << 10;
 const MESSAGE: usize = 64;
-/// What a client says first: how it wants to be served.
+/// What a client says first: how it wants to be served. An echo comes from a thread on any core, or on one that is told.
 const SINK: u8 = b's';
 const ECHO: u8 = b'e';
+const ECHO_HERE: u8 = b'h';
+const ECHO_THERE: u8 = b't';
+/// The core of the clients that are kept on one, and of a server that is kept on another.
+const HERE: usize = 0;
+const THERE: usize = 1;
 /// A connection or an answer takes no longer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -111,15 +118,17 @@ fn address(pod: &Space) -> Result<IpAddr> {
     text.parse().map_err(|error| LabError::parse("a pod's address", &error))
 }
 
+/// What is measured: its samples of each turn.
 #[derive(Default)]
 struct Samples {
-    throughput: Vec<f64>,
-    latency: Vec<f64>,
-    connections: Vec<f64>,
+    throughput: Vec<Vec<f64>>,
+    one_core: Vec<Vec<f64>>,
+    two_cores: Vec<Vec<f64>>,
+    connections: Vec<Vec<f64>>,
 }
 
 /// One kind of sample.
-type Of = fn(&Samples) -> &[f64];
+type Of = fn(&Samples) -> &[Vec<f64>];
 
 /// The samples of each pair, ours first.
 struct Traffic(Vec<Samples>);
@@ -137,16 +146,14 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
         for place in 0..pairs.len() {
             let which = (place + round) % pairs.len();
             let (pair, server, samples) = (&pairs[which], &servers[which], &mut samples[which]);
-            let (throughput, latencies, connections) = pair.from.enter(|| {
+            pair.from.enter(|| {
                 let doing = || format!("traffic of {} to {}", pair.name, server.at);
-                let throughput = throughput(server.at, 100).context(doing)?;
-                let latencies = latencies(server.at, 500).context(doing)?;
-                let connections = connections(server.at, 250).context(doing)?;
-                Ok::<_, LabError>((throughput, latencies, connections))
+                samples.throughput.push(vec![throughput(server.at, 100).context(doing)?]);
+                samples.one_core.push(latencies(server.at, ECHO_HERE, 1000).context(doing)?);
+                samples.two_cores.push(latencies(server.at, ECHO_THERE, 1000).context(doing)?);
+                samples.connections.push(vec![connections(server.at, 250).context(doing)?]);
+                Ok::<_, LabError>(())
             })??;
-            samples.throughput.push(throughput);
-            samples.latency.extend(latencies);
-            samples.connections.push(connections);
         }
     }
     Ok(Traffic(samples))
@@ -155,13 +162,16 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
 impl Traffic {
     /// The pairs in their order: ours, the peer's if there is one, the floor.
     fn rows(&self, place: &str, peer: &str, floor: &str) -> Vec<Row> {
-        let kinds: [(&str, Unit, Of); 3] = [
+        let kinds: [(&str, Unit, Of); 4] = [
             ("TCP, one stream", Unit::BitsPerSecond, |samples| &samples.throughput),
-            ("request and answer of 64 bytes", Unit::Time, |samples| &samples.latency),
+            ("64 bytes and their echo, on one core", Unit::Time, |samples| &samples.one_core),
+            ("64 bytes and their echo, on two cores", Unit::Time, |samples| &samples.two_cores),
             ("TCP connections", Unit::PerSecond, |samples| &samples.connections),
         ];
         let row = |(what, unit, of): (&str, Unit, Of)| {
-            let summary = |which: usize| Summary::of(of(&self.0[which])).unwrap_or(Summary::single(f64::NAN));
+            let turns = |which: usize| of(&self.0[which]);
+            let summary =
+                |which: usize| Summary::of(&turns(which).concat()).unwrap_or(Summary::single(f64::NAN));
             let mut row = Row::new(format!("pod to pod, {place}: {what}"), unit, summary(0));
             if unit == Unit::Time {
                 row = row.with_tail();
@@ -169,7 +179,7 @@ impl Traffic {
             if peer.is_empty() {
                 return row.floor(floor, summary(1));
             }
-            row = row.peer(peer, summary(1)).floor(floor, summary(2));
+            row = row.peer(peer, summary(1)).floor(floor, summary(2)).by_turns(turns(0), turns(1));
             if unit == Unit::Time { row.at_most_peer(1.0) } else { row.at_least_peer(1.0) }
         };
         kinds.map(row).into()
@@ -200,13 +210,22 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut kind = [0];
     stream.read_exact(&mut kind)?;
+    match kind[0] {
+        ECHO_HERE => on_core(HERE, || transfer(stream, true)),
+        ECHO_THERE => on_core(THERE, || transfer(stream, true)),
+        kind => transfer(stream, kind == ECHO),
+    }
+}
+
+/// Takes all that comes, and gives it back if that is wanted.
+fn transfer(mut stream: TcpStream, echo: bool) -> io::Result<()> {
     let mut buffer = vec![0; BLOCK];
     loop {
         let length = stream.read(&mut buffer)?;
         if length == 0 {
             return Ok(());
         }
-        if kind == [ECHO] {
+        if echo {
             stream.write_all(&buffer[..length])?;
         }
     }
@@ -235,17 +254,32 @@ fn throughput(at: SocketAddr, millis: usize) -> io::Result<f64> {
     Ok(sent as f64 * 8.0 / start.elapsed().as_secs_f64())
 }
 
-/// Seconds from request to answer, one after the other on one connection.
-fn latencies(at: SocketAddr, count: usize) -> io::Result<Vec<f64>> {
-    let mut stream = connect(at, ECHO)?;
-    let (request, mut answer) = ([0x5a; MESSAGE], [0; MESSAGE]);
-    let mut exchange = || {
-        let start = Instant::now();
-        stream.write_all(&request)?;
-        stream.read_exact(&mut answer)?;
-        Ok(start.elapsed().as_secs_f64())
-    };
-    (0..count).map(|_| exchange()).collect()
+/// Seconds from request to answer, one after the other on one connection from a core of the client's own.
+fn latencies(at: SocketAddr, kind: u8, count: usize) -> io::Result<Vec<f64>> {
+    on_core(HERE, || {
+        let mut stream = connect(at, kind)?;
+        let (request, mut answer) = ([0x5a; MESSAGE], [0; MESSAGE]);
+        let mut exchange = || {
+            let start = Instant::now();
+            stream.write_all(&request)?;
+            stream.read_exact(&mut answer)?;
+            Ok(start.elapsed().as_secs_f64())
+        };
+        (0..count).map(|_| exchange()).collect()
+    })
+}
+
+/// Does something with this thread on one of the cores that it may use, counted from 0.
+fn on_core<T>(which: usize, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let this = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this)?;
+    let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(cores.nth(which).ok_or_else(|| io::Error::other("there are not as many cores"))?)?;
+    sched_setaffinity(this, &one)?;
+    let done = act();
+    sched_setaffinity(this, &allowed)?;
+    done
 }
 
 /// Connections a second: each is made, asked one thing, and closed, before the next.
