@@ -182,7 +182,13 @@ impl Traffic {
             row = row.peer(peer, summary(1)).floor(floor, summary(2)).by_turns(turns(0), turns(1));
             if unit == Unit::Time { row.at_most_peer(1.0) } else { row.at_least_peer(1.0) }
         };
-        kinds.map(row).into()
+        let mut rows = kinds.map(row);
+        // On two cores the slowest answers tell of how a core is woken.
+        if !peer.is_empty() {
+            let [_, one_core, ..] = &mut rows;
+            *one_core = one_core.clone().p99_at_most_peer(1.0);
+        }
+        rows.into()
     }
 }
 

@@ -162,7 +162,9 @@ impl Node {
     /// Whether pods keep their own address on the way to this one. The masquerade table follows the nodes apart from the
     /// routes, up to a second later.
     pub(crate) fn keeps_source(&self, address: &str) -> bool {
-        self.command("nft", &format!("get element inet ferrule keep_source4 {{ {address} }}")).status.success()
+        self.command("nft", &format!("get element inet ferrule keep_source4 {{ {address} }}"))
+            .status
+            .success()
     }
 
     pub(crate) fn start(&self) -> Daemon {
