@@ -3,7 +3,7 @@
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
 //! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
-//! and, with the feature `monitor`, the kernel's events (`monitor`).
+//! and, with the feature `monitor`, the kernel's events (`events`).
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
@@ -14,6 +14,8 @@ mod delete;
 mod encode;
 mod error;
 mod ethtool;
+#[cfg(feature = "monitor")]
+pub mod events;
 pub mod fake;
 pub mod iptables;
 mod kernel;

@@ -7,7 +7,7 @@ mod entry;
 mod link;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 
 use ferrule_model::{
@@ -54,6 +54,7 @@ pub enum Event {
 
 /// The events of the namespace it was opened in.
 pub struct Monitor {
+    socket: OwnedFd,
     messages: Pin<Box<Messages>>,
 }
 
@@ -81,27 +82,27 @@ impl Monitor {
         let socket = connection.socket_mut().socket_mut();
         socket.set_rx_buf_sz(receive_buffer)?;
         own.map_or(Ok(()), |own| without(socket.as_fd(), own))?;
+        let socket = socket.as_fd().try_clone_to_owned()?;
         tokio::spawn(connection);
-        Ok(Self { messages: Box::pin(messages) })
+        Ok(Self { socket, messages: Box::pin(messages) })
     }
 
-    /// The next event that a value can express, and all that have come with it, each with the netlink port of who asked for the
-    /// change (0: the kernel by itself); `None` when the socket is broken. Nothing is lost if this is not waited for to its end.
+    /// The socket, to wait until something can be read.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Waits for what the kernel tells, and gives the events of all that has come by then, each with the netlink port of who
+    /// asked for the change (0: the kernel by itself). None of it may be an event that a value can express. `None` when the
+    /// socket is broken.
     pub async fn swarm(&mut self) -> Option<Vec<(Event, u32)>> {
-        let mut swarm = vec![self.next().await?];
-        while let Some(Some(event)) = self.next().now_or_never() {
-            swarm.push(event);
+        let mut swarm = Vec::new();
+        let mut next = Some(self.messages.next().await?);
+        while let Some((message, _)) = next {
+            swarm.extend(event(&message.payload).map(|event| (event, message.header.port_number)));
+            next = self.messages.next().now_or_never().flatten();
         }
         Some(swarm)
-    }
-
-    async fn next(&mut self) -> Option<(Event, u32)> {
-        loop {
-            let (message, _) = self.messages.next().await?;
-            if let Some(event) = event(&message.payload) {
-                return Some((event, message.header.port_number));
-            }
-        }
     }
 }
 
@@ -149,11 +150,12 @@ mod tests {
     use super::*;
     use crate::{Kernel, Netlink, netns};
 
+    /// The first event that is wanted; those that came with it go.
     async fn until(monitor: &mut Monitor, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let search = async {
             loop {
-                let (event, _) = monitor.next().await.unwrap();
-                if wanted(&event) {
+                let swarm = monitor.swarm().await.unwrap();
+                if let Some((event, _)) = swarm.into_iter().find(|(event, _)| wanted(event)) {
                     return event;
                 }
             }

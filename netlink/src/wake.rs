@@ -5,12 +5,11 @@
 //! Only what is needed to tell whether they concern the listener is read of them.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use ferrule_model::{Change, Nexthop, NexthopId};
 use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
     sockopt,
@@ -28,6 +27,8 @@ const GROUP_NEXTHOP: u32 = 1 << 31;
 const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
 const GROUP_NFTABLES: u32 = 1 << 6;
 
+/// `struct netconfmsg` and what fills it up to four bytes; the attributes after it begin with the link's number.
+const NETCONF_HEADER: usize = 4;
 /// `struct nfgenmsg`.
 const NFTABLES_HEADER: usize = 4;
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on: 1 in each kind of message.
@@ -54,7 +55,7 @@ pub struct NexthopEvent {
 pub enum Wake {
     /// Of a nexthop object.
     Nexthop(NexthopEvent),
-    /// A sysctl of forwarding or reverse path filtering was changed, by whomever, or a link came or went with its own.
+    /// A sysctl of forwarding or reverse path filtering was changed, by whomever.
     Sysctl,
     /// One of the nftables tables was changed, by whomever.
     Table,
@@ -84,25 +85,19 @@ impl Wakes {
         Ok(Self { routing, tables, names })
     }
 
-    /// Blocks until there are events that may concern us; at least one, each with the netlink port of who asked for the change
-    /// (0: the kernel by itself).
+    /// The sockets, to wait until something can be read.
+    pub fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [self.routing.as_fd(), self.tables.as_fd()]
+    }
+
+    /// What has come by now and may concern us, each with the netlink port of who asked for the change (0: the kernel by itself).
     ///
     /// # Errors
     /// A socket is broken.
-    pub fn wait(&mut self) -> io::Result<Vec<(Wake, u32)>> {
-        loop {
-            let mut ready =
-                [&self.routing, &self.tables].map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-            match poll(&mut ready, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            let mut wakes = told(&self.routing, routing_event)?;
-            wakes.extend(told(&self.tables, |message| table_event(message, &self.names))?);
-            if !wakes.is_empty() {
-                return Ok(wakes);
-            }
-        }
+    pub fn swarm(&mut self) -> io::Result<Vec<(Wake, u32)>> {
+        let mut wakes = told(&self.routing, routing_event)?;
+        wakes.extend(told(&self.tables, |message| table_event(message, &self.names))?);
+        Ok(wakes)
     }
 }
 
@@ -136,7 +131,7 @@ fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Resul
 
 fn routing_event(message: &Message) -> Option<Wake> {
     let change = match message.kind {
-        rtm::NEWNETCONF => return Some(Wake::Sysctl),
+        rtm::NEWNETCONF => return is_one_setting(message).then_some(Wake::Sysctl),
         rtm::NEWNEXTHOP => Change::Put,
         rtm::DELNEXTHOP => Change::Delete,
         _ => return None,
@@ -144,6 +139,13 @@ fn routing_event(message: &Message) -> Option<Wake> {
     let id = decode::nexthop_id(&message.payload)?;
     let nexthop = decode::nexthop(&message.payload).map(|(_, nexthop)| nexthop);
     Some(Wake::Nexthop(NexthopEvent { change, id, nexthop }))
+}
+
+/// A link that comes is told with all its settings, a sysctl that is written by itself. Every pod's link comes, and its settings
+/// are nobody's concern; of a link that matters the monitor tells.
+fn is_one_setting(message: &Message) -> bool {
+    let attributes = message.payload.get(NETCONF_HEADER..).unwrap_or_default();
+    NlasIterator::new(attributes).filter_map(Result::ok).count() <= 2
 }
 
 fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
@@ -155,10 +157,25 @@ fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
 
 #[cfg(test)]
 mod tests {
-    use ferrule_model::{IfIndex, LinkChange, Op};
+    use ferrule_model::{IfIndex, IfName, LinkChange, Mac, Op, VethSpec};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::{Kernel, Netlink, netns, nft};
+
+    /// What is told next, after a wait of at most 5 s.
+    fn next(wakes: &mut Wakes) -> Vec<(Wake, u32)> {
+        loop {
+            let mut ready = wakes.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let answered = poll(&mut ready, PollTimeout::from(5_000_u16)).unwrap();
+            assert!(answered > 0, "nothing is told within 5 s");
+            let told = wakes.swarm().unwrap();
+            if !told.is_empty() {
+                return told;
+            }
+        }
+    }
 
     #[test]
     fn a_sysctl_wakes() {
@@ -170,8 +187,29 @@ mod tests {
                     ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv4/conf/lo/rp_filter"]
                 {
                     crate::sysctl::set(name, "1").unwrap();
-                    assert_eq!(wakes.wait().unwrap()[0], (Wake::Sysctl, 0), "{name}");
+                    assert_eq!(next(&mut wakes)[0], (Wake::Sysctl, 0), "{name}");
                 }
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_link_that_comes_or_goes_with_its_settings_does_not_wake() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
+                let mut kernel = Netlink::open().unwrap();
+                let spec = VethSpec {
+                    host_name: IfName::new("u0").unwrap(),
+                    host_mac: Mac::local([1; 6]),
+                    alias: None,
+                    pod_name: IfName::new("u1").unwrap(),
+                    pod_mac: Mac::local([2; 6]),
+                };
+                let link = kernel.create_veth(&spec, &netns::Netns::current().unwrap()).unwrap();
+                kernel.apply(&[Op::DeleteLink(link.index)]).unwrap();
+                assert_eq!(wakes.swarm().unwrap(), []);
             })
             .unwrap();
     }
@@ -191,7 +229,7 @@ mod tests {
                 assert!(answers.iter().all(Result::is_ok), "{answers:?}");
                 theirs.apply(&[Op::DeleteNexthop(NexthopId(5))]).unwrap();
                 let heard = loop {
-                    let heard = wakes.wait().unwrap();
+                    let heard = next(&mut wakes);
                     if let Some((Wake::Nexthop(event), _)) =
                         heard.into_iter().find(|(wake, _)| matches!(wake, Wake::Nexthop(_)))
                     {
@@ -212,7 +250,7 @@ mod tests {
                 nft::apply("add table inet ferrule-services").unwrap();
                 assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();
-                let told = wakes.wait().unwrap();
+                let told = next(&mut wakes);
                 assert!(told[0].0 == Wake::Table && told[0].1 != 0, "{told:?}");
             })
             .unwrap();

@@ -3,16 +3,16 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
 use ferrule_model::{WgKey, vtep_mac};
-use ferrule_netlink::Netlink;
-use ferrule_netlink::monitor::Monitor;
-use tokio::sync::watch;
+use ferrule_netlink::events::Events;
+use ferrule_netlink::{Netlink, Port};
+use tokio::sync::{oneshot, watch};
 
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
@@ -25,7 +25,6 @@ use crate::window::{Ask, Known, Window};
 use crate::wireguard::Identity;
 use crate::wireguard::key::KeyError;
 use crate::worker::{Message, Status, Worker};
-use ferrule_netlink::wake::Wakes;
 
 /// What the socket and its lock are called after.
 pub const PROGRAM: &str = "routed";
@@ -112,12 +111,11 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     key.into_iter().for_each(|key| source.publish(key));
     let kernel = Netlink::open()?;
     // Before anything is read from the kernel: what others change in between is told.
-    let own = Some(kernel.port()?);
-    let mut monitor = Monitor::open(own).map_err(RunError::Events)?;
-    let wakes = Wakes::open(Host::tables(&config), own).map_err(RunError::Events)?;
+    let (inbox, messages) = mpsc::channel();
+    let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone())?;
     let outlook = Arc::new(Outlook::default());
-    let (inbox, mut status) = start_worker(kernel, &config, identity, runtime_dir, Arc::clone(&outlook))?;
-    start_forwarding(wakes, inbox.clone())?;
+    let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
+    let mut status = start_worker(applier, messages, &config, runtime_dir, Arc::clone(&outlook))?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
@@ -137,7 +135,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
                 Some(message) => message,
                 None => continue,
             },
-            events = monitor.swarm() => Message::Kernel(events.ok_or_else(|| RunError::Events(closed()))?),
+            error = &mut broken => return Err(RunError::Events(error.unwrap_or_else(|_| closed()))),
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
                 if report(notifier, &mut told, &status.borrow_and_update()) {
@@ -207,15 +205,13 @@ fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
 }
 
 fn start_worker(
-    kernel: Netlink,
+    applier: Applier<Netlink>,
+    messages: Receiver<Message>,
     config: &Config,
-    identity: Option<Identity>,
     runtime_dir: &Path,
     outlook: Arc<Outlook>,
-) -> Result<(Sender<Message>, watch::Receiver<Status>), RunError> {
-    let (inbox, messages) = mpsc::channel();
+) -> Result<watch::Receiver<Status>, RunError> {
     let (status, statuses) = watch::channel(Status::default());
-    let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
     let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
@@ -223,30 +219,39 @@ fn start_worker(
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
-    Ok((inbox, statuses))
+    Ok(statuses)
 }
 
-/// A thread that waits for the events that tokio does not: it ends with the worker or with the process.
-fn start_forwarding(mut wakes: Wakes, inbox: Sender<Message>) -> Result<(), RunError> {
-    let forward = move || loop {
-        match wakes.wait() {
-            Ok(told) => {
-                for (wake, port) in told {
-                    if inbox.send(Message::Wake(wake, port)).is_err() {
+/// Subscribes to the kernel's events, but those of `own`, and starts a thread that hands them on. It ends with the worker, with the process,
+/// or with an error that is told.
+fn listen(
+    tables: &'static [&'static str],
+    own: Port,
+    inbox: Sender<Message>,
+) -> Result<oneshot::Receiver<io::Error>, RunError> {
+    let (tell_broken, broken) = oneshot::channel();
+    let (tell_opened, opened) = mpsc::sync_channel(1);
+    let hand_on = move || {
+        let mut events = match Events::open(tables, Some(own)) {
+            Ok(events) => events,
+            Err(error) => return drop(tell_opened.send(Err(error))),
+        };
+        drop(tell_opened.send(Ok(())));
+        loop {
+            match events.wait() {
+                Ok(told) => {
+                    if inbox.send(Message::Kernel(told)).is_err() {
                         return;
                     }
                 }
-            }
-            Err(error) => {
-                tracing::error!(
-                    "no more events of nexthops and nftables: {error}; the periodic comparison finds them"
-                );
-                return;
+                Err(error) => return drop(tell_broken.send(error)),
             }
         }
     };
-    let thread = std::thread::Builder::new().name("wakes".into()).spawn(forward);
-    thread.map(drop).map_err(system("start a thread"))
+    let thread = std::thread::Builder::new().name("events".into()).spawn(hand_on);
+    thread.map(drop).map_err(system("start a thread"))?;
+    opened.recv().map_err(|_| RunError::Events(closed()))?.map_err(RunError::Events)?;
+    Ok(broken)
 }
 
 /// Whether both threads go on.

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ferrule_netlink::Tunnels;
+use ferrule_netlink::events::Told;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 use nix::time::{ClockId, clock_gettime};
@@ -24,8 +25,6 @@ use crate::report::{Report, log_lines};
 /// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
 /// link) is found then at the latest.
 pub const FULL_DIFF: Duration = Duration::from_secs(30);
-/// The kernel's events come in swarms; what reads everything waits this long for the rest of one.
-const DEBOUNCE: Duration = Duration::from_millis(2);
 /// The least time between two passes that events start, and how many times the processor time of the last one it is at
 /// least: a fight with another program must not eat a core. How long a pass waited for a core says nothing of that, and on a
 /// busy node repairs would be late.
@@ -43,11 +42,8 @@ pub enum Message {
     Cluster(Box<Cluster>),
     /// Other nodes are others than before.
     Nodes(Vec<NodeChange>),
-    /// The kernel told of changes, each asked for by a netlink port. All that came together are one message: to wake the worker costs
-    /// more than to hear an event.
-    Kernel(Vec<(Event, u32)>),
-    /// The kernel told of another change.
-    Wake(Wake, u32),
+    /// The kernel told of changes.
+    Kernel(Told),
 }
 
 /// How it goes, for the service manager.
@@ -250,25 +246,31 @@ impl<K: Tunnels> Worker<K> {
                 self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
-            Message::Kernel(events) => {
+            Message::Kernel(Told { events, wakes }) => {
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
+                wakes.into_iter().for_each(|(wake, port)| self.wake(wake, port, now));
             }
-            Message::Wake(wake @ Wake::Nexthop(event), port) => {
+        }
+    }
+
+    fn wake(&mut self, wake: Wake, port: u32, now: Instant) {
+        match wake {
+            Wake::Nexthop(event) => {
                 let differs = self.applier.hears_nexthop(&event);
                 if differs {
                     self.culprits.woke(&wake, port);
                 }
                 self.kernel_differs(differs, now);
             }
-            Message::Wake(wake @ (Wake::Table | Wake::Sysctl), port) => {
+            Wake::Table | Wake::Sysctl => {
                 self.culprits.woke(&wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
-                self.due.host_by(gap.max(now + DEBOUNCE));
+                self.due.host_by(gap.max(now));
             }
-            Message::Wake(Wake::Overrun, _) => {
+            Wake::Overrun => {
                 let differs = self.applier.hears(&Event::Overrun);
                 self.kernel_differs(differs, now);
-                self.due.host_by(now + DEBOUNCE);
+                self.due.host_by(now);
             }
         }
     }
@@ -284,7 +286,7 @@ impl<K: Tunnels> Worker<K> {
     fn kernel_differs(&mut self, differs: bool, now: Instant) {
         if differs {
             let gap = self.last.map_or(now, |(took, end)| end + LEAST_GAP.max(took * GAP_FACTOR));
-            self.due.everything_by(gap.max(now + DEBOUNCE));
+            self.due.everything_by(gap.max(now));
         }
     }
 
