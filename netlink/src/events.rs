@@ -3,28 +3,55 @@
 //! A pod that comes or goes is a dozen events within two milliseconds, and none of them is anybody's concern. To be woken for
 //! each of them, beside the plugin that makes them and waits for a core, costs more than they are worth.
 
+use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Port;
 use crate::monitor::{Event, Monitor};
 use crate::wake::{Wake, Wakes};
 
+/// `struct nlmsghdr`, and where its last field is, `nlmsg_pid`.
+const HEADER_LEN: usize = 16;
+const PORT: usize = 12;
 /// How long the rest of what belongs together is waited for once something has come: an ADD takes two milliseconds.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// What came together, each with the netlink port of who asked for the change (0: the kernel by itself).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
     /// Of links, addresses, routes, neighbours and FDB entries.
     pub events: Vec<(Event, u32)>,
     /// Of the rest.
     pub wakes: Vec<(Wake, u32)>,
+    /// Who asked for the first of them, looked up at once: many a process ends right after its change.
+    pub first: Option<Caller>,
+}
+
+/// Who changed something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its netlink port.
+    pub port: u32,
+    /// The name of the process that has this number here.
+    pub process: String,
+}
+
+impl Caller {
+    /// Whoever has this port; `None` if there is no such process, or it may not be seen.
+    pub fn of(port: u32) -> Option<Self> {
+        // A thread's or the kernel's own is nobody's number.
+        let port = Some(port).filter(|port| *port != 0)?;
+        let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
+        Some(Self { port, process: name.trim_end().to_owned() })
+    }
 }
 
 /// All subscriptions of a network namespace.
@@ -55,32 +82,56 @@ impl Events {
     /// # Errors
     /// A socket is broken.
     pub fn wait(&mut self) -> io::Result<Told> {
-        self.ready(PollTimeout::NONE)?;
+        let mut told = Told::default();
+        for socket in self.ready(PollTimeout::NONE)? {
+            match asker(socket) {
+                Ok(port) => told.first = told.first.or_else(|| Caller::of(port)),
+                // To be told of it once is to have been told.
+                Err(Errno::ENOBUFS) => told.wakes.push((Wake::Overrun, 0)),
+                Err(Errno::EAGAIN | Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         thread::sleep(GATHER);
-        let events = if self.ready(PollTimeout::ZERO)? {
-            self.runtime.block_on(self.monitor.swarm()).ok_or(io::ErrorKind::UnexpectedEof)?
-        } else {
-            Vec::new()
-        };
-        Ok(Told { events, wakes: self.wakes.swarm()? })
+        let monitor = self.monitor.socket().as_raw_fd();
+        if self.ready(PollTimeout::ZERO)?.iter().any(|socket| socket.as_raw_fd() == monitor) {
+            let swarm = self.runtime.block_on(self.monitor.swarm());
+            told.events = swarm.ok_or(io::ErrorKind::UnexpectedEof)?;
+        }
+        told.wakes.extend(self.wakes.swarm()?);
+        Ok(told)
     }
 
-    /// Waits until something can be read; whether the monitor is among it.
-    fn ready(&self, timeout: PollTimeout) -> io::Result<bool> {
+    /// Waits until something can be read; from where.
+    fn ready(&self, timeout: PollTimeout) -> io::Result<Vec<BorrowedFd<'_>>> {
         let [routing, tables] = self.wakes.sockets();
-        let mut all = [self.monitor.socket(), routing, tables].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let sockets = [self.monitor.socket(), routing, tables];
+        let mut all = sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN));
         loop {
             match poll(&mut all, timeout) {
-                Ok(_) => return Ok(all[0].any().unwrap_or(false)),
+                Ok(_) => break,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
         }
+        let is_ready = |(_, polled): &(BorrowedFd<'_>, PollFd<'_>)| polled.any().unwrap_or(false);
+        Ok(sockets.into_iter().zip(all).filter(is_ready).map(|(socket, _)| socket).collect())
     }
+}
+
+/// Who asked for what can be read next, which stays to be read.
+fn asker(socket: BorrowedFd<'_>) -> nix::Result<u32> {
+    let mut header = [0; HEADER_LEN];
+    let length = recv(socket.as_raw_fd(), &mut header, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
+    let port = header[..length].get(PORT..).and_then(|field| field.try_into().ok());
+    Ok(port.map_or(0, u32::from_ne_bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
     use ferrule_model::{Change, IfIndex, LinkChange, Nexthop, NexthopId, Op, Route, RouteKey, Via};
 
     use super::*;
@@ -117,6 +168,25 @@ mod tests {
                     let told = events.wait().unwrap();
                     assert_eq!((told.events.len(), told.wakes.len()), (2, 1), "{told:?}");
                 }
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn who_asked_is_looked_up_at_once() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut events = Events::open(&[], None).unwrap();
+                let mut ip = Command::new("ip");
+                ip.args(["-batch", "-"]).stdin(Stdio::piped());
+                let mut ip = ip.spawn().unwrap_or_else(|error| panic!("ip: {error}; install iproute2"));
+                let mut input = ip.stdin.take().unwrap();
+                writeln!(input, "route add unreachable 10.1.0.0/24").unwrap();
+                let told = events.wait().unwrap();
+                assert_eq!(told.first, Some(Caller { port: ip.id(), process: "ip".into() }), "{told:?}");
+                drop(input);
+                assert!(ip.wait().unwrap().success());
             })
             .unwrap();
     }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use ferrule_netlink::events::Caller;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 
@@ -21,9 +22,16 @@ const MOST: usize = 256;
 #[derive(Debug, Default)]
 pub struct Culprits {
     seen: BTreeMap<String, String>,
+    /// Who was looked up already, while it was there.
+    known: Option<Caller>,
 }
 
 impl Culprits {
+    /// Somebody who asked for one of the changes that are told next.
+    pub fn knows(&mut self, caller: Option<Caller>) {
+        self.known = caller;
+    }
+
     /// An event disagrees with what was left.
     pub fn saw(&mut self, event: &Event, port: u32, links: Option<&Links>) {
         let link = |index| {
@@ -51,7 +59,7 @@ impl Culprits {
     fn note(&mut self, object: String, port: u32) {
         if port != 0 && self.seen.len() < MOST {
             // The first one is it: what follows may be somebody's repair.
-            self.seen.entry(object).or_insert_with(|| who(port));
+            self.seen.entry(object).or_insert_with(|| who(port, self.known.as_ref()));
         }
     }
 
@@ -77,11 +85,11 @@ impl Culprits {
     }
 }
 
-fn who(port: u32) -> String {
+fn who(port: u32, known: Option<&Caller>) -> String {
     // A process that has ended has no name any more, nor one that may not be seen (ProtectProc= of the unit).
-    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
-        Ok(name) => format!("netlink port {port}; process {port} is {}", name.trim_end()),
-        Err(_) => format!("netlink port {port}"),
+    match known.filter(|known| known.port == port).cloned().or_else(|| Caller::of(port)) {
+        Some(Caller { process, .. }) => format!("netlink port {port}; process {port} is {process}"),
+        None => format!("netlink port {port}"),
     }
 }
 
@@ -112,5 +120,10 @@ mod tests {
         assert_eq!(culprits.named(other), other);
         culprits.forget();
         assert_eq!(culprits.named(sentence), sentence);
+        // Nobody has this number; it was looked up before.
+        let gone = Caller { port: u32::MAX, process: "ip".into() };
+        culprits.knows(Some(gone.clone()));
+        culprits.saw(&event, gone.port, None);
+        assert!(culprits.named(sentence).ends_with("process 4294967295 is ip); put back"));
     }
 }

@@ -246,7 +246,8 @@ impl<K: Tunnels> Worker<K> {
                 self.applier.start_over();
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
-            Message::Kernel(Told { events, wakes }) => {
+            Message::Kernel(Told { events, wakes, first }) => {
+                self.culprits.knows(first);
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
                 wakes.into_iter().for_each(|(wake, port)| self.wake(wake, port, now));
             }
