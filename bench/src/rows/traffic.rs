@@ -1,6 +1,7 @@
 //! Packets between pods: throughput, latency and new connections, by a small client and server on threads in the pods.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -118,17 +119,42 @@ fn address(pod: &Space) -> Result<IpAddr> {
     text.parse().map_err(|error| LabError::parse("a pod's address", &error))
 }
 
-/// What is measured: its samples of each turn.
-#[derive(Default)]
-struct Samples {
-    throughput: Vec<Vec<f64>>,
-    one_core: Vec<Vec<f64>>,
-    two_cores: Vec<Vec<f64>>,
-    connections: Vec<Vec<f64>>,
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Bits a second of one TCP stream.
+    Stream,
+    /// Seconds until an echo is back, with both threads on one core.
+    OneCore,
+    /// The same with each thread on a core of its own.
+    TwoCores,
+    /// TCP connections a second.
+    Connections,
 }
 
-/// One kind of sample.
-type Of = fn(&Samples) -> &[Vec<f64>];
+impl Kind {
+    /// One turn's samples.
+    fn take(self, at: SocketAddr) -> io::Result<Vec<f64>> {
+        match self {
+            Kind::Stream => throughput(at, 100).map(|sample| vec![sample]),
+            Kind::OneCore => latencies(at, ECHO_HERE, 250),
+            Kind::TwoCores => latencies(at, ECHO_THERE, 250),
+            Kind::Connections => connections(at, 125).map(|sample| vec![sample]),
+        }
+    }
+
+    fn name(self) -> (&'static str, Unit) {
+        match self {
+            Kind::Stream => ("TCP, one stream", Unit::BitsPerSecond),
+            Kind::OneCore => ("64 bytes and their echo, on one core", Unit::Time),
+            Kind::TwoCores => ("64 bytes and their echo, on two cores", Unit::Time),
+            Kind::Connections => ("TCP connections", Unit::PerSecond),
+        }
+    }
+}
+
+/// The samples of each turn.
+type Samples = BTreeMap<Kind, Vec<Vec<f64>>>;
 
 /// The samples of each pair, ours first.
 struct Traffic(Vec<Samples>);
@@ -143,17 +169,16 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
     }
     // Short turns: the machine's own pace changes within seconds, and everybody is to have a part of each.
     for round in 0..bench.times(100, 4) {
-        for place in 0..pairs.len() {
-            let which = (place + round) % pairs.len();
-            let (pair, server, samples) = (&pairs[which], &servers[which], &mut samples[which]);
-            pair.from.enter(|| {
-                let doing = || format!("traffic of {} to {}", pair.name, server.at);
-                samples.throughput.push(vec![throughput(server.at, 100).context(doing)?]);
-                samples.one_core.push(latencies(server.at, ECHO_HERE, 1000).context(doing)?);
-                samples.two_cores.push(latencies(server.at, ECHO_THERE, 1000).context(doing)?);
-                samples.connections.push(vec![connections(server.at, 250).context(doing)?]);
-                Ok::<_, LabError>(())
-            })??;
+        for (kind, turns) in
+            [(Kind::Stream, 1), (Kind::OneCore, 4), (Kind::TwoCores, 8), (Kind::Connections, 2)]
+        {
+            for place in (0..turns).flat_map(|turn| (0..pairs.len()).map(move |place| place + turn)) {
+                let which = (place + round) % pairs.len();
+                let (pair, at) = (&pairs[which], servers[which].at);
+                let taken = pair.from.enter(|| kind.take(at))?;
+                let taken = taken.context(|| format!("traffic of {} to {at}", pair.name))?;
+                samples[which].entry(kind).or_default().push(taken);
+            }
         }
     }
     Ok(Traffic(samples))
@@ -162,14 +187,9 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
 impl Traffic {
     /// The pairs in their order: ours, the peer's if there is one, the floor.
     fn rows(&self, place: &str, peer: &str, floor: &str) -> Vec<Row> {
-        let kinds: [(&str, Unit, Of); 4] = [
-            ("TCP, one stream", Unit::BitsPerSecond, |samples| &samples.throughput),
-            ("64 bytes and their echo, on one core", Unit::Time, |samples| &samples.one_core),
-            ("64 bytes and their echo, on two cores", Unit::Time, |samples| &samples.two_cores),
-            ("TCP connections", Unit::PerSecond, |samples| &samples.connections),
-        ];
-        let row = |(what, unit, of): (&str, Unit, Of)| {
-            let turns = |which: usize| of(&self.0[which]);
+        let row = |kind: Kind| {
+            let (what, unit) = kind.name();
+            let turns = |which: usize| self.0[which].get(&kind).map_or(&[][..], Vec::as_slice);
             let summary =
                 |which: usize| Summary::of(&turns(which).concat()).unwrap_or(Summary::single(f64::NAN));
             let mut row = Row::new(format!("pod to pod, {place}: {what}"), unit, summary(0));
@@ -180,15 +200,14 @@ impl Traffic {
                 return row.floor(floor, summary(1));
             }
             row = row.peer(peer, summary(1)).floor(floor, summary(2)).by_turns(turns(0), turns(1));
-            if unit == Unit::Time { row.at_most_peer(1.0) } else { row.at_least_peer(1.0) }
+            match kind {
+                // On two cores the slowest answers tell of how a core is woken.
+                Kind::OneCore => row.at_most_peer(1.0).p99_at_most_peer(1.0),
+                Kind::TwoCores => row.at_most_peer(1.0),
+                Kind::Stream | Kind::Connections => row.at_least_peer(1.0),
+            }
         };
-        let mut rows = kinds.map(row);
-        // On two cores the slowest answers tell of how a core is woken.
-        if !peer.is_empty() {
-            let [_, one_core, ..] = &mut rows;
-            *one_core = one_core.clone().p99_at_most_peer(1.0);
-        }
-        rows.into()
+        [Kind::Stream, Kind::OneCore, Kind::TwoCores, Kind::Connections].map(row).into()
     }
 }
 
