@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 use crate::Port;
 use crate::monitor::{Event, Monitor};
@@ -47,7 +48,7 @@ pub struct Caller {
 impl Caller {
     /// Whoever has this port; `None` if there is no such process, or it may not be seen.
     pub fn of(port: u32) -> Option<Self> {
-        // A thread's or the kernel's own is nobody's number.
+        // The kernel by itself.
         let port = Some(port).filter(|port| *port != 0)?;
         let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
         Some(Self { port, process: name.trim_end().to_owned() })
@@ -70,7 +71,7 @@ impl Events {
     /// # Errors
     /// A socket cannot be opened.
     pub fn open(tables: &[&'static str], own: Option<Port>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let context = runtime.enter();
         let (monitor, wakes) = (Monitor::open(own)?, Wakes::open(tables, own)?);
         drop(context);
@@ -95,7 +96,9 @@ impl Events {
         thread::sleep(GATHER);
         let monitor = self.monitor.socket().as_raw_fd();
         if self.ready(PollTimeout::ZERO)?.iter().any(|socket| socket.as_raw_fd() == monitor) {
-            let swarm = self.runtime.block_on(self.monitor.swarm());
+            // What cannot be read as a message is passed over, and then there may be no other to wait for.
+            let swarm = async { timeout(GATHER, self.monitor.swarm()).await };
+            let swarm = self.runtime.block_on(swarm).unwrap_or_else(|_| Some(Vec::new()));
             told.events = swarm.ok_or(io::ErrorKind::UnexpectedEof)?;
         }
         told.wakes.extend(self.wakes.swarm()?);
@@ -134,8 +137,12 @@ mod tests {
 
     use ferrule_model::{Change, IfIndex, LinkChange, Nexthop, NexthopId, Op, Route, RouteKey, Via};
 
+    use nix::sys::socket::{
+        AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, getsockname, sendto, socket,
+    };
+
     use super::*;
-    use crate::{Kernel, Netlink, netns};
+    use crate::{Kernel, Netlink, netns, nft};
 
     #[test]
     fn what_comes_together_is_told_at_once() {
@@ -187,6 +194,29 @@ mod tests {
                 assert_eq!(told.first, Some(Caller { port: ip.id(), process: "ip".into() }), "{told:?}");
                 drop(input);
                 assert!(ip.wait().unwrap().success());
+            })
+            .unwrap();
+    }
+
+    /// Whoever may change the network may send to any netlink socket in it.
+    #[test]
+    fn nonsense_holds_up_nothing() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut events = Events::open(&["ferrule"], None).unwrap();
+                let to: NetlinkAddr = getsockname(events.monitor.socket().as_raw_fd()).unwrap();
+                let kind = SockProtocol::NetlinkRoute;
+                let from =
+                    socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, kind).unwrap();
+                // A link (RTM_NEWLINK, 16) that is told in four bytes.
+                let nonsense = [[20, 0, 0, 0], [16, 0, 0, 0], [0; 4], [0; 4], [0xff; 4]].concat();
+                let to = NetlinkAddr::new(to.pid(), 0);
+                sendto(from.as_raw_fd(), &nonsense, &to, MsgFlags::empty()).unwrap();
+                assert_eq!(events.wait().unwrap(), Told::default());
+                nft::apply("add table inet ferrule").unwrap();
+                let told = events.wait().unwrap();
+                assert!(matches!(told.wakes[..], [(Wake::Table, _)]), "{told:?}");
             })
             .unwrap();
     }
