@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Place, allocate, attachment, figure, leases, until};
-use ferrule_wire::{Client, Lease};
+use ferrule_wire::{Client, Lease, List};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -164,9 +164,12 @@ fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
         let (place, done) = (Arc::clone(&place), Arc::clone(&done));
         thread::spawn(move || {
             let mut daemon = daemon;
+            // Losses have time to be found in one life of the daemon once that is longer than a grace and a look, however slow
+            // the machine is.
+            let mut life = Duration::from_millis(1700);
             while !done.load(Ordering::SeqCst) {
-                // Longer than a grace and a look, so that losses have time to be found in one life of the daemon.
-                sleep(Duration::from_millis(1700));
+                sleep(life);
+                life += Duration::from_millis(500);
                 daemon.kill();
                 daemon = place.start();
             }
@@ -185,8 +188,11 @@ fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
         }
         dead.insert(id);
     }
+    // Not by the log: a daemon may be killed when it has taken a lease back and not yet said so.
     until("every dead pod's lease is taken back", || {
-        dead.iter().all(|id| is_reclaimed(&place, &format!("{id}\"")))
+        let mut leases = Vec::new();
+        let listed = place.client().call_more(&List {}, |page| leases.extend(page.leases)).is_ok();
+        listed && leases.iter().all(|lease| !dead.contains(&lease.attachment.container_id))
     });
     done.store(true, Ordering::SeqCst);
     let _daemon = restarts.join().unwrap();
