@@ -17,6 +17,8 @@ mod ethtool;
 #[cfg(feature = "monitor")]
 pub mod events;
 pub mod fake;
+#[cfg(test)]
+mod fixtures;
 pub mod iptables;
 mod kernel;
 mod link;

@@ -145,9 +145,10 @@ fn told(change: Change, neigh: &Neigh) -> Event {
 mod tests {
     use std::time::Duration;
 
-    use ferrule_model::{FdbEntry, IfName, LinkChange, LinkKind, Mac, Op, VethSpec, Via, Vxlan, VxlanSpec};
+    use ferrule_model::{FdbEntry, IfName, LinkChange, LinkKind, Mac, Op, Via, Vxlan, VxlanSpec};
 
     use super::*;
+    use crate::fixtures::a_pair;
     use crate::{Kernel, Netlink, netns};
 
     /// The first event that is wanted; those that came with it go.
@@ -171,14 +172,7 @@ mod tests {
 
     fn kernel_with_a_link() -> (Netlink, Link) {
         let mut kernel = Netlink::open().unwrap();
-        let spec = VethSpec {
-            host_name: IfName::new("u0").unwrap(),
-            host_mac: Mac::local([1; 6]),
-            alias: None,
-            pod_name: IfName::new("u1").unwrap(),
-            pod_mac: Mac::local([2; 6]),
-        };
-        let link = kernel.create_veth(&spec, &netns::Netns::current().unwrap()).unwrap();
+        let link = kernel.create_veth(&a_pair(), &netns::Netns::current().unwrap()).unwrap();
         let up = LinkChange { up: Some(true), ..LinkChange::default() };
         kernel.apply(&[link.peer.unwrap(), link.index].map(|end| Op::SetLink(end, up.clone()))).unwrap();
         (kernel, link)

@@ -157,11 +157,11 @@ fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
 
 #[cfg(test)]
 mod tests {
-    use ferrule_model::{IfIndex, IfName, LinkChange, Mac, Op, VethSpec};
-
+    use ferrule_model::{IfIndex, LinkChange, Op};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
+    use crate::fixtures::a_pair;
     use crate::{Kernel, Netlink, netns, nft};
 
     /// What is told next, after a wait of at most 5 s.
@@ -200,14 +200,7 @@ mod tests {
             .run(|| {
                 let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 let mut kernel = Netlink::open().unwrap();
-                let spec = VethSpec {
-                    host_name: IfName::new("u0").unwrap(),
-                    host_mac: Mac::local([1; 6]),
-                    alias: None,
-                    pod_name: IfName::new("u1").unwrap(),
-                    pod_mac: Mac::local([2; 6]),
-                };
-                let link = kernel.create_veth(&spec, &netns::Netns::current().unwrap()).unwrap();
+                let link = kernel.create_veth(&a_pair(), &netns::Netns::current().unwrap()).unwrap();
                 kernel.apply(&[Op::DeleteLink(link.index)]).unwrap();
                 assert_eq!(wakes.swarm().unwrap(), []);
             })

@@ -73,13 +73,13 @@ pub(super) fn neigh(message: &NeighbourMessage) -> Option<Neigh> {
 #[cfg(test)]
 mod tests {
     use ferrule_model::{
-        Address, AddressKey, Family, IfName, LinkChange, Mac, Neighbour, NeighbourKey, Nexthop, Op, VethSpec,
-        Via,
+        Address, AddressKey, Family, LinkChange, Mac, Neighbour, NeighbourKey, Nexthop, Op, Via,
     };
     use netlink_packet_core::Parseable;
 
     use super::*;
     use crate::encode::{all_routes, neighbours_of};
+    use crate::fixtures::a_pair;
     use crate::socket::Socket;
     use crate::{Kernel, Netlink, netns};
 
@@ -88,14 +88,7 @@ mod tests {
     fn both_ways_of_reading_come_to_the_same() {
         let netns = netns::make().unwrap();
         let mut kernel = Netlink::open_in(&netns).unwrap();
-        let spec = VethSpec {
-            host_name: IfName::new("u0").unwrap(),
-            host_mac: Mac::local([1; 6]),
-            alias: None,
-            pod_name: IfName::new("u1").unwrap(),
-            pod_mac: Mac::local([2; 6]),
-        };
-        let link = kernel.create_veth(&spec, &netns).unwrap();
+        let link = kernel.create_veth(&a_pair(), &netns).unwrap();
         let (link, peer) = (link.index, link.peer.unwrap());
         let key = |text: &str| RouteKey::main(text.parse().unwrap());
         let via =
