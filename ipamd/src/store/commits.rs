@@ -1,8 +1,11 @@
 //! The last commits, in a file beside the store: one write of whole blocks over blocks that are there already makes a commit
-//! durable, with nothing for the filesystem to note. What is in the store for good is written over when the file is full.
+//! durable, with nothing for the filesystem to note.
 //!
-//! A commit begins with a block and says by its checksum whether it is whole; by the numbers of their entries commits
-//! know their order. Blocks of commits that were written over in part are nothing, as are those of a write that was cut off.
+//! The file has two halves. While commits are written to the one, what is in the other is put into the store for good. A commit
+//! that is longer than a half goes behind both, and the file is cut down when others have come.
+//!
+//! A commit begins with a block, has a number, and says by its checksum whether it is whole. Blocks of commits that were
+//! written over in part are nothing, as are those of a write that was cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -15,48 +18,66 @@ use nix::libc::{O_DIRECT, O_DSYNC};
 /// What disks and filesystems write as one, or a multiple of it.
 const BLOCK: usize = 4096;
 
-/// Size of the file: more than five hundred commits of up to a block.
-const SIZE: u64 = 2 << 20;
+/// Size of a half: more than two hundred and fifty commits of up to a block.
+const HALF: u64 = 1 << 20;
+
+/// Size of the file.
+pub(super) const SIZE: u64 = 2 * HALF;
 
 /// Memory that is kept for the next commit.
 const BUFFER: usize = 64 << 10;
 
 /// What each commit begins with; its last byte is the version of what follows.
-const MAGIC: [u8; 8] = *b"ferrule\x01";
+const MAGIC: [u8; 8] = *b"ferrule\x02";
 
-/// Magic, checksum of all that follows, its length, and the number of the first entry.
+/// Magic, checksum of all that follows, length of the records, and the number.
 const CHECKSUM: usize = MAGIC.len();
 const LENGTH: usize = CHECKSUM + 4;
-const FIRST: usize = LENGTH + 4;
-const HEADER: usize = FIRST + 8;
+const NUMBER: usize = LENGTH + 4;
+const HEADER: usize = NUMBER + 8;
 
 /// The file that commits are written to.
 #[derive(Debug)]
 pub(super) struct Commits {
     file: File,
+    size: u64,
+    part: Part,
     /// Where the next one goes.
     at: u64,
+    last: Mark,
     buffer: Vec<u8>,
+}
+
+/// A part of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The first half.
+    First,
+    /// The second half.
+    Second,
+    /// What is behind both.
+    Behind,
+}
+
+/// Which commit it is. There is none with the number 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Its number, one more than that of the commit before.
+    pub(super) number: u64,
+    /// Its checksum, by which it is told from that of another store.
+    pub(super) checksum: u32,
 }
 
 /// A commit that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Commit {
-    /// Number of its first entry.
-    pub(super) first: u64,
-    pub(super) entries: Vec<Vec<u8>>,
-}
-
-impl Commit {
-    /// The number behind that of its last entry.
-    pub(super) const fn end(&self) -> u64 {
-        self.first + self.entries.len() as u64
-    }
+    pub(super) mark: Mark,
+    pub(super) records: Vec<u8>,
 }
 
 impl Commits {
-    /// Opens the file, which is made if it is not there, and reads what is in it, in order. It [is full](Self::is_full) at first: the
-    /// next commit would write over what was read.
+    /// Opens the file, which is made if it is not there, and reads the last of its commits, in order and with none left out. The
+    /// next one goes behind them.
     ///
     /// # Errors
     /// It cannot be made, or be read.
@@ -68,24 +89,53 @@ impl Commits {
         if (bytes.len() as u64) < SIZE {
             make(path, bytes.len())?;
         }
-        let at = SIZE.max(bytes.len() as u64);
-        Ok((Self { file: open(path)?, at, buffer: Vec::new() }, read(&bytes)))
+        let found = read(&bytes);
+        let end = found.last().map_or(0, |(end, _)| *end);
+        let commits: Vec<_> = found.into_iter().map(|(_, commit)| commit).collect();
+        let opened = Self {
+            file: open(path)?,
+            size: SIZE.max(bytes.len() as u64),
+            part: Part::that_ends(end),
+            at: end,
+            last: commits.last().map(|commit| commit.mark).unwrap_or_default(),
+            buffer: Vec::new(),
+        };
+        Ok((opened, commits))
     }
 
-    /// Whether what is in the file has to be in the store for good before the next commit is written.
-    pub(super) const fn is_full(&self) -> bool {
-        self.at >= SIZE
+    /// The last commit.
+    pub(super) const fn last(&self) -> Mark {
+        self.last
     }
 
-    /// Lets the next commits be written over those that are there.
+    /// The part that a commit of so many bytes of records has to begin, if it does not fit behind the last one.
+    pub(super) const fn next_part(&self, records: usize) -> Option<Part> {
+        let blocks = (HEADER + records).next_multiple_of(BLOCK) as u64;
+        match self.part {
+            _ if blocks > HALF => Some(Part::Behind),
+            Part::First if self.at + blocks > HALF => Some(Part::Second),
+            Part::Second if self.at + blocks > SIZE => Some(Part::First),
+            Part::Behind => Some(Part::First),
+            Part::First | Part::Second => None,
+        }
+    }
+
+    /// Goes on in this part, over the commits in it: they must be in the store for good.
     ///
     /// # Errors
-    /// A file that grew by a commit that is longer than it cannot be cut down.
-    pub(super) fn begin_again(&mut self) -> io::Result<()> {
-        if self.at > SIZE {
+    /// A file that grew by a commit that was longer than a half cannot be cut down.
+    pub(super) fn turn(&mut self, part: Part) -> io::Result<()> {
+        // Not before there are later ones: the last commit tells what the store must not lack.
+        if self.part == Part::Second && part == Part::First && self.size > SIZE {
             self.file.set_len(SIZE)?;
+            self.size = SIZE;
         }
-        self.at = 0;
+        self.at = match part {
+            Part::First => 0,
+            Part::Second => HALF,
+            Part::Behind => self.at.max(SIZE),
+        };
+        self.part = part;
         Ok(())
     }
 
@@ -93,41 +143,49 @@ impl Commits {
     ///
     /// # Errors
     /// It cannot be written: it is in the file whole or not at all.
-    pub(super) fn append(&mut self, entries: &[(u64, Vec<u8>)]) -> io::Result<()> {
-        let Some((first, _)) = entries.first() else { return Ok(()) };
-        let blocks = self.lay_out(*first, entries)?;
+    pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
+        let (blocks, mark) = self.lay_out(records)?;
         self.file.write_all_at(&self.buffer[blocks.clone()], self.at)?;
         self.at += blocks.len() as u64;
+        self.size = self.size.max(self.at);
+        self.last = mark;
         Ok(())
     }
 
     /// Puts a commit into the buffer, and tells where: a direct write is of memory that begins with a block, too.
-    fn lay_out(&mut self, first: u64, entries: &[(u64, Vec<u8>)]) -> io::Result<Range<usize>> {
-        let long = entries.iter().map(|(_, entry)| entry.len() + 4).sum::<usize>() + HEADER;
+    fn lay_out(&mut self, records: &[u8]) -> io::Result<(Range<usize>, Mark)> {
+        let length = u32::try_from(records.len()).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+        let number = self.last.number + 1;
+        let long = HEADER + records.len();
         let all = long.next_multiple_of(BLOCK);
         self.buffer.clear();
         self.buffer.shrink_to(BUFFER);
         self.buffer.reserve(BLOCK + all);
         let begin = self.buffer.as_ptr().align_offset(BLOCK);
         self.buffer.resize(begin + HEADER, 0);
-        for (_, entry) in entries {
-            self.buffer.extend(length(entry.len())?);
-            self.buffer.extend(entry);
-        }
+        self.buffer.extend_from_slice(records);
         self.buffer.resize(begin + all, 0);
         let commit = &mut self.buffer[begin..begin + long];
         commit[..CHECKSUM].copy_from_slice(&MAGIC);
-        commit[LENGTH..FIRST].copy_from_slice(&length(long - HEADER)?);
-        commit[FIRST..HEADER].copy_from_slice(&first.to_be_bytes());
+        commit[LENGTH..NUMBER].copy_from_slice(&length.to_be_bytes());
+        commit[NUMBER..HEADER].copy_from_slice(&number.to_be_bytes());
         let checksum = crc32fast::hash(&commit[LENGTH..]);
         commit[CHECKSUM..LENGTH].copy_from_slice(&checksum.to_be_bytes());
-        Ok(begin..begin + all)
+        Ok((begin..begin + all, Mark { number, checksum }))
     }
 }
 
-fn length(bytes: usize) -> io::Result<[u8; 4]> {
-    let length = u32::try_from(bytes);
-    length.map(u32::to_be_bytes).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))
+impl Part {
+    /// The part with a commit that ends here.
+    const fn that_ends(end: u64) -> Self {
+        if end <= HALF {
+            Self::First
+        } else if end <= SIZE {
+            Self::Second
+        } else {
+            Self::Behind
+        }
+    }
 }
 
 /// Makes the file as long as it is to be, of written blocks: each that was only reserved would cost a note of the filesystem.
@@ -147,47 +205,35 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The commits that are whole, in order.
-fn read(bytes: &[u8]) -> Vec<Commit> {
+/// The last commits that are whole, each with the place where it ends: in order, back to the first that is missing.
+fn read(bytes: &[u8]) -> Vec<(u64, Commit)> {
     let mut commits = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
         let found = whole(&bytes[at..]);
         at += found.as_ref().map_or(BLOCK, |(_, long)| long.next_multiple_of(BLOCK));
-        commits.extend(found.map(|(commit, _)| commit));
+        commits.extend(found.map(|(commit, _)| (at as u64, commit)));
     }
-    commits.sort_by_key(|commit| commit.first);
-    commits
+    commits.sort_by_key(|(_, commit)| commit.mark.number);
+    let number = |at: usize| commits[at].1.mark.number;
+    let first = (1..commits.len()).rev().find(|&at| number(at) != number(at - 1) + 1).unwrap_or(0);
+    commits.split_off(first)
 }
 
 /// The commit that these bytes begin with, and its length.
 fn whole(bytes: &[u8]) -> Option<(Commit, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (checksum, rest) = rest.split_first_chunk()?;
-    let long = HEADER + number(rest)?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let long = HEADER.checked_add(usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
     let body = bytes.get(LENGTH..long)?;
-    if crc32fast::hash(body) != u32::from_be_bytes(*checksum) {
+    let checksum = u32::from_be_bytes(*checksum);
+    if crc32fast::hash(body) != checksum {
         return None;
     }
-    let (first, mut rest) = body.get(FIRST - LENGTH..)?.split_first_chunk()?;
-    let mut entries = Vec::new();
-    while !rest.is_empty() {
-        let entry = rest.get(entry(rest)?)?;
-        entries.push(entry.to_vec());
-        rest = &rest[4 + entry.len()..];
-    }
-    (!entries.is_empty()).then(|| (Commit { first: u64::from_be_bytes(*first), entries }, long))
-}
-
-/// Where the entry is that these bytes begin with.
-fn entry(bytes: &[u8]) -> Option<Range<usize>> {
-    let long = number(bytes)?;
-    Some(4..4_usize.checked_add(long)?)
-}
-
-fn number(bytes: &[u8]) -> Option<usize> {
-    let number = bytes.first_chunk()?;
-    usize::try_from(u32::from_be_bytes(*number)).ok()
+    let (number, _) = rest.split_first_chunk()?;
+    let mark = Mark { number: u64::from_be_bytes(*number), checksum };
+    Some((Commit { mark, records: bytes[HEADER..long].to_vec() }, long))
 }
 
 #[cfg(test)]
@@ -195,82 +241,94 @@ mod tests {
     use super::*;
     use std::path::PathBuf;
 
-    fn entries(first: u64, lengths: &[usize]) -> Vec<(u64, Vec<u8>)> {
-        (first..).zip(lengths).map(|(number, long)| (number, vec![number as u8; *long])).collect()
-    }
-
-    /// A file that is ready for its first commit.
     fn new_file() -> (tempfile::TempDir, PathBuf, Commits) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commits");
-        let (mut commits, none) = Commits::open(&path).unwrap();
-        assert!(none.is_empty() && commits.is_full());
-        commits.begin_again().unwrap();
+        let (commits, none) = Commits::open(&path).unwrap();
+        assert!(none.is_empty());
         (dir, path, commits)
     }
 
-    fn read_of(path: &Path) -> Vec<(u64, u64)> {
+    /// As the store does it, which has all for good that it has to.
+    fn append(commits: &mut Commits, records: &[u8]) -> Option<Part> {
+        let part = commits.next_part(records.len());
+        part.into_iter().for_each(|part| commits.turn(part).unwrap());
+        commits.append(records).unwrap();
+        part
+    }
+
+    /// Their numbers.
+    fn read_of(path: &Path) -> Vec<u64> {
         let (_, read) = Commits::open(path).unwrap();
-        read.iter().map(|commit| (commit.first, commit.end())).collect()
+        read.iter().map(|commit| commit.mark.number).collect()
+    }
+
+    fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+        range.collect()
     }
 
     #[test]
-    fn what_was_written_is_read_in_order() {
+    fn what_was_written_is_read_in_order_and_gone_on_with() {
         let (_dir, path, mut commits) = new_file();
-        commits.append(&[]).unwrap();
-        for (first, lengths) in [(1, &[5][..]), (2, &[0, 3, 9000]), (5, &[4096 - HEADER - 4]), (6, &[4096])] {
-            commits.append(&entries(first, lengths)).unwrap();
+        let mut expected = Vec::new();
+        for (long, what) in [(5, 1), (9012, 2), (4096 - HEADER, 3), (4096, 4), (0, 5)] {
+            let records = vec![what; long];
+            assert_eq!(append(&mut commits, &records), None);
+            expected.push(Commit { mark: commits.last(), records });
+            let (again, read) = Commits::open(&path).unwrap();
+            assert_eq!((again.last(), again.at, &read), (commits.last(), commits.at, &expected));
+            commits = again;
         }
-        let (again, read) = Commits::open(&path).unwrap();
-        assert!(again.is_full(), "what is in it may be nowhere else");
+        assert_eq!(read_of(&path), numbers(1..=5));
         assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
-        let expected =
-            [entries(1, &[5]), entries(2, &[0, 3, 9000]), entries(5, &[4068]), entries(6, &[4096])];
-        let expected = expected.map(|entries| Commit {
-            first: entries[0].0,
-            entries: entries.into_iter().map(|(_, entry)| entry).collect(),
-        });
-        assert_eq!(read, expected);
     }
 
     #[test]
-    fn a_full_file_begins_again_and_what_was_written_over_is_gone() {
+    fn a_full_half_is_followed_by_the_other_and_what_is_written_over_is_gone() {
         let (_dir, path, mut commits) = new_file();
-        let mut number = 0;
-        while !commits.is_full() {
-            number += 1;
-            commits.append(&entries(number, &[5000])).unwrap();
-        }
-        assert_eq!(number, 256, "two blocks each");
-        commits.begin_again().unwrap();
-        commits.append(&entries(257, &[1])).unwrap();
-        assert_eq!(read_of(&path), (2..=257).map(|number| (number, number + 1)).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_commit_longer_than_the_file_is_kept_and_the_file_is_cut_down_again() {
-        let (_dir, path, mut commits) = new_file();
-        commits.append(&entries(1, &[1])).unwrap();
-        commits.append(&entries(2, &[1 << 20, 1 << 20, 1 << 20])).unwrap();
-        assert!(commits.is_full());
-        assert_eq!(read_of(&path), [(1, 2), (2, 5)]);
+        let records = vec![1; 5000];
+        let turns: Vec<_> = (0..300).filter_map(|_| append(&mut commits, &records)).collect();
+        assert_eq!(turns, [Part::Second, Part::First], "128 commits of two blocks in each");
+        // Of the second round 44 are there, in place of the first 44.
+        assert_eq!(read_of(&path), numbers(45..=300));
         let (mut commits, _) = Commits::open(&path).unwrap();
-        commits.begin_again().unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), SIZE);
-        assert_eq!(read_of(&path), [(1, 2)]);
+        assert_eq!(append(&mut commits, &vec![1; HALF as usize - HEADER]), Some(Part::Second));
+        assert_eq!(append(&mut commits, &[1]), Some(Part::First));
+        assert_eq!(read_of(&path), numbers(258..=302));
+    }
+
+    #[test]
+    fn a_commit_longer_than_a_half_goes_behind_both_and_the_file_is_cut_down_again() {
+        let (_dir, path, mut commits) = new_file();
+        let size = || std::fs::metadata(&path).unwrap().len();
+        append(&mut commits, &[1]);
+        let long = vec![2; HALF as usize];
+        for number in 2..4 {
+            assert_eq!(append(&mut commits, &long), Some(Part::Behind));
+            assert_eq!(read_of(&path), numbers(1..=number));
+            assert!(size() > SIZE + (number - 1) * HALF, "the one before is in its place");
+            (commits, _) = Commits::open(&path).unwrap();
+        }
+        let half = vec![3; HALF as usize - HEADER];
+        assert_eq!(append(&mut commits, &half), Some(Part::First));
+        assert_eq!(append(&mut commits, &half), Some(Part::Second));
+        assert_eq!(read_of(&path), numbers(2..=5));
+        (commits, _) = Commits::open(&path).unwrap();
+        assert_eq!(append(&mut commits, &half), Some(Part::First));
+        assert_eq!((read_of(&path), size()), (numbers(5..=6), SIZE));
     }
 
     #[test]
     fn a_commit_that_is_not_whole_is_none() {
         let (_dir, path, mut commits) = new_file();
-        commits.append(&entries(1, &[10])).unwrap();
-        commits.append(&entries(2, &[6000])).unwrap();
+        append(&mut commits, &[7; 10]);
+        append(&mut commits, &[8; 6000]);
         let whole = std::fs::read(&path).unwrap();
-        for place in (BLOCK..BLOCK + HEADER + 4 + 6000).step_by(7) {
+        for place in (BLOCK..BLOCK + HEADER + 6000).step_by(7) {
             let mut damaged = whole.clone();
             damaged[place] ^= 4;
             std::fs::write(&path, damaged).unwrap();
-            assert_eq!(read_of(&path), [(1, 2)], "at {place}");
+            assert_eq!(read_of(&path), [1], "at {place}");
         }
         for short in [0, 5, BLOCK, BLOCK + HEADER, 2 * BLOCK + 900] {
             std::fs::write(&path, &whole[..short]).unwrap();

@@ -1,38 +1,41 @@
-//! The store on disk: sled.
+//! The store on disk: sled, and a file of the last commits beside it.
 //!
-//! What is in sled is the journal (`journal`): the number of an entry as the key, and a value far below sled's segment
-//! size, so that none goes to a file of its own that would want a sync of its own.
-//!
-//! A commit is durable once it is in the file of commits beside the store (`commits`). sled gets it then, and writes it when it
-//! comes to it; a load gives it what it lost of the commits in the file. sled's own `flush` would make a commit wait for a
-//! pool of threads that wake each other, for a write, and then for a sync, because on Linux it does not fsync its log.
+//! A commit is durable once it is in that file (`commits`). What is in sled is the journal (`journal`), the number of an entry as the
+//! key; it takes the commits of half a file at once, on a thread of its own, while the next ones go to the other half. sled's own
+//! `flush` would make a commit wait for a pool of threads that wake each other, for a write, and then for a sync, because on
+//! Linux it does not fsync its log.
 //!
 //! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
-//! an empty directory for a new store. Commits in the file beside it that do not continue what sled has tell of what is lost.
+//! an empty directory for a new store. The journal says which commit is the last that it has: commits that do not
+//! continue that one tell of what is lost, on either side.
 //!
 //! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
 //! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
 //! before it is there until the new one has its name.
 
-use super::commits::{Commit, Commits};
+use super::commits::{Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
+use super::record::records;
 use super::{Batch, Contents, Store, StoreError};
+use std::convert::Infallible;
 use std::error::Error;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
+use std::mem::take;
 use std::os::unix::fs::DirBuilderExt;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// sled's cache in bytes. All leases are in the service's memory, sled is read once, at start.
 const CACHE: u64 = 4 << 20;
 
-/// Bytes that sled gets before the keeper makes them durable. By itself sled writes when it has 512 KiB, for which commits on the
-/// same disk would wait.
-const GATHERED: usize = 16 << 10;
+/// Bytes of records that the journal takes at once, and for how many times as long as that took the keeper rests then: calls that
+/// come meanwhile do not notice it, on a machine with two cores neither.
+const PORTION: usize = 4 << 10;
+const REST: u32 = 3;
 
 /// The store on disk.
 #[derive(Debug)]
@@ -44,20 +47,40 @@ pub struct SledStore {
 
 #[derive(Debug)]
 struct Open {
-    db: sled::Db,
-    keeper: Keeper,
     commits: Commits,
-    journal: Journal,
-    /// Bytes that sled got since the keeper last began.
-    gathered: usize,
+    /// The commits in the part of the file that is being written.
+    recent: Vec<Portion>,
+    keeper: Keeper,
 }
 
-/// Makes durable what sled has, on a thread of its own. sled's `flush` writes the log but does not fsync it on Linux.
+/// Some commits in a row, for the journal.
+#[derive(Debug, Default)]
+struct Portion {
+    records: Vec<u8>,
+    last: Mark,
+}
+
+/// Puts commits into the journal for good, on a thread of its own.
 #[derive(Debug)]
 struct Keeper {
+    /// While it rests.
+    kept: Option<Kept>,
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    thread: JoinHandle<Result<Kept, StoreError>>,
+    /// Dropped when somebody waits for the thread.
+    calm: Sender<Infallible>,
+}
+
+/// The journal, where its entries are.
+#[derive(Debug)]
+struct Kept {
     db: sled::Db,
-    log: Arc<File>,
-    under_way: Option<JoinHandle<Result<(), OpenError>>>,
+    log: File,
+    journal: Journal,
 }
 
 /// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
@@ -70,9 +93,13 @@ enum OpenError {
     Sled(#[from] sled::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
-    #[error("it ends with entry {found}, and entry {known} was acknowledged")]
-    Behind { found: u64, known: u64 },
-    #[error("entry {number} is not the one that was acknowledged")]
+    #[error("it has the commits up to number {has}, and the file of the last ones has none")]
+    NoCommits { has: u64 },
+    #[error(
+        "it has the commits up to number {has}, and the file of the last ones those from {first} to {last}"
+    )]
+    Gap { has: u64, first: u64, last: u64 },
+    #[error("its commit {number} is not the one in the file of the last ones")]
     Other { number: u64 },
 }
 
@@ -89,16 +116,11 @@ impl SledStore {
         path.with_extension("commits")
     }
 
-    /// The key of the last entry.
-    #[cfg(test)]
-    pub(super) fn last_key(&self) -> Option<sled::IVec> {
-        self.open.as_ref().and_then(|open| open.db.last().ok().flatten()).map(|(key, _)| key)
-    }
-
     fn open(&self) -> Result<(Open, Contents), StoreError> {
         let refused = |error| self.refused(error);
-        let (db, log, commits) = self.open_files().map_err(refused)?;
+        let (db, log, commits, recent) = self.open_files().map_err(refused)?;
         let mut loading = Loading::default();
+        loading.take_commits(&joined(&recent))?;
         for entry in db.iter().rev() {
             let (key, value) = entry.map_err(|error| self.refused(error.into()))?;
             let number = <[u8; 8]>::try_from(&*key).map_err(|_| {
@@ -106,22 +128,35 @@ impl SledStore {
             })?;
             loading.take(u64::from_be_bytes(number), &value)?;
         }
-        let (journal, contents) = loading.end();
-        let keeper = Keeper { db: db.clone(), log: Arc::new(log), under_way: None };
-        Ok((Open { db, keeper, commits, journal, gathered: 0 }, contents))
+        let is_new = loading.is_empty() && recent.is_empty();
+        let (journal, contents, last) = loading.end();
+        let behind = if is_new { &[] } else { behind(last, &recent).map_err(refused)? };
+        let mut keeper = Keeper { kept: Some(Kept { db, log, journal }), under_way: None };
+        if !behind.is_empty() {
+            keeper.begin(vec![Portion { records: joined(behind), last: commits.last() }])?;
+        }
+        Ok((Open { commits, recent: Vec::new(), keeper }, contents))
     }
 
-    /// The database with all that was acknowledged, its log, and the file of commits.
-    fn open_files(&self) -> Result<(sled::Db, File, Commits), OpenError> {
+    /// Waits until the journal has what it was given; how many bytes of records it was not.
+    #[cfg(test)]
+    pub(super) fn settle(&mut self) -> usize {
+        self.open.as_mut().map_or(0, |open| {
+            open.keeper.kept = Some(open.keeper.rest().unwrap());
+            open.recent.iter().map(|portion| portion.records.len()).sum()
+        })
+    }
+
+    /// The database, its log, the file of commits and what is in it.
+    fn open_files(&self) -> Result<(sled::Db, File, Commits, Vec<Commit>), OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
         File::open(&self.path)?.sync_all()?;
-        let (commits, last) = Commits::open(&Self::commits(&self.path))?;
-        add_lost(&db, last)?;
-        Ok((db, log, commits))
+        let (commits, recent) = Commits::open(&Self::commits(&self.path))?;
+        Ok((db, log, commits, recent))
     }
 
     /// Removes snapshots that a start did not finish.
@@ -137,7 +172,7 @@ impl SledStore {
 
     /// A database of this process that was just closed lets go of its lock on a thread of its own, a moment later.
     fn open_sled(&self) -> sled::Result<sled::Db> {
-        let config = sled::Config::new().path(&self.path).cache_capacity(CACHE).flush_every_ms(Some(500));
+        let config = sled::Config::new().path(&self.path).cache_capacity(CACHE).flush_every_ms(None);
         for _ in 0..100 {
             match config.open() {
                 Err(sled::Error::Io(error)) if error.to_string().contains("lock") => {
@@ -173,105 +208,128 @@ impl Store for SledStore {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let failed = |error: Box<dyn Error + Send + Sync>| StoreError::Write(error);
         // Taken out, so that every early return leaves the store closed, to be opened anew.
-        let mut open = self.open.take().ok_or_else(|| failed("it is not open".into()))?;
-        let entry = |number: u64| match open.db.get(number.to_be_bytes()) {
-            Ok(Some(entry)) => Ok(entry),
-            Ok(None) => Err(failed(format!("entry {number} is missing").into())),
-            Err(error) => Err(failed(Box::new(error))),
-        };
-        let writes = open.journal.commit(batch, entry)?;
-        open.write(writes).map_err(|error| failed(Box::new(error)))?;
+        let mut open = self.open.take().ok_or_else(|| failed("it is not open"))?;
+        open.write(&records(batch))?;
         self.open = Some(open);
         Ok(())
     }
 }
 
 impl Open {
-    /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of them: each is a
-    /// journal that the commits in the file continue.
-    fn write(&mut self, Writes { add, remove }: Writes) -> Result<(), OpenError> {
-        if self.commits.is_full() {
-            self.keeper.finish()?;
-            self.commits.begin_again()?;
+    fn write(&mut self, records: &[u8]) -> Result<(), StoreError> {
+        if let Some(part) = self.commits.next_part(records.len()) {
+            self.turn(part)?;
         }
-        self.commits.append(&add)?;
-        for (number, entry) in add {
-            self.gathered += entry.len();
-            self.db.insert(number.to_be_bytes(), entry)?;
+        self.commits.append(records).map_err(failed)?;
+        if self.recent.last().is_none_or(|portion| portion.records.len() >= PORTION) {
+            self.recent.push(Portion::default());
         }
-        for number in remove {
-            self.db.remove(number.to_be_bytes())?;
-        }
-        if self.gathered > GATHERED && self.keeper.is_idle()? {
-            self.gathered = 0;
-            self.keeper.begin()?;
+        if let Some(portion) = self.recent.last_mut() {
+            portion.records.extend_from_slice(records);
+            portion.last = self.commits.last();
         }
         Ok(())
+    }
+
+    /// Goes on in another part of the file. The keeper has done with the commits in all parts but this one, whose it gets now.
+    fn turn(&mut self, part: Part) -> Result<(), StoreError> {
+        self.keeper.begin(take(&mut self.recent))?;
+        self.commits.turn(part).map_err(failed)
     }
 }
 
 impl Keeper {
-    /// Whether it has done what it began; then tells how that ended.
-    fn is_idle(&mut self) -> Result<bool, OpenError> {
-        if self.under_way.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return Ok(false);
-        }
-        self.wait().map(|()| true)
-    }
-
-    /// Begins with what sled has by now.
-    fn begin(&mut self) -> Result<(), OpenError> {
-        let (db, log) = (self.db.clone(), Arc::clone(&self.log));
-        let keep = move || keep(&db, &log);
-        self.under_way = Some(thread::Builder::new().name("keeper".to_owned()).spawn(keep)?);
+    /// Waits until it has done what it began, and begins with more commits.
+    fn begin(&mut self, commits: Vec<Portion>) -> Result<(), StoreError> {
+        let mut kept = self.rest()?;
+        let (calm, hurry) = channel();
+        let keep = move || kept.keep(commits, &hurry).map(|()| kept);
+        let thread = thread::Builder::new().name("keeper".to_owned()).spawn(keep).map_err(failed)?;
+        self.under_way = Some(UnderWay { thread, calm });
         Ok(())
     }
 
-    /// All that sled has is durable when this returns.
-    fn finish(&mut self) -> Result<(), OpenError> {
-        self.wait()?;
-        keep(&self.db, &self.log)
-    }
-
-    fn wait(&mut self) -> Result<(), OpenError> {
-        let ended = self.under_way.take().map_or(Ok(Ok(())), JoinHandle::join);
-        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    /// Waits until it has done what it began.
+    fn rest(&mut self) -> Result<Kept, StoreError> {
+        match (self.kept.take(), self.under_way.take()) {
+            (Some(kept), _) => Ok(kept),
+            (None, Some(UnderWay { thread, calm })) => {
+                drop(calm);
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            }
+            (None, None) => Err(failed("an earlier write failed")),
+        }
     }
 }
 
 impl Drop for Keeper {
     /// The store can be opened again once nothing uses the database any more.
     fn drop(&mut self) {
-        let _ = self.wait();
+        let _ = self.rest();
     }
 }
 
-/// Synced before, too: where sled has written something anew it may write over what that replaces, and the disk may do that first.
-fn keep(db: &sled::Db, log: &File) -> Result<(), OpenError> {
-    log.sync_data()?;
-    db.flush()?;
-    log.sync_data()?;
-    Ok(())
-}
-
-/// Adds what sled lost of the last commits. They continue what it has, and are the same where it has them.
-fn add_lost(db: &sled::Db, commits: Vec<Commit>) -> Result<(), OpenError> {
-    let known = commits.last().map_or(0, |commit| commit.end() - 1);
-    let mut last = db.last()?.map_or(0, |(key, _)| key.as_ref().try_into().map_or(0, u64::from_be_bytes));
-    let found = last;
-    for (number, entry) in commits.into_iter().flat_map(|commit| (commit.first..).zip(commit.entries)) {
-        match db.get(number.to_be_bytes())? {
-            Some(there) if there != entry => return Err(OpenError::Other { number }),
-            Some(_) => {}
-            None if number <= last => {}
-            None if number > last + 1 => return Err(OpenError::Behind { found, known }),
-            None => {
-                db.insert(number.to_be_bytes(), entry)?;
-                last = number;
-            }
+impl Kept {
+    /// Takes commits. When this returns they would survive the loss of power. Rests between portions, unless there is hurry.
+    ///
+    /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of them: each is a
+    /// journal that the commits in the file continue.
+    fn keep(&mut self, commits: Vec<Portion>, hurry: &Receiver<Infallible>) -> Result<(), StoreError> {
+        for portion in commits {
+            let begun = Instant::now();
+            self.take(&portion)?;
+            // It ends at once when the other side is gone.
+            let _ = hurry.recv_timeout(REST * begun.elapsed());
         }
+        // Before, too: where sled has written something anew it may write over what that replaces, and the disk may do that first.
+        self.log.sync_data().map_err(failed)?;
+        self.db.flush().map_err(failed)?;
+        self.log.sync_data().map_err(failed)
+    }
+
+    fn take(&mut self, Portion { records, last }: &Portion) -> Result<(), StoreError> {
+        let db = &self.db;
+        let entry = |number: u64| match db.get(number.to_be_bytes()) {
+            Ok(Some(entry)) => Ok(entry),
+            Ok(None) => Err(failed(format!("entry {number} is missing"))),
+            Err(error) => Err(failed(error)),
+        };
+        let writes = self.journal.take(records, *last, entry)?;
+        write(db, writes).map_err(failed)
+    }
+}
+
+fn write(db: &sled::Db, Writes { add, remove }: Writes) -> sled::Result<()> {
+    for (number, entry) in add {
+        db.insert(number.to_be_bytes(), entry)?;
+    }
+    for number in remove {
+        db.remove(number.to_be_bytes())?;
     }
     Ok(())
+}
+
+fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
+    StoreError::Write(error.into())
+}
+
+fn joined(commits: &[Commit]) -> Vec<u8> {
+    commits.iter().flat_map(|commit| commit.records.iter().copied()).collect()
+}
+
+/// The commits behind the last one that the journal has: there is none between, and that one is the same where it is there.
+fn behind(has: Mark, commits: &[Commit]) -> Result<&[Commit], OpenError> {
+    let (Some(first), Some(last)) = (commits.first(), commits.last()) else {
+        return Err(OpenError::NoCommits { has: has.number });
+    };
+    let (first, last) = (first.mark.number, last.mark.number);
+    if first > has.number + 1 || last < has.number {
+        return Err(OpenError::Gap { has: has.number, first, last });
+    }
+    let known = commits.partition_point(|commit| commit.mark.number <= has.number);
+    match commits[..known].last() {
+        Some(commit) if commit.mark != has => Err(OpenError::Other { number: has.number }),
+        _ => Ok(&commits[known..]),
+    }
 }

@@ -1,16 +1,17 @@
-//! The order of records in a store: a journal of numbered entries, one or more for each commit, that is kept short. Pure;
-//! keeping the entries is `disk`'s and `memory`'s.
+//! The order of records in a store: a journal of numbered entries that is kept short. Pure; keeping the entries is `disk`'s and
+//! `memory`'s, and the last commits are not in it yet (`commits`).
 //!
-//! A commit adds entries behind the last one. The oldest entries are taken away again: what still counts of them is written
-//! anew with a commit, many old entries' worth in one new one, and about as much as the commit itself writes. So a commit costs
-//! the same however many leases there are, a start reads few entries, and the journal stays within two and a half times of what
-//! it holds and then some: the fewer of the old records count, the fewer there are to be written anew.
+//! The journal takes many commits at once, and of what they say about one subject only the last word: nothing of a lease that
+//! was given and ended meanwhile but when its address was released. The oldest entries are taken away again: what still counts of them
+//! is written anew. So a call costs the same however many leases there are, a start reads few entries, and the journal stays
+//! within two and a half times of what it holds and then some.
 //!
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
-//! never forgotten before its beginning.
+//! never forgotten before its beginning. Commits may be taken twice: they leave what they left the first time.
 
-use super::record::{Record, Subject, Told, put, put_boot};
-use super::{Batch, Contents, StoreError};
+use super::commits::Mark;
+use super::record::{Record, Subject, Told, put_last};
+use super::{Contents, StoreError};
 use crate::compact::Broken;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
@@ -18,23 +19,12 @@ use std::net::IpAddr;
 /// Version of the entries, their first byte. A change that an earlier program would misread takes the next number.
 const VERSION: u8 = 1;
 
-/// Bytes after which an entry is full. Of a commit's own records few entries are made, best one; sled rewrites its neighbours'
-/// worth of entries, sixteen, with each tenth change of one of them, and puts what is longer than 128 KiB into a file of its own.
-const FULL: usize = 6 << 10;
+/// Bytes after which an entry is full. sled rewrites its neighbours' worth of entries, sixteen, with each tenth change of one
+/// of them, puts what is longer than 128 KiB into a file of its own, and longer ones find no place in memory between the leases.
+const FULL: usize = 2 << 10;
 
-/// The same of records that are written anew: as long as the entries that a burst of calls leaves, whose places in memory they
-/// take. Larger ones do not fit between the leases there.
-const FULL_ANEW: usize = 2 << 10;
-
-/// Entries, and records that do not count any more, that are let be however little the journal holds.
-const ENTRIES_MIN: usize = 1024;
+/// Records that do not count any more and are let be however little the journal holds.
 const SPENT_MIN: usize = 8 << 10;
-
-/// Records that a commit writes anew at most besides three for each four of its own, and those that it looks at for that besides
-/// four for each. Where the journal is cut at all, two of five count, so that it frees more than the commit adds. More at a
-/// time would be quicker through, but all calls wait for a commit that has much to do.
-const MOVED: usize = 4;
-const LOOKED_AT: usize = 16;
 
 /// Where the records that count are.
 #[derive(Debug, Default)]
@@ -52,12 +42,13 @@ struct Homes {
     leases: HashMap<[u8; 16], u32>,
     releases: HashMap<IpAddr, u32>,
     boot: Option<u32>,
+    last: Option<u32>,
 }
 
-/// What a store has to do for a commit, in this order.
+/// What a store has to do for the journal, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Entries to be added: all of them or nothing.
+    /// Entries to be added. Of some of them alone the last does not say yet that the journal has the commits.
     pub(super) add: Vec<(u64, Vec<u8>)>,
     /// Entries to be removed, of which nothing counts any more once the others are there. What is left undone of this is no loss: the
     /// journal is longer for a while.
@@ -71,7 +62,7 @@ pub(super) fn damaged(key: impl Into<String>, reason: impl Into<String>) -> Stor
 
 impl Journal {
     /// Number of the last entry; 0 if there was none yet.
-    pub(super) fn last(&self) -> u64 {
+    fn last(&self) -> u64 {
         (self.first + self.entries.len() as u64).saturating_sub(1)
     }
 
@@ -81,83 +72,82 @@ impl Journal {
         self.records
     }
 
-    /// Turns a batch into writes. `read` gives an entry that is there.
+    /// Takes the records of commits, of which this is the last. `read` gives an entry that is there.
     ///
     /// # Errors
-    /// An old entry cannot be read. Then, as when the writes fail, the journal is to be loaded again.
-    pub(super) fn commit<B: AsRef<[u8]>>(
+    /// The records or an old entry cannot be read. Then, as when the writes fail, the journal is to be loaded again.
+    pub(super) fn take<B: AsRef<[u8]>>(
         &mut self,
-        batch: &Batch,
+        commits: &[u8],
+        last: Mark,
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<Writes, StoreError> {
         let mut writes = Writes::default();
-        if self.entries.is_empty() {
-            // Number 0 is that of no entry.
-            self.first = self.first.max(1);
-        }
-        for change in &batch.changes {
-            self.add(&mut writes, FULL, |entry| put(entry, change));
-        }
-        if let Some(boot_id) = &batch.boot_id {
-            self.add(&mut writes, FULL, |entry| {
-                put_boot(entry, boot_id);
-                (Subject::Boot, true)
-            });
-        }
-        self.shorten(&mut writes, read)?;
+        // Number 0 is that of no entry.
+        self.first = self.first.max(1);
+        let own = self.last() + 1;
+        self.add_last_words(commits, &mut writes).map_err(|broken| unreadable(COMMITS, broken))?;
+        self.shorten(own, &mut writes, read)?;
+        self.add(Subject::Last, true, &mut writes, |entry| put_last(entry, last));
         Ok(writes)
     }
 
-    /// Adds a record to the last entry of this commit, or to a new one if that has `full` bytes.
-    fn add(&mut self, writes: &mut Writes, full: usize, put: impl FnOnce(&mut Vec<u8>) -> (Subject, bool)) {
-        if writes.add.last().is_none_or(|(_, entry)| entry.len() >= full) {
+    /// Adds the last record on each subject. An end counts only if the journal has a beginning.
+    fn add_last_words(&mut self, commits: &[u8], writes: &mut Writes) -> Result<(), Broken> {
+        let records = records(commits)?;
+        let mut heard = HashSet::with_capacity(records.len());
+        for record in records.into_iter().rev() {
+            let subject = record.subject()?;
+            if heard.insert(subject) && (record.stays() || self.homes.of(&subject).is_some()) {
+                self.add(subject, record.stays(), writes, |entry| entry.extend(record.bytes()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a record to the last entry of these writes, or to a new one if that is full.
+    fn add(&mut self, subject: Subject, stays: bool, writes: &mut Writes, put: impl FnOnce(&mut Vec<u8>)) {
+        if writes.add.last().is_none_or(|(_, entry)| entry.len() >= FULL) {
             self.entries.push_back(0);
-            let mut entry = Vec::with_capacity(4096);
+            let mut entry = Vec::with_capacity(FULL + 256);
             entry.push(VERSION);
             writes.add.push((self.last(), entry));
         }
         if let (Some((number, entry)), Some(count)) = (writes.add.last_mut(), self.entries.back_mut()) {
-            let (subject, stays) = put(entry);
+            put(entry);
             *count += 1;
             self.records += 1;
             self.homes.set(subject, stays.then_some(*number));
         }
     }
 
-    /// Moves what counts out of the oldest entries, if there are too many of them or too little in them.
+    /// Moves what counts out of the oldest entries, those before its `own`, if there is too little in the journal that does.
     fn shorten<B: AsRef<[u8]>>(
         &mut self,
+        own: u64,
         writes: &mut Writes,
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<(), StoreError> {
-        let counting = self.homes.len();
-        let many = self.entries.len() > ENTRIES_MIN + counting / 5;
-        let spent = self.records > 5 * counting / 2 + SPENT_MIN;
-        if !many && !spent {
-            return Ok(());
-        }
-        let own = writes.add.first().map_or(u64::MAX, |(number, _)| *number);
-        let added = self.entries.iter().rev().take(writes.add.len()).sum::<u32>() as usize;
-        let (mut moved, mut looked_at) = (0, 0);
-        while moved < 3 * added / 4 + MOVED && looked_at < 4 * added + LOOKED_AT && self.first < own {
+        while self.records > 5 * self.homes.len() / 2 + SPENT_MIN && self.first < own {
             let number = self.first;
             let entry = read(number)?;
-            // From the last to the first: of two on one subject it is the later one that counts.
-            for record in records(number, entry.as_ref())?.into_iter().rev().filter(|record| record.stays()) {
-                let subject = record.subject().map_err(|broken| unreadable(number, broken))?;
-                if self.homes.of(&subject) == Some(lower_half(number)) {
-                    self.add(writes, FULL_ANEW, |entry| {
-                        entry.extend(record.bytes());
-                        (subject, true)
-                    });
-                    moved += 1;
-                }
-            }
+            self.move_out(number, entry.as_ref(), writes)?;
             let gone = self.entries.pop_front().unwrap_or(0) as usize;
             self.records -= gone;
-            looked_at += gone;
             self.first += 1;
             writes.remove.push(number);
+        }
+        Ok(())
+    }
+
+    /// Writes anew what counts of an entry.
+    fn move_out(&mut self, number: u64, entry: &[u8], writes: &mut Writes) -> Result<(), StoreError> {
+        // From the last to the first: of two on one subject it is the later one that counts.
+        for record in entry_records(number, entry)?.into_iter().rev().filter(|record| record.stays()) {
+            let subject = record.subject().map_err(|broken| unreadable(name(number), broken))?;
+            if self.homes.of(&subject) == Some(lower_half(number)) {
+                self.add(subject, true, writes, |entry| entry.extend(record.bytes()));
+            }
         }
         Ok(())
     }
@@ -172,6 +162,7 @@ impl Homes {
             (Subject::Release(address), Some(home)) => drop(self.releases.insert(address, home)),
             (Subject::Release(address), None) => drop(self.releases.remove(&address)),
             (Subject::Boot, home) => self.boot = home,
+            (Subject::Last, home) => self.last = home,
         }
     }
 
@@ -180,11 +171,13 @@ impl Homes {
             Subject::Lease(hash) => self.leases.get(hash).copied(),
             Subject::Release(address) => self.releases.get(address).copied(),
             Subject::Boot => self.boot,
+            Subject::Last => self.last,
         }
     }
 
     fn len(&self) -> usize {
-        self.leases.len() + self.releases.len() + usize::from(self.boot.is_some())
+        let single = [self.boot, self.last].into_iter().flatten().count();
+        self.leases.len() + self.releases.len() + single
     }
 }
 
@@ -198,35 +191,61 @@ pub(super) fn name(number: u64) -> String {
     format!("entry {number}")
 }
 
+/// What commits are called in messages.
+const COMMITS: &str = "the last commits";
+
 /// The records of an entry.
-fn records(number: u64, entry: &[u8]) -> Result<Vec<Record<'_>>, StoreError> {
-    let Some((&version, mut rest)) = entry.split_first() else {
+fn entry_records(number: u64, entry: &[u8]) -> Result<Vec<Record<'_>>, StoreError> {
+    let Some((&version, rest)) = entry.split_first() else {
         return Err(damaged(name(number), "it is empty"));
     };
     if version != VERSION {
         return Err(StoreError::Version { key: name(number), version: version.into() });
     }
+    records(rest).map_err(|broken| unreadable(name(number), broken))
+}
+
+fn records(mut bytes: &[u8]) -> Result<Vec<Record<'_>>, Broken> {
     let mut records = Vec::with_capacity(32);
-    while !rest.is_empty() {
-        records.push(Record::take(&mut rest).map_err(|broken| unreadable(number, broken))?);
+    while !bytes.is_empty() {
+        records.push(Record::take(&mut bytes)?);
     }
     Ok(records)
 }
 
-fn unreadable(number: u64, broken: Broken) -> StoreError {
-    damaged(name(number), broken.to_string())
+fn unreadable(key: impl Into<String>, broken: Broken) -> StoreError {
+    damaged(key, broken.to_string())
 }
 
-/// A journal that is being read, from its last entry to its first, so that the last word on a subject is the first to come.
+/// A store that is being read, from the last word to the first: the commits first, and then the journal from its last entry.
 #[derive(Debug, Default)]
 pub(super) struct Loading {
     journal: Journal,
     contents: Contents,
-    /// What was ended, and is not to be begun again by an entry before.
+    last: Mark,
+    /// What the commits have the last word on.
+    told: HashSet<Subject>,
+    /// What an entry ended, and is not to be begun again by an entry before.
     ended: HashSet<Subject>,
 }
 
 impl Loading {
+    /// Takes the records of all commits that may not be in the journal, before any entry.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn take_commits(&mut self, commits: &[u8]) -> Result<(), StoreError> {
+        let mut tell = || {
+            for record in records(commits)?.into_iter().rev() {
+                if self.told.insert(record.subject()?) {
+                    self.contents.hear(record.told()?);
+                }
+            }
+            Ok(())
+        };
+        tell().map_err(|broken| unreadable(COMMITS, broken))
+    }
+
     /// Takes the entry before the one that was taken last.
     ///
     /// # Errors
@@ -236,12 +255,12 @@ impl Loading {
         if !journal.entries.is_empty() && number + 1 != journal.first {
             return Err(damaged(name(journal.first - 1), "it is missing"));
         }
-        let taken = records(number, entry)?;
+        let taken = entry_records(number, entry)?;
         journal.first = number;
         journal.entries.push_front(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         journal.records += taken.len();
         for record in taken.into_iter().rev() {
-            self.hear(number, record).map_err(|broken| unreadable(number, broken))?;
+            self.hear(number, record).map_err(|broken| unreadable(name(number), broken))?;
         }
         Ok(())
     }
@@ -253,16 +272,32 @@ impl Loading {
         }
         self.journal.homes.set(subject, record.stays().then_some(number));
         match record.told()? {
-            Told::Given(lease) => self.contents.holdings.leases.push(lease),
-            Told::Released(released) => self.contents.holdings.released.push(released),
-            Told::Boot(boot_id) => self.contents.boot_id = Some(boot_id),
             Told::Gone => drop(self.ended.insert(subject)),
+            Told::Last(last) => self.last = last,
+            told if !self.told.contains(&subject) => self.contents.hear(told),
+            _ => {}
         }
         Ok(())
     }
 
-    /// What was read.
-    pub(super) fn end(self) -> (Journal, Contents) {
-        (self.journal, self.contents)
+    /// What was read, and the last commit that the journal has.
+    pub(super) fn end(self) -> (Journal, Contents, Mark) {
+        (self.journal, self.contents, self.last)
+    }
+
+    /// Whether there was no entry.
+    pub(super) fn is_empty(&self) -> bool {
+        self.journal.entries.is_empty()
+    }
+}
+
+impl Contents {
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Given(lease) => self.holdings.leases.push(lease),
+            Told::Released(released) => self.holdings.released.push(released),
+            Told::Boot(boot_id) => self.boot_id = Some(boot_id),
+            Told::Last(_) | Told::Gone => {}
+        }
     }
 }

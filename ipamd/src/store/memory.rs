@@ -1,7 +1,9 @@
-//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps the journal as the
-//! one on disk does, so that it is on the path.
+//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps the last commits and the
+//! journal as the one on disk does, so that they are on the path.
 
+use super::commits::Mark;
 use super::journal::{Journal, Loading, damaged, name};
+use super::record::records;
 use super::{Batch, Contents, Store, StoreError};
 use std::collections::BTreeMap;
 use std::io;
@@ -46,10 +48,16 @@ impl Faults {
     }
 }
 
+/// Commits that the journal takes at once.
+const AT_ONCE: u64 = 8;
+
 /// The store.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: BTreeMap<u64, Vec<u8>>,
+    /// Records of the commits that the journal does not have yet, and the number of the last.
+    recent: Vec<u8>,
+    last: u64,
     /// `None` before the first use and after a failed commit.
     journal: Option<Journal>,
     faults: Faults,
@@ -59,7 +67,7 @@ impl MemoryStore {
     /// An empty one with these faults.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
-        Self { entries: BTreeMap::new(), journal: None, faults }
+        Self { faults, ..Self::default() }
     }
 
     /// Its numbers of entries and records.
@@ -70,10 +78,12 @@ impl MemoryStore {
 
     fn read(&self) -> Result<(Journal, Contents), StoreError> {
         let mut loading = Loading::default();
+        loading.take_commits(&self.recent)?;
         for (number, entry) in self.entries.iter().rev() {
             loading.take(*number, entry)?;
         }
-        Ok(loading.end())
+        let (journal, contents, _) = loading.end();
+        Ok((journal, contents))
     }
 }
 
@@ -99,11 +109,17 @@ impl Store for MemoryStore {
             None => self.read()?.0,
         };
         if writes {
-            let missing = |number| damaged(name(number), "it is missing");
-            let entry = |number| self.entries.get(&number).ok_or_else(|| missing(number));
-            let writes = journal.commit(batch, entry)?;
-            self.entries.extend(writes.add);
-            writes.remove.iter().for_each(|number| drop(self.entries.remove(number)));
+            self.recent.extend(records(batch));
+            self.last += 1;
+            if self.last.is_multiple_of(AT_ONCE) {
+                let missing = |number| damaged(name(number), "it is missing");
+                let entry = |number| self.entries.get(&number).ok_or_else(|| missing(number));
+                let last = Mark { number: self.last, checksum: 0 };
+                let writes = journal.take(&self.recent, last, entry)?;
+                self.entries.extend(writes.add);
+                writes.remove.iter().for_each(|number| drop(self.entries.remove(number)));
+                self.recent.clear();
+            }
         }
         if fails {
             return Err(StoreError::Write(Box::new(io::Error::other("injected"))));

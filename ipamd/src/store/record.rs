@@ -1,12 +1,14 @@
-//! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s.
+//! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s and `commits`'.
 
+use super::Batch;
+use super::commits::Mark;
 use crate::compact::{Broken, Compact, Packed, array, attachment_hash, byte, number, put_number};
 use crate::service::{Change, Former, Released};
 use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// A record as it lies in an entry, known to be readable. One that is read later has the last word on its subject.
+/// A record as it lies in a commit or an entry, known to be readable. One that is read later has the last word on its subject.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a>(&'a [u8]);
 
@@ -19,6 +21,8 @@ pub(super) enum Told {
     Released(Released),
     /// The boot that the times belong to.
     Boot(String),
+    /// The last commit that the journal has.
+    Last(Mark),
     /// The subject is no more: a lease ended, or the release of an address does not matter any more.
     Gone,
 }
@@ -32,6 +36,8 @@ pub(super) enum Subject {
     Release(IpAddr),
     /// The boot.
     Boot,
+    /// The last commit that the journal has.
+    Last,
 }
 
 /// Length of an attachment's hash in bytes.
@@ -42,6 +48,7 @@ const ENDED: u8 = 2;
 const RELEASED: u8 = 3;
 const FORGOTTEN: u8 = 4;
 const BOOT: u8 = 5;
+const LAST: u8 = 6;
 
 impl<'a> Record<'a> {
     /// Takes a record off the front.
@@ -53,6 +60,7 @@ impl<'a> Record<'a> {
             RELEASED => drop(released(from, Former::skip)?),
             FORGOTTEN => drop(IpAddr::read(from)?),
             BOOT => drop(boot(from)?),
+            LAST => drop(last(from)?),
             _ => return Err(Broken),
         }
         Ok(Self(&whole[..whole.len() - from.len()]))
@@ -75,6 +83,7 @@ impl<'a> Record<'a> {
             GIVEN => Subject::Lease(attachment_hash(rest)?.bytes()),
             ENDED => Subject::Lease(array(&mut rest)?),
             RELEASED | FORGOTTEN => Subject::Release(IpAddr::read(&mut rest)?),
+            LAST => Subject::Last,
             _ => Subject::Boot,
         })
     }
@@ -89,6 +98,7 @@ impl<'a> Record<'a> {
                 Told::Released(Released { address, at, of })
             }
             BOOT => Told::Boot(boot(&mut rest)?.to_owned()),
+            LAST => Told::Last(last(&mut rest)?),
             _ => Told::Gone,
         })
     }
@@ -113,19 +123,32 @@ fn boot<'a>(from: &mut &'a [u8]) -> Result<&'a str, Broken> {
     str::from_utf8(id).map_err(|_| Broken)
 }
 
-/// Adds a change; its subject, and whether the record stays.
-pub(super) fn put(to: &mut Vec<u8>, change: &Change) -> (Subject, bool) {
+/// Number and checksum of a commit.
+fn last(from: &mut &[u8]) -> Result<Mark, Broken> {
+    let number = number(from)?;
+    Ok(Mark { number, checksum: u32::from_be_bytes(array(from)?) })
+}
+
+/// The records of a batch.
+pub(super) fn records(batch: &Batch) -> Vec<u8> {
+    let mut records = Vec::with_capacity(4096);
+    batch.changes.iter().for_each(|change| put(&mut records, change));
+    if let Some(boot_id) = &batch.boot_id {
+        put_boot(&mut records, boot_id);
+    }
+    records
+}
+
+/// Adds a change.
+fn put(to: &mut Vec<u8>, change: &Change) {
     match change {
         Change::Given(lease) => {
             to.push(GIVEN);
             to.extend(lease.bytes());
-            (Subject::Lease(lease.hash().bytes()), true)
         }
         Change::Ended(lease) => {
-            let hash = lease.hash().bytes();
             to.push(ENDED);
-            to.extend(hash);
-            (Subject::Lease(hash), false)
+            to.extend(lease.hash().bytes());
         }
         Change::Released(Released { address, at, of }) => {
             to.push(RELEASED);
@@ -133,20 +156,25 @@ pub(super) fn put(to: &mut Vec<u8>, change: &Change) -> (Subject, bool) {
             put_number(to, u64::try_from(at.as_nanos()).unwrap_or(u64::MAX));
             to.push(of.is_some().into());
             to.extend(of.iter().flat_map(|former: &Packed<Former>| former.bytes()));
-            (Subject::Release(*address), true)
         }
         Change::Forgotten(address) => {
             to.push(FORGOTTEN);
             address.write(to);
-            (Subject::Release(*address), false)
         }
     }
 }
 
 /// Adds the boot's id, of which 255 bytes are kept; the kernel's has 36.
-pub(super) fn put_boot(to: &mut Vec<u8>, boot_id: &str) {
+fn put_boot(to: &mut Vec<u8>, boot_id: &str) {
     let id = &boot_id.as_bytes()[..boot_id.len().min(u8::MAX.into())];
     to.push(BOOT);
     to.push(u8::try_from(id.len()).unwrap_or(u8::MAX));
     to.extend(id);
+}
+
+/// Adds which commit is the last that the journal has.
+pub(super) fn put_last(to: &mut Vec<u8>, last: Mark) {
+    to.push(LAST);
+    put_number(to, last.number);
+    to.extend(last.checksum.to_be_bytes());
 }
