@@ -44,6 +44,31 @@ impl Machine {
     }
 }
 
+/// What the host of a virtual machine keeps of its cores for others, counted from a moment on: `steal` in `/proc/stat`
+/// (proc_stat(5)). The machine stands still then, whatever runs on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stolen {
+    stolen: u64,
+    all: u64,
+}
+
+impl Stolen {
+    /// From now on.
+    pub fn now() -> Stolen {
+        let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let cores = stat.lines().next().unwrap_or_default();
+        let times: Vec<u64> = cores.split_whitespace().skip(1).map_while(|time| time.parse().ok()).collect();
+        // The last two, of guests of this machine, are in the first two already.
+        Stolen { stolen: times.get(7).copied().unwrap_or_default(), all: times.iter().take(8).sum() }
+    }
+
+    /// The part of the cores' time since then.
+    pub fn part(self) -> f64 {
+        let Stolen { stolen, all } = Stolen::now();
+        (stolen - self.stolen) as f64 / (all - self.all).max(1) as f64
+    }
+}
+
 /// The kernel's build configuration: its own copy, or the one that distributions put beside it.
 fn kernel_config() -> String {
     let own = Command::new("gzip").args(["-dc", "/proc/config.gz"]).output();

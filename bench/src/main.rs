@@ -10,7 +10,7 @@ use std::{
 
 use clap::Parser;
 use ferrule_bench::{
-    machine::Machine,
+    machine::{Machine, Stolen},
     row::{Row, table},
     rows::{GROUPS, Group},
     stand::Bench,
@@ -79,11 +79,14 @@ fn run(args: &Args) -> Result<bool> {
     let machine = Machine::look();
     eprintln!("{}", machine.text());
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
+    let all = Stolen::now();
     for group in GROUPS.iter().filter(|group| group.name.contains(&args.only)) {
         eprintln!("measuring {}: {}", group.name, group.about);
+        let stolen = Stolen::now();
         match (group.measure)(&bench) {
             Ok(measured) => {
                 eprint!("{}", table(&measured));
+                eprintln!("the host kept {:.1} % of the cores for others", stolen.part() * 1e2);
                 rows.extend(measured);
             }
             Err(error) => {
@@ -92,9 +95,10 @@ fn run(args: &Args) -> Result<bool> {
             }
         }
     }
-    print(&machine, &rows, &failures);
+    let stolen = all.part();
+    print(&machine, &rows, &failures, stolen);
     if let Some(path) = &args.json {
-        let text = json_text(&machine, &rows, &failures);
+        let text = json_text(&machine, &rows, &failures, stolen);
         fs::write(path, text).context(|| path.display().to_string())?;
     }
     let dir = bench.dir.display();
@@ -121,20 +125,22 @@ fn bench(args: &Args) -> Result<Bench> {
 }
 
 #[expect(clippy::print_stdout, reason = "the table is the program's output")]
-fn print(machine: &Machine, rows: &[Row], failures: &[(&str, String)]) {
+fn print(machine: &Machine, rows: &[Row], failures: &[(&str, String)], stolen: f64) {
     let targets = || rows.iter().flat_map(|row| &row.targets);
     let met = targets().filter(|target| target.met).count();
     println!("\n{}\n\n{}", machine.text(), table(rows));
     println!("{met} of {} targets met", targets().count());
+    println!("the host kept {:.1} % of the cores for others while this was measured", stolen * 1e2);
     for (name, error) in failures {
         println!("NOT MEASURED: {name}: {error}");
     }
 }
 
-fn json_text(machine: &Machine, rows: &[Row], failures: &[(&str, String)]) -> String {
+fn json_text(machine: &Machine, rows: &[Row], failures: &[(&str, String)], stolen: f64) -> String {
     let failures = failures.iter().map(|(name, error)| json!({ "group": name, "error": error }));
     let rows: Vec<Value> = rows.iter().map(Row::json).collect();
-    let all = json!({ "machine": machine.json(), "rows": rows, "failures": failures.collect::<Vec<_>>() });
+    let failures: Vec<_> = failures.collect();
+    let all = json!({ "machine": machine.json(), "stolen": stolen, "rows": rows, "failures": failures });
     format!("{all:#}\n")
 }
 

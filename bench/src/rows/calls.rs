@@ -21,6 +21,7 @@ use super::{
     load::{self, Samples},
 };
 use crate::contender::{Contender, Verb};
+use crate::machine::Stolen;
 use crate::row::{Row, Unit};
 use crate::stand::Bench;
 use crate::stats::Summary;
@@ -30,6 +31,10 @@ pub(super) const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"1
 /// Rate and latency of `ipamd`: the promises.
 const RATE_MIN: f64 = 20_000.0;
 pub(super) const P99_MAX: f64 = 1e-3;
+
+/// The part of the cores that the host may keep for others during a round, and how often one is made again at most.
+const STOLEN_MAX: f64 = 0.02;
+const AGAIN: usize = 5;
 
 /// What a store on a disk cannot do without.
 const SYNC: &str = "fdatasync of 4 KiB";
@@ -102,9 +107,20 @@ impl Daemon {
     }
 }
 
-/// All clients at once for a while, each with a connection of its own and never without a call.
+/// All clients at once for a while, each with a connection of its own and never without a call. A round in which the machine stood
+/// still for too long tells of its host: it is made again.
 pub(super) fn drive(node: &Space, bench: &Bench, samples: &mut Samples) -> Result<()> {
-    node.enter(|| load::pairs(Path::new(SOCKET), CLIENTS, load::duration(bench), samples))?
+    for left in (0..=bench.times(AGAIN, 0)).rev() {
+        let (mut round, stolen) = (Samples::default(), Stolen::now());
+        node.enter(|| load::pairs(Path::new(SOCKET), CLIENTS, load::duration(bench), &mut round))??;
+        let stolen = stolen.part();
+        if stolen <= STOLEN_MAX || left == 0 {
+            samples.add(round);
+            break;
+        }
+        eprintln!("a round again: the host kept {:.1} % of the cores for others", stolen * 1e2);
+    }
+    Ok(())
 }
 
 /// Has every client do something in the node, all of them at once.

@@ -36,6 +36,15 @@ pub(super) struct Samples {
     pub(super) allocations: Vec<f64>,
 }
 
+impl Samples {
+    /// Adds those of another round.
+    pub(super) fn add(&mut self, round: Samples) {
+        self.rates.extend(round.rates);
+        self.latencies.extend(round.latencies);
+        self.allocations.extend(round.allocations);
+    }
+}
+
 /// A caller.
 struct Caller {
     connection: Client,
