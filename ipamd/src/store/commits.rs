@@ -69,19 +69,19 @@ pub(super) struct Mark {
 }
 
 /// A commit that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Commit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Commit<'a> {
     pub(super) mark: Mark,
-    pub(super) records: Vec<u8>,
+    pub(super) records: &'a [u8],
 }
 
 impl Commits {
-    /// Opens the file, which is made if it is not there, and reads the last of its commits, in order and with none left out. The
-    /// next one goes behind them.
+    /// Opens the file, which is made if it is not there. The next commit goes behind the last of those that are to be [`read`] of
+    /// the bytes that come with it.
     ///
     /// # Errors
     /// It cannot be made, or be read.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Vec<Commit>)> {
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             read => read.unwrap_or_default(),
@@ -89,18 +89,17 @@ impl Commits {
         if (bytes.len() as u64) < SIZE {
             make(path, bytes.len())?;
         }
-        let found = read(&bytes);
-        let end = found.last().map_or(0, |(end, _)| *end);
-        let commits: Vec<_> = found.into_iter().map(|(_, commit)| commit).collect();
+        let (end, last) =
+            find(&bytes).last().map_or((0, Mark::default()), |(end, commit)| (*end, commit.mark));
         let opened = Self {
             file: open(path)?,
             size: SIZE.max(bytes.len() as u64),
             part: Part::that_ends(end),
             at: end,
-            last: commits.last().map(|commit| commit.mark).unwrap_or_default(),
+            last,
             buffer: Vec::new(),
         };
-        Ok((opened, commits))
+        Ok((opened, bytes))
     }
 
     /// The last commit.
@@ -205,8 +204,13 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The last commits that are whole, each with the place where it ends: in order, back to the first that is missing.
-fn read(bytes: &[u8]) -> Vec<(u64, Commit)> {
+/// The last commits that are whole: in order, back to the first that is missing.
+pub(super) fn read(bytes: &[u8]) -> Vec<Commit<'_>> {
+    find(bytes).into_iter().map(|(_, commit)| commit).collect()
+}
+
+/// The same, each with the place where it ends.
+fn find(bytes: &[u8]) -> Vec<(u64, Commit<'_>)> {
     let mut commits = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -221,7 +225,7 @@ fn read(bytes: &[u8]) -> Vec<(u64, Commit)> {
 }
 
 /// The commit that these bytes begin with, and its length.
-fn whole(bytes: &[u8]) -> Option<(Commit, usize)> {
+fn whole(bytes: &[u8]) -> Option<(Commit<'_>, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (checksum, rest) = rest.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
@@ -233,7 +237,7 @@ fn whole(bytes: &[u8]) -> Option<(Commit, usize)> {
     }
     let (number, _) = rest.split_first_chunk()?;
     let mark = Mark { number: u64::from_be_bytes(*number), checksum };
-    Some((Commit { mark, records: bytes[HEADER..long].to_vec() }, long))
+    Some((Commit { mark, records: &bytes[HEADER..long] }, long))
 }
 
 #[cfg(test)]
@@ -245,7 +249,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("commits");
         let (commits, none) = Commits::open(&path).unwrap();
-        assert!(none.is_empty());
+        assert_eq!(read(&none), []);
         (dir, path, commits)
     }
 
@@ -259,8 +263,8 @@ mod tests {
 
     /// Their numbers.
     fn read_of(path: &Path) -> Vec<u64> {
-        let (_, read) = Commits::open(path).unwrap();
-        read.iter().map(|commit| commit.mark.number).collect()
+        let (_, bytes) = Commits::open(path).unwrap();
+        read(&bytes).iter().map(|commit| commit.mark.number).collect()
     }
 
     fn numbers(range: std::ops::RangeInclusive<u64>) -> Vec<u64> {
@@ -274,9 +278,12 @@ mod tests {
         for (long, what) in [(5, 1), (9012, 2), (4096 - HEADER, 3), (4096, 4), (0, 5)] {
             let records = vec![what; long];
             assert_eq!(append(&mut commits, &records), None);
-            expected.push(Commit { mark: commits.last(), records });
-            let (again, read) = Commits::open(&path).unwrap();
-            assert_eq!((again.last(), again.at, &read), (commits.last(), commits.at, &expected));
+            expected.push((commits.last(), records));
+            let (again, bytes) = Commits::open(&path).unwrap();
+            assert_eq!((again.last(), again.at), (commits.last(), commits.at));
+            let read: Vec<_> =
+                read(&bytes).iter().map(|commit| (commit.mark, commit.records.to_vec())).collect();
+            assert_eq!(read, expected);
             commits = again;
         }
         assert_eq!(read_of(&path), numbers(1..=5));

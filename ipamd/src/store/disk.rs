@@ -13,7 +13,7 @@
 //! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
 //! before it is there until the new one has its name.
 
-use super::commits::{Commit, Commits, Mark, Part};
+use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
 use super::record::records;
 use super::{Batch, Contents, Store, StoreError};
@@ -54,7 +54,7 @@ struct Open {
 }
 
 /// Some commits in a row, for the journal.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Portion {
     records: Vec<u8>,
     last: Mark,
@@ -118,9 +118,10 @@ impl SledStore {
 
     fn open(&self) -> Result<(Open, Contents), StoreError> {
         let refused = |error| self.refused(error);
-        let (db, log, commits, recent) = self.open_files().map_err(refused)?;
+        let (db, log, commits, bytes) = self.open_files().map_err(refused)?;
+        let recent = commits::read(&bytes);
         let mut loading = Loading::default();
-        loading.take_commits(&joined(&recent))?;
+        recent.iter().rev().try_for_each(|commit| loading.take_commit(commit.records))?;
         for entry in db.iter().rev() {
             let (key, value) = entry.map_err(|error| self.refused(error.into()))?;
             let number = <[u8; 8]>::try_from(&*key).map_err(|_| {
@@ -133,7 +134,9 @@ impl SledStore {
         let behind = if is_new { &[] } else { behind(last, &recent).map_err(refused)? };
         let mut keeper = Keeper { kept: Some(Kept { db, log, journal }), under_way: None };
         if !behind.is_empty() {
-            keeper.begin(vec![Portion { records: joined(behind), last: commits.last() }])?;
+            let mut portions = Vec::new();
+            behind.iter().for_each(|commit| add(&mut portions, commit.records, commit.mark));
+            keeper.begin(portions)?;
         }
         Ok((Open { commits, recent: Vec::new(), keeper }, contents))
     }
@@ -148,15 +151,15 @@ impl SledStore {
     }
 
     /// The database, its log, the file of commits and what is in it.
-    fn open_files(&self) -> Result<(sled::Db, File, Commits, Vec<Commit>), OpenError> {
+    fn open_files(&self) -> Result<(sled::Db, File, Commits, Vec<u8>), OpenError> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path)?;
         self.remove_unfinished()?;
         let db = self.open_sled()?;
         let log = File::open(self.path.join("db"))?;
         // The names of sled's files have to survive too.
         File::open(&self.path)?.sync_all()?;
-        let (commits, recent) = Commits::open(&Self::commits(&self.path))?;
-        Ok((db, log, commits, recent))
+        let (commits, bytes) = Commits::open(&Self::commits(&self.path))?;
+        Ok((db, log, commits, bytes))
     }
 
     /// Removes snapshots that a start did not finish.
@@ -222,13 +225,7 @@ impl Open {
             self.turn(part)?;
         }
         self.commits.append(records).map_err(failed)?;
-        if self.recent.last().is_none_or(|portion| portion.records.len() >= PORTION) {
-            self.recent.push(Portion::default());
-        }
-        if let Some(portion) = self.recent.last_mut() {
-            portion.records.extend_from_slice(records);
-            portion.last = self.commits.last();
-        }
+        add(&mut self.recent, records, self.commits.last());
         Ok(())
     }
 
@@ -314,12 +311,19 @@ fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::Write(error.into())
 }
 
-fn joined(commits: &[Commit]) -> Vec<u8> {
-    commits.iter().flat_map(|commit| commit.records.iter().copied()).collect()
+/// Adds a commit to the last portion, or to a new one if that is full.
+fn add(portions: &mut Vec<Portion>, records: &[u8], mark: Mark) {
+    if portions.last().is_none_or(|portion| portion.records.len() >= PORTION) {
+        portions.push(Portion { records: Vec::with_capacity(PORTION), last: mark });
+    }
+    if let Some(portion) = portions.last_mut() {
+        portion.records.extend_from_slice(records);
+        portion.last = mark;
+    }
 }
 
 /// The commits behind the last one that the journal has: there is none between, and that one is the same where it is there.
-fn behind(has: Mark, commits: &[Commit]) -> Result<&[Commit], OpenError> {
+fn behind<'a, 'b>(has: Mark, commits: &'b [Commit<'a>]) -> Result<&'b [Commit<'a>], OpenError> {
     let (Some(first), Some(last)) = (commits.first(), commits.last()) else {
         return Err(OpenError::NoCommits { has: has.number });
     };

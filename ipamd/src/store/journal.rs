@@ -230,13 +230,13 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    /// Takes the records of all commits that may not be in the journal, before any entry.
+    /// Takes the records of a commit that may not be in the journal: the last one first, all of them before any entry.
     ///
     /// # Errors
     /// They cannot be read.
-    pub(super) fn take_commits(&mut self, commits: &[u8]) -> Result<(), StoreError> {
+    pub(super) fn take_commit(&mut self, commit: &[u8]) -> Result<(), StoreError> {
         let mut tell = || {
-            for record in records(commits)?.into_iter().rev() {
+            for record in records(commit)?.into_iter().rev() {
                 if self.told.insert(record.subject()?) {
                     self.contents.hear(record.told()?);
                 }

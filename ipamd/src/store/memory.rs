@@ -78,7 +78,7 @@ impl MemoryStore {
 
     fn read(&self) -> Result<(Journal, Contents), StoreError> {
         let mut loading = Loading::default();
-        loading.take_commits(&self.recent)?;
+        loading.take_commit(&self.recent)?;
         for (number, entry) in self.entries.iter().rev() {
             loading.take(*number, entry)?;
         }

@@ -283,7 +283,7 @@ fn commits_that_are_cut_off_are_there_when_given_again_and_the_journal_goes_on()
     };
     let load = |entries: &BTreeMap<u64, Vec<u8>>, commits: &[u8]| {
         let mut loading = Loading::default();
-        loading.take_commits(commits).unwrap();
+        loading.take_commit(commits).unwrap();
         entries.iter().rev().for_each(|(number, entry)| loading.take(*number, entry).unwrap());
         loading.end()
     };
