@@ -311,10 +311,10 @@ fn failed(error: impl Into<Box<dyn Error + Send + Sync>>) -> StoreError {
     StoreError::Write(error.into())
 }
 
-/// Adds a commit to the last portion, or to a new one if that is full.
+/// Adds a commit to the last portion, or to a new one if it does not fit there.
 fn add(portions: &mut Vec<Portion>, records: &[u8], mark: Mark) {
-    if portions.last().is_none_or(|portion| portion.records.len() >= PORTION) {
-        portions.push(Portion { records: Vec::with_capacity(PORTION), last: mark });
+    if portions.last().is_none_or(|portion| portion.records.len() + records.len() > PORTION) {
+        portions.push(Portion { records: Vec::with_capacity(PORTION.max(records.len())), last: mark });
     }
     if let Some(portion) = portions.last_mut() {
         portion.records.extend_from_slice(records);

@@ -4,7 +4,7 @@
 //! The journal takes many commits at once, and of what they say about one subject only the last word: nothing of a lease that
 //! was given and ended meanwhile but when its address was released. The oldest entries are taken away again: what still counts of them
 //! is written anew. So a call costs the same however many leases there are, a start reads few entries, and the journal stays
-//! within two and a half times of what it holds and then some.
+//! within twice of what it holds and then some.
 //!
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning. Commits may be taken twice: they leave what they left the first time.
@@ -128,7 +128,7 @@ impl Journal {
         writes: &mut Writes,
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<(), StoreError> {
-        while self.records > 5 * self.homes.len() / 2 + SPENT_MIN && self.first < own {
+        while self.records > 2 * self.homes.len() + SPENT_MIN && self.first < own {
             let number = self.first;
             let entry = read(number)?;
             self.move_out(number, entry.as_ref(), writes)?;
