@@ -17,6 +17,7 @@ use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
 use super::record::records;
 use super::{Batch, Contents, Store, StoreError};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fs::{DirBuilder, File};
@@ -81,6 +82,8 @@ struct Kept {
     db: sled::Db,
     log: File,
     journal: Journal,
+    /// The last commit that the journal has.
+    last: Mark,
 }
 
 /// Ending of the name of a snapshot that sled has not finished (`write_snapshot` in its `pagecache/snapshot.rs`).
@@ -132,7 +135,7 @@ impl SledStore {
         let is_new = loading.is_empty() && recent.is_empty();
         let (journal, contents, last) = loading.end();
         let behind = if is_new { &[] } else { behind(last, &recent).map_err(refused)? };
-        let mut keeper = Keeper { kept: Some(Kept { db, log, journal }), under_way: None };
+        let mut keeper = Keeper { kept: Some(Kept { db, log, journal, last }), under_way: None };
         if !behind.is_empty() {
             let mut portions = Vec::new();
             behind.iter().for_each(|commit| add(&mut portions, commit.records, commit.mark));
@@ -268,16 +271,18 @@ impl Drop for Keeper {
 }
 
 impl Kept {
-    /// Takes commits. When this returns they would survive the loss of power. Rests between portions, unless there is hurry.
+    /// Takes commits. When this returns they would survive the loss of power.
     ///
     /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of them: each is a
-    /// journal that the commits in the file continue.
+    /// journal that the commits in the file continue. Only the last step says that it has these commits.
     fn keep(&mut self, commits: Vec<Portion>, hurry: &Receiver<Infallible>) -> Result<(), StoreError> {
-        for portion in commits {
-            let begun = Instant::now();
-            self.take(&portion)?;
-            // It ends at once when the other side is gone.
-            let _ = hurry.recv_timeout(REST * begun.elapsed());
+        let mut words = self.last_words(commits, hurry)?;
+        if let Some(portion) = words.pop() {
+            for Portion { records, .. } in words {
+                at_ease(hurry, || self.take(&records, self.last))?;
+            }
+            self.last = portion.last;
+            self.take(&portion.records, portion.last)?;
         }
         // Before, too: where sled has written something anew it may write over what that replaces, and the disk may do that first.
         self.log.sync_data().map_err(failed)?;
@@ -285,16 +290,42 @@ impl Kept {
         self.log.sync_data().map_err(failed)
     }
 
-    fn take(&mut self, Portion { records, last }: &Portion) -> Result<(), StoreError> {
+    /// What the commits leave the journal to be told.
+    fn last_words(
+        &self,
+        commits: Vec<Portion>,
+        hurry: &Receiver<Infallible>,
+    ) -> Result<Vec<Portion>, StoreError> {
+        let last = commits.last().map_or(self.last, |portion| portion.last);
+        let mut words = vec![Portion { records: Vec::new(), last }];
+        let mut heard = HashSet::new();
+        for Portion { records, .. } in commits.into_iter().rev() {
+            at_ease(hurry, || {
+                self.journal.last_words(&records, &mut heard, |word| add(&mut words, word, last))
+            })?;
+        }
+        Ok(words)
+    }
+
+    fn take(&mut self, words: &[u8], last: Mark) -> Result<(), StoreError> {
         let db = &self.db;
         let entry = |number: u64| match db.get(number.to_be_bytes()) {
             Ok(Some(entry)) => Ok(entry),
             Ok(None) => Err(failed(format!("entry {number} is missing"))),
             Err(error) => Err(failed(error)),
         };
-        let writes = self.journal.take(records, *last, entry)?;
+        let writes = self.journal.take(words, last, entry)?;
         write(db, writes).map_err(failed)
     }
+}
+
+/// Does a part of the work and rests then, unless there is hurry.
+fn at_ease<T>(hurry: &Receiver<Infallible>, work: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let done = work();
+    // It ends at once when the other side is gone.
+    let _ = hurry.recv_timeout(REST * begun.elapsed());
+    done
 }
 
 fn write(db: &sled::Db, Writes { add, remove }: Writes) -> sled::Result<()> {

@@ -72,13 +72,36 @@ impl Journal {
         self.records
     }
 
-    /// Takes the records of commits, of which this is the last. `read` gives an entry that is there.
+    /// Hands over what commits leave the journal to be told: of each subject that was not `heard` of yet the last record, but an end
+    /// only if the journal has a beginning. Several commits are to be given from the last to the first.
+    ///
+    /// # Errors
+    /// The records cannot be read.
+    pub(super) fn last_words(
+        &self,
+        commits: &[u8],
+        heard: &mut HashSet<Subject>,
+        mut tell: impl FnMut(&[u8]),
+    ) -> Result<(), StoreError> {
+        let mut hear = || {
+            for record in records(commits)?.into_iter().rev() {
+                let subject = record.subject()?;
+                if heard.insert(subject) && (record.stays() || self.homes.of(&subject).is_some()) {
+                    tell(record.bytes());
+                }
+            }
+            Ok(())
+        };
+        hear().map_err(|broken| unreadable(COMMITS, broken))
+    }
+
+    /// Takes last words, after which the journal has all commits up to this one. `read` gives an entry that is there.
     ///
     /// # Errors
     /// The records or an old entry cannot be read. Then, as when the writes fail, the journal is to be loaded again.
     pub(super) fn take<B: AsRef<[u8]>>(
         &mut self,
-        commits: &[u8],
+        words: &[u8],
         last: Mark,
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<Writes, StoreError> {
@@ -86,21 +109,15 @@ impl Journal {
         // Number 0 is that of no entry.
         self.first = self.first.max(1);
         let own = self.last() + 1;
-        self.add_last_words(commits, &mut writes).map_err(|broken| unreadable(COMMITS, broken))?;
+        self.add_words(words, &mut writes).map_err(|broken| unreadable(COMMITS, broken))?;
         self.shorten(own, &mut writes, read)?;
         self.add(Subject::Last, true, &mut writes, |entry| put_last(entry, last));
         Ok(writes)
     }
 
-    /// Adds the last record on each subject. An end counts only if the journal has a beginning.
-    fn add_last_words(&mut self, commits: &[u8], writes: &mut Writes) -> Result<(), Broken> {
-        let records = records(commits)?;
-        let mut heard = HashSet::with_capacity(records.len());
-        for record in records.into_iter().rev() {
-            let subject = record.subject()?;
-            if heard.insert(subject) && (record.stays() || self.homes.of(&subject).is_some()) {
-                self.add(subject, record.stays(), writes, |entry| entry.extend(record.bytes()));
-            }
+    fn add_words(&mut self, words: &[u8], writes: &mut Writes) -> Result<(), Broken> {
+        for record in records(words)? {
+            self.add(record.subject()?, record.stays(), writes, |entry| entry.extend(record.bytes()));
         }
         Ok(())
     }

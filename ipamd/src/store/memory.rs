@@ -5,7 +5,7 @@ use super::commits::Mark;
 use super::journal::{Journal, Loading, damaged, name};
 use super::record::records;
 use super::{Batch, Contents, Store, StoreError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -115,7 +115,9 @@ impl Store for MemoryStore {
                 let missing = |number| damaged(name(number), "it is missing");
                 let entry = |number| self.entries.get(&number).ok_or_else(|| missing(number));
                 let last = Mark { number: self.last, checksum: 0 };
-                let writes = journal.take(&self.recent, last, entry)?;
+                let mut words = Vec::new();
+                journal.last_words(&self.recent, &mut HashSet::new(), |word| words.extend(word))?;
+                let writes = journal.take(&words, last, entry)?;
                 self.entries.extend(writes.add);
                 writes.remove.iter().for_each(|number| drop(self.entries.remove(number)));
                 self.recent.clear();

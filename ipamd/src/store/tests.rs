@@ -7,7 +7,7 @@ use super::*;
 use crate::compact::Packed;
 use crate::service::{Former, Released};
 use ferrule_wire::{Attachment, Lease, Pod};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -249,6 +249,13 @@ fn the_journal_stays_short_and_forgets_nothing_that_counts() {
     assert!(longest < most_records / 3, "{longest} entries");
 }
 
+/// What commits leave a journal to be told, word by word.
+fn words(journal: &Journal, commits: &[u8]) -> Vec<Vec<u8>> {
+    let mut words = Vec::new();
+    journal.last_words(commits, &mut HashSet::new(), |word| words.push(word.to_vec())).unwrap();
+    words
+}
+
 /// What commits say of a lease that comes and goes between two looks of the journal is but a few bytes there.
 #[test]
 fn the_journal_gets_the_last_word_only() {
@@ -257,7 +264,8 @@ fn the_journal_gets_the_last_word_only() {
     let take = |journal: &mut Journal, changes: Vec<Change>, number| {
         let batch = Batch { changes, boot_id: None };
         let before = journal.records();
-        let writes = journal.take(&records(&batch), Mark { number, checksum: 0 }, none).unwrap();
+        let words = words(journal, &records(&batch)).concat();
+        let writes = journal.take(&words, Mark { number, checksum: 0 }, none).unwrap();
         assert!(writes.remove.is_empty());
         journal.records() - before
     };
@@ -269,12 +277,29 @@ fn the_journal_gets_the_last_word_only() {
     assert_eq!(take(&mut journal, vec![change(2, 7, 0), change(4, 7, 0), change(4, 8, 0)], 3), 3);
 }
 
+#[test]
+fn of_several_commits_the_last_is_heard_first() {
+    let mut journal = Journal::default();
+    let one = |change| records(&Batch { changes: vec![change], boot_id: None });
+    let (given, ended, released) = (one(change(0, 7, 1)), one(change(2, 7, 0)), one(change(3, 7, 2)));
+    let mut heard = HashSet::new();
+    let mut left = Vec::new();
+    for commit in [&released, &ended, &given] {
+        journal.last_words(commit, &mut heard, |word| left.push(word.to_vec())).unwrap();
+    }
+    assert_eq!(left, [released], "the lease came and went");
+    let none = |_| -> Result<Vec<u8>, StoreError> { panic!("there is nothing to be read") };
+    journal.take(&given, Mark { number: 1, checksum: 0 }, none).unwrap();
+    assert_eq!(words(&journal, &ended), [ended], "the journal has a beginning");
+}
+
 /// sled gets commits in steps and may lose the last of them: then they are there with those in the file, and the journal goes on from
 /// whatever is there.
 #[test]
 fn commits_that_are_cut_off_are_there_when_given_again_and_the_journal_goes_on() {
     let mut entries: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let (mut journal, mut plain, mut number) = (Journal::default(), Plain::default(), 0);
+    let mut had = Mark::default();
     let mut dice = Dice(4_101_842_887_655_102_017);
     // What is in the file: commits that the journal was given before, and those that come next.
     let (mut before, mut next) = (Vec::<(u64, Vec<u8>)>::new(), Vec::new());
@@ -302,23 +327,38 @@ fn commits_that_are_cut_off_are_there_when_given_again_and_the_journal_goes_on()
             continue;
         }
         let last = Mark { number: u64::from(round) + 1, checksum: 7 };
-        let read = |number: u64| Ok(entries.get(&number).unwrap().clone());
-        let writes = journal.take(&joined(&next), last, read).unwrap();
-        several += usize::from(writes.add.len() > 1);
-        // All steps are done, or only some of them.
-        let steps = writes.add.len() + writes.remove.len();
-        let done = if dice.roll(4) == 0 { dice.roll(steps as u64 + 1) as usize } else { steps };
-        entries.extend(writes.add.iter().take(done).cloned());
-        for gone in writes.remove.iter().take(done.saturating_sub(writes.add.len())) {
-            entries.remove(gone);
-        }
-        before.append(&mut next);
-        if done < steps {
-            cuts += 1;
+        // In two portions, of which only the second says that these commits are there.
+        let words = words(&journal, &joined(&next));
+        let (first, second) = words.split_at(dice.roll(words.len() as u64 + 1) as usize);
+        let (reached, mut steps) = (entries.clone(), Vec::new());
+        for (words, mark) in [(first, had), (second, last)] {
+            let read = |number: u64| Ok(entries.get(&number).unwrap().clone());
+            let writes = journal.take(&words.concat(), mark, read).unwrap();
+            several += usize::from(writes.add.len() > 1);
             cut_removals += usize::from(!writes.remove.is_empty());
+            entries.extend(writes.add.iter().cloned());
+            writes.remove.iter().for_each(|gone| drop(entries.remove(gone)));
+            steps.extend(writes.add.into_iter().map(|(number, entry)| (number, Some(entry))));
+            steps.extend(writes.remove.into_iter().map(|number| (number, None)));
+        }
+        let is_told = steps.iter().rposition(|(_, entry)| entry.is_some()).unwrap();
+        before.append(&mut next);
+        // All steps are done, or only some of them.
+        let done = if dice.roll(4) == 0 { dice.roll(steps.len() as u64 + 1) as usize } else { steps.len() };
+        had = last;
+        if done < steps.len() {
+            cuts += 1;
+            entries = reached;
+            for (number, entry) in steps.drain(..done) {
+                match entry {
+                    Some(entry) => drop(entries.insert(number, entry)),
+                    None => drop(entries.remove(&number)),
+                }
+            }
             let (continued, contents, has) = load(&entries, &joined(&before));
-            assert!(plain.is(contents), "after {done} of {steps} steps of {round}");
-            assert!(has == last || done < writes.add.len(), "all was added");
+            assert!(plain.is(contents), "after {done} steps of {round}");
+            assert_eq!(has == last, done > is_told, "after {done} steps of {round}");
+            had = has;
             next = before.extract_if(.., |(number, _)| *number > has.number).collect();
             journal = continued;
         } else if dice.roll(2) == 0 {
