@@ -3,6 +3,7 @@
 //! Must be started in a network and mount namespace of its own; `make bench` does that, and builds what it needs.
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -86,7 +87,10 @@ fn run(args: &Args) -> Result<bool> {
         match (group.measure)(&bench) {
             Ok(measured) => {
                 eprint!("{}", table(&measured));
-                eprintln!("the host kept {:.1} % of the cores for others", stolen.part() * 1e2);
+                let (kept, again) = (stolen.part() * 1e2, bench.again.take());
+                eprintln!(
+                    "the host kept {kept:.1} % of the cores for others; {again} rounds were made again"
+                );
                 rows.extend(measured);
             }
             Err(error) => {
@@ -121,6 +125,7 @@ fn bench(args: &Args) -> Result<Bench> {
         dir,
         rounds,
         quick: args.quick,
+        again: Cell::default(),
     })
 }
 

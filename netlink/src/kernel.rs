@@ -74,12 +74,38 @@ pub trait Kernel {
     /// The socket failed.
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error>;
 
+    /// The same, but of the first of `known` only how many there are as it has them: a list that has not changed is gone through
+    /// and not built. There may be more of them among the others, if the kernel lists them in another order.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn routes_beyond(
+        &mut self,
+        protocol: u8,
+        known: &BTreeMap<RouteKey, Route>,
+    ) -> Result<(usize, BTreeMap<RouteKey, Route>), Error> {
+        let _ = known;
+        Ok((0, self.routes(protocol)?))
+    }
+
     /// All nexthop objects, everybody's: their numbers are shared. `None` for those that [`Nexthop`] cannot express, such
     /// as groups and blackholes.
     ///
     /// # Errors
     /// The socket failed.
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error>;
+
+    /// The same, but of the first of `known` only how many there are as it has them, as with routes.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn nexthops_beyond(
+        &mut self,
+        known: &BTreeMap<NexthopId, Nexthop>,
+    ) -> Result<(usize, BTreeMap<NexthopId, Option<Nexthop>>), Error> {
+        let _ = known;
+        Ok((0, self.nexthops()?))
+    }
 
     /// One nexthop object, without listing all: `None` if there is none or [`Nexthop`] cannot express it.
     ///

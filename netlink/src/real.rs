@@ -1,6 +1,7 @@
 //! [`Kernel`] on the real one.
 
 use std::collections::BTreeMap;
+use std::iter::Peekable;
 use std::net::IpAddr;
 
 use ferrule_model::{
@@ -104,6 +105,26 @@ impl Netlink {
     fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
         self.socket.dump_as(request, |part| decode(part.payload))
     }
+
+    /// Lists, but only counts what comes as it is next in `known`, which is gone on with then.
+    fn list_beyond<I: Iterator<Item: Clone> + Clone, T>(
+        &mut self,
+        request: &Request,
+        known: &mut Peekable<I>,
+        decode: impl Fn(&[u8]) -> Option<T>,
+        is: impl Fn(&I::Item, &T) -> bool,
+    ) -> Result<(usize, Vec<T>), Error> {
+        let begin = || (known.clone(), 0, Vec::new());
+        let (rest, met, beyond) = self.socket.dump_into(request, begin, |(known, met, beyond), part| {
+            match decode(part.payload) {
+                Some(found) if known.next_if(|next| is(next, &found)).is_some() => *met += 1,
+                Some(found) => beyond.push(found),
+                None => {}
+            }
+        })?;
+        *known = rest;
+        Ok((met, beyond))
+    }
 }
 
 /// "Not there" is an answer to a lookup, not a fault.
@@ -202,21 +223,47 @@ impl Kernel for Netlink {
     }
 
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        self.routes_beyond(protocol, &BTreeMap::new()).map(|(_, all)| all)
+    }
+
+    fn routes_beyond(
+        &mut self,
+        protocol: u8,
+        known: &BTreeMap<RouteKey, Route>,
+    ) -> Result<(usize, BTreeMap<RouteKey, Route>), Error> {
         // A map is made of all at once, here and below: that takes a fraction of the time of thousands of insertions.
-        let mut routes = Vec::new();
+        let (mut known, mut met, mut beyond) = (known.iter().peekable(), 0, Vec::new());
         for family in Family::BOTH {
-            routes.append(&mut self.list(&encode::routes_of(family, protocol), decode::route)?);
+            let request = encode::routes_of(family, protocol);
+            let is = |(key, route): &(&RouteKey, &Route), found: &(RouteKey, Route)| {
+                **key == found.0 && **route == found.1
+            };
+            let (more, mut others) = self.list_beyond(&request, &mut known, decode::route, is)?;
+            met += more;
+            beyond.append(&mut others);
         }
-        routes.retain(|(_, route)| route.protocol == protocol);
-        Ok(routes.into_iter().collect())
+        beyond.retain(|(_, route)| route.protocol == protocol);
+        Ok((met, beyond.into_iter().collect()))
     }
 
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
+        self.nexthops_beyond(&BTreeMap::new()).map(|(_, all)| all)
+    }
+
+    fn nexthops_beyond(
+        &mut self,
+        known: &BTreeMap<NexthopId, Nexthop>,
+    ) -> Result<(usize, BTreeMap<NexthopId, Option<Nexthop>>), Error> {
         let numbered = |payload: &[u8]| {
             let ours = decode::nexthop(payload).map(|(id, nexthop)| (id, Some(nexthop)));
             ours.or_else(|| Some((decode::nexthop_id(payload)?, None)))
         };
-        Ok(self.list(&encode::all_nexthops(), numbered)?.into_iter().collect())
+        let is = |(id, nexthop): &(&NexthopId, &Nexthop), found: &(NexthopId, Option<Nexthop>)| {
+            **id == found.0 && found.1 == Some(**nexthop)
+        };
+        let mut known = known.iter().peekable();
+        let (met, beyond) = self.list_beyond(&encode::all_nexthops(), &mut known, numbered, is)?;
+        Ok((met, beyond.into_iter().collect()))
     }
 
     fn nexthop(&mut self, id: NexthopId) -> Result<Option<Nexthop>, Error> {

@@ -255,11 +255,21 @@ impl Socket {
         request: &Request,
         read: impl Fn(Part<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
+        self.dump_into(request, Vec::new, |found, part| found.extend(read(part)))
+    }
+
+    /// The same, into something that is begun anew if the table changed meanwhile.
+    pub(crate) fn dump_into<S>(
+        &mut self,
+        request: &Request,
+        begin: impl Fn() -> S,
+        read: impl Fn(&mut S, Part<'_>),
+    ) -> Result<S, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut buffer = Vec::new();
             self.append(&mut buffer, request, NLM_F_REQUEST | NLM_F_DUMP);
             self.send(&buffer)?;
-            if let Some(found) = self.dumped(&read)? {
+            if let Some(found) = self.dumped(begin(), &read)? {
                 return Ok(found);
             }
         }
@@ -267,8 +277,8 @@ impl Socket {
     }
 
     /// The answer to a dump; `None` if it is not of one moment.
-    fn dumped<T>(&mut self, read: impl Fn(Part<'_>) -> Option<T>) -> Result<Option<Vec<T>>, Error> {
-        let (mut whole, mut found) = (true, Vec::new());
+    fn dumped<S>(&mut self, mut found: S, read: impl Fn(&mut S, Part<'_>)) -> Result<Option<S>, Error> {
+        let mut whole = true;
         let mut datagram = Vec::new();
         loop {
             self.receive_into(&mut datagram, DATAGRAM)?;
@@ -279,7 +289,7 @@ impl Socket {
                 }
                 whole &= part.flags & NLM_F_DUMP_INTR == 0;
                 if !matches!(part.kind, NLMSG_DONE | NLMSG_ERROR) {
-                    found.extend(read(part));
+                    read(&mut found, part);
                     continue;
                 }
                 let end = part.to_message();

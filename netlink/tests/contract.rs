@@ -9,6 +9,8 @@ use ferrule_model::{
     LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PROTOCOL, Route, RouteKey,
     VethSpec, Via, Vxlan, VxlanSpec,
 };
+use std::collections::BTreeMap;
+
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::{Bridges, Kernel, Netlink, Tunnels};
@@ -293,6 +295,69 @@ fn what_is_added_must_not_be_there<M: Machine>() {
     }
 }
 
+/// Two nexthop objects and routes of both families.
+fn some_routes<M: Machine>(pair: &mut Pair<M>) {
+    let link = pair.link.index;
+    let hops = [(7, "192.0.2.9"), (8, "fd00::9")];
+    let hops = hops.map(|(id, gateway)| Op::PutNexthop(NexthopId(id), nexthop(gateway, link)));
+    ok(&mut pair.host, &hops);
+    for number in [3, 1, 200, 2] {
+        for (id, dst) in [(7, format!("10.{number}.0.0/24")), (8, format!("fd00:{number}::/64"))] {
+            let route = Route::ours(Via::Nexthop(NexthopId(id)));
+            ok(&mut pair.host, &[Op::PutRoute(RouteKey::main(prefix(&dst)), route)]);
+        }
+    }
+}
+
+/// Those that were counted and those beyond are all.
+fn what_is_known_may_be_counted_only<M: Machine>() {
+    let mut pair = Pair::<M>::new();
+    some_routes(&mut pair);
+    let (routes, hops) = (pair.host.routes(PROTOCOL).unwrap(), pair.host.nexthops().unwrap());
+    let ours: BTreeMap<_, _> = hops.iter().map(|(id, hop)| (*id, hop.unwrap())).collect();
+    let (first, last) = (*routes.keys().next().unwrap(), *routes.keys().next_back().unwrap());
+    let but = |keys: &[RouteKey]| {
+        let mut routes = routes.clone();
+        routes.retain(|key, _| !keys.contains(key));
+        routes
+    };
+    let other =
+        |key| routes.iter().map(|(k, v)| (*k, if *k == key { Route::unreachable() } else { *v })).collect();
+    let more = RouteKey::main(prefix("10.2.7.0/24"));
+    let one_more = routes.clone().into_iter().chain([(more, Route::unreachable())]).collect();
+    for known in [
+        BTreeMap::new(),
+        routes.clone(),
+        but(&[first]),
+        but(&[last]),
+        but(&[first, last]),
+        other(first),
+        other(last),
+        one_more,
+    ] {
+        let (met, beyond) = pair.host.routes_beyond(PROTOCOL, &known).unwrap();
+        let counted = known.iter().take(met).map(|(key, route)| (*key, *route));
+        assert!(counted.clone().all(|(key, _)| !beyond.contains_key(&key)), "{known:?}");
+        assert_eq!(counted.chain(beyond.clone()).collect::<BTreeMap<_, _>>(), routes, "{known:?}");
+    }
+    for known in [BTreeMap::new(), ours.clone(), ours.into_iter().skip(1).collect()] {
+        let (met, beyond) = pair.host.nexthops_beyond(&known).unwrap();
+        let counted = known.iter().take(met).map(|(id, hop)| (*id, Some(*hop)));
+        assert_eq!(counted.chain(beyond).collect::<BTreeMap<_, _>>(), hops, "{known:?}");
+    }
+}
+
+/// That a comparison of what has not changed builds nothing goes by the kernel's order.
+#[test]
+fn the_kernel_lists_routes_and_nexthops_in_their_order() {
+    let mut pair = Pair::<Real>::new();
+    some_routes(&mut pair);
+    let (routes, hops) = (pair.host.routes(PROTOCOL).unwrap(), pair.host.nexthops().unwrap());
+    let hops = hops.into_iter().map(|(id, hop)| (id, hop.unwrap())).collect();
+    assert_eq!(pair.host.routes_beyond(PROTOCOL, &routes).unwrap(), (8, BTreeMap::new()));
+    assert_eq!(pair.host.nexthops_beyond(&hops).unwrap(), (2, BTreeMap::new()));
+}
+
 fn the_longest_prefix_matches<M: Machine>() {
     let mut pair = Pair::<M>::new();
     let link = pair.link.index;
@@ -486,6 +551,7 @@ contract!(
     a_route_of_every_kind_is_read_back_as_it_was_put,
     a_route_is_replaced_in_place,
     what_is_added_must_not_be_there,
+    what_is_known_may_be_counted_only,
     the_longest_prefix_matches,
     a_nexthop_object_takes_its_routes_with_it,
     a_link_that_goes_down_loses_routes_and_nexthops,

@@ -221,12 +221,15 @@ impl<K: Tunnels> Applier<K> {
         let (belief, ground) = (&mut left.belief, left.goal.ground());
         let devices: Vec<_> = belief.devices().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
-        let mut seen = observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings))?;
-        seen.ours.peers = wireguard::settled(seen.peers, Some(&belief.ours.peers), wireguard::epoch_s());
+        let known = left.goal.objects();
+        let mut seen =
+            observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings), known)?;
+        let peers = std::mem::take(&mut seen.peers);
+        seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), wireguard::epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
         let underlay = observe::underlay(kernel, own, not_looked_at, links)?;
-        if underlay != ground.underlay || seen.ours != *left.goal.objects() {
+        if underlay != ground.underlay || !seen.is(known) {
             return Ok(None);
         }
         let first = (belief.spec.as_ref(), settings, own.vtep_mac);
@@ -277,6 +280,7 @@ impl<K: Tunnels> Applier<K> {
             &devices,
             wireguard.index,
             owner::are_flannels(&self.routing.vxlan),
+            &Objects::default(),
         )?;
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
         let ground = Ground { device6, ..self.ground(own, &underlay, (&device, &wireguard)) };
@@ -483,7 +487,8 @@ impl<K: Tunnels> Applier<K> {
         }
         let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;
         let were_flannels = owner::are_flannels(&self.routing.vxlan);
-        let seen = observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels)?;
+        let none = Objects::default();
+        let seen = observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels, &none)?;
         let nothing = Objects::default();
         let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
         report.pending = walked.observed.len();

@@ -15,7 +15,7 @@ use crate::nodes::Cluster;
 use crate::worker::Status;
 
 /// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(700);
 
 /// What is to be kept.
 #[derive(Debug)]

@@ -23,10 +23,12 @@ pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 pub struct Seen {
     /// All links.
     pub links: Links,
-    /// All nexthop objects.
+    /// All nexthop objects, but for those that are as they were known.
     pub nexthops: Nexthops,
-    /// What is ours, but for peers.
+    /// What is ours, but for peers, and for the routes and nexthop objects that are as they were known.
     pub ours: Objects,
+    /// Of how many of the first of the known routes and nexthop objects that holds.
+    pub as_known: (usize, usize),
     /// Of routes that may be flannel's those that are told by what ours are to be, see [`owner::is_flannels_to`].
     pub plain: BTreeMap<RouteKey, Route>,
     /// Peers of our WireGuard device.
@@ -77,7 +79,7 @@ pub fn underlay<K: Kernel>(
 }
 
 /// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were
-/// flannel's, its routes through them are ours, too.
+/// flannel's, its routes through them are ours, too. Routes and nexthop objects that are as `known` are only counted.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -86,12 +88,13 @@ pub fn ours<K: Tunnels>(
     devices: &[IfIndex],
     wireguard: Option<IfIndex>,
     were_flannels: bool,
+    known: &Objects,
 ) -> Result<Seen, Error> {
-    let routes = kernel.routes(PROTOCOL)?;
+    let (known_routes, routes) = kernel.routes_beyond(PROTOCOL, &known.routes)?;
     let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
     // After the routes, see `owner::routes`.
     let links = links(kernel)?;
-    let nexthops = kernel.nexthops()?;
+    let (known_nexthops, nexthops) = kernel.nexthops_beyond(&known.nexthops)?;
     let mut ours = Objects {
         routes: owner::routes(routes, &links),
         nexthops: owner::nexthops(&nexthops),
@@ -114,5 +117,17 @@ pub fn ours<K: Tunnels>(
     }
     ours.addresses.retain(|key, _| owner::is_our_address(key));
     ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-    Ok(Seen { links, nexthops, ours, plain, peers })
+    Ok(Seen { links, nexthops, ours, as_known: (known_routes, known_nexthops), plain, peers })
+}
+
+impl Seen {
+    /// Whether what is ours is what was known.
+    pub fn is(&self, known: &Objects) -> bool {
+        let Objects { addresses, fdb, neighbours, peers, nexthops, routes } = &self.ours;
+        let (known_routes, known_nexthops) = self.as_known;
+        known.routes.iter().skip(known_routes).eq(routes)
+            && known.nexthops.iter().skip(known_nexthops).eq(nexthops)
+            && (addresses, fdb) == (&known.addresses, &known.fdb)
+            && (neighbours, peers) == (&known.neighbours, &known.peers)
+    }
 }

@@ -29,14 +29,22 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let seats = all.iter().map(|contender| contender.seats(PODS)).collect::<Result<Vec<_>>>()?;
     let mut rates = vec![[Vec::new(), Vec::new()]; all.len()];
     for round in 0..bench.times(7, 2) {
-        for place in 0..all.len() {
-            let which = (place + round) % all.len();
-            for (index, verb) in [Verb::Add, Verb::Del].into_iter().enumerate() {
-                // For the machine to come to rest, not for anything in particular.
-                thread::sleep(REST);
-                let took = at_once(&all[which], verb, &seats[which], CONCURRENCY)?;
-                rates[which][index].push(f64::from(PODS) / took.as_secs_f64());
+        let measured = bench.calm(|| {
+            let mut rates = [[0.0; 2]; 3];
+            for place in 0..all.len() {
+                let which = (place + round) % all.len();
+                for (rate, verb) in rates[which].iter_mut().zip([Verb::Add, Verb::Del]) {
+                    // For the machine to come to rest, not for anything in particular.
+                    thread::sleep(REST);
+                    let took = at_once(&all[which], verb, &seats[which], CONCURRENCY)?;
+                    *rate = f64::from(PODS) / took.as_secs_f64();
+                }
             }
+            Ok(rates)
+        })?;
+        for (rates, [add, del]) in rates.iter_mut().zip(measured) {
+            rates[0].push(add);
+            rates[1].push(del);
         }
     }
     for (contender, seats) in all.iter().zip(seats) {

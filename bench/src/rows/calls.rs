@@ -21,7 +21,6 @@ use super::{
     load::{self, Samples},
 };
 use crate::contender::{Contender, Verb};
-use crate::machine::Stolen;
 use crate::row::{Row, Unit};
 use crate::stand::Bench;
 use crate::stats::Summary;
@@ -31,10 +30,6 @@ pub(super) const CONFIG: &str = "[[ipam.pool]]\nname = \"bench\"\nsubnets = [\"1
 /// Rate and latency of `ipamd`: the promises.
 const RATE_MIN: f64 = 20_000.0;
 pub(super) const P99_MAX: f64 = 1e-3;
-
-/// The part of the cores that the host may keep for others during a round, and how often one is made again at most.
-const STOLEN_MAX: f64 = 0.02;
-const AGAIN: usize = 5;
 
 /// What a store on a disk cannot do without.
 const SYNC: &str = "fdatasync of 4 KiB";
@@ -107,19 +102,15 @@ impl Daemon {
     }
 }
 
-/// All clients at once for a while, each with a connection of its own and never without a call. A round in which the machine stood
-/// still for too long tells of its host: it is made again.
+/// All clients at once for a while, each with a connection of its own and never without a call.
 pub(super) fn drive(node: &Space, bench: &Bench, samples: &mut Samples) -> Result<()> {
-    for left in (0..=bench.times(AGAIN, 0)).rev() {
-        let (mut round, stolen) = (Samples::default(), Stolen::now());
-        node.enter(|| load::pairs(Path::new(SOCKET), CLIENTS, load::duration(bench), &mut round))??;
-        let stolen = stolen.part();
-        if stolen <= STOLEN_MAX || left == 0 {
-            samples.add(round);
-            break;
-        }
-        eprintln!("a round again: the host kept {:.1} % of the cores for others", stolen * 1e2);
-    }
+    let duration = load::duration(bench);
+    let round = bench.calm(|| {
+        let mut round = Samples::default();
+        node.enter(|| load::pairs(Path::new(SOCKET), CLIENTS, duration, &mut round))??;
+        Ok(round)
+    })?;
+    samples.add(round);
     Ok(())
 }
 

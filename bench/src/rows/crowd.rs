@@ -29,7 +29,7 @@ fn compare(bench: &Bench, full: &Contender, empty: &Contender) -> Result<[Summar
     let (measured, others) = seats.split_first().ok_or_else(|| LabError::promise("a seat", "none"))?;
     at_once(full, Verb::Add, others, 8)?;
     let single = empty.seat(1)?;
-    let times = alternate([(full, measured), (empty, &single)], bench.rounds)?;
+    let times = alternate(bench, [(full, measured), (empty, &single)])?;
     at_once(full, Verb::Del, others, 8)?;
     single.sandbox.remove(&empty.node)?;
     for seat in seats {

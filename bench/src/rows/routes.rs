@@ -38,18 +38,21 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
         for turn in 0..times.len() {
             // Each begins in its turn.
             let who = (round + turn) % times.len();
-            // The last one stays for what follows.
-            site = site.filter(|_| who != 0);
-            come_to_rest()?;
-            times[who].push(match who {
-                0 => {
-                    let (cold, started) = Site::start(bench, &format!("routed-{round}"), NODES)?;
-                    site = Some(started);
-                    cold
-                }
-                1 => by_ip(bench, round)?,
-                _ => by_messages()?,
-            });
+            let time = bench.calm(|| {
+                // The last one stays for what follows.
+                site = site.take().filter(|_| who != 0);
+                come_to_rest()?;
+                Ok(match who {
+                    0 => {
+                        let (cold, started) = Site::start(bench, &format!("routed-{round}"), NODES)?;
+                        site = Some(started);
+                        cold
+                    }
+                    1 => by_ip(bench, round)?,
+                    _ => by_messages()?,
+                })
+            })?;
+            times[who].push(time);
         }
     }
     let [ours, peer, floor] = times.map(|times| Summary::of(&times));
@@ -148,7 +151,7 @@ impl Site {
         let (routed, addresses) =
             (self.pid()?, ipamd.pid().ok_or_else(|| LabError::promise("ipamd to run", "no process"))?);
         thread::sleep(Duration::from_secs(1));
-        let duration = Duration::from_secs(bench.times(63, 33) as u64);
+        let duration = Duration::from_secs(bench.times(60, 33) as u64);
         let (start, before) = (Instant::now(), [cpu_time(routed)?, cpu_time(addresses)?]);
         let (mut diffs, mut burst, mut last, mut quiet) = (Vec::new(), Duration::ZERO, before[0], 0);
         while start.elapsed() < duration {

@@ -172,11 +172,18 @@ fn measure(bench: &Bench, pairs: &[Pair]) -> Result<Traffic> {
         for (kind, turns) in
             [(Kind::Stream, 1), (Kind::OneCore, 4), (Kind::TwoCores, 8), (Kind::Connections, 2)]
         {
-            for place in (0..turns).flat_map(|turn| (0..pairs.len()).map(move |place| place + turn)) {
-                let which = (place + round) % pairs.len();
-                let (pair, at) = (&pairs[which], servers[which].at);
-                let taken = pair.from.enter(|| kind.take(at))?;
-                let taken = taken.context(|| format!("traffic of {} to {at}", pair.name))?;
+            let measured = bench.calm(|| {
+                let mut measured = Vec::new();
+                for place in (0..turns).flat_map(|turn| (0..pairs.len()).map(move |place| place + turn)) {
+                    let which = (place + round) % pairs.len();
+                    let (pair, at) = (&pairs[which], servers[which].at);
+                    let taken = pair.from.enter(|| kind.take(at))?;
+                    let taken = taken.context(|| format!("traffic of {} to {at}", pair.name))?;
+                    measured.push((which, taken));
+                }
+                Ok(measured)
+            })?;
+            for (which, taken) in measured {
                 samples[which].entry(kind).or_default().push(taken);
             }
         }

@@ -152,16 +152,21 @@ impl Lookout {
 }
 
 /// One ADD after the other of two contenders that differ in their nodes only; the seats are attached in the end.
-pub(super) fn alternate(pair: [(&Contender, &Seat); 2], rounds: usize) -> Result<[Vec<f64>; 2]> {
+pub(super) fn alternate(bench: &Bench, pair: [(&Contender, &Seat); 2]) -> Result<[Vec<f64>; 2]> {
     let mut times = [Vec::new(), Vec::new()];
-    for round in 0..rounds {
-        for place in 0..2 {
-            let which = (place + round) % 2;
-            let (contender, seat) = pair[which];
-            thread::sleep(REST);
-            times[which].push(contender.call(Verb::Add, seat)?.as_secs_f64());
-            contender.call(Verb::Del, seat)?;
-        }
+    for round in 0..bench.rounds {
+        let measured = bench.calm(|| {
+            let mut times = [0.0; 2];
+            for place in 0..2 {
+                let which = (place + round) % 2;
+                let (contender, seat) = pair[which];
+                thread::sleep(REST);
+                times[which] = contender.call(Verb::Add, seat)?.as_secs_f64();
+                contender.call(Verb::Del, seat)?;
+            }
+            Ok(times)
+        })?;
+        times.iter_mut().zip(measured).for_each(|(times, time)| times.push(time));
     }
     Ok(times)
 }
