@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic")]
 
-use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{cell::Cell, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use ferrule_bench::{
     contender::Contender,
@@ -51,5 +51,8 @@ fn bench() -> (Bench, TempDir) {
     let install =
         Install { bin_dir: target.join("release"), plugin: plugin.clone(), conf_dir: root.join("conf") };
     let floor = plugin.with_file_name("ferrule-floor");
-    (Bench { install, floor, dir: dir.path().to_owned(), rounds: 1, quick: true }, dir)
+    (
+        Bench { install, floor, dir: dir.path().to_owned(), rounds: 1, quick: true, again: Cell::default() },
+        dir,
+    )
 }

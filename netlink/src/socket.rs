@@ -485,7 +485,7 @@ mod tests {
                 let mut buffer = Vec::new();
                 socket.append(&mut buffer, &request, NLM_F_REQUEST | NLM_F_DUMP);
                 socket.send(&buffer).unwrap();
-                interrupted += usize::from(socket.dumped(|_| Some(())).unwrap().is_none());
+                interrupted += usize::from(socket.dumped((), |(), _| {}).unwrap().is_none());
                 match socket.dump(&request) {
                     Ok(whole) => assert!((COUNT..=COUNT + 1).contains(&whole.len()), "{}", whole.len()),
                     Err(error) => assert!(matches!(error, Error::Interrupted(_)), "{error}"),
