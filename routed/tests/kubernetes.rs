@@ -122,22 +122,80 @@ fn a_streamed_list_is_followed_by_its_changes() {
 
 #[test]
 fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
-    for streaming in [Streaming::Refused, Streaming::Unheard] {
+    run(async {
+        let mut pair = Pair::new(|server| {
+            server.faults(|faults| faults.streaming = Streaming::Refused);
+            (4..=250).for_each(|number| server.put(node(number)));
+        });
+        let mut names: Vec<_> = (2..=250).map(|number| format!("n{number}")).collect();
+        names.sort();
+        let names: Vec<_> = std::iter::once("n1").chain(names.iter().map(String::as_str)).collect();
+        pair.wait_for(&names).await;
+        assert_eq!(pair.asked(), ["watch nodes", "list nodes", "list nodes", "list nodes"]);
+        pair.server.delete("n250");
+        let names: Vec<_> = names.into_iter().filter(|name| *name != "n250").collect();
+        pair.wait_for(&names).await;
+    });
+}
+
+#[test]
+fn whatever_keeps_a_server_from_streaming_the_nodes_are_listed_at_once_and_streaming_is_tried_again_later() {
+    let codes = [400, 401, 403, 404, 406, 410, 422, 429, 500, 501, 503, 504];
+    let others = [Streaming::Ends, Streaming::Cut, Streaming::CutAtOnce, Streaming::Page];
+    for streaming in codes.map(Streaming::Answers).into_iter().chain(others) {
         run(async {
-            let mut pair = Pair::new(|server| {
-                server.faults(|faults| faults.streaming = streaming);
-                (4..=250).for_each(|number| server.put(node(number)));
-            });
-            let mut names: Vec<_> = (2..=250).map(|number| format!("n{number}")).collect();
-            names.sort();
-            let names: Vec<_> = std::iter::once("n1").chain(names.iter().map(String::as_str)).collect();
-            pair.wait_for(&names).await;
-            assert_eq!(pair.asked(), ["watch nodes", "list nodes", "list nodes", "list nodes"]);
-            pair.server.delete("n250");
-            let names: Vec<_> = names.into_iter().filter(|name| *name != "n250").collect();
-            pair.wait_for(&names).await;
+            let mut pair = Pair::new(|server| server.faults(|faults| faults.streaming = streaming));
+            pair.wait_for(&["n1", "n2", "n3"]).await;
+            assert_eq!(pair.asked(), ["watch nodes", "list nodes"], "{streaming:?}: in the same round");
+            pair.server.put(node(4));
+            pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+            assert_eq!(pair.asked(), ["watch nodes", "list nodes", "watch nodes"], "{streaming:?}");
+            // The next list is streamed, since the server can do it now.
+            pair.server.faults(|faults| faults.streaming = Streaming::Works);
+            pair.server.delete("n2");
+            pair.server.forget();
+            pair.server.cut();
+            pair.wait_for(&["n1", "n3", "n4"]).await;
+            let lists = pair.asked().iter().filter(|asked| *asked == "list nodes").count();
+            assert_eq!(lists, 1, "{streaming:?}");
         });
     }
+}
+
+#[test]
+fn a_streamed_list_that_stays_silent_is_given_up_before_anybody_waits_long() {
+    for streaming in [Streaming::Silent, Streaming::Mute] {
+        run(async {
+            let begin = Instant::now();
+            let mut pair = Pair::new(|server| server.faults(|faults| faults.streaming = streaming));
+            pair.wait_for(&["n1", "n2", "n3"]).await;
+            assert_eq!(pair.asked(), ["watch nodes", "list nodes"], "{streaming:?}");
+            assert!(begin.elapsed() < Duration::from_secs(12), "{streaming:?}: {:?}", begin.elapsed());
+        });
+    }
+}
+
+#[test]
+fn a_streamed_list_that_does_not_end_is_given_up() {
+    run(async {
+        let mut pair = Pair::new(|server| server.faults(|faults| faults.streaming = Streaming::Endless));
+        // Longer than others are waited for: there was always something that came.
+        let event = tokio::time::timeout(2 * LIMIT, pair.source.next()).await.unwrap();
+        pair.take(event);
+        assert_eq!(pair.names(), ["n1", "n2", "n3"]);
+        assert_eq!(pair.asked(), ["watch nodes", "list nodes"]);
+    });
+}
+
+#[test]
+fn a_server_that_is_busy_is_spared_for_as_long_as_it_asks() {
+    run(async {
+        let begin = Instant::now();
+        let mut pair = Pair::new(|server| server.faults(|faults| faults.streaming = Streaming::TooMany(2)));
+        pair.wait_for(&["n1", "n2", "n3"]).await;
+        assert!(begin.elapsed() >= Duration::from_secs(2), "{:?}", begin.elapsed());
+        assert_eq!(pair.asked(), ["watch nodes", "list nodes"], "nothing in between");
+    });
 }
 
 #[test]
@@ -210,7 +268,7 @@ fn a_list_that_breaks_off_tells_nothing_until_it_is_complete() {
             let event = tokio::time::timeout(LIMIT, pair.source.next()).await.unwrap();
             pair.take(event);
             assert_eq!(pair.names(), ["n1", "n2", "n3"], "the first thing that is told is complete");
-            assert_eq!(pair.asked(), ["watch nodes", "watch nodes"]);
+            assert_eq!(pair.asked(), ["watch nodes", "list nodes"]);
         });
     }
 }

@@ -76,11 +76,17 @@ impl Request {
 pub(crate) struct Answer {
     code: u16,
     body: Vec<u8>,
+    /// Seconds for which the client is to wait.
+    retry_after: Option<u64>,
 }
 
 impl Answer {
     pub(crate) fn json(code: u16, body: &Value) -> Self {
-        Self { code, body: body.to_string().into_bytes() }
+        Self { code, body: body.to_string().into_bytes(), retry_after: None }
+    }
+
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
     }
 
     pub(crate) fn status(code: u16, reason: &str, message: &str) -> Self {
@@ -90,10 +96,11 @@ impl Answer {
     }
 
     pub(crate) fn write(&self, stream: &mut Stream) -> io::Result<()> {
-        let Self { code, body } = self;
+        let Self { code, body, retry_after } = self;
+        let wait = retry_after.map_or_else(String::new, |seconds| format!("Retry-After: {seconds}\r\n"));
         write!(
             stream,
-            "HTTP/1.1 {code} Any\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 {code} Any\r\n{wait}Content-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         )?;
         stream.write_all(body)?;

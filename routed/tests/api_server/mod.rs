@@ -20,16 +20,101 @@ use tls::Stream;
 /// How long a watch of the server's sleeps before it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the server does to a streamed list.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+/// What the server, or a proxy before it, does to a streamed list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum Streaming {
     /// As asked.
     #[default]
     Works,
     /// It answers 422, as a server whose feature gate is off.
     Refused,
-    /// It answers 400.
-    Unheard,
+    /// It answers with this status.
+    Answers(u16),
+    /// It answers 429, and asks to be spared for so many seconds.
+    TooMany(u64),
+    /// It ends the answer as it should be ended, before the last bookmark.
+    Ends,
+    /// It cuts the connection in the middle.
+    Cut,
+    /// It cuts the connection before it has answered.
+    CutAtOnce,
+    /// It begins an answer, and sends nothing more.
+    Silent,
+    /// It takes the request and never answers.
+    Mute,
+    /// It knows no lists, and tells of changes for ever.
+    Endless,
+    /// It answers with a page for people.
+    Page,
+}
+
+impl Streaming {
+    /// What an API server says with this status. That of 500 is of one whose etcd cannot report progress.
+    fn words(code: u16) -> (&'static str, &'static str) {
+        match code {
+            400 => ("BadRequest", "unknown parameter"),
+            404 => ("NotFound", "the server could not find the requested resource"),
+            406 => ("NotAcceptable", "only the following media types are accepted"),
+            422 => (
+                "Invalid",
+                "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature \
+                 gate is enabled",
+            ),
+            500 => (
+                "InternalError",
+                "a watch stream was requested by the client but the required storage feature RequestWatchProgress is \
+                 disabled",
+            ),
+            504 => ("Timeout", "Timeout: Too large resource version"),
+            _ => ("", ""),
+        }
+    }
+
+    /// Does it, unless it is to work; whether it was done.
+    fn perform(self, stream: &mut Stream, shared: &Shared) -> io::Result<bool> {
+        let refuse = |code: u16| {
+            let (reason, message) = Self::words(code);
+            Answer::status(code, reason, message)
+        };
+        let wait_for_end = || {
+            let generation = shared.state().generation;
+            while shared.state().generation == generation {
+                thread::sleep(LOOK);
+            }
+        };
+        let first = br#"{"type":"ADDED","object":{"metadata":{"name":"n1","resourceVersion":"1"}}}"#;
+        match self {
+            Self::Works => return Ok(false),
+            Self::Refused => refuse(422).write(stream)?,
+            Self::Answers(code) => refuse(code).write(stream)?,
+            Self::TooMany(seconds) => refuse(429).retry_after(seconds).write(stream)?,
+            Self::CutAtOnce => {}
+            Self::Mute => wait_for_end(),
+            Self::Ends | Self::Cut | Self::Silent => {
+                http::begin_chunks(stream)?;
+                http::chunk(stream, &[first.as_slice(), b"\n"].concat())?;
+                match self {
+                    Self::Ends => http::chunk(stream, b"")?,
+                    Self::Silent => wait_for_end(),
+                    _ => {}
+                }
+            }
+            Self::Endless => {
+                http::begin_chunks(stream)?;
+                let generation = shared.state().generation;
+                while shared.state().generation == generation {
+                    http::chunk(stream, &[first.as_slice(), b"\n"].concat())?;
+                    thread::sleep(LOOK);
+                }
+            }
+            Self::Page => {
+                http::begin_chunks(stream)?;
+                http::chunk(stream, b"<html>\n<body>Who are you?</body>\n</html>\n")?;
+                http::chunk(stream, b"")?;
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// What goes wrong, until it is set otherwise.
@@ -343,6 +428,12 @@ fn patch(request: &Request, state: &mut State) -> Answer {
 }
 
 fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<()> {
+    if request.query("sendInitialEvents").is_some() {
+        let streaming = shared.state().faults.streaming;
+        if streaming.perform(stream, shared)? {
+            return Ok(());
+        }
+    }
     let state = shared.state();
     let (generation, mut raw) = (state.generation, state.raw.len());
     let mut seen: u64 = request.query("resourceVersion").map_or(0, |text| text.parse().unwrap());
@@ -350,17 +441,6 @@ fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<
     let line = |event: &Value| [event.to_string().as_bytes(), b"\n"].concat();
     let mut broken = None;
     if request.query("sendInitialEvents").is_some() {
-        match state.faults.streaming {
-            Streaming::Works => {}
-            Streaming::Refused => {
-                let message = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the \
-                               WatchList feature gate is enabled";
-                return Answer::status(422, "Invalid", message).write(stream);
-            }
-            Streaming::Unheard => {
-                return Answer::status(400, "BadRequest", "unknown parameter").write(stream);
-            }
-        }
         seen = state.version;
         lines.extend(state.nodes.values().map(|node| line(&json!({"type": "ADDED", "object": node}))));
         let end = json!({"resourceVersion": seen.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}});

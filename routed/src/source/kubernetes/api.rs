@@ -15,6 +15,7 @@ use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder};
 
 use super::fault::Fault;
@@ -26,6 +27,11 @@ use crate::source::chain::chain;
 const CONNECT: Duration = Duration::from_secs(10);
 /// An answer that has been promised comes within this time, or its next piece does.
 const ANSWER: Duration = Duration::from_secs(30);
+/// A streamed list, too, comes within this time, and so does its next piece: who cannot stream is asked for pages soon. A server
+/// waits for 3 s until it has what is new.
+const STREAM: Duration = Duration::from_secs(5);
+/// A streamed list that brings no new node for so long will not end: it is a watch like any other.
+const STALLED: Duration = Duration::from_secs(30);
 /// The server ends a watch after this time; the next begins where it ended.
 const WATCH_S: u64 = 290;
 /// A server sends bookmarks once a minute; one that is silent for longer than the watch may last is gone.
@@ -98,14 +104,12 @@ impl Api {
     /// Begins a watch with all there is: the server sends every node, and a bookmark when that was all.
     ///
     /// # Errors
-    /// [`Fault::NoStreaming`] if the server cannot do that, and what can happen to every request.
+    /// What can happen to every request.
     pub(super) async fn stream(&self) -> Result<Watch, Fault> {
         // Without a version: at least as new as the moment of the request, so that nothing goes back in time.
         let initial = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        match self.watch(initial, ANSWER).await {
-            Err(Fault::Refused { code: 400 | 422, message }) => Err(Fault::NoStreaming(message)),
-            result => result,
-        }
+        let watch = tokio::time::timeout(STREAM, self.watch(initial, STREAM)).await;
+        watch.unwrap_or(Err(Fault::Silent(STREAM)))
     }
 
     /// Begins a watch with what came after `version`.
@@ -161,10 +165,14 @@ impl Api {
         if answer.status().is_success() {
             return Ok(answer);
         }
+        let wait = answer.headers().get(http::header::RETRY_AFTER);
+        // The other form, a date, is not one of an API server's.
+        let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         // The body says why, if it says anything.
         let body = whole(answer, LONGEST_REFUSAL).await.unwrap_or_default();
         let mut status: Status = serde_json::from_slice(&body).unwrap_or_default();
         status.code = code;
+        wait.into_iter().for_each(|seconds| status.wait(seconds));
         if status.message.is_empty() {
             status.message =
                 String::from_utf8_lossy(&body).chars().take(200).collect::<String>().trim().into();
@@ -194,6 +202,16 @@ impl Watch {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// What the server tells next of a streamed list that brought its last new node at `last`.
+    ///
+    /// # Errors
+    /// The list does not go on, or will not end.
+    pub(super) async fn next_of_list(&mut self, last: Instant) -> Result<Told, Fault> {
+        let told = tokio::time::timeout_at(last + STALLED, self.next()).await;
+        let told = told.map_err(|_| Fault::Malformed("a streamed list does not end".into()))??;
+        told.ok_or_else(|| Fault::Away("it ended the list in the middle".into()))
     }
 
     /// The list that came first is through: from here on silence means that nothing happens.

@@ -9,6 +9,9 @@ use super::api::Permission;
 /// The class of [`Fault::Malformed`].
 pub(super) const MALFORMED: &str = "malformed";
 
+/// No server is spared for longer than this.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
 /// The nodes could not be had, or the node could not be written to.
 #[derive(Debug, Error)]
 pub(super) enum Fault {
@@ -35,9 +38,6 @@ pub(super) enum Fault {
         /// The server's words.
         message: String,
     },
-    /// The server cannot stream a list.
-    #[error("the API server does not stream lists ({0})")]
-    NoStreaming(String),
     /// The server does not remember the changes since the version that it was asked for.
     #[error("the API server no longer has the changes since the last one that was seen ({0})")]
     Expired(String),
@@ -48,6 +48,8 @@ pub(super) enum Fault {
         code: u16,
         /// The server's words.
         message: String,
+        /// How long it wants to be spared.
+        retry_after: Option<Duration>,
     },
     /// There is no server, or it stopped in the middle.
     #[error("the API server cannot be reached: {0}; see that it runs, and that the way to it is open")]
@@ -69,11 +71,24 @@ impl Fault {
             Self::Credentials(_) => "credentials".into(),
             Self::Unauthorized(_) => "unauthorized".into(),
             Self::Forbidden { permission, .. } => permission.to_string(),
-            Self::NoStreaming(_) => "streaming".into(),
             Self::Expired(_) => "expired".into(),
             Self::Refused { code, .. } => code.to_string(),
             Self::Away(_) | Self::Silent(_) => "away".into(),
             Self::Malformed(_) => MALFORMED.into(),
+        }
+    }
+
+    /// It is about who asks, and not about what is asked for.
+    pub(super) fn is_the_clients(&self) -> bool {
+        matches!(self, Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. })
+    }
+
+    /// How long the server wants to be spared: what it asks for, within reason. A node that has no nodes yet cannot wait for
+    /// hours because somebody on the way says so.
+    pub(super) fn retry_after(&self) -> Duration {
+        match self {
+            Self::Refused { retry_after: Some(wait), .. } => (*wait).min(LONGEST_RETRY),
+            _ => Duration::ZERO,
         }
     }
 
@@ -82,7 +97,7 @@ impl Fault {
         match self {
             // Too many requests: the server takes the same one later.
             Self::Refused { code, .. } => *code != 429,
-            Self::Expired(_) | Self::NoStreaming(_) | Self::Malformed(_) => true,
+            Self::Expired(_) | Self::Malformed(_) => true,
             Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. } => false,
             Self::Away(_) | Self::Silent(_) => false,
         }
@@ -97,10 +112,20 @@ mod tests {
     #[test]
     fn what_is_forbidden_is_named_with_its_verb_and_resource_and_the_remedy() {
         let fault = Fault::Forbidden { permission: WATCH_NODES, message: "no role".into() };
+        assert_eq!(fault.retry_after(), Duration::ZERO);
         assert_eq!(
             fault.to_string(),
             "the API server does not allow to watch nodes (no role); apply conf/kubernetes/rbac.yaml, or give the user \
              of the kubeconfig the verb \"watch\" on \"nodes\""
         );
+    }
+
+    #[test]
+    fn a_server_is_spared_for_as_long_as_it_asks_within_reason() {
+        let wait = |seconds: Option<u64>| {
+            let retry_after = seconds.map(Duration::from_secs);
+            Fault::Refused { code: 429, message: String::new(), retry_after }.retry_after().as_secs()
+        };
+        assert_eq!([wait(None), wait(Some(7)), wait(Some(86_400))], [0, 7, 60]);
     }
 }

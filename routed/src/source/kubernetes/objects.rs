@@ -4,6 +4,7 @@
 //! others go on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ferrule_config::check_node_name;
 use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
@@ -91,6 +92,20 @@ pub(super) struct Status {
     pub(super) reason: String,
     /// In a sentence.
     pub(super) message: String,
+    details: Option<Details>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Details {
+    retry_after_seconds: Option<u32>,
+}
+
+impl Status {
+    /// For how long the server is to be spared, if its body does not say so itself.
+    pub(super) fn wait(&mut self, seconds: u32) {
+        self.details.get_or_insert_default().retry_after_seconds.get_or_insert(seconds);
+    }
 }
 
 #[derive(Deserialize)]
@@ -247,10 +262,12 @@ fn bookmark(metadata: Metadata) -> Told {
 /// What a status of the server's means: in a watch, or as the body of an answer.
 pub(super) fn refusal(status: Status) -> Fault {
     let message = if status.message.is_empty() { status.reason.clone() } else { status.message };
+    let wait = status.details.and_then(|details| details.retry_after_seconds);
+    let retry_after = wait.map(|seconds| Duration::from_secs(seconds.into()));
     match (status.code, status.reason.as_str()) {
         (410, _) | (_, "Expired" | "Gone") => Fault::Expired(message),
         (401, _) => Fault::Unauthorized(message),
-        (code, _) => Fault::Refused { code, message },
+        (code, _) => Fault::Refused { code, message, retry_after },
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) async fn keep<F>(
                         "cannot write {what} of node {name}: {fault}; tried again, ever more rarely; routes are not held up"
                     );
                 }
-                tokio::time::sleep(pause.next()).await;
+                tokio::time::sleep(pause.next().max(fault.retry_after())).await;
             }
         }
     }

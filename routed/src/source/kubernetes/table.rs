@@ -19,6 +19,11 @@ impl Table {
         self.next = Some(BTreeMap::new());
     }
 
+    /// The list that is being read has an object of this name already.
+    pub(super) fn has_listed(&self, name: &str) -> bool {
+        self.next.as_ref().is_some_and(|next| next.contains_key(name))
+    }
+
     /// Takes an object; what it changes if no list is being read, and what is to be said about it.
     pub(super) fn put(&mut self, seen: Seen) -> (Option<NodeUpdate>, Option<String>) {
         let known = self.entries.get(&seen.name);

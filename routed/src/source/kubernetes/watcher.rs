@@ -1,8 +1,9 @@
 //! The task that lists and watches: it never ends, tells what changed, and says in the log what it cannot do.
 //!
-//! A round begins with a list, streamed if the server can, or resumes a watch where the last one ended. Whatever goes
-//! wrong ends the round; nothing is told then, so that what is in the kernel stays, and the next round follows after
-//! a pause.
+//! A round begins with a list, or resumes a watch where the last one ended. A list is streamed if the server can do that; whatever
+//! keeps it from that, it is asked for pages in the same round, and streaming is tried again with the next list. Anything
+//! else that goes wrong ends the round; nothing is told then, so that what is in the kernel stays, and the next round follows
+//! after a pause.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,8 +40,8 @@ pub(super) struct Watcher {
     api: Option<Api>,
     /// The version that the table is of; `None` if it has to be listed.
     version: Option<String>,
-    /// Whether the server streams lists, as far as is known.
-    streams: bool,
+    /// It is in the log that the server does not stream lists.
+    said_pages: bool,
     pause: Pause,
     /// The faults that are in the log, and still hold.
     said: BTreeSet<String>,
@@ -86,7 +87,7 @@ impl Watcher {
             flannel: None,
             api: None,
             version: None,
-            streams: true,
+            said_pages: false,
             pause: Pause::new(),
             said: BTreeSet::new(),
         }
@@ -108,13 +109,15 @@ impl Watcher {
                 self.pause.reset();
                 self.said.clear();
             }
-            let rest = match end {
+            match end {
                 End::Deaf => return,
-                End::Closed => begin.elapsed() < SHORT,
-                End::Fault(fault) => self.fail(fault),
-            };
-            if rest {
-                tokio::time::sleep(self.pause.next()).await;
+                End::Closed if begin.elapsed() >= SHORT => {}
+                End::Closed => tokio::time::sleep(self.pause.next()).await,
+                End::Fault(fault) => {
+                    let wait = self.pause.next().max(fault.retry_after());
+                    self.fail(&fault);
+                    tokio::time::sleep(wait).await;
+                }
             }
         }
     }
@@ -130,38 +133,70 @@ impl Watcher {
                 self.answered();
                 watch
             }
-            None if self.streams => self.streamed_list(&api).await?,
-            None => {
-                let version = self.paged_list(&api).await?;
-                api.resume(&version).await?
-            }
+            None => self.list(&api).await?,
         };
-        while let Some(told) = watch.next().await? {
-            self.take(told).await?;
+        loop {
+            match watch.next().await {
+                Ok(Some(told)) => self.take(told).await?,
+                Ok(None) => break,
+                Err(fault) => {
+                    // Not even a bookmark: somebody on the way may keep back what the server says.
+                    if matches!(fault, Fault::Silent(_)) {
+                        self.version = None;
+                    }
+                    return Err(fault.into());
+                }
+            }
         }
         self.api = Some(api);
         Ok(End::Closed)
     }
 
+    /// All nodes, and a watch from there.
+    async fn list(&mut self, api: &Api) -> Result<Watch, End> {
+        let streaming = match self.streamed_list(api).await {
+            Ok(watch) => {
+                self.said_pages = false;
+                return Ok(watch);
+            }
+            Err(End::Fault(fault)) => fault,
+            Err(end) => return Err(end),
+        };
+        tokio::time::sleep(streaming.retry_after()).await;
+        let version = match self.paged_list(api).await {
+            Ok(version) => version,
+            // It is the same for every request, or the right to watch is missing anyhow.
+            Err(End::Fault(_)) if streaming.is_the_clients() => return Err(streaming.into()),
+            Err(end) => return Err(end),
+        };
+        if !std::mem::replace(&mut self.said_pages, true) {
+            tracing::info!(
+                "the API server does not stream the list of nodes, it is asked for pages: {streaming}"
+            );
+        }
+        Ok(api.resume(&version).await?)
+    }
+
     async fn streamed_list(&mut self, api: &Api) -> Result<Watch, End> {
         let mut watch = api.stream().await?;
         self.table.begin();
+        let mut last = Instant::now();
         loop {
             // A server that does not know streaming, and does not say so, never sends the last bookmark.
-            let told = watch.next().await.map_err(|fault| match fault {
-                Fault::Silent(_) => Fault::NoStreaming(fault.to_string()),
-                fault => fault,
-            })?;
-            match told {
-                Some(Told::Bookmark { version, initial_end: true }) => {
+            match watch.next_of_list(last).await? {
+                Told::Bookmark { version, initial_end: true } => {
                     watch.has_begun();
                     self.listed(version).await?;
                     return Ok(watch);
                 }
-                Some(Told::Put(seen)) => drop(self.put(seen)),
-                Some(Told::Gone { name, .. }) => drop(self.table.remove(&name)),
-                Some(Told::Bookmark { .. }) => {}
-                None => return Err(Fault::Away("it ended the list in the middle".into()).into()),
+                Told::Put(seen) => {
+                    if !self.table.has_listed(&seen.name) {
+                        last = Instant::now();
+                    }
+                    self.put(seen);
+                }
+                Told::Gone { name, .. } => drop(self.table.remove(&name)),
+                Told::Bookmark { .. } => {}
             }
         }
     }
@@ -250,26 +285,18 @@ impl Watcher {
         }
     }
 
-    /// What follows from a fault; whether to wait before the next round.
-    fn fail(&mut self, fault: Fault) -> bool {
+    /// What follows from a fault.
+    fn fail(&mut self, fault: &Fault) {
         if fault.doubts_the_version() {
             self.version = None;
         }
         match fault {
-            Fault::NoStreaming(_) => {
-                self.streams = false;
-                tracing::info!("{fault}: nodes are listed and watched");
-                return false;
-            }
             Fault::Expired(_) => tracing::info!("{fault}: all nodes are listed again"),
             fault => {
-                // It may be another server that comes back.
-                self.streams = true;
                 if self.said.insert(fault.class()) {
                     tracing::error!("{fault}; it is tried again, everything stays as it is until then");
                 }
             }
         }
-        true
     }
 }
