@@ -48,7 +48,7 @@ plugin:
 
 .PHONY: test
 test: setup style build ## All checks: style, unit and integration tests, and the three-node network
-	$(CARGO) test --locked --workspace
+	$(CARGO) nextest run --locked --workspace
 	./test-netns.sh
 
 .PHONY: soak

@@ -26,12 +26,26 @@ fn main() -> ExitCode {
     if std::env::var_os(ROLE).is_some() {
         return daemon();
     }
-    told_of_start_life_and_end(Signal::SIGTERM, "SIGTERM");
-    told_of_start_life_and_end(Signal::SIGINT, "SIGINT");
-    runs_without_a_service_manager();
-    println!("service_manager: 3 checks passed");
+    // What runs test programs side by side asks for the names first, and then for one at a time.
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let asked = |argument: &str| arguments.iter().any(|given| given == argument);
+    let ignored_alone = asked("--ignored");
+    if asked("--list") {
+        CHECKS.iter().filter(|_| !ignored_alone).for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let chosen = |name: &str| !asked("--exact") || asked(name);
+    let chosen: Vec<_> = CHECKS.iter().filter(|(name, _)| chosen(name)).collect();
+    chosen.iter().for_each(|(_, check)| check());
+    println!("test result: ok. {} passed; 0 failed", chosen.len());
     ExitCode::SUCCESS
 }
+
+const CHECKS: [(&str, fn()); 3] = [
+    ("sigterm_ends_it", || told_of_start_life_and_end(Signal::SIGTERM, "SIGTERM")),
+    ("sigint_ends_it", || told_of_start_life_and_end(Signal::SIGINT, "SIGINT")),
+    ("it_runs_without_a_service_manager", runs_without_a_service_manager),
+];
 
 /// The smallest daemon.
 fn daemon() -> ExitCode {
