@@ -132,11 +132,8 @@ impl<N: Node> Attempt<'_, N> {
             self.apply(place, ops)?;
         }
         let link = (&self.spec, &ends);
-        let way = match &config.mode {
-            Mode::Routed => &self.spec.host_name,
-            Mode::Bridge(bridge) => &bridge.name,
-        };
-        config.extras.put(self.node, &mut self.host, attachment, link, way, &grant)?;
+        let bridged = matches!(config.mode, Mode::Bridge(_));
+        config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         Ok(result)
     }
 

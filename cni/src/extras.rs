@@ -4,7 +4,7 @@
 //! These are the things that do not all go with the veth pair. So that the many pods without them cost nothing more, the
 //! host's end says in its alias that there may be some; where the host's end is gone already, they are looked for.
 
-use ferrule_model::{Attachment, IfName, IpNetwork, Link, VethSpec};
+use ferrule_model::{Attachment, IpNetwork, Link, VethSpec};
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 
@@ -44,7 +44,7 @@ impl Extras {
         VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
     }
 
-    /// Gives the pod what was asked for; the node's packets go by the link `way` to it.
+    /// Gives the pod, which may be on a bridge, what was asked for.
     ///
     /// # Errors
     /// Something is not to be had; what was done by then is there until [`remove`].
@@ -54,7 +54,7 @@ impl Extras {
         host: &mut N::Kernel,
         attachment: &Attachment,
         (spec, ends): (&VethSpec, &Ends),
-        way: &IfName,
+        bridged: bool,
         grant: &Grant,
     ) -> Result<(), Error> {
         if self.is_none() {
@@ -72,8 +72,8 @@ impl Extras {
             return Ok(());
         }
         let addresses: Vec<_> = grant.hosts().collect();
-        let wanted = ports::elements(&self.ports, &addresses, attachment, *way != link.name)?;
-        hostports::put(node, host, way, &self.ports, &wanted)
+        let wanted = ports::elements(&self.ports, &addresses, attachment, bridged)?;
+        hostports::put(node, host, &wanted)
     }
 
     /// What is not as it was asked for: what, how it should be, how it is.

@@ -7,19 +7,21 @@
 
 use std::collections::BTreeSet;
 
-use ferrule_model::{Attachment, Family, IfName};
+use ferrule_model::{Attachment, Family};
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::nft::NftError;
-use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::ports::{self, Granted, MAPS, Owner, PortMapping, Protocol, SETS, TABLE};
+use crate::ports::{Granted, Owner, Protocol};
+use crate::table::{MAPS, SETS, SKELETON, TABLE};
 
 /// Attempts of a transaction between which somebody else's came each time.
 const ATTEMPTS: u32 = 100;
+/// Attempts to make a table that is gone again each time.
+const TABLE_ATTEMPTS: u32 = 5;
 
 /// Why host ports cannot be granted.
 #[derive(Debug, thiserror::Error)]
@@ -32,18 +34,18 @@ pub enum HostPortError {
         /// Whose it is.
         owner: String,
     },
-    /// The table could not be made.
-    #[error("cannot make the nftables table {TABLE} for host ports: {0}")]
-    Table(#[source] NftError),
-    /// The table is there, but not as it was made.
+    /// The table, or a part of it that is missing, could not be made.
     #[error(
-        "the nftables table {TABLE} lacks a map: somebody changed it; `nft delete table inet {TABLE}` and attach the \
-         pods with host ports again"
+        "cannot make the nftables table {TABLE} for host ports: {0} (`nft list table inet {TABLE}` shows what is there; the \
+         host ports in it work on)"
     )]
-    Broken,
-    /// Connections from the node's 127.0.0.1 cannot be let through.
-    #[error("host ports on 127.0.0.1: {0}")]
-    Localnet(#[source] SysctlError),
+    Table(#[source] NftError),
+    /// Somebody removes the table, or a part of it, as often as it is made.
+    #[error(
+        "the nftables table {TABLE} went, or a part of it, as soon as it was made: find the program that flushes the \
+         rulesets (`nft monitor` shows it at work)"
+    )]
+    Flushed,
     /// Every attempt met another transaction.
     #[error("nftables' rulesets changed during each of {ATTEMPTS} attempts to change the host ports")]
     Busy,
@@ -59,35 +61,21 @@ const LOOK: &str = "look for the host ports";
 const REMOVE: &str = "close the host ports";
 const FORGET: &str = "forget the UDP connections of a host port";
 
-/// Grants the elements that `mappings` come to, to a pod behind `link`.
+/// Grants the `wanted` elements to a pod.
 ///
 /// # Errors
 /// Another pod has one of the ports, or the kernel refused; then nothing has been granted.
-pub(crate) fn put<N: Node>(
-    node: &N,
-    host: &mut N::Kernel,
-    link: &IfName,
-    mappings: &[PortMapping],
-    wanted: &[Element],
-) -> Result<(), Error> {
-    if mappings.iter().any(PortMapping::is_on_loopback) {
-        node.route_localnet(link).map_err(|source| Error::HostPort(HostPortError::Localnet(source)))?;
-    }
+pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -> Result<(), Error> {
     let mut netfilter = node.netfilter().map_err(talking(OPEN))?;
-    let all: Vec<_> = wanted.iter().map(Change::Add).collect();
-    let mut done = netfilter.change(TABLE, &all, None);
-    if errno(&done) == Some(Errno::ENOENT) {
-        let made = netfilter.load(ports::SKELETON);
-        done = netfilter.change(TABLE, &all, None);
-        if errno(&done) == Some(Errno::ENOENT) {
-            // Two may have made it at once; a table that was there before should have served.
-            let error = made.map_or_else(HostPortError::Table, |()| HostPortError::Broken);
-            return Err(Error::HostPort(error));
+    let mut attempts = 0;
+    // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod may
+    // make it at the same time, which is as good.
+    while !grant(&mut netfilter, host, wanted)? {
+        attempts += 1;
+        if attempts > TABLE_ATTEMPTS {
+            return Err(Error::HostPort(HostPortError::Flushed));
         }
-    }
-    match errno(&done) {
-        Some(Errno::EEXIST) => replace(&mut netfilter, host, wanted)?,
-        _ => done.map_err(talking(PUT))?,
+        netfilter.load(SKELETON).map_err(|error| Error::HostPort(HostPortError::Table(error)))?;
     }
     for granted in wanted.iter().filter_map(Granted::of) {
         // What came for the port before it was the pod's would go on going nowhere.
@@ -101,15 +89,31 @@ pub(crate) fn put<N: Node>(
     Ok(())
 }
 
-fn errno<T>(done: &Result<T, NetlinkError>) -> Option<Errno> {
-    done.as_ref().err().and_then(NetlinkError::errno)
+/// The same without the table's making: `false` if a part of that is missing; then nothing has been granted.
+fn grant(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Element]) -> Result<bool, Error> {
+    let all: Vec<_> = wanted.iter().map(Change::Add).collect();
+    let mut done = netfilter.change(TABLE, &all, None).map_err(talking(PUT));
+    if done.as_ref().err().and_then(errno) == Some(Errno::EEXIST) {
+        done = replace(netfilter, host, wanted);
+    }
+    match done {
+        Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(false),
+        done => done.map(|()| true),
+    }
+}
+
+fn errno(error: &Error) -> Option<Errno> {
+    match error {
+        Error::Kernel { source, .. } => source.errno(),
+        _ => None,
+    }
 }
 
 /// Puts what is wanted in the place of what nobody alive has.
 fn replace(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Element]) -> Result<(), Error> {
     for _ in 0..ATTEMPTS {
         let generation = netfilter.generation().map_err(talking(PUT))?;
-        let found = listed(netfilter, &[&MAPS[..], &SETS[..]].concat()).map_err(talking(LOOK))?;
+        let found = listed(netfilter, &all_sets()).map_err(talking(LOOK))?;
         let mut in_the_way = Vec::new();
         let mut add = Vec::new();
         for element in wanted {
@@ -162,10 +166,18 @@ fn taken(element: &Element, owner: String) -> Error {
     Error::HostPort(HostPortError::Taken { port, owner })
 }
 
+fn all_sets() -> Vec<&'static str> {
+    [&MAPS[..], &SETS[..]].concat()
+}
+
+/// The elements of these sets. One that is missing has none.
 fn listed(netfilter: &mut impl Netfilter, sets: &[&'static str]) -> Result<Vec<Element>, NetlinkError> {
     let mut found = Vec::new();
     for set in sets {
-        found.extend(netfilter.elements(TABLE, set)?);
+        match netfilter.elements(TABLE, set) {
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            elements => found.extend(elements?),
+        }
     }
     Ok(found)
 }
@@ -205,17 +217,15 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
             Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(()),
             generation => generation.map_err(talking(LOOK))?,
         };
-        let mut found = match listed(&mut netfilter, &MAPS) {
-            Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(()),
-            found => found.map_err(talking(LOOK))?,
-        };
+        if !netfilter.has_table(TABLE).map_err(talking(LOOK))? {
+            return Ok(());
+        }
+        let mut found = listed(&mut netfilter, &all_sets()).map_err(talking(LOOK))?;
         found.retain(&wanted);
         if found.is_empty() {
             return Ok(());
         }
-        let beside = listed(&mut netfilter, &SETS).map_err(talking(LOOK))?;
-        let beside: Vec<_> = beside.into_iter().filter(&wanted).collect();
-        let changes: Vec<_> = found.iter().chain(&beside).map(Change::Delete).collect();
+        let changes: Vec<_> = found.iter().map(Change::Delete).collect();
         match netfilter.change(TABLE, &changes, Some(generation)) {
             Err(error) if matches!(error.errno(), Some(Errno::ERESTART | Errno::ENOENT)) => continue,
             done => done.map_err(talking(REMOVE))?,
@@ -250,16 +260,13 @@ pub(crate) fn missing<N: Node>(
     wanted: &[Element],
 ) -> Result<Vec<(String, String, String)>, NetlinkError> {
     let mut netfilter = node.netfilter()?;
-    let found = match listed(&mut netfilter, &[&MAPS[..], &SETS[..]].concat()) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => Vec::new(),
-        found => found?,
-    };
+    let found = listed(&mut netfilter, &all_sets())?;
     let mut missing = Vec::new();
     for element in wanted.iter().filter(|element| !found.contains(element)) {
         let there = found.iter().find(|there| (there.set, &there.key) == (element.set, &element.key));
         let text = |element: &Element| match Granted::of(element) {
             Some(granted) => (format!("host port {}", granted.name()), format!("to {}", granted.pod)),
-            None => (format!("masquerading in {}", element.set), "for the pod".to_owned()),
+            None => (format!("its element of {}", element.set), "for the pod".to_owned()),
         };
         let (what, expected) = text(element);
         let instead = there

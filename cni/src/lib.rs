@@ -28,6 +28,7 @@ pub mod result;
 pub mod shaping;
 pub mod spec;
 pub mod status;
+pub mod table;
 pub mod wanted;
 
 use std::ffi::OsString;

@@ -59,12 +59,6 @@ pub trait Node {
     /// No socket.
     fn netfilter(&self) -> Result<Self::Netfilter, Error>;
 
-    /// Lets packets of the node's loopback addresses go out of and come in by a link of our own namespace.
-    ///
-    /// # Errors
-    /// The sysctl cannot be written.
-    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
-
     /// Has a link of our own namespace use its IPv6 addresses without looking for others who may have them.
     ///
     /// # Errors
@@ -114,10 +108,6 @@ impl Node for RealNode {
 
     fn netfilter(&self) -> Result<NetfilterSocket, Error> {
         NetfilterSocket::open()
-    }
-
-    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
-        sysctl::set(&format!("net/ipv4/conf/{link}/route_localnet"), "1").map(drop)
     }
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {

@@ -1,73 +1,20 @@
 //! Host ports: what `runtimeConfig.portMappings` asks for, and the elements of nftables' maps that grant it. Pure; that
 //! they get into the kernel and out again is `hostports`'.
 //!
-//! A packet to a port of the node meets the table's maps where destinations are translated, in `prerouting` from
-//! outside and in `output` from the node itself: first under (address, protocol, port), then under (protocol, port), and
-//! goes on to the pod. Its source stays as it is, with two exceptions, for which there are elements too: a pod that
-//! reaches itself, whose answers would never come back here, and the node's own 127.0.0.1, which means another
-//! machine in the pod. In mode `bridge` there is a third: a pod behind a bridge, whose answers would go past the node.
+//! A packet to a port of the node meets the maps of the `table` and goes on to the pod. Its source stays as it is, with two
+//! exceptions, for which there are elements too: a pod that reaches itself, whose answers would never come back here, and
+//! the node's own 127.0.0.1, which means another machine in the pod. In mode `bridge` there is a third: a pod behind a
+//! bridge, whose answers would go past the node.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork, family, host_veth_of};
 use ferrule_netlink::netfilter::Element;
 use serde_json::Value;
 
 use crate::error::Error;
-
-/// Name of the table, in the family `inet`.
-pub const TABLE: &str = "ferrule-hostports";
-
-/// What creates the table, once a boot. A constant number of maps and rules, whatever number of pods there is.
-///
-/// `martians`: with `route_localnet` on, without which 127.0.0.1 does not get to the pod, the kernel would take packets
-/// to and from the node's loopback addresses off the wire. Nothing translated has such an address there.
-/// `output`: IPv6 has no `route_localnet`; left alone, a connection to `::1` is refused at once, and clients try 127.0.0.1.
-pub const SKELETON: &str = "create table inet ferrule-hostports
-table inet ferrule-hostports {
-	map every4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
-	map every6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
-	map one4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
-	map one6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
-	set masquerade4 { type ipv4_addr . ipv4_addr; }
-	set masquerade6 { type ipv6_addr . ipv6_addr; }
-	set bridged4 { type ipv4_addr; }
-	set bridged6 { type ipv6_addr; }
-	chain hostports {
-		dnat ip to ip daddr . meta l4proto . th dport map @one4
-		dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6
-		meta nfproto ipv4 dnat ip to meta l4proto . th dport map @every4
-		meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @every6
-	}
-	chain prerouting {
-		type nat hook prerouting priority -100; policy accept;
-		fib daddr type local jump hostports
-	}
-	chain output {
-		type nat hook output priority -100; policy accept;
-		ip6 daddr != ::1 fib daddr type local jump hostports
-		meta nfproto ipv4 fib daddr type local jump hostports
-	}
-	chain postrouting {
-		type nat hook postrouting priority 100; policy accept;
-		ct status dnat ip saddr . ip daddr @masquerade4 masquerade
-		ct status dnat ip6 saddr . ip6 daddr @masquerade6 masquerade
-		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip daddr @bridged4 masquerade
-		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip6 daddr @bridged6 masquerade
-	}
-	chain martians {
-		type filter hook prerouting priority -300; policy accept;
-		iif != lo ip daddr 127.0.0.0/8 drop
-		iif != lo ip saddr 127.0.0.0/8 drop
-	}
-}
-";
-
-/// The maps that lead to pods, and the sets of what is masqueraded.
-pub const MAPS: [&str; 4] = ["every4", "every6", "one4", "one6"];
-/// The sets beside them.
-pub const SETS: [&str; 4] = ["masquerade4", "masquerade6", "bridged4", "bridged6"];
+use crate::table::{MAPS, SETS, STAND_IN};
 
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,6 +232,7 @@ pub fn elements(
             });
         }
         elements.extend(addresses.map(|address| mapping.element(address.ip(), &owner)));
+        elements.extend(mapping.on_loopback(&owner));
     }
     for address in addresses.iter().map(IpNetwork::ip) {
         let on_family = |mapping: &&PortMapping| mapping.is_on(Family::of(address));
@@ -298,7 +246,7 @@ pub fn elements(
             }
         }
         if address.is_ipv4() && mappings.any(PortMapping::is_on_loopback) {
-            elements.push(pair(Ipv4Addr::LOCALHOST.into(), address, &owner));
+            elements.push(pair(STAND_IN.into(), address, &owner));
         }
     }
     Ok(elements)
@@ -306,7 +254,21 @@ pub fn elements(
 
 impl PortMapping {
     fn element(&self, pod: IpAddr, owner: &str) -> Element {
-        let (every, one) = if pod.is_ipv4() { (MAPS[0], MAPS[2]) } else { (MAPS[1], MAPS[3]) };
+        let (set, key) = self.key(if pod.is_ipv4() { [MAPS[0], MAPS[2]] } else { [MAPS[1], MAPS[3]] });
+        let mut value = Vec::new();
+        append(&mut value, pod);
+        append_port(&mut value, self.container_port);
+        Element { set, key, value, comment: owner.to_owned() }
+    }
+
+    /// That what comes from 127.0.0.1 to its key is translated.
+    fn on_loopback(&self, owner: &str) -> Option<Element> {
+        let (set, key) = self.key([SETS[4], SETS[5]]);
+        self.is_on_loopback().then(|| Element { set, key, value: Vec::new(), comment: owner.to_owned() })
+    }
+
+    /// What it is found under, in the first of two maps or sets if it is on all addresses, else in the second.
+    fn key(&self, [every, one]: [&'static str; 2]) -> (&'static str, Vec<u8>) {
         let mut key = Vec::new();
         let set = match self.host_ip {
             HostIp::One(address) => {
@@ -317,10 +279,7 @@ impl PortMapping {
         };
         key.extend([self.protocol.number(), 0, 0, 0]);
         append_port(&mut key, self.host_port);
-        let mut value = Vec::new();
-        append(&mut value, pod);
-        append_port(&mut value, self.container_port);
-        Element { set, key, value, comment: owner.to_owned() }
+        (set, key)
     }
 }
 

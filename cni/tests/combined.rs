@@ -8,7 +8,8 @@ mod support;
 use std::path::Path;
 
 use ferrule_cni::Answer;
-use ferrule_cni::ports::{Granted, MAPS, SETS, TABLE};
+use ferrule_cni::ports::Granted;
+use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, host_veth_name, ifb_name};
 use ferrule_netlink::Kernel;
 use ferrule_netlink::netfilter::{Change, Element, Netfilter};

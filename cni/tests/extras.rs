@@ -8,7 +8,8 @@ mod support;
 use std::net::IpAddr;
 
 use ferrule_cni::Answer;
-use ferrule_cni::ports::{Granted, MAPS, SETS, TABLE};
+use ferrule_cni::ports::Granted;
+use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, ifb_name};
 use ferrule_netlink::Kernel;
 use ferrule_netlink::netfilter::{Element, Flow, Netfilter};
@@ -242,7 +243,7 @@ fn a_pod_without_them_costs_no_request_more() {
         assert_eq!(
             requests(&bench, &json!({}), "DEL"),
             4,
-            "of one that is gone: link, generation, first map, device"
+            "of one that is gone: link, generation, table, device"
         );
     });
 }

@@ -9,8 +9,7 @@ use ferrule_netlink::{netns, nft};
 use nix::errno::Errno;
 
 const TABLE: &str = "ferrule-test";
-const SCRIPT: &str = "create table inet ferrule-test
-table inet ferrule-test {
+const SCRIPT: &str = "table inet ferrule-test {
     map ports { type inet_proto . inet_service : ipv4_addr . inet_service; }
     set pairs { type ipv4_addr . ipv4_addr; }
 }
@@ -45,13 +44,14 @@ fn on_both(test: impl Fn(&mut dyn Netfilter)) {
 fn elements_come_and_go_in_one_transaction_and_keep_their_comment() {
     on_both(|netfilter| {
         netfilter.load(SCRIPT).unwrap();
-        assert!(netfilter.load(SCRIPT).is_err(), "a table is created once");
         let (a, b) = (port(8080, "c0ffee"), port(8081, "decaf"));
         netfilter.change(TABLE, &[Change::Add(&a), Change::Add(&b), Change::Add(&pair())], None).unwrap();
         let mut listed = netfilter.elements(TABLE, "ports").unwrap();
         listed.sort_unstable();
         assert_eq!(listed, [a.clone(), b.clone()]);
         assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()]);
+        netfilter.load(SCRIPT).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()], "what is there stays");
         netfilter.change(TABLE, &[Change::Delete(&a), Change::Delete(&pair())], None).unwrap();
         assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), [b]);
         assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), []);
@@ -84,7 +84,9 @@ fn what_is_not_there_is_no_entry() {
     on_both(|netfilter| {
         assert_eq!(errno(netfilter.elements(TABLE, "ports")), Errno::ENOENT);
         assert_eq!(errno(netfilter.change(TABLE, &[Change::Add(&port(80, ""))], None)), Errno::ENOENT);
+        assert!(!netfilter.has_table(TABLE).unwrap());
         netfilter.load(SCRIPT).unwrap();
+        assert!(netfilter.has_table(TABLE).unwrap());
         assert_eq!(errno(netfilter.elements(TABLE, "nothing")), Errno::ENOENT);
     });
 }

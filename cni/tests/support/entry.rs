@@ -107,10 +107,6 @@ impl Node for Untouchable {
         panic!("touched")
     }
 
-    fn route_localnet(&self, _link: &IfName) -> Result<(), SysctlError> {
-        panic!("touched")
-    }
-
     fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
         panic!("touched")
     }

@@ -126,10 +126,6 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
         Ok(FaultyNetfilter { netfilter: self.machine.netfilter(), faults: self.faults.clone() })
     }
 
-    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
-        self.machine.route_localnet(link)
-    }
-
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
         self.machine.without_dad(link)
     }
@@ -151,6 +147,10 @@ impl<F: Netfilter> Netfilter for FaultyNetfilter<F> {
 
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
         self.faults.request(|| self.netfilter.elements(table, set))
+    }
+
+    fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+        self.faults.request(|| self.netfilter.has_table(table))
     }
 
     fn generation(&mut self) -> Result<u32, Error> {

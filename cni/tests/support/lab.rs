@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrule_cni::Answer;
@@ -149,4 +150,16 @@ pub(crate) fn seen(from: &Netns, to: SocketAddr) -> Result<IpAddr, std::io::Erro
 
 pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
+}
+
+/// What a program prints, which has to succeed.
+pub(crate) fn output(line: &str) -> String {
+    let words: Vec<_> = line.split(' ').collect();
+    let output = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub(crate) fn command(line: &str) {
+    output(line);
 }

@@ -33,7 +33,6 @@ pub(crate) trait Machine {
     fn is_own(&self, netns: &Self::Netns) -> bool;
     fn host(&self) -> Self::Kernel;
     fn netfilter(&self) -> Self::Netfilter;
-    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError>;
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
     fn kernel(&self, netns: &Self::Netns) -> Self::Kernel;
     fn enable_ipv6(
@@ -97,10 +96,6 @@ impl Machine for FakeMachine {
 
     fn netfilter(&self) -> FakeNetfilter {
         self.netfilter.clone()
-    }
-
-    fn route_localnet(&self, _link: &IfName) -> Result<(), SysctlError> {
-        Ok(())
     }
 
     fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
@@ -175,10 +170,6 @@ impl Machine for RealMachine {
 
     fn netfilter(&self) -> NetfilterSocket {
         RealNode.netfilter().unwrap()
-    }
-
-    fn route_localnet(&self, link: &IfName) -> Result<(), SysctlError> {
-        RealNode.route_localnet(link)
     }
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {

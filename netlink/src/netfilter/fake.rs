@@ -83,11 +83,15 @@ impl Netfilter for FakeNetfilter {
         Ok(elements.values().cloned().collect())
     }
 
+    fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+        Ok(self.lock().tables.contains_key(table))
+    }
+
     fn generation(&mut self) -> Result<u32, Error> {
         Ok(self.lock().generation)
     }
 
-    /// Understands of a script what table it creates, with which sets and maps.
+    /// Understands of a script what table it adds, with which sets and maps.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
         let mut world = self.lock();
         let named = |word: &str| {
@@ -100,13 +104,12 @@ impl Netfilter for FakeNetfilter {
             }
             names
         };
-        let table = script.strip_prefix("create table inet ").and_then(|rest| rest.split_whitespace().next());
+        let table = script.strip_prefix("table inet ").and_then(|rest| rest.split_whitespace().next());
         let Some(table) = table else { return Ok(()) };
-        if world.tables.contains_key(table) {
-            return Err(NftError::Refused("File exists".into()));
+        let sets = world.tables.entry(table.to_owned()).or_default();
+        for name in ["map", "set"].into_iter().flat_map(named) {
+            sets.entry(name).or_default();
         }
-        let sets = ["map", "set"].into_iter().flat_map(named).map(|name| (name, BTreeMap::new()));
-        world.tables.insert(table.to_owned(), sets.collect());
         world.generation += 1;
         Ok(())
     }

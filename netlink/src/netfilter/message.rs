@@ -12,7 +12,7 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::nftables::{
     DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage, SetElementAttribute,
-    SetElementList, SetElementMessage,
+    SetElementList, SetElementMessage, TableAttribute, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
@@ -99,6 +99,11 @@ pub(super) fn change(table: &str, change: Change<'_>) -> Request {
 pub(super) fn list(table: &str, set: &str) -> Request {
     let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
     nftables(&NfTablesMessage::GetSetElement(SetElementMessage { attributes }), 0)
+}
+
+pub(super) fn table(name: &str) -> Request {
+    let attributes = vec![TableAttribute::Name(name.to_owned())];
+    nftables(&NfTablesMessage::GetTable(TableMessage { attributes }), 0)
 }
 
 pub(super) fn generation() -> Request {

@@ -71,6 +71,12 @@ pub trait Netfilter {
     /// `ENOENT` if it is not there, or its table is not.
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error>;
 
+    /// Whether there is this table.
+    ///
+    /// # Errors
+    /// The socket failed, or the kernel refused.
+    fn has_table(&mut self, table: &str) -> Result<bool, Error>;
+
     /// Which state the rulesets of the namespace are in: every transaction, whoever's, makes it another.
     ///
     /// # Errors

@@ -37,6 +37,14 @@ impl Netfilter for NetfilterSocket {
         Ok(messages.iter().flat_map(|found| message::parse_elements(found, set)).collect())
     }
 
+    fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+        match self.socket.batch(&[message::table(table)])?.results.into_iter().next() {
+            Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(false),
+            Some(Err(refusal)) => Err(Error::Refused { request: format!("nft table {table}"), refusal }),
+            _ => Ok(true),
+        }
+    }
+
     fn generation(&mut self) -> Result<u32, Error> {
         let answers = self.socket.batch(&[message::generation()])?;
         if let Some(Err(refusal)) = answers.results.into_iter().next() {

@@ -1,0 +1,101 @@
+//! The nftables table of host ports: its maps, its sets, and the rules that read them. Their number is constant, whatever
+//! number of pods there is. What stands in the maps is `ports`' affair, who puts it there `hostports`'.
+//!
+//! A packet to a port of the node meets the maps where destinations are translated, in `prerouting` from outside and in
+//! `output` from the node itself: first under (address, protocol, port), then under (protocol, port).
+//!
+//! Nothing outside of this table is changed for it: whoever flushes it closes the ports, and opens nothing. That is why
+//! a connection from the node's 127.0.0.1 goes the way of the three chains `loopback_*`, and not by the sysctl
+//! `route_localnet`, which lets every pod behind a link reach what listens on the node's loopback addresses as soon as no
+//! rule forbids it. The kernel's objection is to a loopback address where a packet's way is chosen, so it has none there:
+//!
+//! 1. `loopback_out`: a packet that is about to be translated gets [`STAND_IN`] as its source. The kernel chooses the way to
+//!    the pod, and `postrouting` puts the node's address in the source's place.
+//! 2. `loopback_back`: an answer from the pod is translated back to 127.0.0.1, which the kernel would refuse to route. It
+//!    gets the address back with which it came: one of the node's.
+//! 3. `loopback_in`: on its way to the socket, behind all routing, it gets 127.0.0.1.
+//!
+//! The second and third change an answer of a tracked connection that begins on the node, and nothing else.
+
+use std::net::Ipv4Addr;
+
+/// Name of the table, in the family `inet`.
+pub const TABLE: &str = "ferrule-hostports";
+
+/// The source of a connection from 127.0.0.1 between `loopback_out` and `postrouting`; it is never on any wire. It is what pods
+/// know as their gateway, which is nobody's address.
+pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The maps that lead to pods, and the sets of what is masqueraded.
+pub const MAPS: [&str; 4] = ["every4", "every6", "one4", "one6"];
+/// The sets beside them: what is masqueraded, and what of the maps' keys 127.0.0.1 comes under.
+pub const SETS: [&str; 6] =
+    ["masquerade4", "masquerade6", "bridged4", "bridged6", "loopback_every", "loopback_one"];
+
+/// What creates the table, or those parts of it that are missing; the rules are written afresh, and the elements stay.
+///
+/// `output`: left alone, a connection to `::1` is refused at once, and clients try 127.0.0.1.
+/// `loopback_out`: a connection whose first packet was sent (`confirmed`) is translated at both ends already, or never will
+/// be. What others translate on the way to the node itself has its source left alone, and so has to keep it.
+pub const SKELETON: &str = "table inet ferrule-hostports {
+	map every4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
+	map every6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
+	map one4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+	map one6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
+	set masquerade4 { type ipv4_addr . ipv4_addr; }
+	set masquerade6 { type ipv6_addr . ipv6_addr; }
+	set bridged4 { type ipv4_addr; }
+	set bridged6 { type ipv6_addr; }
+	set loopback_every { type inet_proto . inet_service; }
+	set loopback_one { type ipv4_addr . inet_proto . inet_service; }
+	chain hostports { }
+	chain prerouting { type nat hook prerouting priority -100; policy accept; }
+	chain output { type nat hook output priority -100; policy accept; }
+	chain postrouting { type nat hook postrouting priority 100; policy accept; }
+	chain loopback_out { type filter hook output priority -110; policy accept; }
+	chain loopback_back { type filter hook prerouting priority -90; policy accept; }
+	chain loopback_in { type filter hook input priority 110; policy accept; }
+}
+flush chain inet ferrule-hostports hostports
+flush chain inet ferrule-hostports prerouting
+flush chain inet ferrule-hostports output
+flush chain inet ferrule-hostports postrouting
+flush chain inet ferrule-hostports loopback_out
+flush chain inet ferrule-hostports loopback_back
+flush chain inet ferrule-hostports loopback_in
+table inet ferrule-hostports {
+	chain hostports {
+		dnat ip to ip daddr . meta l4proto . th dport map @one4
+		dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6
+		meta nfproto ipv4 dnat ip to meta l4proto . th dport map @every4
+		meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @every6
+	}
+	chain prerouting {
+		fib daddr type local jump hostports
+	}
+	chain output {
+		ip6 daddr != ::1 fib daddr type local jump hostports
+		meta nfproto ipv4 fib daddr type local jump hostports
+	}
+	chain postrouting {
+		ct status dnat ip saddr . ip daddr @masquerade4 masquerade
+		ct status dnat ip6 saddr . ip6 daddr @masquerade6 masquerade
+		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip daddr @bridged4 masquerade
+		ct status dnat meta iifkind \"bridge\" meta oifkind \"bridge\" ip6 daddr @bridged6 masquerade
+	}
+	chain loopback_out {
+		ip saddr != 127.0.0.0/8 return
+		ip daddr != 127.0.0.0/8 return
+		ct direction original ct status & (snat | dnat) == snat | dnat ip saddr set 169.254.1.1 return
+		ct status & confirmed == confirmed return
+		meta l4proto . th dport @loopback_every ip saddr set 169.254.1.1 return
+		ip daddr . meta l4proto . th dport @loopback_one ip saddr set 169.254.1.1
+	}
+	chain loopback_back {
+		iif != lo ip daddr 127.0.0.0/8 ct direction reply ct status dnat ip daddr set ct reply ip daddr
+	}
+	chain loopback_in {
+		iif != lo ct direction reply ct status dnat ct original ip saddr 127.0.0.0/8 ip daddr set ct original ip saddr
+	}
+}
+";
