@@ -35,6 +35,7 @@ pub(crate) struct RawNode {
 pub(crate) struct RawCluster {
     pub(crate) pod_cidrs: Vec<Text>,
     pub(crate) non_masquerade_cidrs: Vec<Text>,
+    pub(crate) service_cidrs: Vec<Text>,
 }
 
 /// `[ipam]`

@@ -74,6 +74,8 @@ pub struct Cluster {
     pub pod_cidrs: Vec<IpNetwork>,
     /// More networks towards which a pod keeps its own address.
     pub non_masquerade_cidrs: Vec<IpNetwork>,
+    /// The networks of Services. A node whose pods would have addresses of them is left out.
+    pub service_cidrs: Vec<IpNetwork>,
 }
 
 /// `[ipam]`: how addresses are given out on this node.
@@ -281,6 +283,7 @@ fn cluster(document: &Document<'_>, raw: &RawCluster) -> Checked<Cluster> {
     Ok(Cluster {
         pod_cidrs: document.networks("cluster.pod_cidrs", &raw.pod_cidrs)?,
         non_masquerade_cidrs: document.networks("cluster.non_masquerade_cidrs", &raw.non_masquerade_cidrs)?,
+        service_cidrs: document.networks("cluster.service_cidrs", &raw.service_cidrs)?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The routing daemon: brings the other nodes' pod networks into this node's kernel, and keeps them there.
 //!
 //! A walk through it. A [`source`] tells a snapshot of the nodes, and later changes; [`nodes`] works out what has really
-//! changed. The [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says
+//! changed, once the [`roll`] has left out who clashes with others. The [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says
 //! what there should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`]
 //! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device. A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
@@ -11,7 +11,7 @@
 //! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
 //! health. [`plan`] makes the same pass and only tells what it would do.
 //!
-//! Pure: `nodes`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
+//! Pure: `nodes`, `roll`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
 //! `masquerade`, `forward`.
 
 pub mod apply;
@@ -38,6 +38,7 @@ mod place;
 pub mod plan;
 pub mod reconcile;
 pub mod report;
+pub mod roll;
 pub mod rules;
 pub mod run;
 pub mod source;

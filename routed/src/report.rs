@@ -210,7 +210,8 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
     match (op, refusal.errno) {
         (_, Errno::EPERM | Errno::EACCES) => "routed needs CAP_NET_ADMIN in this network namespace",
         (Op::AddRoute(..), Errno::EEXIST) => {
-            "it is left alone; remove it if the pods are to be reached through Ferrule"
+            "it is left alone; see whose it is: if it is how this node reaches a network of its own, give the pods another network, \
+             and remove it only if nothing needs it"
         }
         (Op::AddNexthop(..), Errno::EEXIST) => "another program has taken the number; it gets another",
         (

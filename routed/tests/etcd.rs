@@ -160,7 +160,6 @@ fn a_node_takes_a_subnet_as_flannel_does_and_follows_the_others() {
         // What concerns nobody changes nothing.
         etcd.put("10.5.8.0-24", 8);
         etcd.ctl(&["put", "/coreos.com/elsewhere", "x"]);
-        node.event().await;
         node.is_quiet().await;
         assert_eq!(etcd.subnet(&name).unwrap().2, revision, "nothing was written meanwhile");
     });

@@ -376,6 +376,58 @@ fn a_node_that_cannot_be_used_is_left_out_until_it_can() {
     });
 }
 
+/// An object of node `number` with another address and pod CIDR, and when it was made.
+fn odd_node(number: u8, address: &str, cidr: &str, (ready, born): (&str, &str)) -> serde_json::Value {
+    let mut node = node(number);
+    node["status"]["addresses"] = json!([{"type": "InternalIP", "address": address}]);
+    node["spec"] = json!({"podCIDRs": [cidr]});
+    node["status"]["conditions"][0]["status"] = json!(ready);
+    node["metadata"]["creationTimestamp"] = json!(born);
+    node
+}
+
+#[test]
+fn of_two_objects_with_one_address_the_living_nodes_counts_and_nobody_else_is_touched() {
+    const OLD: &str = "2026-01-01T00:00:00Z";
+    const NEW: &str = "2026-02-01T00:00:00Z";
+    run(async {
+        let old = |ready| odd_node(4, "192.0.2.4", "10.244.4.0/24", (ready, OLD));
+        let mut pair = Pair::new(|server| {
+            server.put(old("Unknown"));
+            server.put(odd_node(5, "192.0.2.4", "10.244.5.0/24", ("True", NEW)));
+        });
+        pair.wait_for(&["n1", "n2", "n3", "n5"]).await;
+        // The object that was left behind goes, and later a machine comes back with it.
+        pair.server.delete("n4");
+        pair.server.put(old("True"));
+        pair.is_quiet().await;
+        pair.server.put(odd_node(5, "192.0.2.4", "10.244.5.0/24", ("False", NEW)));
+        pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
+        pair.server.delete("n4");
+        pair.wait_for(&["n1", "n2", "n3", "n5"]).await;
+    });
+}
+
+#[test]
+fn pod_cidrs_that_clash_leave_out_one_node_and_never_this_one() {
+    const NEW: &str = "2026-02-01T00:00:00Z";
+    run(async {
+        let mut pair = Pair::new(|server| {
+            for (number, cidr) in [
+                (4, "10.244.1.0/25"),
+                (5, "10.244.0.0/16"),
+                (6, "192.0.2.0/24"),
+                (7, "192.0.2.1/32"),
+                (8, "10.244.8.0/24"),
+            ] {
+                server.put(odd_node(number, &format!("192.0.2.{number}"), cidr, ("True", NEW)));
+            }
+        });
+        pair.wait_for(&["n1", "n2", "n3", "n8"]).await;
+        pair.is_quiet().await;
+    });
+}
+
 #[test]
 fn an_annotation_gives_a_vtep_another_mac() {
     run(async {

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ferrule_config::{ConfigError, Edit, EditedNodes};
+use ferrule_config::{Config, ConfigError, Edit, EditedNodes};
 use ferrule_daemon::{FileWatch, WatchError};
 use tokio::time::Instant;
 
 use super::{NodeEvent, Source};
-use crate::nodes::{Node, NodeUpdate};
+use crate::nodes::Node;
+use crate::roll::{Rank, Roll};
 
 /// How often the file is looked at when the kernel tells of no changes.
 const WITHOUT_WATCH: Duration = Duration::from_secs(5);
@@ -25,19 +26,30 @@ pub struct FileSource {
     unread: bool,
     /// The last state that was told.
     told: Option<EditedNodes>,
+    /// Who of its nodes count.
+    roll: Roll,
     /// What was last said in the log about a file that cannot be used.
     complaint: Option<String>,
 }
 
 impl FileSource {
-    /// Watches `path`, which need not exist yet. Must be called within a tokio runtime.
+    /// Watches the file that `config` names, which need not exist yet, for the node called `own_name`. Must be called within
+    /// a tokio runtime.
     ///
     /// # Errors
     /// The kernel gives no watch.
-    pub fn new(path: impl Into<PathBuf>) -> Result<Self, WatchError> {
-        let path = path.into();
+    pub fn new(config: &Config, own_name: &str) -> Result<Self, WatchError> {
+        let path = config.routing.file.path.clone();
         let watch = Some(FileWatch::new(&path)?);
-        Ok(Self { path, watch, next_look: Instant::now(), unread: true, told: None, complaint: None })
+        Ok(Self {
+            path,
+            watch,
+            next_look: Instant::now(),
+            unread: true,
+            told: None,
+            roll: Roll::new(own_name, config),
+            complaint: None,
+        })
     }
 
     /// What the file says that is not told yet.
@@ -52,23 +64,25 @@ impl FileSource {
         if self.complaint.take().is_some() {
             tracing::info!("{} is good now", self.path.display());
         }
+        self.roll.lines().iter().for_each(|line| tracing::warn!("{}: {line}", self.path.display()));
         news
     }
 
     fn take(&mut self, text: String) -> Result<Option<NodeEvent>, ConfigError> {
         let Some(told) = &mut self.told else {
             let first = self.told.insert(EditedNodes::parse(text, &self.path)?);
-            return Ok(Some(NodeEvent::Snapshot(all(first))));
+            return Ok(Some(NodeEvent::Snapshot(self.roll.replace(all(first)))));
         };
         Ok(match told.edit(text, &self.path)? {
-            Edit::Whole => Some(NodeEvent::Snapshot(all(told))),
+            Edit::Whole => Some(NodeEvent::Snapshot(self.roll.replace(all(told)))),
             Edit::Part { gone, come } if gone == come => None,
             Edit::Part { gone, come } => {
                 let stays = |name: &String| come.iter().any(|node| node.name == *name);
                 let gone = gone.into_iter().map(|node| node.name).filter(|name| !stays(name));
-                let mut updates: Vec<_> = gone.map(NodeUpdate::Remove).collect();
-                updates.extend(come.into_iter().map(|node| NodeUpdate::Put(node.into())));
-                Some(NodeEvent::Changes(updates))
+                let mut updates: Vec<_> = gone.flat_map(|name| self.roll.remove(&name)).collect();
+                let come = come.into_iter().map(Node::from);
+                updates.extend(come.flat_map(|node| self.roll.put(node, Rank::default())));
+                (!updates.is_empty()).then_some(NodeEvent::Changes(updates))
             }
         })
     }
@@ -119,13 +133,15 @@ impl Source for FileSource {
     }
 }
 
-fn all(nodes: &EditedNodes) -> Vec<Node> {
-    nodes.nodes().iter().cloned().map(Node::from).collect()
+/// All of them rank alike: what decides is who is first by name.
+fn all(nodes: &EditedNodes) -> impl Iterator<Item = (Node, Rank)> {
+    nodes.nodes().iter().cloned().map(|entry| (entry.into(), Rank::default()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nodes::NodeUpdate;
     use ferrule_daemon::write_atomically;
 
     const GOOD: &str = "[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n";
@@ -155,7 +171,9 @@ mod tests {
         let path = directory.path().join("nodes.toml");
         let write = |text: &str| write_atomically(&path, text.as_bytes()).unwrap();
         run(async {
-            let mut source = FileSource::new(&path).unwrap();
+            let mut config = Config::default();
+            config.routing.file.path.clone_from(&path);
+            let mut source = FileSource::new(&config, "a").unwrap();
             let quiet = Duration::from_millis(50);
             assert_eq!(next(&mut source, quiet).await, None, "there is no file yet");
             write(GOOD);

@@ -67,7 +67,7 @@ impl AnySource {
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
         let routing = &config.routing;
         Ok(match routing.source {
-            ferrule_config::Source::File => Self::File(Box::new(FileSource::new(&routing.file.path)?)),
+            ferrule_config::Source::File => Self::File(Box::new(FileSource::new(config, own_name)?)),
             ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::new(config, own_name)),
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
         })

@@ -20,7 +20,8 @@ use super::choose::{Choice, Taken, choose};
 use super::fault::Fault;
 use super::message::{Event, KeyValue};
 use super::network::Network;
-use crate::nodes::{Node, NodeUpdate, vtep_mac6};
+use crate::nodes::{Node, vtep_mac6};
+use crate::roll::{Rank, Roll};
 use crate::source::NodeEvent;
 use crate::source::lease::{Macs, Public, Value};
 use crate::source::pause::Pause;
@@ -58,6 +59,8 @@ pub(super) struct Keeper {
     said: BTreeSet<String>,
     /// The leases that cannot be used, and why: as the log has it.
     left_out: BTreeMap<String, String>,
+    /// Who of the nodes count.
+    roll: Roll,
 }
 
 /// This node's own lease.
@@ -104,6 +107,7 @@ impl Keeper {
         reads_only: bool,
     ) -> Self {
         Self {
+            roll: Roll::new(&own_name, &config),
             config,
             own_name,
             events,
@@ -296,23 +300,30 @@ impl Keeper {
         let (name, macs) = (self.own_name.clone(), self.macs((None, None)));
         // It was made here, so it can be read. What it has no need to say is known as well.
         let own = own.map(|node| Node { name, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });
-        let mut nodes: Vec<_> = own.into_iter().collect();
+        let mut nodes: Vec<_> = own.into_iter().map(|own| (own, Rank::default())).collect();
         let own_name = mine.subnets.name();
         let others: BTreeMap<_, _> = all.iter().map(|kv| (name_of(&prefix, kv), kv)).collect();
         self.left_out.retain(|name, _| others.contains_key(name.as_str()));
         let others = others.into_iter().filter(|(name, _)| *name != own_name);
         nodes.extend(others.filter_map(|(name, kv)| self.node(name, kv)));
+        let nodes = self.roll.replace(nodes);
+        self.say();
         nodes
     }
 
+    fn say(&mut self) {
+        self.roll.lines().iter().for_each(|line| tracing::warn!("{line}"));
+    }
+
     /// The node that has a lease; `None` if it cannot be used, which is said once.
-    fn node(&mut self, name: &str, kv: &KeyValue) -> Option<Node> {
+    fn node(&mut self, name: &str, kv: &KeyValue) -> Option<(Node, Rank)> {
         match node(name, &kv.value, &self.config.routing) {
             Ok(node) => {
                 if self.left_out.remove(name).is_some() {
                     tracing::info!("the subnet {name} can be used now");
                 }
-                Some(node)
+                // Of two leases with one address or MAC the one of before is what a node left behind.
+                Some((node, Rank { ready: true, born: kv.create_revision }))
             }
             Err(why) => {
                 if self.left_out.get(name) != Some(&why) {
@@ -337,16 +348,17 @@ impl Keeper {
                 (true, 0) if kv.value == mine.value => mine.lease = kv.lease,
                 (true, 0) => lost = Some("was written to by someone else"),
                 (true, _) => lost = Some("is gone from etcd, its lease ended or it was deleted"),
-                (false, 0) => {
-                    let update = self.node(name, &kv).map(NodeUpdate::Put);
-                    updates.push(update.unwrap_or_else(|| NodeUpdate::Remove(name.to_owned())));
-                }
+                (false, 0) => updates.extend(match self.node(name, &kv) {
+                    Some((node, rank)) => self.roll.put(node, rank),
+                    None => self.roll.remove(name),
+                }),
                 (false, _) => {
                     self.left_out.remove(name);
-                    updates.push(NodeUpdate::Remove(name.to_owned()));
+                    updates.extend(self.roll.remove(name));
                 }
             }
         }
+        self.say();
         if !updates.is_empty() {
             self.tell(NodeEvent::Changes(updates)).await?;
         }

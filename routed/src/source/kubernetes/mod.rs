@@ -54,7 +54,7 @@ impl KubernetesSource {
         let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let (facts, _) = watch::channel(Facts::default());
-        let mut watcher = Watcher::new(kubeconfig.clone(), own_name.to_owned(), sender, facts.clone());
+        let mut watcher = Watcher::new(config, own_name.to_owned(), sender, facts.clone());
         if config.routing.flannel.annotations {
             let macs = device_macs(&config.routing.vxlan);
             let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));

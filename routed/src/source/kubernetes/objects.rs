@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use ferrule_config::check_node_name;
 use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 use super::fault::Fault;
 use crate::nodes::{Node, vtep_mac6};
+use crate::roll::Rank;
 use crate::source::lease as flannel;
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
@@ -50,6 +52,8 @@ pub(super) struct Seen {
     pub(super) version: String,
     /// What is made of it.
     pub(super) entry: Entry,
+    /// Whether it is ready, and when it was made.
+    pub(super) rank: Rank,
     /// Its condition NetworkUnavailable is there and False.
     pub(super) network_is_available: bool,
     /// The WireGuard key that it bears.
@@ -127,6 +131,7 @@ struct Named {
 struct Metadata {
     name: String,
     resource_version: String,
+    creation_timestamp: Option<String>,
     annotations: Option<Annotations>,
     #[serde(rename = "continue")]
     next: Option<String>,
@@ -244,6 +249,7 @@ fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
         name: metadata.name,
         version: metadata.resource_version,
         entry,
+        rank: Rank { ready: false, born: 0 },
         network_is_available: false,
         wireguard_key: None,
         flannel: Box::default(),
@@ -302,8 +308,11 @@ fn one_by_one(items: Vec<serde_json::Value>) -> Result<Vec<Seen>, Fault> {
 fn seen(object: Object) -> Seen {
     let status = object.status.unwrap_or_default();
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    let network_is_available =
-        conditions.iter().any(|one| one.kind == "NetworkUnavailable" && one.status == "False");
+    let says =
+        |kind: &str, status: &str| conditions.iter().any(|one| one.kind == kind && one.status == status);
+    let (network_is_available, ready) = (says("NetworkUnavailable", "False"), says("Ready", "True"));
+    let born = object.metadata.creation_timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+    let born = born.map_or(0, Timestamp::as_second);
     let addresses = status.addresses.unwrap_or_default();
     let annotations = object.metadata.annotations.unwrap_or_default();
     let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());
@@ -313,6 +322,7 @@ fn seen(object: Object) -> Seen {
         name: object.metadata.name,
         version: object.metadata.resource_version,
         entry,
+        rank: Rank { ready, born },
         network_is_available,
         wireguard_key,
         flannel: Box::new(annotations.into()),

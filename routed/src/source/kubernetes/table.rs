@@ -2,18 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use super::objects::{Entry, Seen};
+use super::objects::Seen;
 use crate::nodes::{Node, NodeUpdate};
+use crate::roll::{Rank, Roll};
+
+/// What is made of an object: a node, or why it makes none.
+type Entry = Result<(Node, Rank), String>;
 
 /// All objects by name, and the next such table while a list is being read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    entries: BTreeMap<String, Entry>,
+    roll: Roll,
+    /// Why these objects make no nodes.
+    unusable: BTreeMap<String, String>,
     /// `None` when no list is being read.
     next: Option<BTreeMap<String, Entry>>,
 }
 
 impl Table {
+    /// Without any object. `roll` decides who of those that clash counts.
+    pub(super) fn new(roll: Roll) -> Self {
+        Self { roll, unusable: BTreeMap::new(), next: None }
+    }
+
     /// A list begins: the entries stay what they are until [`Table::end`].
     pub(super) fn begin(&mut self) {
         self.next = Some(BTreeMap::new());
@@ -25,55 +36,60 @@ impl Table {
     }
 
     /// Takes an object; what it changes if no list is being read, and what is to be said about it.
-    pub(super) fn put(&mut self, seen: Seen) -> (Option<NodeUpdate>, Option<String>) {
-        let known = self.entries.get(&seen.name);
-        let words = match (&seen.entry, known) {
-            (entry, Some(known)) if entry == known => {
-                if let Some(next) = &mut self.next {
-                    next.insert(seen.name, seen.entry);
-                }
-                return (None, None);
-            }
-            (Err(reason), _) => Some(format!("node {} is left out: {reason}", seen.name)),
-            (Ok(_), Some(Err(_))) => Some(format!("node {} can be used now", seen.name)),
-            (Ok(_), _) => None,
+    pub(super) fn put(&mut self, seen: Seen) -> (Vec<NodeUpdate>, Vec<String>) {
+        let (name, rank) = (seen.name, seen.rank);
+        let known = self.unusable.get(&name);
+        let words = match &seen.entry {
+            Err(reason) if known != Some(reason) => Some(format!("node {name} is left out: {reason}")),
+            Ok(_) if known.is_some() => Some(format!("node {name} can be used now")),
+            _ => None,
         };
+        let mut words: Vec<_> = words.into_iter().collect();
+        let entry = seen.entry.map(|node| (node, rank));
         if let Some(next) = &mut self.next {
-            next.insert(seen.name, seen.entry);
-            return (None, words);
+            next.insert(name, entry);
+            return (Vec::new(), words);
         }
-        let change = match (&seen.entry, known) {
-            (Ok(node), _) => Some(NodeUpdate::Put(node.clone())),
-            (Err(_), Some(Ok(_))) => Some(NodeUpdate::Remove(seen.name.clone())),
-            (Err(_), _) => None,
+        let changes = match entry {
+            Ok((node, rank)) => {
+                self.unusable.remove(&name);
+                self.roll.put(node, rank)
+            }
+            Err(reason) => {
+                let changes = self.roll.remove(&name);
+                self.unusable.insert(name, reason);
+                changes
+            }
         };
-        self.entries.insert(seen.name, seen.entry);
-        (change, words)
+        words.extend(self.roll.lines());
+        (changes, words)
     }
 
-    /// Takes it that the object of this name is gone; what that changes if no list is being read.
-    pub(super) fn remove(&mut self, name: &str) -> Option<NodeUpdate> {
+    /// Takes it that the object of this name is gone; what that changes if no list is being read, and what is to be said.
+    pub(super) fn remove(&mut self, name: &str) -> (Vec<NodeUpdate>, Vec<String>) {
         if let Some(next) = &mut self.next {
             next.remove(name);
-            return None;
+            return (Vec::new(), Vec::new());
         }
-        self.entries.remove(name)?.ok().map(|_| NodeUpdate::Remove(name.to_owned()))
+        self.unusable.remove(name);
+        (self.roll.remove(name), self.roll.lines())
     }
 
-    /// The list is complete.
-    pub(super) fn end(&mut self) {
-        if let Some(next) = self.next.take() {
-            self.entries = next;
+    /// The list is complete: all nodes that count, and what is to be said.
+    pub(super) fn end(&mut self) -> (Vec<Node>, Vec<String>) {
+        let (mut usable, mut unusable) = (Vec::new(), BTreeMap::new());
+        for (name, entry) in self.next.take().unwrap_or_default() {
+            match entry {
+                Ok(node) => usable.push(node),
+                Err(reason) => drop(unusable.insert(name, reason)),
+            }
         }
+        self.unusable = unusable;
+        (self.roll.replace(usable), self.roll.lines())
     }
 
     /// There is an object of this name, whatever it is worth.
     pub(super) fn has(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
-    }
-
-    /// All nodes there are, as of the last complete list and what followed.
-    pub(super) fn nodes(&self) -> Vec<Node> {
-        self.entries.values().filter_map(|entry| entry.as_ref().ok()).cloned().collect()
+        self.unusable.contains_key(name) || self.roll.get(name).is_some()
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ferrule_config::Config;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ use super::flannel::{self, View};
 use super::objects::{Seen, Told};
 use super::table::Table;
 use crate::nodes::NodeUpdate;
+use crate::roll::Roll;
 use crate::source::NodeEvent;
 use crate::source::pause::Pause;
 
@@ -73,17 +75,17 @@ impl From<Deaf> for End {
 impl Watcher {
     /// A watcher that has not begun.
     pub(super) fn new(
-        kubeconfig: Option<PathBuf>,
+        config: &Config,
         own_name: String,
         events: mpsc::Sender<NodeEvent>,
         facts: watch::Sender<Facts>,
     ) -> Self {
         Self {
-            kubeconfig,
+            kubeconfig: config.routing.kubernetes.kubeconfig.clone(),
+            table: Table::new(Roll::new(&own_name, config)),
             own_name,
             events,
             facts,
-            table: Table::default(),
             flannel: None,
             api: None,
             version: None,
@@ -219,8 +221,8 @@ impl Watcher {
 
     /// A list is complete.
     async fn listed(&mut self, version: String) -> Result<(), Deaf> {
-        self.table.end();
-        let nodes = self.table.nodes();
+        let (nodes, words) = self.table.end();
+        say(&words);
         if !self.table.has(&self.own_name) {
             self.facts.send_modify(|facts| facts.seen = false);
         }
@@ -230,7 +232,7 @@ impl Watcher {
     }
 
     async fn take(&mut self, told: Told) -> Result<(), Deaf> {
-        let (change, version) = match told {
+        let (changes, version) = match told {
             Told::Put(seen) => {
                 let version = seen.version.clone();
                 (self.put(seen), version)
@@ -239,20 +241,19 @@ impl Watcher {
                 if name == self.own_name {
                     self.facts.send_modify(|facts| facts.seen = false);
                 }
-                (self.table.remove(&name), version)
+                let (changes, words) = self.table.remove(&name);
+                say(&words);
+                (changes, version)
             }
-            Told::Bookmark { version, .. } => (None, version),
+            Told::Bookmark { version, .. } => (Vec::new(), version),
         };
         if !version.is_empty() {
             self.version = Some(version);
         }
-        match change {
-            Some(update) => self.tell(NodeEvent::Changes(vec![update])).await,
-            None => Ok(()),
-        }
+        if changes.is_empty() { Ok(()) } else { self.tell(NodeEvent::Changes(changes)).await }
     }
 
-    fn put(&mut self, mut seen: Seen) -> Option<NodeUpdate> {
+    fn put(&mut self, mut seen: Seen) -> Vec<NodeUpdate> {
         if let Some((view, sender)) = &mut self.flannel
             && let Some(told) = view.look(&mut seen)
         {
@@ -265,11 +266,9 @@ impl Watcher {
                 before != *facts
             });
         }
-        let (change, words) = self.table.put(seen);
-        if let Some(words) = words {
-            tracing::warn!("{words}");
-        }
-        change
+        let (changes, words) = self.table.put(seen);
+        say(&words);
+        changes
     }
 
     async fn tell(&self, event: NodeEvent) -> Result<(), Deaf> {
@@ -299,4 +298,8 @@ impl Watcher {
             }
         }
     }
+}
+
+fn say(words: &[String]) {
+    words.iter().for_each(|words| tracing::warn!("{words}"));
 }
