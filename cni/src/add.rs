@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use ferrule_model::{IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec};
+use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec, Way};
 use ferrule_netlink::{Bridges, Kernel};
-use ferrule_wire::ClientError;
+use ferrule_wire::{ClientError, remove_record, write_record};
 use nix::errno::Errno;
 
 use crate::bridge;
@@ -134,7 +134,32 @@ impl<N: Node> Attempt<'_, N> {
         let link = (&self.spec, &ends);
         let bridged = matches!(config.mode, Mode::Bridge(_));
         config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
+        // The last step: what it says is there.
+        write_record(&config.runtime_dir, &self.host_side(&ends, &grant)).map_err(Error::Record)?;
         Ok(result)
+    }
+
+    /// What was made on the host, for who keeps it.
+    fn host_side(&self, ends: &Ends, grant: &Grant) -> HostSide {
+        let Add { config, attachment, pod, sandbox, .. } = self.request;
+        let way = match &config.mode {
+            Mode::Routed => {
+                let addresses = grant.hosts().map(|address| address.ip()).collect();
+                Way::Routed { pod_mac: self.spec.pod_mac, addresses }
+            }
+            Mode::Bridge(config) => Way::Bridge {
+                name: config.name.clone(),
+                isolated: config.isolated,
+                gateways: grant.addresses.iter().filter_map(bridge::on_the_bridge).collect(),
+            },
+        };
+        HostSide {
+            attachment: attachment.clone(),
+            pod: pod.as_ref().map_or_else(|| attachment.to_string(), ToString::to_string),
+            netns: sandbox.path.clone(),
+            mtu: grant.mtu.unwrap_or(ends.host.mtu),
+            way,
+        }
     }
 
     /// Puts the host's end on the bridge, which is made if this is its first pod.
@@ -239,6 +264,9 @@ impl<N: Node> Attempt<'_, N> {
     }
 
     fn delete(&mut self) -> Result<(), Error> {
+        // Nothing is put back of what an ADD before made. Only what is right for a link that is there ever is, so a record that
+        // cannot be removed does no harm.
+        let _ = remove_record(&self.request.config.runtime_dir, &self.request.attachment);
         let deleted = self.host.delete_link(&self.spec.host_name);
         deleted.map(drop).map_err(|source| Error::Kernel { doing: "delete the veth pair", source })
     }

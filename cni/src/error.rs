@@ -11,7 +11,7 @@ use ferrule_model::{Family, IfName, Place};
 use ferrule_netlink::Refusal;
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
-use ferrule_wire::{CallError, ClientError, QueueError};
+use ferrule_wire::{CallError, ClientError, QueueError, RecordError};
 use serde::Serialize;
 
 use crate::hostports::HostPortError;
@@ -111,6 +111,9 @@ pub enum Error {
     /// The lease is neither released nor queued for release.
     #[error("the addresses cannot be given back: {0}")]
     Queue(#[source] QueueError),
+    /// What was made is not written down for who keeps it.
+    #[error("{0}; make room in the runtime directory, or let root write to it")]
+    Record(#[source] RecordError),
 
     /// The IPAM plugin that the configuration names answered with an error: its own, word for word.
     #[error("{plugin}: {msg}")]
@@ -271,7 +274,7 @@ impl Error {
             Self::UnknownCommand(_) | Self::MissingVariables { .. } | Self::Variable { .. } => {
                 code::ENVIRONMENT
             }
-            Self::Stdin(_) | Self::Queue(_) => code::IO,
+            Self::Stdin(_) | Self::Queue(_) | Self::Record(_) => code::IO,
             Self::TooLong(_) | Self::Json(_) => code::DECODE,
             Self::Config { .. } => code::CONFIG,
             Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,

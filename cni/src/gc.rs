@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use ferrule_model::{IfName, host_veth_name};
 use ferrule_netlink::Kernel;
+use ferrule_wire::{Record, Records};
 
 use crate::error::{Error, Failure};
 use crate::extras;
@@ -40,16 +41,41 @@ fn links<N: Node>(
     let links = host.links().map_err(|source| Error::Kernel { doing: "list the links", source })?;
     let valid: BTreeSet<_> = request.valid.iter().map(host_veth_name).collect();
     let ours = |link: &&_| network_of(link) == Some(&request.config.name);
-    let mut stuck = BTreeSet::new();
+    let (mut stuck, records) = (BTreeSet::new(), Records::new(&request.config.runtime_dir));
     for link in links.iter().filter(ours).filter(|link| !valid.contains(&link.name)) {
+        // So that nothing comes back, as in DEL.
+        let _ = records.remove(&link.name);
         if let Err(source) = host.delete_link(&link.name) {
             errors.push(Error::Kernel { doing: "delete a veth pair that no attachment has", source });
             stuck.insert(link.name.clone());
         }
     }
+    errors.extend(records_left(&mut host, &records, request, &valid).err());
     let left = extras::collect(node, &mut host, &links, &request.config.name, &request.valid);
     let closed = left.is_empty();
     errors.extend(left);
     // Nor while a host port may lead to it.
     if closed { Ok(Some(stuck)) } else { Ok(None) }
+}
+
+/// Removes the records of attachments of the network that nothing valid has, and whose links went by themselves.
+fn records_left<K: Kernel>(
+    host: &mut K,
+    records: &Records,
+    request: &Gc,
+    valid: &BTreeSet<IfName>,
+) -> Result<(), Error> {
+    for name in records.names().map_err(Error::Record)?.iter().filter(|name| !valid.contains(name)) {
+        let is_of_network = match records.read(name).map_err(Error::Record)? {
+            Record::None => false,
+            Record::Kept(made) => made.attachment.network == request.config.name,
+            // Cut short, and nobody's if there is no link.
+            Record::Unreadable(_) => true,
+        };
+        if is_of_network {
+            let is_gone = || matches!(host.link(name), Ok(None));
+            records.clear(name, is_gone).map_err(Error::Record)?;
+        }
+    }
+    Ok(())
 }

@@ -10,8 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_model::{
     Address, AddressKey, Attachment, Family, IfIndex, IfName, IpNetwork, Ipv4Network, Ipv6Network, Link,
-    LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, family,
-    host_mac, host_prefix, host_veth_name, pod_mac,
+    LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, WayTo,
+    family, host_mac, host_prefix, host_veth_name, link_change, pod_mac,
 };
 use ferrule_wire::Pod;
 
@@ -125,7 +125,7 @@ pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     for address in grant.hosts() {
         let (family, ip) = (family(&address), address.ip());
         plan.pod.extend(pod_ops(pod, family, ip, spec.host_mac));
-        plan.host.extend(host_ops(host, ip, spec.pod_mac));
+        plan.host.extend(WayTo::new(host, ip, spec.pod_mac).ops());
     }
     plan
 }
@@ -137,12 +137,7 @@ pub fn loopback() -> Op {
 
 /// What `link` lacks of being up, with this MAC and MTU.
 pub(crate) fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
-    let change = LinkChange {
-        up: (!link.up).then_some(true),
-        mtu: mtu.filter(|mtu| *mtu != link.mtu),
-        mac: (link.mac != Some(mac)).then_some(mac),
-    };
-    (change != LinkChange::default()).then_some(Op::SetLink(link.index, change))
+    link_change(link, mac, mtu).map(|change| Op::SetLink(link.index, change))
 }
 
 fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> [Op; 3] {
@@ -151,13 +146,6 @@ fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> [Op; 3] 
         Op::PutAddress(AddressKey { link, prefix: host_prefix(ip) }, Address { nodad: family == Family::V6 }),
         Op::PutNeighbour(NeighbourKey { link, address: gateway(family) }, permanent(host_mac)),
         Op::PutRoute(default, via),
-    ]
-}
-
-fn host_ops(link: IfIndex, ip: IpAddr, pod_mac: Mac) -> [Op; 2] {
-    [
-        Op::PutNeighbour(NeighbourKey { link, address: ip }, permanent(pod_mac)),
-        Op::PutRoute(RouteKey::main(host_prefix(ip)), Route::ours(Via::Link(link))),
     ]
 }
 

@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use ferrule_cni::pod;
-use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
+use ferrule_model::{HostSide, IfName, VethSpec, Way, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -57,6 +57,45 @@ on_both_kernels! {
         assert_eq!(bench.ipamd.leases().len(), 0);
         assert_eq!(bench.world().host_state(), before.host_state());
         assert_eq!(bench.queued(), []);
+    }
+
+    fn what_was_made_on_the_host_is_written_down_until_del(bench) {
+        let pod = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web";
+        let added = result(&bench.verb_with("ADD", &[("CNI_ARGS", pod)], &json!({})));
+        let made = HostSide {
+            attachment: attachment(),
+            pod: "default/web".into(),
+            netns: bench.machine.path("pod"),
+            mtu: 1450,
+            way: Way::Routed { pod_mac: pod_mac(&attachment()), addresses: support::lab::addresses(&added) },
+        };
+        assert_eq!(bench.kept(), [(made.link().to_string(), made.clone())].into());
+        let mut host = bench.machine.host();
+        let link = host.link(&made.link()).unwrap().unwrap();
+        assert_eq!(made.change(&link), None);
+        for way in made.ways(link.index) {
+            assert_eq!(host.neighbour(way.neighbour.0).unwrap(), Some(way.neighbour.1));
+            assert_eq!(host.route_match(way.neighbour.0.address).unwrap(), Some(way.route));
+        }
+        result(&bench.verb("DEL"));
+        assert!(bench.kept().is_empty());
+    }
+
+    fn where_nobody_keeps_it_nothing_is_written_down(bench) {
+        std::fs::remove_dir(bench.dir.path().join("attachments")).unwrap();
+        bench.add();
+        assert!(!bench.dir.path().join("attachments").exists());
+        result(&bench.verb("DEL"));
+    }
+
+    fn what_cannot_be_written_down_is_not_left(bench) {
+        let before = before(&bench);
+        let path = bench.dir.path().join("attachments").join(host_veth_name(&attachment()).as_str());
+        std::fs::create_dir(&path).unwrap();
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert!(code == 5 && text.contains("let root write to it"), "{code} {text}");
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(bench.world(), before);
     }
 
     fn whichever_request_is_refused_everything_is_as_before(bench) {

@@ -4,7 +4,7 @@
 
 mod support;
 
-use ferrule_model::{Attachment, host_veth_name};
+use ferrule_model::{Attachment, IfName, host_veth_name};
 use ferrule_netlink::Kernel;
 use serde_json::{Value, json};
 
@@ -60,6 +60,7 @@ on_both_kernels! {
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
             result(&gc(&bench, &json!({ key: valid(&["one", "two"]) })));
             assert_eq!(left(&bench).0, ["one", "two", "other"]);
+            assert_eq!(bench.kept().len(), 3);
         }
         // libcni writes both keys; the new one counts.
         let fields = json!({ "cni.dev/valid-attachments": valid(&["two"]), "cni.dev/attachments": valid(&[]) });
@@ -67,6 +68,19 @@ on_both_kernels! {
         assert_eq!(left(&bench), (vec!["two", "other"], vec!["two", "other"]));
         result(&gc(&bench, &json!({ "cni.dev/valid-attachments": [] })));
         assert_eq!(left(&bench), (vec!["other"], vec!["other"]));
+        assert_eq!(bench.kept().len(), 1);
+    }
+
+    fn records_of_pods_whose_links_went_by_themselves_go_too(bench) {
+        populate(&bench);
+        for name in bench.kept().into_keys() {
+            bench.machine.host().delete_link(&IfName::new(name).unwrap()).unwrap();
+        }
+        // An ADD that was killed.
+        std::fs::write(bench.dir.path().join("attachments/fer0123456789ab"), "").unwrap();
+        result(&gc(&bench, &json!({ "cni.dev/valid-attachments": [] })));
+        let networks: Vec<_> = bench.kept().into_values().map(|made| made.attachment.network).collect();
+        assert_eq!(networks.len(), 1, "the other network's: {networks:?}");
     }
 
     fn a_runtime_that_knows_no_attachment_has_none(bench) {

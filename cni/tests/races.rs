@@ -18,7 +18,7 @@ use ferrule_model::{is_host_veth, is_ifb};
 use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::{Kernel, Netlink};
-use ferrule_wire::{Client, Lease, List, SOCKET_NAME};
+use ferrule_wire::{Client, Lease, List, Records, SOCKET_NAME};
 use serde_json::{Value, json};
 
 /// Far above any wait that ends, for a busy machine.
@@ -45,6 +45,7 @@ fn on_a_node(test: impl FnOnce(&mut Node)) {
     let pool = "[ipam]\ncooldown_s = 0\n[[ipam.pool]]\nname = \"pods\"\nsubnets = [\"10.244.0.0/21\", \"fd00:10:244::/64\"]\n";
     fs::write(dir.path().join("ferrule.toml"), pool).unwrap();
     fs::create_dir(dir.path().join("run")).unwrap();
+    Records::new(&dir.path().join("run")).make().unwrap();
     host.run(|| test(&mut Node { dir, daemon: None })).unwrap();
 }
 
@@ -99,6 +100,9 @@ impl Node {
         let sets = MAPS.iter().chain(&SETS);
         let ports: Vec<_> = sets.flat_map(|set| netfilter.elements(TABLE, set).unwrap_or_default()).collect();
         assert_eq!(ports, [], "host ports {when}");
+        let records = fs::read_dir(self.run_dir().join("attachments")).unwrap();
+        let records: Vec<_> = records.map(|entry| entry.unwrap().file_name()).collect();
+        assert!(records.is_empty(), "records {when}: {records:?}");
     }
 
     /// The plugin as a runtime executes it, by way of `wrapper`.

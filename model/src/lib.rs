@@ -7,6 +7,7 @@
 
 mod attachment;
 mod delta;
+mod hostside;
 mod mac;
 mod names;
 mod op;
@@ -17,6 +18,7 @@ mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};
 pub use delta::Delta;
+pub use hostside::{HostSide, Way, WayTo, link_change};
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
 pub use names::{

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::{Attachment, Mac};
+use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
 
@@ -19,7 +20,8 @@ const HOST_VETH_DIGITS: usize = 12;
 
 /// A network interface name that the kernel accepts (`dev_valid_name`): 1 to 15 bytes, not `.` or `..`, without `/`,
 /// `:` and white space.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
 /// Why a text is no interface name.
@@ -51,6 +53,20 @@ impl IfName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<String> for IfName {
+    type Error = IfNameError;
+
+    fn try_from(name: String) -> Result<Self, IfNameError> {
+        Self::new(name)
+    }
+}
+
+impl From<IfName> for String {
+    fn from(name: IfName) -> Self {
+        name.0
     }
 }
 

@@ -7,12 +7,12 @@
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
 //! rest right: [`sysctl`], the [`masquerade`] table ([`rules`]), the way through a host firewall ([`forward`]),
-//! `node.json`.
+//! `node.json`. [`keep`] keeps what the plugin made for the pods.
 //! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
 //! health. [`plan`] makes the same pass and only tells what it would do.
 //!
 //! Pure: `nodes`, `roll`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
-//! `masquerade`, `forward`.
+//! `masquerade`, `forward`, and of `keep` `watch` and `repair`.
 
 pub mod apply;
 pub mod backoff;
@@ -24,6 +24,7 @@ pub mod drift;
 pub mod forward;
 pub mod goal;
 pub mod host;
+pub mod keep;
 pub mod keeper;
 pub mod masquerade;
 pub mod networks;

@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
+use crate::keep::{self, Keeper};
 use crate::keeper;
 use crate::nodes::{Cluster, Nodes, OwnNode};
 use crate::outlook::Outlook;
@@ -115,7 +116,9 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone())?;
     let outlook = Arc::new(Outlook::default());
     let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
-    let mut status = start_worker(applier, messages, &config, runtime_dir, Arc::clone(&outlook))?;
+    let pods = keep::start(Keeper::new(Netlink::open()?, runtime_dir), inbox.clone());
+    let pods = pods.map_err(system("start a thread"))?;
+    let mut status = start_worker((applier, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
     let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
@@ -205,7 +208,7 @@ fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
 }
 
 fn start_worker(
-    applier: Applier<Netlink>,
+    (applier, pods): (Applier<Netlink>, Sender<keep::Job>),
     messages: Receiver<Message>,
     config: &Config,
     runtime_dir: &Path,
@@ -215,7 +218,7 @@ fn start_worker(
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
     let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
-    let worker = Worker::new(applier, (keeper, follows), messages, status, outlook);
+    let worker = Worker::new(applier, (keeper, follows), pods, messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::apply::{Applier, PassError};
 use crate::culprit::Culprits;
+use crate::keep::{self, Settled, Watch};
 use crate::keeper::{Ground, Job};
 use crate::nodes::{Cluster, NodeChange};
 use crate::outlook::{Outlook, View};
@@ -44,6 +45,13 @@ pub enum Message {
     Nodes(Vec<NodeChange>),
     /// The kernel told of changes.
     Kernel(Told),
+    /// Pods were looked at, all or some.
+    Kept {
+        /// Those of which all is right on the host.
+        settled: Vec<Settled>,
+        /// All there are were looked at.
+        all: bool,
+    },
 }
 
 /// How it goes, for the service manager.
@@ -64,6 +72,9 @@ pub struct Status {
 pub struct Worker<K> {
     applier: Applier<K>,
     culprits: Culprits,
+    /// What the plugin made for pods, and who keeps that.
+    watch: Watch,
+    pods: Sender<keep::Job>,
     host: Sender<Job>,
     /// The host's side goes by the other nodes, too.
     host_follows: bool,
@@ -125,10 +136,11 @@ impl Due {
 
 impl<K: Tunnels> Worker<K> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
-    /// `host`, with the other nodes as soon as they change if `host_follows`.
+    /// `host`, with the other nodes as soon as they change if `host_follows`; what concerns what the plugin made, to `pods`.
     pub fn new(
         applier: Applier<K>,
         (host, host_follows): (Sender<Job>, bool),
+        pods: Sender<keep::Job>,
         inbox: Receiver<Message>,
         status: watch::Sender<Status>,
         outlook: Arc<Outlook>,
@@ -136,6 +148,8 @@ impl<K: Tunnels> Worker<K> {
         Self {
             applier,
             culprits: Culprits::default(),
+            watch: Watch::default(),
+            pods,
             host,
             host_follows,
             inbox,
@@ -207,16 +221,28 @@ impl<K: Tunnels> Worker<K> {
                     Err(TryRecvError::Disconnected) => return None,
                 }
             }
-            let (work, at) = self.next();
             let now = Instant::now();
+            if self.watch.due().is_some_and(|due| due <= now) {
+                self.look_at_pods();
+            }
+            let (work, at) = self.next();
             if at <= now {
                 return Some(work);
             }
+            let at = self.watch.due().map_or(at, |due| due.min(at));
             match self.inbox.recv_timeout(at - now) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
             }
+        }
+    }
+
+    /// Not a work of this thread: pods wait for no pass, nor for the nodes.
+    fn look_at_pods(&mut self) {
+        let (suspects, culprits) = self.watch.take();
+        if self.pods.send(keep::Job { suspects, culprits }).is_err() {
+            tracing::error!("the thread that keeps what pods have has ended; this is a fault of routed's");
         }
     }
 
@@ -247,10 +273,12 @@ impl<K: Tunnels> Worker<K> {
             }
             Message::Nodes(changes) => changes.into_iter().for_each(|change| self.due.change(change)),
             Message::Kernel(Told { events, wakes, first }) => {
-                self.culprits.knows(first);
+                self.culprits.knows(first.clone());
+                self.watch.knows(first);
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
                 wakes.into_iter().for_each(|(wake, port)| self.wake(wake, port, now));
             }
+            Message::Kept { settled, all } => self.watch.settled(settled, all),
         }
     }
 
@@ -271,12 +299,14 @@ impl<K: Tunnels> Worker<K> {
             Wake::Overrun => {
                 let differs = self.applier.hears(&Event::Overrun);
                 self.kernel_differs(differs, now);
+                self.watch.suspect_all(now);
                 self.due.host_by(now);
             }
         }
     }
 
     fn hear(&mut self, event: &Event, port: u32, now: Instant) {
+        self.watch.hears(event, port, now);
         let differs = self.applier.hears(event);
         if differs {
             self.culprits.saw(event, port, self.applier.belief().map(|belief| &belief.links));

@@ -1,5 +1,5 @@
 //! The protocols of the daemons' sockets: the interface files, their messages as types, the framing, a small synchronous
-//! client; and the queue of releases for an `ipamd` that is down.
+//! client; the queue of releases for an `ipamd` that is down, and the records of what attachments have on the host.
 //!
 //! `io.ferrule.Ipam.varlink` and `io.ferrule.Routed.varlink` (module [`routed`]) are the definitions; the types here follow
 //! them and a test holds them to it. Serving them lives in `daemon`, not here; there is no async runtime here because the
@@ -10,6 +10,7 @@ mod error;
 mod frame;
 mod message;
 mod queue;
+mod records;
 pub mod routed;
 pub mod service;
 mod types;
@@ -26,6 +27,7 @@ pub use message::{
 pub use queue::{
     ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued,
 };
+pub use records::{Record, RecordError, Records, remove_record, write_record};
 pub use service::{GetInfo, GetInfoReply, GetInterfaceDescription, GetInterfaceDescriptionReply};
 pub use types::{AddressRange, Family, Lease, Pod, PoolStatus, Rest};
 

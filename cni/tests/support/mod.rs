@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use ferrule_cni::{Answer, Face, run};
-use ferrule_model::Attachment;
+use ferrule_model::{Attachment, HostSide, IfName};
+use ferrule_wire::{Record, Records};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -30,18 +31,20 @@ pub(crate) struct Bench<'a, M: Machine> {
     pub(crate) config: Value,
 }
 
-/// The kernel's state in both namespaces, and the leases.
+/// The kernel's state in both namespaces, the leases, and the attachments whose host's side is kept.
 #[derive(Debug, PartialEq)]
 pub(crate) struct World {
     host: Snapshot,
     pod: Snapshot,
     leases: Vec<Attachment>,
+    kept: BTreeMap<String, HostSide>,
 }
 
 impl<'a, M: Machine> Bench<'a, M> {
     pub(crate) fn new(machine: &'a M) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ipamd = Ipamd::start(dir.path());
+        Records::new(dir.path()).make().unwrap();
         machine.add_pod("pod");
         Self { machine, ipamd, faults: Faults::default(), dir, config: json!({}) }
     }
@@ -96,7 +99,18 @@ impl<'a, M: Machine> Bench<'a, M> {
             host: machine::snapshot(&mut self.machine.host()),
             pod: machine::snapshot(&mut self.machine.inside("pod")),
             leases: self.ipamd.leases().into_keys().collect(),
+            kept: self.kept(),
         }
+    }
+
+    /// The records of what attachments have on the host, by the names of their links.
+    pub(crate) fn kept(&self) -> BTreeMap<String, HostSide> {
+        let records = Records::new(self.dir.path());
+        let read = |name: IfName| match records.read(&name).unwrap() {
+            Record::Kept(made) => (name.to_string(), *made),
+            other => panic!("{name}: {other:?}"),
+        };
+        records.names().unwrap().into_iter().map(read).collect()
     }
 
     /// The releases that wait for a daemon.
@@ -108,8 +122,8 @@ impl<'a, M: Machine> Bench<'a, M> {
 
 impl World {
     /// The node's part.
-    pub(crate) fn host_state(&self) -> (&Snapshot, &[Attachment]) {
-        (&self.host, &self.leases)
+    pub(crate) fn host_state(&self) -> (&Snapshot, &[Attachment], &BTreeMap<String, HostSide>) {
+        (&self.host, &self.leases, &self.kept)
     }
 }
 

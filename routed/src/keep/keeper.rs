@@ -1,0 +1,230 @@
+//! The thread that holds the records against the kernel, and puts right what differs.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Instant;
+
+use ferrule_model::{Family, HostSide, IfName, Op, Way};
+use ferrule_netlink::{Error, Kernel, Refusal, sysctl};
+use ferrule_wire::{Record, RecordError, Records};
+use nix::errno::Errno;
+
+use super::repair::{self, Fix, Found};
+use super::watch::{Settled, Suspects};
+use crate::culprit::Culprits;
+use crate::report::{self, log_lines};
+use crate::worker::{FULL_DIFF, Message};
+
+/// Whom to look at, and who changed what, as far as that was told.
+#[derive(Debug)]
+pub struct Job {
+    /// Whom.
+    pub suspects: Suspects,
+    /// Who it was.
+    pub culprits: Culprits,
+}
+
+/// Starts the thread; what it has found right, or made so, goes to `inbox`. It ends when nobody can send any more.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start<K: Kernel + Send + 'static>(
+    mut keeper: Keeper<K>,
+    inbox: Sender<Message>,
+) -> io::Result<Sender<Job>> {
+    let (jobs, orders) = mpsc::channel();
+    std::thread::Builder::new().name("pods".into()).spawn(move || keep(&mut keeper, &orders, &inbox))?;
+    Ok(jobs)
+}
+
+fn keep<K: Kernel>(keeper: &mut Keeper<K>, orders: &Receiver<Job>, inbox: &Sender<Message>) {
+    let (mut next_all, mut told) = (Instant::now(), false);
+    loop {
+        let job = match orders.recv_timeout(next_all.saturating_duration_since(Instant::now())) {
+            Ok(job) => job,
+            Err(RecvTimeoutError::Timeout) => Job { suspects: Suspects::All, culprits: Culprits::default() },
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let all = job.suspects == Suspects::All;
+        let settled = keeper.look(job);
+        if all {
+            next_all = Instant::now() + FULL_DIFF;
+        }
+        // Where there are no pods, nobody is woken.
+        if settled.is_empty() && std::mem::replace(&mut told, true) {
+            continue;
+        }
+        if inbox.send(Message::Kept { settled, all }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps what the records say.
+#[derive(Debug)]
+pub struct Keeper<K> {
+    kernel: K,
+    records: Records,
+    /// Complaints that were made and still hold, by whom they are about.
+    complaints: BTreeSet<(String, String)>,
+}
+
+/// Why a pod was not looked at to the end.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("the kernel cannot be looked at: {0}")]
+    Kernel(#[from] Error),
+}
+
+/// What came of a look.
+#[derive(Debug, Default)]
+struct Outcome {
+    settled: Vec<Settled>,
+    repaired: Vec<String>,
+    complaints: BTreeSet<(String, String)>,
+}
+
+impl<K: Kernel> Keeper<K> {
+    /// Of the records in `runtime_dir`, whose directory is made if it is not there.
+    pub fn new(kernel: K, runtime_dir: &Path) -> Self {
+        let keeper = Self { kernel, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
+        if let Err(error) = keeper.records.make() {
+            tracing::error!(
+                "{error}; let routed write to the runtime directory; what pods have on the host is not kept"
+            );
+        }
+        keeper
+    }
+
+    /// Looks at the suspects and puts right what is not as it has to be; gives those for whom all is.
+    pub fn look(&mut self, Job { suspects, culprits }: Job) -> Vec<Settled> {
+        let mut outcome = Outcome::default();
+        let names = match &suspects {
+            Suspects::None => Vec::new(),
+            Suspects::Some(names) => names.iter().cloned().collect(),
+            Suspects::All => self.records.names().unwrap_or_else(|error| {
+                outcome.complain("records", &error.to_string());
+                Vec::new()
+            }),
+        };
+        for name in &names {
+            if let Err(error) = self.look_at(name, &mut outcome) {
+                outcome.complain(name.as_str(), &error.to_string());
+            }
+        }
+        let repaired: Vec<_> = outcome.repaired.iter().map(|line| culprits.named(line)).collect();
+        log_lines(&repaired, repaired.len(), "more things of pods put back", |line| tracing::warn!("{line}"));
+        let fresh: Vec<_> =
+            outcome.complaints.difference(&self.complaints).map(|(_, line)| line.clone()).collect();
+        log_lines(&fresh, fresh.len(), "more things of pods that cannot be put back", |line| {
+            tracing::error!("{line}");
+        });
+        match suspects {
+            Suspects::All => self.complaints.clear(),
+            _ => self.complaints.retain(|(about, _)| names.iter().all(|name| name.as_str() != about)),
+        }
+        self.complaints.append(&mut outcome.complaints);
+        outcome.settled
+    }
+
+    fn look_at(&mut self, name: &IfName, outcome: &mut Outcome) -> Result<(), LookError> {
+        let made = match self.records.read(name)? {
+            Record::None => return Ok(()),
+            // An ADD that is at it, or was killed: the runtime sends a DEL then.
+            Record::Unreadable(reason) => {
+                tracing::debug!("the record of {name} cannot be read: {reason}");
+                return Ok(());
+            }
+            Record::Kept(made) => made,
+        };
+        let Some(link) = self.kernel.link(name)? else { return self.gone(&made) };
+        let mut ways = Vec::new();
+        for wanted in made.ways(link.index) {
+            let neighbour = self.kernel.neighbour(wanted.neighbour.0)?;
+            let route = self.kernel.route_match(wanted.neighbour.0.address)?;
+            ways.push(Found { wanted, neighbour, route });
+        }
+        let fixes = repair::fixes(&made, &link, &ways);
+        if self.put_right(&made, &fixes, outcome)? {
+            outcome
+                .settled
+                .push(Settled { ways: made.ways(link.index).collect(), link: right(link, &fixes) });
+        }
+        Ok(())
+    }
+
+    /// The host's end is not there, and there was no DEL: it cannot be made again, as the pod's end has gone with it.
+    fn gone(&mut self, made: &HostSide) -> Result<(), LookError> {
+        let (name, kernel) = (made.link(), &mut self.kernel);
+        if self.records.clear(&name, || matches!(kernel.link(&name), Ok(None)))? {
+            let lives = Path::new(&made.netns).exists();
+            let line = repair::gone(made, lives);
+            if lives { tracing::error!("{line}") } else { tracing::info!("{line}") }
+        }
+        Ok(())
+    }
+
+    /// Carries out what is to be done; whether all of it was granted.
+    fn put_right(&mut self, made: &HostSide, fixes: &[Fix], outcome: &mut Outcome) -> Result<bool, Error> {
+        if fixes.is_empty() {
+            return Ok(true);
+        }
+        let ops: Vec<_> = fixes.iter().map(|fix| fix.op.clone()).collect();
+        let mut answers = self.kernel.apply(&ops)?;
+        // How the kernel says that IPv6 is switched off on the link: `fib6_nh_init`.
+        if answers.iter().any(|answer| answer.as_ref().is_err_and(|why| why.errno == Errno::EACCES)) {
+            outcome.repaired.extend(switch_ipv6_on(made));
+            answers = self.kernel.apply(&ops)?;
+        }
+        let mut all = true;
+        for (fix, answer) in fixes.iter().zip(answers) {
+            match answer {
+                Ok(()) => outcome.repaired.extend(fix.said.clone()),
+                // It has gone meanwhile.
+                Err(Refusal { errno: Errno::ENODEV, .. }) => all = false,
+                Err(why) => {
+                    all = false;
+                    let (link, what) = (made.link(), &fix.op);
+                    let reason = report::reason(&fix.op, &why);
+                    outcome.complain(
+                        link.as_str(),
+                        &format!("cannot put back {what} ({link}, pod {}): {reason}", made.pod),
+                    );
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Outcome {
+    fn complain(&mut self, about: &str, line: &str) {
+        self.complaints.insert((about.to_owned(), line.to_owned()));
+    }
+}
+
+/// The link as it is after the fixes.
+fn right(mut link: ferrule_model::Link, fixes: &[Fix]) -> ferrule_model::Link {
+    if let Some(Fix { op: Op::SetLink(_, change), .. }) = fixes.first() {
+        link.up |= change.up.is_some();
+        link.mtu = change.mtu.unwrap_or(link.mtu);
+        link.mac = change.mac.or(link.mac);
+    }
+    link
+}
+
+/// Container runtimes and hardening switch IPv6 off; a pod that has an address of it needs it.
+fn switch_ipv6_on(made: &HostSide) -> Option<String> {
+    let Way::Routed { addresses, .. } = &made.way else { return None };
+    if !addresses.iter().any(|address| Family::of(*address) == Family::V6) {
+        return None;
+    }
+    let link = made.link();
+    let switched = sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0").unwrap_or(false);
+    switched
+        .then(|| format!("IPv6 of {link} was switched off by someone else; switched on{}", repair::of(made)))
+}

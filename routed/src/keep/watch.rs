@@ -1,0 +1,317 @@
+//! Which pods' links the kernel's events make doubtful: pure.
+//!
+//! What an ADD does is never doubtful: it makes, and what is made is learned. What others do to it is: a link that was on is
+//! off, or has another MAC or MTU, a route or a neighbour that was known is gone or another. What a DEL does looks the same until
+//! the link is gone; so a doubt waits for [`DELAY`], and is forgotten with its link.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use ferrule_model::{
+    Change, IfIndex, IfName, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey, WayTo,
+    host_prefix, is_host_veth,
+};
+use ferrule_netlink::events::Caller;
+use ferrule_netlink::monitor::Event;
+
+use crate::culprit::Culprits;
+use crate::observe::Links;
+
+/// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
+/// between two repairs of the same thing, in a fight with another program.
+const DELAY: Duration = Duration::from_millis(150);
+
+/// Whom to look at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub enum Suspects {
+    /// Nobody.
+    #[default]
+    None,
+    /// Those behind these host's ends.
+    Some(BTreeSet<IfName>),
+    /// Everybody.
+    All,
+}
+
+/// A pod that was found, or made, as it has to be.
+#[derive(Debug)]
+pub struct Settled {
+    /// The host's end of its veth pair.
+    pub link: Link,
+    /// Its routes and neighbours.
+    pub ways: Vec<WayTo>,
+}
+
+/// What is known of the pods' links, and doubted.
+#[derive(Debug, Default)]
+pub struct Watch {
+    links: Links,
+    /// Who is behind an address, and with which MAC.
+    neighbours: BTreeMap<NeighbourKey, Mac>,
+    /// Out of which link the route to an address leads.
+    routes: BTreeMap<IpNetwork, IfIndex>,
+    /// Everybody was looked at once. Until then events tell of links that nothing is known of.
+    seeded: bool,
+    suspects: Suspects,
+    due: Option<Instant>,
+    culprits: Culprits,
+}
+
+impl Watch {
+    /// Somebody who asked for one of the changes that are told next.
+    pub fn knows(&mut self, caller: Option<Caller>) {
+        self.culprits.knows(caller);
+    }
+
+    /// When somebody is to be looked at.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Who is to be looked at, and who changed what.
+    pub fn take(&mut self) -> (Suspects, Culprits) {
+        self.due = None;
+        (std::mem::take(&mut self.suspects), std::mem::take(&mut self.culprits))
+    }
+
+    /// These were found, or made, right; `all` there are.
+    pub fn settled(&mut self, pods: Vec<Settled>, all: bool) {
+        for Settled { link, ways } in pods {
+            for WayTo { neighbour: (neighbour, value), route: (route, _) } in ways {
+                self.neighbours.extend(value.mac.map(|mac| (neighbour, mac)));
+                self.routes.insert(route.dst, link.index);
+            }
+            self.links.insert(link.index, link);
+        }
+        self.seeded |= all;
+    }
+
+    /// Takes note of an event that `port` asked for.
+    pub fn hears(&mut self, event: &Event, port: u32, now: Instant) {
+        let doubtful = match event {
+            Event::Overrun => return self.suspect_all(now),
+            Event::Link(Change::Put, link) => self.link(link),
+            Event::Link(Change::Delete, link) => return self.forget(link),
+            Event::Route(change, key, route) => self.route(*change, key, route),
+            Event::Neighbour(change, key, value) => self.neighbour(*change, *key, value),
+            Event::Address(..) | Event::Fdb(..) => None,
+        };
+        let Some(index) = doubtful else { return };
+        self.culprits.saw(event, port, Some(&self.links));
+        match self.links.get(&index).filter(|_| self.seeded) {
+            Some(link) => self.suspect(link.name.clone(), now),
+            None => self.suspect_all(now),
+        }
+    }
+
+    /// Everybody is to be looked at.
+    pub fn suspect_all(&mut self, now: Instant) {
+        self.suspects = Suspects::All;
+        self.due.get_or_insert(now + DELAY);
+    }
+
+    fn suspect(&mut self, name: IfName, now: Instant) {
+        match &mut self.suspects {
+            Suspects::All => {}
+            Suspects::Some(names) => drop(names.insert(name)),
+            none @ Suspects::None => *none = Suspects::Some(BTreeSet::from([name])),
+        }
+        self.due.get_or_insert(now + DELAY);
+    }
+
+    fn link(&mut self, link: &Link) -> Option<IfIndex> {
+        if !is_host_veth(link.name.as_str()) {
+            return None;
+        }
+        let before = self.links.insert(link.index, link.clone());
+        let is_doubtful = match before {
+            Some(before) => before.up && (!link.up, link.mac, link.mtu) != (false, before.mac, before.mtu),
+            None => !self.seeded,
+        };
+        is_doubtful.then_some(link.index)
+    }
+
+    /// What was on the link went with it.
+    fn forget(&mut self, link: &Link) {
+        if self.links.remove(&link.index).is_none() {
+            return;
+        }
+        self.routes.retain(|_, index| *index != link.index);
+        self.neighbours.retain(|key, _| key.link != link.index);
+        if let Suspects::Some(names) = &mut self.suspects
+            && names.remove(&link.name)
+            && names.is_empty()
+        {
+            drop(self.take());
+        }
+    }
+
+    fn route(&mut self, change: Change, key: &RouteKey, route: &Route) -> Option<IfIndex> {
+        if *key != RouteKey::main(key.dst) || host_prefix(key.dst.ip()) != key.dst {
+            return None;
+        }
+        let known = self.routes.get(&key.dst).copied();
+        let is_pods = route.protocol == PROTOCOL;
+        let out_of = route.link().filter(|link| is_pods && (!self.seeded || self.links.contains_key(link)));
+        match (change, out_of) {
+            (Change::Put, Some(link)) if self.seeded => {
+                self.routes.insert(key.dst, link);
+                None
+            }
+            (Change::Delete, Some(link)) => Some(link),
+            // In the place of ours.
+            (Change::Put, _) => known.or(out_of),
+            (Change::Delete, None) => None,
+        }
+    }
+
+    fn neighbour(&mut self, change: Change, key: NeighbourKey, value: &Neighbour) -> Option<IfIndex> {
+        let known = self.neighbours.get(&key).copied();
+        let is_right = change == Change::Put && value.permanent;
+        match (known, value.mac) {
+            (None, Some(mac)) if is_right && self.links.contains_key(&key.link) => {
+                self.neighbours.insert(key, mac);
+                None
+            }
+            (Some(known), mac) if !is_right || mac != Some(known) => Some(key.link),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{LinkKind, Via};
+
+    const VETH: IfIndex = IfIndex(7);
+
+    fn link(up: bool) -> Link {
+        Link {
+            index: VETH,
+            name: IfName::new("fer0123456789ab").unwrap(),
+            mac: Some(Mac::local([1; 6])),
+            mtu: 1450,
+            up,
+            carrier: up,
+            alias: None,
+            peer: None,
+            kind: LinkKind::Veth,
+        }
+    }
+
+    fn way() -> WayTo {
+        WayTo::new(VETH, "10.244.1.5".parse().unwrap(), Mac::local([2; 6]))
+    }
+
+    /// What the kernel tells of an ADD.
+    fn added() -> Vec<Event> {
+        let ((neighbour, value), (dst, route)) = (way().neighbour, way().route);
+        vec![
+            Event::Link(Change::Put, Link { mtu: 1500, ..link(false) }),
+            Event::Link(Change::Put, link(false)),
+            Event::Link(Change::Put, link(true)),
+            Event::Neighbour(Change::Put, neighbour, value),
+            Event::Route(Change::Put, dst, route),
+            Event::Link(Change::Put, link(true)),
+        ]
+    }
+
+    /// Of a link that goes, switched off at first.
+    fn off() -> Vec<Event> {
+        let ((neighbour, value), (dst, route)) = (way().neighbour, way().route);
+        vec![
+            Event::Link(Change::Put, link(false)),
+            Event::Neighbour(Change::Delete, neighbour, value),
+            Event::Route(Change::Delete, dst, route),
+        ]
+    }
+
+    fn told(watch: &mut Watch, events: &[Event]) {
+        events.iter().for_each(|event| watch.hears(event, 0, Instant::now()));
+    }
+
+    fn watch() -> Watch {
+        let mut watch = Watch::default();
+        watch.settled(Vec::new(), true);
+        watch
+    }
+
+    #[test]
+    fn what_comes_and_goes_makes_nobody_doubtful() {
+        let mut watch = watch();
+        told(&mut watch, &added());
+        assert_eq!(watch.due(), None, "ADD");
+        told(&mut watch, &off());
+        let due = watch.due().expect("it may be somebody's doing");
+        assert!(due > Instant::now(), "not before it can be gone");
+        told(&mut watch, &[Event::Link(Change::Delete, link(false))]);
+        assert_eq!((watch.due(), watch.take().0), (None, Suspects::None), "DEL");
+        assert!(watch.links.is_empty() && watch.routes.is_empty() && watch.neighbours.is_empty());
+    }
+
+    #[test]
+    fn what_others_do_to_what_was_made_is_doubtful() {
+        let ((neighbour, value), (dst, route)) = (way().neighbour, way().route);
+        let other = Neighbour { mac: Some(Mac::local([9; 6])), permanent: true };
+        let events = [
+            Event::Link(Change::Put, link(false)),
+            Event::Link(Change::Put, Link { mtu: 1400, ..link(true) }),
+            Event::Link(Change::Put, Link { mac: None, ..link(true) }),
+            Event::Neighbour(Change::Delete, neighbour, value),
+            Event::Neighbour(Change::Put, neighbour, Neighbour { permanent: false, ..value }),
+            Event::Neighbour(Change::Put, neighbour, other),
+            Event::Route(Change::Delete, dst, route),
+            Event::Route(Change::Put, dst, Route::ours(Via::Link(IfIndex(2)))),
+            Event::Route(Change::Put, dst, Route { protocol: 3, ..route }),
+        ];
+        for event in events {
+            let mut watch = watch();
+            told(&mut watch, &added());
+            told(&mut watch, std::slice::from_ref(&event));
+            let suspects = Suspects::Some(BTreeSet::from([link(true).name]));
+            assert_eq!(watch.take().0, suspects, "{event:?}");
+        }
+        // So too of a pod that was there before.
+        let mut watch = watch();
+        watch.settled(vec![Settled { link: link(true), ways: vec![way()] }], false);
+        told(&mut watch, &[Event::Route(Change::Delete, dst, route)]);
+        assert!(watch.due().is_some());
+    }
+
+    #[test]
+    fn what_concerns_no_pod_is_not_doubtful() {
+        let mut watch = watch();
+        told(&mut watch, &added());
+        let foreign = Link { index: IfIndex(2), name: IfName::new("eth0").unwrap(), ..link(false) };
+        let key = |dst: &str| RouteKey::main(dst.parse().unwrap());
+        let (elsewhere, nobody) =
+            (Route::ours(Via::Link(IfIndex(2))), NeighbourKey { link: IfIndex(2), ..way().neighbour.0 });
+        let learned = NeighbourKey { link: VETH, address: "169.254.9.9".parse().unwrap() };
+        let events = [
+            Event::Link(Change::Put, foreign.clone()),
+            Event::Link(Change::Delete, foreign),
+            Event::Link(Change::Put, Link { carrier: false, ..link(true) }),
+            Event::Route(Change::Delete, key("10.9.9.9/32"), elsewhere),
+            Event::Route(Change::Put, key("10.244.1.0/24"), elsewhere),
+            Event::Route(Change::Delete, key("10.244.2.0/24"), elsewhere),
+            Event::Neighbour(Change::Delete, nobody, way().neighbour.1),
+            Event::Neighbour(Change::Put, learned, Neighbour { mac: None, permanent: false }),
+        ];
+        for event in events {
+            told(&mut watch, std::slice::from_ref(&event));
+            assert_eq!(watch.due(), None, "{event:?}");
+        }
+    }
+
+    #[test]
+    fn before_everybody_was_looked_at_and_after_lost_events_everybody_is_doubtful() {
+        let mut before = Watch::default();
+        told(&mut before, &off());
+        assert_eq!(before.take().0, Suspects::All);
+        let mut watch = watch();
+        told(&mut watch, &added());
+        told(&mut watch, &[Event::Overrun, Event::Link(Change::Put, link(false))]);
+        assert_eq!(watch.take().0, Suspects::All);
+    }
+}

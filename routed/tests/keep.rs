@@ -1,0 +1,143 @@
+//! What the plugin made for pods on the host is kept, whoever disturbs it: pods that the real plugin made, on the real kernel.
+//!
+//! The plugin and `ipamd` are those built beside `routed`.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+#[path = "keep/pods.rs"]
+mod pods;
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Daemon, Node, PATIENCE, within};
+use nix::sys::signal::Signal;
+use pods::{Ipamd, Pod};
+use serde_json::json;
+
+/// Promised: what someone else changes is back within this time.
+const REPAIR: Duration = Duration::from_secs(1);
+
+/// A node with both daemons.
+fn node() -> (Node, Daemon, Ipamd) {
+    let node = Node::new("native");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let ipamd = Ipamd::start(&node);
+    (node, daemon, ipamd)
+}
+
+fn connected(pod: &Pod<'_>, limit: Duration, after: &str, daemon: &Daemon) {
+    let took = within(limit, || pod.is_connected());
+    assert!(took.is_some(), "the pod is cut off after {after}:\n{}", daemon.log());
+}
+
+/// What others do to a pod's link, and how the log names it.
+fn disturbances(pod: &Pod<'_>) -> Vec<(&'static str, String, &'static str)> {
+    let (veth, v4, v6) = (pod.veth(), &pod.addresses[0], &pod.addresses[1]);
+    vec![
+        ("ip", format!("link set {veth} down"), "was switched off by someone else; put right, with its"),
+        ("ip", format!("neigh flush dev {veth} nud permanent"), "by someone else (netlink port"),
+        ("ip", format!("-6 neigh flush dev {veth} nud permanent"), "by someone else (netlink port"),
+        ("ip", format!("route flush proto 70 dev {veth}"), "was deleted by someone else (netlink port"),
+        ("ip", format!("-6 route flush proto 70 dev {veth}"), "was deleted by someone else (netlink port"),
+        ("ip", format!("route del {v4}"), "was deleted by someone else (netlink port"),
+        ("ip", format!("route replace {v4} dev eth0"), "was changed by someone else (netlink port"),
+        ("ip", format!("-6 route replace {v6} dev eth0"), "was changed by someone else (netlink port"),
+        (
+            "ip",
+            format!("neigh replace {v4} lladdr 02:00:00:00:00:99 dev {veth} nud permanent"),
+            "was changed by someone else (netlink port",
+        ),
+        ("ip", format!("link set {veth} address 02:00:00:00:00:98"), "was given another MAC by someone else"),
+        ("sysctl", format!("-w net.ipv6.conf.{veth}.disable_ipv6=1"), "IPv6 of"),
+    ]
+}
+
+#[test]
+fn a_routed_pod_is_connected_again_within_a_second_whatever_is_done_to_its_link() {
+    let (node, daemon, _ipamd) = node();
+    let pod = Pod::add(&node, "c0ffee", json!({}));
+    connected(&pod, PATIENCE, "ADD", &daemon);
+    assert!(!daemon.log().contains("someone else"), "{}", daemon.log());
+    for (program, arguments, told) in disturbances(&pod) {
+        let before = daemon.log().len();
+        node.run(program, &arguments);
+        connected(&pod, REPAIR, &arguments, &daemon);
+        let is_told = || daemon.log()[before..].contains(told);
+        assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {arguments}:\n{}", daemon.log());
+        // Until all of it is over, so that what comes next is not taken for a part of it.
+        let is_right = || {
+            let state = node.ip(&format!("route show {}", pod.addresses[0]))
+                + &node.ip(&format!("-6 route show {}", pod.addresses[1]));
+            state.matches(&pod.veth()).count() == 2
+        };
+        assert!(within(PATIENCE, is_right).is_some(), "{arguments}:\n{}", daemon.log());
+    }
+    node.ip(&format!("link set {} mtu 1300", pod.veth()));
+    let mtu = || node.ip(&format!("link show {}", pod.veth())).contains("mtu 1500");
+    assert!(within(REPAIR, mtu).is_some(), "{}", daemon.log());
+}
+
+#[test]
+fn nothing_comes_back_after_a_del_and_what_comes_and_goes_is_not_noticed() {
+    let (node, daemon, _ipamd) = node();
+    let stays = Pod::add(&node, "stays", json!({}));
+    for _ in 0..10 {
+        let pod = Pod::add(&node, "goes", json!({}));
+        assert!(pod.is_recorded());
+        pod.del();
+        assert!(!pod.is_recorded());
+        assert!(!node.ip("link show").contains(&pod.veth()));
+        assert_eq!(node.ip(&format!("route show {}", pod.addresses[0])), "");
+    }
+    // A pod that switches its own end off wants it so.
+    let off = stays.run("ip", "link set eth0 down");
+    assert!(off.status.success());
+    // The next disturbance is looked into after all that came before.
+    let other = Pod::add(&node, "other", json!({}));
+    node.ip(&format!("route del {}", other.addresses[0]));
+    connected(&other, REPAIR, "route del", &daemon);
+    let log = daemon.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("someone else")).collect();
+    assert!(told.len() == 1 && told[0].contains(&other.addresses[0]), "{log}");
+    let pod_end = String::from_utf8(stays.run("ip", "-o link show eth0").stdout).unwrap();
+    assert!(pod_end.contains("state DOWN"), "{pod_end}");
+}
+
+#[test]
+fn what_was_disturbed_while_nobody_looked_is_right_after_a_restart() {
+    let (node, daemon, _ipamd) = node();
+    let (pod, gone) = (Pod::add(&node, "c0ffee", json!({})), Pod::add(&node, "gone", json!({})));
+    connected(&pod, PATIENCE, "ADD", &daemon);
+    assert!(!daemon.signal(Signal::SIGKILL).success());
+    node.ip(&format!("link set {} down", pod.veth()));
+    node.ip(&format!("link set {} down", gone.veth()));
+    gone.del();
+    // Pods do not wait for the nodes.
+    std::fs::remove_file(node.path("nodes.toml")).unwrap();
+    let daemon = node.start();
+    connected(&pod, PATIENCE, "the restart", &daemon);
+    let before = daemon.log().len();
+    node.ip(&format!("link set {} down", pod.veth()));
+    connected(&pod, REPAIR, "link down after the restart", &daemon);
+    assert!(!daemon.log()[before..].contains(&gone.veth()), "{}", daemon.log());
+    assert!(!node.ip("link show").contains(&gone.veth()));
+}
+
+#[test]
+fn a_host_end_that_is_deleted_is_named_once_with_the_remedy() {
+    let (node, daemon, _ipamd) = node();
+    let pod = Pod::add(&node, "c0ffee", json!({}));
+    node.ip(&format!("link del {}", pod.veth()));
+    let other = Pod::add(&node, "other", json!({}));
+    drop(daemon);
+    let daemon = node.start();
+    daemon.wait_for_log(&format!("link {} was deleted by someone else", pod.veth()));
+    daemon.wait_for_log("delete the pod, so that it is made anew");
+    assert!(within(PATIENCE, || !pod.is_recorded()).is_some());
+    assert!(other.is_recorded());
+    pod.del();
+}
