@@ -28,7 +28,6 @@ pub mod result;
 pub mod shaping;
 pub mod spec;
 pub mod status;
-pub mod table;
 pub mod wanted;
 
 use std::ffi::OsString;
@@ -37,6 +36,7 @@ use std::io::Read;
 
 use serde::Serialize;
 
+pub use ferrule_model::table;
 pub use node::{Node, RealNode};
 
 use error::Failure;

@@ -14,6 +14,7 @@ mod op;
 mod plan;
 mod prefix;
 mod state;
+pub mod table;
 mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};

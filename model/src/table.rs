@@ -1,5 +1,5 @@
 //! The nftables table of host ports: its maps, its sets, and the rules that read them. Their number is constant, whatever
-//! number of pods there is. What stands in the maps is `ports`' affair, who puts it there `hostports`'.
+//! number of pods there is. What stands in the maps is the plugin's affair (`ports`), who puts it there (`hostports`); `routed` keeps both.
 //!
 //! A packet to a port of the node meets the maps where destinations are translated, in `prerouting` from outside and in
 //! `output` from the node itself: first under (address, protocol, port), then under (protocol, port).
