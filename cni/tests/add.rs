@@ -291,7 +291,7 @@ on_both_kernels! {
     fn an_exhausted_pool_is_told_with_the_reason_and_leaves_no_link(bench) {
         let before = bench.world();
         bench.ipamd.state().refuse = Some(ferrule_wire::CallError::PoolExhausted {
-            pool: "default".into(), family: ferrule_wire::Family::Ipv6, in_use: 1, resting: 0, reserved: "3".into(),
+            pool: "default".into(), family: ferrule_wire::Family::Ipv6, in_use: 1, resting: 0, reserved: "3".into(), gone: 0,
         });
         let (code, text) = failure(&bench.verb("ADD"));
         assert_eq!(code, 11);

@@ -3,6 +3,7 @@
 use crate::service::{Answer, PAGE, Request};
 use crate::writer::Handle;
 use ferrule_daemon::varlink::{Caller, EndError, Service};
+use ferrule_netlink::NamespaceId;
 use ferrule_wire::{Call, CallError, DEFINITION, INTERFACE};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ impl Service for Handle {
             // Who is gone will not use the lease, and may have queued its release already.
             Call::Allocate(_) if caller.has_hung_up() => return Ok(()),
             Call::Allocate(call) => {
+                self.called_from(caller);
                 let patience = call.deadline_ms.map(Duration::from_millis);
                 (Request::Allocate(call), patience)
             }
@@ -48,6 +50,13 @@ impl Service for Handle {
 }
 
 impl Handle {
+    /// Whoever wants an address makes the link where it calls from. A kernel that does not tell where that is tells nothing.
+    fn called_from(&self, caller: &Caller) {
+        if let Ok(namespace) = NamespaceId::of(caller) {
+            self.home().called_from(namespace);
+        }
+    }
+
     /// All leases, a page a message. No page waits for the one before to be gathered again.
     async fn list(&self, caller: &mut Caller) -> Result<(), EndError> {
         let mut after = None;

@@ -1,9 +1,11 @@
 //! Which leases nobody uses any more, although nobody gave them back. Pure: what is there is looked up in `sight`.
 //!
 //! A lease is suspected when its namespace and its link are gone, and given up for lost when a look a grace later finds the
-//! same. One look that finds either, or cannot tell, clears it. Nothing is suspected before a link of any lease has been
-//! seen: a process that sees none may be in a network namespace of its own, where all of them seem gone.
+//! same. One look that finds either, or cannot tell, clears it. Nothing is suspected before it is known that this process is in
+//! the network namespace that the links are in: in another one all of them seem gone. The plugin's calls tell ([`Whereabouts`]);
+//! where the kernel does not say where they come from, the link of any lease that is seen.
 
+use crate::home::Whereabouts;
 use crate::sight::{Presence, Sight};
 use ferrule_wire::{Attachment, Lease};
 use std::collections::{HashMap, HashSet};
@@ -17,10 +19,21 @@ pub struct Suspects {
     since: HashMap<Key, Duration>,
     /// Leases without a namespace's path whose link has been seen.
     seen: HashSet<Key>,
-    /// A link of a lease has been seen: this process looks at the right namespace.
+    /// A link of a lease has been seen.
     sees: bool,
     /// The leases of the look that is under way.
     current: HashSet<Key>,
+    /// What it has found so far.
+    found: Found,
+}
+
+/// What a look at all leases has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// How many leases of each pool have neither namespace nor link.
+    pub missing: HashMap<String, u64>,
+    /// How many of them stay because the links may be in another namespace than this process.
+    pub withheld: u64,
 }
 
 /// A lease, as opposed to a later one of the same attachment: the attachment's hash and when the lease was given. All leases
@@ -45,10 +58,11 @@ impl Suspects {
     }
 
     /// The look has shown all leases: what is known of others is forgotten.
-    pub fn end(&mut self) {
+    pub fn end(&mut self) -> Found {
         let current = std::mem::take(&mut self.current);
         self.since.retain(|key, _| current.contains(key));
         self.seen.retain(|key| current.contains(key));
+        std::mem::take(&mut self.found)
     }
 
     fn look_at(&mut self, lease: &Lease, sight: &dyn Sight, grace: Duration, now: Duration) -> Option<Lost> {
@@ -68,7 +82,15 @@ impl Suspects {
             self.since.remove(&key);
             return None;
         }
-        if !self.sees {
+        *self.found.missing.entry(lease.pool.clone()).or_default() += 1;
+        let is_home = match sight.whereabouts() {
+            Whereabouts::Here => true,
+            Whereabouts::Elsewhere => false,
+            Whereabouts::Untold => self.sees,
+        };
+        if !is_home {
+            self.found.withheld += 1;
+            self.since.remove(&key);
             return None;
         }
         let since = *self.since.entry(key).or_insert(now);
@@ -83,6 +105,9 @@ impl Suspects {
 /// The last look, right before the release: whether the lease is still without namespace and link.
 #[must_use]
 pub fn is_still_lost(lease: &Lease, sight: &dyn Sight) -> bool {
+    if sight.whereabouts() == Whereabouts::Elsewhere {
+        return false;
+    }
     let namespace = lease.netns.as_ref().map_or(Presence::Gone, |path| sight.namespace(Path::new(path)));
     namespace == Presence::Gone && sight.link(&lease.attachment) == Presence::Gone
 }
@@ -100,6 +125,7 @@ mod tests {
     struct World {
         namespaces: Mutex<HashMap<String, Presence>>,
         links: Mutex<HashMap<String, Presence>>,
+        whereabouts: Option<Whereabouts>,
     }
 
     impl World {
@@ -113,6 +139,10 @@ mod tests {
         fn namespace(&self, path: &Path) -> Presence {
             let there = self.namespaces.lock().unwrap();
             there.get(path.to_str().unwrap()).copied().unwrap_or(Presence::Gone)
+        }
+
+        fn whereabouts(&self) -> Whereabouts {
+            self.whereabouts.unwrap_or(Whereabouts::Untold)
         }
 
         fn link(&self, attachment: &Attachment) -> Presence {
@@ -172,6 +202,39 @@ mod tests {
         assert_eq!(look(&mut suspects, &world, &leases, 300), [""; 0]);
         assert_eq!(look(&mut suspects, &world, &leases, 301), [""; 0]);
         assert_eq!(look(&mut suspects, &world, &leases, 361), ["a"]);
+    }
+
+    #[test]
+    fn where_the_plugin_calls_from_tells_whether_links_are_seen_at_all() {
+        let (mut suspects, mut world) = (Suspects::default(), World::default());
+        let leases = [lease("a"), lease("b")];
+        world.whereabouts = Some(Whereabouts::Here);
+        assert_eq!(look(&mut suspects, &world, &leases, 0), [""; 0]);
+        assert_eq!(look(&mut suspects, &world, &leases, 60), ["a", "b"], "without a link of any pod");
+
+        // A link may be of a namespace that has another plugin.
+        world.whereabouts = Some(Whereabouts::Elsewhere);
+        world.set("b", Presence::Unknown, Presence::There);
+        assert!(!is_still_lost(&leases[0], &world));
+        for now in [100, 200] {
+            assert_eq!(look(&mut suspects, &world, &leases, now), [""; 0]);
+        }
+        world.whereabouts = Some(Whereabouts::Here);
+        assert_eq!(look(&mut suspects, &world, &leases, 300), [""; 0], "the grace begins anew");
+        assert_eq!(look(&mut suspects, &world, &leases, 360), ["a"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_counted_by_pool_and_what_is_kept_in_doubt() {
+        let (mut suspects, mut world) = (Suspects::default(), World::default());
+        world.set("live", Presence::There, Presence::Gone);
+        let leases = [lease("a"), Lease { pool: "other".into(), ..lease("b") }, lease("live")];
+        for (whereabouts, withheld) in [(Whereabouts::Untold, 2), (Whereabouts::Here, 0)] {
+            world.whereabouts = Some(whereabouts);
+            suspects.look(&leases, &world, GRACE, Duration::ZERO);
+            let missing = [("node".to_owned(), 1), ("other".to_owned(), 1)].into();
+            assert_eq!(suspects.end(), Found { missing, withheld });
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod adopt;
 mod check;
 pub mod clock;
 pub mod compact;
+pub mod home;
 pub mod leaks;
 pub mod pool;
 pub mod recover;

@@ -6,7 +6,7 @@ use crate::writer::Handle;
 use ferrule_daemon::{Counter, Exposition, Histogram, Kind, Page, Pages, process_figures};
 use ferrule_wire::{CallError, Family, PoolStatus, Status};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -38,6 +38,7 @@ pub struct Metrics {
     given: Counter,
     ended: Counter,
     reclaimed: [Counter; REASONS.len()],
+    missing: AtomicU64,
     commits: Histogram,
     store_failures: Counter,
     refused: Counter,
@@ -66,6 +67,11 @@ impl Metrics {
     /// A lease was taken back that nobody gave back, and that is durable.
     pub(crate) fn reclaimed(&self, reason: Reason) {
         self.reclaimed[reason as usize].increment();
+    }
+
+    /// How many leases are of pods that are gone, as far as the last look saw.
+    pub(crate) fn missing(&self, leases: u64) {
+        self.missing.store(leases, Ordering::Relaxed);
     }
 
     /// How many leases there are now.
@@ -104,6 +110,9 @@ impl Metrics {
         for (reason, count) in REASONS.iter().zip(&self.reclaimed) {
             page.sample(&[("reason", reason)], count.get());
         }
+        let help = "Leases whose namespace and link are gone, as the last look saw: they are taken back if the next ones agree.";
+        page.family("ferrule_ipamd_leases_missing", Kind::Gauge, help)
+            .sample(&[], self.missing.load(Ordering::Relaxed));
         write_pools(page, pools);
         let help =
             "From a call's arrival until its answer is durable. List and Resting: each page of the answer.";

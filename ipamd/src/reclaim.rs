@@ -1,11 +1,13 @@
 //! The search for leases that nobody uses any more: looks at all leases again and again, and has those taken back that
 //! `leaks` finds lost. The look at the kernel's files happens on a thread of its own, so that nobody waits for it.
 
-use crate::leaks::{Lost, Suspects};
+use crate::home::Whereabouts;
+use crate::leaks::{Found, Lost, Suspects};
 use crate::service::{Answer, PAGE, Request};
 use crate::sight::{Node, Sight};
 use crate::writer::Handle;
 use ferrule_wire::Lease;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,16 +19,56 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Searches for ever. `grace` is how long a namespace and a link have to be gone.
 pub(crate) async fn search(handle: Handle, mut grace: watch::Receiver<Duration>) {
-    let sight: Arc<dyn Sight> = Arc::new(Node);
-    let mut suspects = Suspects::default();
+    let sight: Arc<dyn Sight> = Arc::new(Node::new(Arc::clone(handle.home())));
+    let (mut suspects, mut told) = (Suspects::default(), Told::default());
     loop {
+        // At the start too: what is gone then is told to who asks why a pool is full.
         let after = *grace.borrow_and_update();
+        let Some((known, found)) = look(&handle, suspects, &sight, after).await else { return };
+        suspects = known;
+        if let Some(found) = found {
+            told.tell(found, sight.whereabouts(), &handle).await;
+        }
         tokio::select! {
             () = sleep((after / 2).min(PAUSE_MAX)) => {}
-            changed = grace.changed() => if changed.is_err() { return } else { continue },
+            changed = grace.changed() => if changed.is_err() { return },
         }
-        let Some(known) = look(&handle, suspects, &sight, after).await else { return };
-        suspects = known;
+    }
+}
+
+/// What was said of the looks so far.
+#[derive(Default)]
+struct Told {
+    missing: HashMap<String, u64>,
+    /// Why leases without pods are kept.
+    doubt: Option<Whereabouts>,
+}
+
+impl Told {
+    /// Says what is new.
+    async fn tell(&mut self, found: Found, whereabouts: Whereabouts, handle: &Handle) {
+        let Found { missing, withheld } = found;
+        if self.missing != missing {
+            self.missing.clone_from(&missing);
+            handle.miss(missing).await;
+        }
+        let doubt = (withheld > 0).then_some(whereabouts);
+        if std::mem::replace(&mut self.doubt, doubt) == doubt {
+            return;
+        }
+        match doubt {
+            None => {}
+            Some(Whereabouts::Elsewhere) => tracing::warn!(
+                leases = withheld,
+                "leases whose pods are gone are not taken back: the plugin calls from another network namespace, so that \
+                 ipamd does not see the pods' links; run it in the node's (hostNetwork: true, no PrivateNetwork=)"
+            ),
+            Some(Whereabouts::Untold | Whereabouts::Here) => tracing::warn!(
+                leases = withheld,
+                "leases whose pods are gone are not taken back yet: the next ADD, or a pod's link, will show whether ipamd runs in \
+                 the network namespace that the pods' links are in"
+            ),
+        }
     }
 }
 
@@ -36,12 +78,12 @@ async fn look(
     mut suspects: Suspects,
     sight: &Arc<dyn Sight>,
     grace: Duration,
-) -> Option<Suspects> {
+) -> Option<(Suspects, Option<Found>)> {
     let mut after = None;
     loop {
         let Ok(Answer::Leases(page)) = handle.perform(Request::Leases { after }, None).await else {
             // The store failed: what is known stays for the next look.
-            return Some(suspects);
+            return Some((suspects, None));
         };
         after = page.leases.last().map(|lease| lease.attachment.clone());
         let last = page.leases.len() < PAGE;
@@ -51,8 +93,10 @@ async fn look(
             handle.reclaim(lost, Arc::clone(sight)).await;
         }
         if last {
-            suspects.end();
-            return Some(suspects);
+            let found = suspects.end();
+            let home = Arc::clone(handle.home());
+            spawn_blocking(move || home.keep()).await.ok()?;
+            return Some((suspects, Some(found)));
         }
     }
 }

@@ -14,7 +14,7 @@ use ferrule_wire::{
     PoolStatus, PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
 };
 use ipnetwork::IpNetwork;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -136,6 +136,8 @@ pub struct Service {
     /// Addresses in leases of a pool that the pool does not give, by the pool's name. Counted when the pools change, so that
     /// a look at the pools does not walk all leases.
     draining: BTreeMap<(String, Family), u64>,
+    /// How many leases of each pool are of pods that are gone, as the last look saw.
+    missing: HashMap<String, u64>,
     settings: Settings,
 }
 
@@ -146,7 +148,8 @@ impl Service {
         let leases = holdings.leases.into_iter().collect();
         let formers = Formers::new(&holdings.released);
         let (homeless, draining) = (BTreeMap::new(), BTreeMap::new());
-        let mut service = Self { leases, pools: Vec::new(), homeless, formers, draining, settings };
+        let (pools, missing) = (Vec::new(), HashMap::new());
+        let mut service = Self { leases, pools, homeless, formers, draining, missing, settings };
         service
             .place(holdings.released.into_iter().map(|released| (released.address, released.at)).collect());
         service
@@ -166,6 +169,11 @@ impl Service {
         let (gone, kept) = std::mem::take(&mut self.homeless).into_iter().partition(|&(_, at)| rested(at));
         self.homeless = kept;
         BTreeMap::into_keys(gone).map(Change::Forgotten).collect()
+    }
+
+    /// Takes how many leases of each pool are of pods that are gone.
+    pub fn miss(&mut self, missing: HashMap<String, u64>) {
+        self.missing = missing;
     }
 
     /// The settings in force.
@@ -314,7 +322,8 @@ impl Service {
 
     fn status(&mut self, pool: Option<String>, now: Duration) -> Result<StatusReply, CallError> {
         let pool = self.pool(pool)?;
-        pool.probe(now).map_err(|counts| exhausted(pool.name(), &counts))?;
+        let probed = pool.probe(now).map_err(|counts| (pool.name().to_owned(), counts));
+        probed.map_err(|(name, counts)| self.exhausted(&name, &counts))?;
         Ok(StatusReply {})
     }
 
@@ -447,7 +456,7 @@ impl Service {
     fn refused(&self, pool: &str, refusal: Refusal) -> CallError {
         let argument = |field: &str, reason| CallError::InvalidArgument { field: field.to_owned(), reason };
         match refusal {
-            Refusal::Exhausted(counts) => exhausted(pool, &counts),
+            Refusal::Exhausted(counts) => self.exhausted(pool, &counts),
             Refusal::InUse(address) => match self.holder(address) {
                 Some(attachment) => CallError::AddressInUse { address, attachment },
                 None => argument("requested", format!("{address} is in use")),
@@ -462,6 +471,17 @@ impl Service {
                 "ranges",
                 format!("{range} has no address that pool {pool:?} gives: see its subnets"),
             ),
+        }
+    }
+
+    fn exhausted(&self, pool: &str, counts: &Counts) -> CallError {
+        CallError::PoolExhausted {
+            pool: pool.to_owned(),
+            family: counts.family,
+            in_use: counts.in_use,
+            resting: counts.resting,
+            reserved: counts.reserved.to_string(),
+            gone: self.missing.get(pool).copied().unwrap_or(0).min(counts.in_use),
         }
     }
 
@@ -505,16 +525,6 @@ impl Service {
                 self.homeless.insert(address, at);
             }
         }
-    }
-}
-
-fn exhausted(pool: &str, counts: &Counts) -> CallError {
-    CallError::PoolExhausted {
-        pool: pool.to_owned(),
-        family: counts.family,
-        in_use: counts.in_use,
-        resting: counts.resting,
-        reserved: counts.reserved.to_string(),
     }
 }
 

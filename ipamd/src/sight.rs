@@ -3,8 +3,9 @@
 //!
 //! No netlink: `if_nametoindex` asks by an ioctl that any unix socket takes, routes stand in `/proc/net`, a link's alias in
 //! `/sys/class/net`. All of them are of the network namespace that this process runs in, which has to be the host's;
-//! `leaks` waits for a sign that it is.
+//! `home` tells whether it is.
 
+use crate::home::{Home, Whereabouts};
 use ferrule_wire::Attachment;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -13,6 +14,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 /// Whether something is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub trait Sight: Send + Sync {
     fn namespace(&self, path: &Path) -> Presence;
     /// Whether the host's end of the attachment's veth pair is there.
     fn link(&self, attachment: &Attachment) -> Presence;
+    /// Whether links are looked for where the plugin makes them.
+    fn whereabouts(&self) -> Whereabouts;
 }
 
 /// A pod's link on the host.
@@ -43,20 +47,25 @@ pub struct PodLink {
 }
 
 /// The node this process runs on.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Node;
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    home: Arc<Home>,
+}
+
+impl Node {
+    /// As a process sees it whose callers call it here.
+    pub(crate) const fn new(home: Arc<Home>) -> Self {
+        Self { home }
+    }
+}
 
 impl Sight for Node {
     fn namespace(&self, path: &Path) -> Presence {
-        match fs::metadata(path) {
-            Ok(_) => Presence::There,
-            // A directory that cannot be seen may hold the namespace all the same.
-            Err(error) if error.kind() == ErrorKind::NotFound => match path.parent().map(fs::metadata) {
-                Some(Ok(directory)) if directory.is_dir() => Presence::Gone,
-                Some(_) | None => Presence::Unknown,
-            },
-            Err(_) => Presence::Unknown,
-        }
+        namespace(path)
+    }
+
+    fn whereabouts(&self) -> Whereabouts {
+        self.home.whereabouts()
     }
 
     fn link(&self, attachment: &Attachment) -> Presence {
@@ -65,6 +74,18 @@ impl Sight for Node {
             Err(Errno::ENODEV) => Presence::Gone,
             Err(_) => Presence::Unknown,
         }
+    }
+}
+
+fn namespace(path: &Path) -> Presence {
+    match fs::metadata(path) {
+        Ok(_) => Presence::There,
+        // A directory that cannot be seen may hold the namespace all the same.
+        Err(error) if error.kind() == ErrorKind::NotFound => match path.parent().map(fs::metadata) {
+            Some(Ok(directory)) if directory.is_dir() => Presence::Gone,
+            Some(_) | None => Presence::Unknown,
+        },
+        Err(_) => Presence::Unknown,
     }
 }
 
@@ -163,11 +184,11 @@ mod tests {
     fn a_path_is_gone_only_where_its_directory_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("netns");
-        assert_eq!(Node.namespace(&path), Presence::Gone);
+        assert_eq!(namespace(&path), Presence::Gone);
         fs::write(&path, "").unwrap();
-        assert_eq!(Node.namespace(&path), Presence::There);
+        assert_eq!(namespace(&path), Presence::There);
         for unseen in [path.join("inside/of-a-file"), dir.path().join("no/such"), "/proc/0/ns/net".into()] {
-            assert_eq!(Node.namespace(&unseen), Presence::Unknown, "{}", unseen.display());
+            assert_eq!(namespace(&unseen), Presence::Unknown, "{}", unseen.display());
         }
     }
 }

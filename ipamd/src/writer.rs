@@ -9,6 +9,7 @@
 
 use crate::adopt::adopt;
 use crate::clock::Clock;
+use crate::home::Home;
 use crate::leaks::{Lost, is_still_lost};
 use crate::metrics::{self, Metrics, Reason};
 use crate::reasons::chain;
@@ -18,7 +19,7 @@ use crate::sight::{PodLink, Sight};
 use crate::store::{Batch, Store, StoreError};
 use ferrule_daemon::log_as_one;
 use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub enum StartError {
 enum Job {
     Call(Call),
     Configure(Settings),
+    /// How many leases of each pool are of pods that are gone.
+    Missing(HashMap<String, u64>),
     DrainQueue,
     /// Take a lease back that nobody uses any more, if this last look agrees.
     Reclaim(Lost, Arc<dyn Sight>),
@@ -86,6 +89,7 @@ pub struct Handle {
     jobs: mpsc::Sender<Job>,
     clock: Clock,
     metrics: Arc<Metrics>,
+    home: Arc<Home>,
     thread: runtime::Handle,
 }
 
@@ -106,6 +110,11 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Where this process runs, as its callers show.
+    pub(crate) fn home(&self) -> &Arc<Home> {
+        &self.home
     }
 
     pub(crate) async fn perform(
@@ -129,6 +138,11 @@ impl Handle {
     /// Has the queued releases performed.
     pub async fn drain_queue(&self) {
         self.tell(Job::DrainQueue).await;
+    }
+
+    /// Tells how many leases of each pool are of pods that are gone, for who asks why a pool is full.
+    pub(crate) async fn miss(&self, counts: HashMap<String, u64>) {
+        self.tell(Job::Missing(counts)).await;
     }
 
     /// Has a lease taken back that was found lost, unless a last look right before the release says otherwise.
@@ -171,6 +185,7 @@ pub struct Writer {
     /// The last commit failed: `Status` tries the store before it says that all is well.
     doubtful: bool,
     metrics: Arc<Metrics>,
+    home: Arc<Home>,
 }
 
 /// One batch in the making.
@@ -211,8 +226,10 @@ impl Writer {
     ) -> Result<Self, StartError> {
         ferrule_wire::make_queue(&runtime_dir)?;
         let metrics = Arc::default();
+        let home = Arc::new(Home::open(&runtime_dir, &boot_id));
+        let doubtful = false;
         let mut writer =
-            Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful: false, metrics };
+            Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful, metrics, home };
         writer.service = Some(writer.read_store()?);
         let mut round = Round::default();
         writer.claim_queue(&mut round)?;
@@ -267,8 +284,9 @@ impl Writer {
         let (jobs, waiting) = mpsc::channel(BACKLOG);
         let runtime =
             runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Thread)?;
-        let (clock, metrics) = (self.clock.clone(), Arc::clone(&self.metrics));
-        let handle = Handle { jobs, clock, metrics, thread: runtime.handle().clone() };
+        let (clock, thread) = (self.clock.clone(), runtime.handle().clone());
+        let handle =
+            Handle { jobs, clock, metrics: Arc::clone(&self.metrics), home: Arc::clone(&self.home), thread };
         let named = thread::Builder::new().name("writer".to_owned());
         let run = move || runtime.block_on(self.run(waiting));
         let thread = named.spawn(run).map_err(StartError::Thread)?;
@@ -303,6 +321,7 @@ impl Writer {
                 Job::Call(call) => self.perform(call, now, &mut round),
                 Job::Configure(settings) => self.configure(settings, now, &mut round),
                 Job::Reclaim(lost, sight) => self.reclaim(&lost, &*sight, now, &mut round),
+                Job::Missing(counts) => self.miss(counts),
                 Job::DrainQueue => {}
             }
         }
@@ -357,6 +376,14 @@ impl Writer {
         if let Some(service) = &mut self.service {
             service.reconfigure(settings);
             round.batch.changes.extend(service.forget_rested(now));
+        }
+    }
+
+    /// A service that is built anew does not know them until the next look.
+    fn miss(&mut self, counts: HashMap<String, u64>) {
+        self.metrics.missing(counts.values().sum());
+        if let Some(service) = &mut self.service {
+            service.miss(counts);
         }
     }
 

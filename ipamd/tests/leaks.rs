@@ -73,7 +73,6 @@ fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
         give(&place, &mut client, id);
     }
     client.call(&allocate("without-path")).unwrap();
-    // Nothing seen yet: for all the daemon knows it is in a network namespace of its own.
     for id in ["live", "no-link"] {
         fs::write(netns(&place, id), "").unwrap();
     }
@@ -106,21 +105,64 @@ fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
 }
 
 #[test]
-fn a_daemon_that_sees_no_link_of_its_leases_takes_nothing_back() {
+fn a_daemon_in_another_network_namespace_than_the_plugin_takes_nothing_back() {
     alone();
     let place = Place::new(CONFIG);
-    let _daemon = place.start();
+    let daemon = place.start();
+    place.client();
+    // From here on the calls come from another one.
+    alone();
     let mut client = place.client();
-    give(&place, &mut client, "blind-lost");
-    // Longer than several looks; the sign that looks go on is that the first link seen changes everything.
-    sleep(Duration::from_millis(2500));
-    assert!(!is_reclaimed(&place, "blind-lost"));
-    give(&place, &mut client, "blind-live");
+    for id in ["blind-lost", "blind-live"] {
+        give(&place, &mut client, id);
+    }
     fs::write(netns(&place, "blind-live"), "").unwrap();
     add_link("blind-live");
+    until("it says so", || place.log().contains("the plugin calls from another network namespace"));
+    assert!(place.log().contains("leases=1"), "{}", place.log_end());
+    // Longer than several looks.
+    sleep(Duration::from_millis(2500));
+    assert!(!is_reclaimed(&place, "blind-lost"));
+    // The next one runs where the plugin does, and knows before anybody calls.
+    daemon.kill();
+    let _daemon = place.start();
     until("it is taken back", || is_reclaimed(&place, "blind-lost"));
-    assert_eq!(ids(&mut client), BTreeSet::from(["blind-live".to_owned()]));
+    assert_eq!(ids(&mut place.client()), BTreeSet::from(["blind-live".to_owned()]));
     delete_link("blind-live");
+}
+
+#[test]
+fn when_all_pods_were_killed_a_full_pool_is_told_as_such_and_taken_back_after_a_restart() {
+    alone();
+    let place = Place::new(&CONFIG.replace("10.7.0.0/20", "10.7.0.0/30").replace("_s = 1", "_s = 3"));
+    let daemon = place.start();
+    let mut client = place.client();
+    for id in ["killed-one", "killed-two"] {
+        give(&place, &mut client, id);
+    }
+    daemon.kill();
+    let _daemon = place.start();
+    let mut client = place.client();
+    let call = allocate("new");
+    until("the error tells what is gone", || {
+        let error = client.call(&call).unwrap_err().to_string();
+        assert!(error.contains("2 in use"), "{error}");
+        error.contains("of those in use, 2 are of pods that are gone: ipamd takes them back")
+    });
+    until("a pod gets an address", || client.call(&call).is_ok());
+    assert!(is_reclaimed(&place, "killed-one"), "{}", place.log_end());
+}
+
+#[test]
+fn a_single_leaked_lease_is_taken_back_after_a_restart_without_any_other_pod() {
+    alone();
+    let place = Place::new(CONFIG);
+    let daemon = place.start();
+    give(&place, &mut place.client(), "leaked");
+    until("where the plugin calls from is kept", || place.runtime_dir().join("ipamd.netns").exists());
+    daemon.kill();
+    let _daemon = place.start();
+    until("it is taken back", || is_reclaimed(&place, "leaked"));
 }
 
 /// Pods come (their namespace and link late, in either order) and go without a word, while the daemon is killed and started:

@@ -3,6 +3,7 @@
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
 //! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
+//! the own side's namespace and addresses, asked without any privilege ([`NamespaceId`], [`own_addresses`]),
 //! and, with the feature `monitor`, the kernel's events (`events`).
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
@@ -30,6 +31,7 @@ pub mod netfilter;
 pub mod netns;
 pub mod nft;
 mod own;
+mod own_side;
 mod real;
 mod socket;
 pub mod start;
@@ -44,5 +46,6 @@ pub use error::{Error, Refusal};
 pub use kernel::Kernel;
 pub use lookup::Path;
 pub use own::Port;
+pub use own_side::{NamespaceId, own_addresses};
 pub use real::Netlink;
 pub use tunnels::{Tunnels, kernel_release};

@@ -14,7 +14,7 @@ pub enum CallError {
     /// No address of this family is left.
     #[error(
         "no {family} address is left in pool {pool:?} ({in_use} in use, {resting} resting, {reserved} reserved): {}",
-        remedy(*in_use)
+        remedy(*in_use, *gone)
     )]
     #[serde(rename = "io.ferrule.Ipam.PoolExhausted")]
     PoolExhausted {
@@ -28,6 +28,9 @@ pub enum CallError {
         resting: u64,
         /// Addresses that are never given (decimal).
         reserved: String,
+        /// How many of those in use are of pods whose namespace and link are gone.
+        #[serde(default, skip_serializing_if = "is_none")]
+        gone: u64,
     },
     /// No such pool, or none at all yet.
     #[error("{}: {reason}", match pool { Some(p) => format!("there is no pool {p:?}"), None => "there is no pool".to_owned() })]
@@ -178,12 +181,20 @@ impl CallError {
 
 /// What helps against exhaustion. Resting addresses are given before a pool counts as exhausted, so it is leases that
 /// fill it, unless there was never an address to give.
-const fn remedy(in_use: u64) -> &'static str {
-    if in_use == 0 {
-        "nothing is left to give, take addresses out of `reserved` or widen the ranges"
-    } else {
-        "add a subnet to the pool or delete pods"
+fn remedy(in_use: u64, gone: u64) -> String {
+    match (in_use, gone) {
+        (0, _) => "nothing is left to give, take addresses out of `reserved` or widen the ranges".to_owned(),
+        (_, 0) => "add a subnet to the pool or delete pods".to_owned(),
+        (_, gone) => format!(
+            "of those in use, {gone} are of pods that are gone: ipamd takes them back after `reclaim_after_s`, and its log says so \
+             if it cannot; more help only another subnet or fewer pods"
+        ),
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 fn join(addresses: &[IpNetwork]) -> String {

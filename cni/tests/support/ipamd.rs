@@ -192,6 +192,7 @@ fn full() -> CallError {
         in_use: 6,
         resting: 0,
         reserved: "2".into(),
+        gone: 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One caller: its calls in their order, each answered before the next is read.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -249,6 +249,13 @@ impl Caller {
         let bytes = encode(reply)?;
         let written = timeout(self.limits.write, self.stream.write_all(&bytes)).await;
         Ok(written.map_err(|_| EndError::NotRead)??)
+    }
+}
+
+/// The connection, for what the kernel tells of it.
+impl AsFd for Caller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }
 

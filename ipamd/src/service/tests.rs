@@ -122,6 +122,7 @@ fn exhaustion_names_pool_family_and_counts() {
         in_use: 2,
         resting: 0,
         reserved: "2".into(),
+        gone: 0,
     };
     let (answer, changes) = do_(&mut service, Request::Allocate(call("c")), 0);
     assert_eq!((answer, changes), (Err(error.clone()), Vec::new()));

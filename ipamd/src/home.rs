@@ -1,0 +1,109 @@
+//! Whether this process runs in the network namespace that the pods' links are in. That is where the plugin makes them, so it is
+//! where its calls come from; the kernel says of each connection which namespace it was opened in.
+//!
+//! It is kept in a file: a daemon that was restarted knows it before the first call, so that leases are taken back on a node on
+//! which no pod can start any more.
+
+use crate::reasons::chain;
+use ferrule_daemon::write_atomically;
+use ferrule_netlink::NamespaceId;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Name of the file in the runtime directory: the boot, and the namespace that the plugin called from last.
+const FILE: &str = "ipamd.netns";
+
+/// No namespace has this number.
+const NONE: u64 = 0;
+
+/// What is known of where the links are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// The plugin calls from the namespace of this process.
+    Here,
+    /// It calls from another one: its links are not seen from here.
+    Elsewhere,
+    /// Nobody has called yet, or the kernel does not tell (before 5.14).
+    Untold,
+}
+
+/// The namespace of this process and the one of its callers.
+#[derive(Debug)]
+pub(crate) struct Home {
+    own: u64,
+    caller: AtomicU64,
+    is_kept: AtomicBool,
+    path: PathBuf,
+    boot_id: String,
+}
+
+impl Home {
+    /// What a daemon before has left in this runtime directory counts, if it is of this boot.
+    pub(crate) fn open(runtime_dir: &Path, boot_id: &str) -> Self {
+        let path = runtime_dir.join(FILE);
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        let number = kept.trim_end().strip_prefix(boot_id).and_then(|rest| rest.trim_start().parse().ok());
+        Self {
+            own: NamespaceId::own().map_or(NONE, |id| id.0),
+            caller: AtomicU64::new(number.unwrap_or(NONE)),
+            is_kept: AtomicBool::new(number.is_some()),
+            path,
+            boot_id: boot_id.to_owned(),
+        }
+    }
+
+    /// The plugin has called from this namespace.
+    pub(crate) fn called_from(&self, NamespaceId(number): NamespaceId) {
+        if self.caller.swap(number, Ordering::Relaxed) != number {
+            self.is_kept.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Where this process is.
+    pub(crate) fn whereabouts(&self) -> Whereabouts {
+        match self.caller.load(Ordering::Relaxed) {
+            NONE => Whereabouts::Untold,
+            caller if caller == self.own => Whereabouts::Here,
+            _ => Whereabouts::Elsewhere,
+        }
+    }
+
+    /// Writes down what is not yet, for the next daemon. Without it that one waits for a call.
+    pub(crate) fn keep(&self) {
+        if self.whereabouts() == Whereabouts::Untold || self.is_kept.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let text = format!("{} {}\n", self.boot_id, self.caller.load(Ordering::Relaxed));
+        if let Err(error) = write_atomically(&self.path, text.as_bytes()) {
+            tracing::warn!(error = chain(&error), path = %self.path.display(), "cannot be written");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_daemon_of_this_boot_knows_where_the_plugin_called_from() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |boot| Home::open(dir.path(), boot);
+        let home = open("boot");
+        home.keep();
+        assert_eq!(home.whereabouts(), Whereabouts::Untold);
+        home.called_from(NamespaceId::own().unwrap());
+        assert_eq!(home.whereabouts(), Whereabouts::Here);
+        home.keep();
+        assert_eq!(open("boot").whereabouts(), Whereabouts::Here);
+        assert_eq!(open("another").whereabouts(), Whereabouts::Untold);
+        let home = open("boot");
+        home.called_from(NamespaceId(u64::MAX));
+        home.keep();
+        assert_eq!(open("boot").whereabouts(), Whereabouts::Elsewhere);
+        for broken in ["", "boot", "boot x", "bootless 7"] {
+            fs::write(dir.path().join(FILE), broken).unwrap();
+            assert_eq!(open("boot").whereabouts(), Whereabouts::Untold, "{broken:?}");
+        }
+    }
+}
