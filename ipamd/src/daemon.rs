@@ -9,12 +9,14 @@ use crate::writer::{Handle, StartError, Writer};
 use ferrule_config::{Config, ConfigError};
 use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
+use ferrule_netlink::own_addresses;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Name of the store's directory in the runtime directory.
@@ -26,6 +28,9 @@ pub(crate) const PROGRAM: &str = "ipamd";
 /// How often the queue of releases is looked at. The plugin queues only when the daemon did not answer, so this is
 /// a directory read that almost always finds nothing.
 const QUEUE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often the node's own addresses are looked at: a system call and a short file. Nothing tells of them without netlink.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The daemon cannot run, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +116,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     }
     // The server lets the calls under way finish; with its handles the writer ends.
     let served = server.await;
-    let wrote = tokio::task::spawn_blocking(move || thread.join()).await;
+    let wrote = spawn_blocking(move || thread.join()).await;
     ended?;
     match (served, wrote) {
         (Ok(()), Ok(Ok(()))) => Ok(()),
@@ -136,6 +141,8 @@ async fn attend(
     let mut watchdog = Notifier.watchdog();
     let mut queue = interval(QUEUE_INTERVAL);
     queue.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             signal = shutdown.requested() => {
@@ -151,6 +158,13 @@ async fn attend(
             _ = hangup.recv() => {
                 inputs.read();
                 configure(inputs, handle, grace).await;
+            }
+            _ = look.tick() => {
+                // It may wait for whoever changes links.
+                let found = spawn_blocking(own_addresses).await.unwrap_or_else(|error| Err(error.into()));
+                if inputs.look(found) {
+                    configure(inputs, handle, grace).await;
+                }
             }
             _ = queue.tick() => {
                 // What cannot be read is the writer's to report, once somebody needs it.

@@ -7,6 +7,10 @@ use crate::reasons::chain;
 use crate::service::Settings;
 use ferrule_config::{Config, ConfigError, DEFAULT_CONFIG, NODE_FILE, NodeFile};
 use ferrule_daemon::{CommonArgs, FileWatch, WatchError};
+use ferrule_netlink::own_addresses;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// The files as last read. Of one that is broken, or of `node.json` when it is gone, the last good state stays.
@@ -19,6 +23,9 @@ pub(crate) struct Inputs {
     node_fault: Option<String>,
     node_watch: FileWatch,
     flannel: Flannel,
+    /// The node's own addresses, each with its link.
+    held: BTreeMap<IpAddr, String>,
+    said_unseen: bool,
 }
 
 impl Inputs {
@@ -35,9 +42,20 @@ impl Inputs {
         let config = common.load_config()?;
         let (node, node_fault) = (None, None);
         let common = common.clone();
-        let flannel = Flannel::default();
-        let mut inputs =
-            Self { common, config, config_watch, node_path, node, node_fault, node_watch, flannel };
+        let (flannel, held, said_unseen) = (Flannel::default(), BTreeMap::new(), false);
+        let mut inputs = Self {
+            common,
+            config,
+            config_watch,
+            node_path,
+            node,
+            node_fault,
+            node_watch,
+            flannel,
+            held,
+            said_unseen,
+        };
+        inputs.look(own_addresses());
         inputs.flannel.follow(&inputs.config)?;
         inputs.read_node();
         Ok(inputs)
@@ -50,7 +68,27 @@ impl Inputs {
 
     /// What follows from the files.
     pub(crate) fn settings(&self) -> Settings {
-        settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref())
+        settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref(), &self.held)
+    }
+
+    /// Takes what a look at the node's own addresses found; whether pods have others to be kept from now.
+    pub(crate) fn look(&mut self, found: io::Result<BTreeMap<IpAddr, String>>) -> bool {
+        let held = match found {
+            Ok(held) => held,
+            Err(error) => {
+                if !std::mem::replace(&mut self.said_unseen, true) {
+                    tracing::error!(%error, "the node's own addresses cannot be told: pods may be given them");
+                }
+                return false;
+            }
+        };
+        // The name of a link is for people: where many have one address, it is not news which is told.
+        if held.keys().eq(self.held.keys()) {
+            return false;
+        }
+        let before = self.settings().held;
+        self.held = held;
+        !self.settings().held.keys().eq(before.keys())
     }
 
     /// Waits until one of the files has changed, and reads it. Cancel safe.

@@ -24,6 +24,7 @@ mod flannel;
 mod inputs;
 mod metrics;
 mod moving;
+mod news;
 mod pools;
 mod reasons;
 mod reclaim;

@@ -54,6 +54,8 @@ pub enum Refusal {
     InUse(IpAddr),
     /// The requested address is none that this pool gives.
     NotOurs(IpAddr),
+    /// The node itself has the requested address.
+    Held(IpAddr),
     /// No address of the range is one that this pool gives.
     Outside(AddressRange),
 }
@@ -78,7 +80,7 @@ pub struct Counts {
     pub in_use: u64,
     /// Released, within the cooldown.
     pub resting: u64,
-    /// Never given: network, broadcast, reserved, and what the configured ranges leave out.
+    /// Never given: network, broadcast, reserved, what the configured ranges leave out, and what the node itself has.
     pub reserved: u128,
     /// All addresses of the subnets.
     pub size: u128,
@@ -131,6 +133,16 @@ impl Pool {
     #[must_use]
     pub fn may_give(&self, address: IpAddr) -> bool {
         self.spaces.iter().any(|s| s.family == family_of(address) && s.may_give(number_of(address)))
+    }
+
+    /// Takes which addresses the node itself has. They are not given while it has them.
+    pub fn hold(&mut self, held: impl Iterator<Item = IpAddr> + Clone) {
+        for space in &mut self.spaces {
+            let ours = held.clone().filter(|&address| family_of(address) == space.family).map(number_of);
+            space.held = ours.collect();
+            // What it has no more was passed over.
+            space.cursor = (0, 0);
+        }
     }
 
     /// Whether [`allocate`](Self::allocate) would succeed now.
@@ -218,6 +230,8 @@ struct Space {
     line: BTreeSet<(Duration, u128)>,
     released_at: HashMap<u128, Duration>,
     line_cap: usize,
+    /// Addresses of the node itself, few.
+    held: BTreeSet<u128>,
 }
 
 impl Space {
@@ -245,12 +259,13 @@ impl Space {
             line: BTreeSet::new(),
             released_at: HashMap::new(),
             line_cap: LINE_CAP,
+            held: BTreeSet::new(),
         }
     }
 
     /// The address to give next. It stays the next until something changes.
     fn next(&mut self, now: Duration) -> Option<u128> {
-        let oldest = self.line.first().copied();
+        let oldest = self.line.iter().find(|(_, number)| !self.held.contains(number)).copied();
         if self.line.len() >= self.line_cap
             && let Some((at, number)) = oldest
             && at + self.cooldown <= now
@@ -269,7 +284,7 @@ impl Space {
                 continue;
             }
             let number = first + self.cursor.1;
-            if !self.is_known(number) {
+            if self.is_fresh(number) {
                 return Some(number);
             }
             self.cursor.1 += 1;
@@ -282,7 +297,11 @@ impl Space {
         let requested = wish.requested.iter().copied().find(|&address| family_of(address) == self.family);
         if let Some(address) = requested {
             let number = number_of(address);
-            return if self.given.contains(number) { Err(Refusal::InUse(address)) } else { Ok(number) };
+            return match (self.given.contains(number), self.held.contains(&number)) {
+                (true, _) => Err(Refusal::InUse(address)),
+                (false, true) => Err(Refusal::Held(address)),
+                (false, false) => Ok(number),
+            };
         }
         let ranges: Vec<_> = wish.ranges.iter().filter_map(|range| numbers_of(self.family, range)).collect();
         if ranges.is_empty() {
@@ -291,8 +310,11 @@ impl Space {
         let stretches = self.stretches_in(&ranges);
         // Passes at most as many addresses as are given or in the line.
         let fresh =
-            stretches.iter().find_map(|&(first, last)| (first..=last).find(|&number| !self.is_known(number)));
-        let among = |number: &u128| stretches.iter().any(|&(first, last)| (first..=last).contains(number));
+            stretches.iter().find_map(|&(first, last)| (first..=last).find(|&number| self.is_fresh(number)));
+        let among = |number: &u128| {
+            !self.held.contains(number)
+                && stretches.iter().any(|&(first, last)| (first..=last).contains(number))
+        };
         let longest = || self.line.iter().map(|&(_, number)| number).find(among);
         fresh.or_else(longest).ok_or_else(|| Refusal::Exhausted(self.counts_in(&ranges, now)))
     }
@@ -340,6 +362,20 @@ impl Space {
         self.given.contains(number) || self.released_at.contains_key(&number)
     }
 
+    /// Whether nobody had it, the node neither.
+    fn is_fresh(&self, number: u128) -> bool {
+        !self.is_known(number) && !self.held.contains(&number)
+    }
+
+    /// How many addresses would be free if the node did not have them.
+    fn withheld(&self, now: Duration, among: impl Fn(u128) -> bool) -> u128 {
+        let rests = |number| self.released_at.get(&number).is_some_and(|&at| at + self.cooldown > now);
+        let kept = self.held.iter().filter(|&&number| {
+            among(number) && self.may_give(number) && !self.given.contains(number) && !rests(number)
+        });
+        kept.count() as u128
+    }
+
     fn may_give(&self, number: u128) -> bool {
         self.index.range(..=number).next_back().is_some_and(|(_, &last)| number <= last)
     }
@@ -353,6 +389,7 @@ impl Space {
         let (in_use, resting) = (self.given.len() as u64, resting as u64);
         let size = self.subnets.iter().map(bounds).map(length).fold(0, u128::saturating_add);
         let givable = self.stretches.iter().copied().map(length).fold(0, u128::saturating_add);
+        let givable = givable - self.withheld(now, |_| true);
         Counts {
             family: self.family,
             subnets: self.subnets.clone(),
@@ -390,6 +427,7 @@ impl Space {
         let size = ranges.iter().copied().map(length).fold(0, u128::saturating_add);
         let stretches = self.stretches_in(ranges);
         let givable = stretches.into_iter().map(length).fold(0, u128::saturating_add);
+        let givable = givable.saturating_sub(self.withheld(now, among));
         Counts {
             family: self.family,
             subnets: self.subnets.clone(),

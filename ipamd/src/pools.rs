@@ -4,6 +4,8 @@ use crate::pool::PoolSpec;
 use crate::service::Settings;
 use ferrule_config::{Config, NodeFile};
 use ferrule_wire::AddressRange;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Name of the pool of `node.json`.
@@ -11,7 +13,14 @@ pub(crate) const NODE_POOL: &str = "node";
 
 /// The settings that follow from configuration and `node.json`. `node` is the last good state of the file, `fault` what
 /// was wrong when it was last read.
-pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&str>) -> Settings {
+///
+/// `held` is what the node itself has; what is of no pool is left out.
+pub(crate) fn settings(
+    config: &Config,
+    node: Option<&NodeFile>,
+    fault: Option<&str>,
+    held: &BTreeMap<IpAddr, String>,
+) -> Settings {
     let (known, waiting): (Vec<_>, Vec<_>) =
         config.ipam.pools.iter().partition(|pool| !pool.subnets.is_empty());
     let configured = known.into_iter().map(|pool| PoolSpec {
@@ -34,7 +43,11 @@ pub(crate) fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&
         (None, None, Some(fault)) => format!("node.json cannot be used: {fault}"),
         (None, Some(node), _) => format!("routed knows no pod CIDR of the node {:?} yet", node.node),
     };
+    let is_ours =
+        |address: IpAddr| pools.iter().flat_map(|pool| &pool.subnets).any(|subnet| subnet.contains(address));
+    let held = held.iter().filter(|(address, _)| is_ours(**address));
     Settings {
+        held: held.map(|(address, link)| (*address, link.clone())).collect(),
         pools,
         cooldown: config.ipam.cooldown,
         // routed has put the configured MTU into node.json, and knows what the underlay can carry.
@@ -54,6 +67,10 @@ fn waits_for(file: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn settings(config: &Config, node: Option<&NodeFile>, fault: Option<&str>) -> Settings {
+        super::settings(config, node, fault, &BTreeMap::new())
+    }
 
     fn config(text: &str) -> Config {
         Config::parse(text, Path::new("ferrule.toml")).unwrap()
@@ -89,5 +106,16 @@ mod tests {
         assert!(settings(&Config::default(), Some(&empty), None).pools.is_empty());
         assert!(reason(Some(&empty), None).contains("no pod CIDR"));
         assert_eq!(settings(&config("[routing]\nmtu = 1400\n"), None, None).mtu, Some(1400));
+    }
+
+    #[test]
+    fn of_the_node_s_own_addresses_those_of_a_pool_count() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let held =
+            [("192.0.2.1", "eth0"), ("10.244.1.1", "cni0"), ("fd00:1::1", "cni0"), ("fd00::1", "eth0")];
+        let held = held.map(|(text, link)| (address(text), link.to_owned())).into();
+        let node = node(&["10.244.1.0/24", "fd00:1::/64"]);
+        let told = super::settings(&Config::default(), Some(&node), None, &held).held;
+        assert_eq!(told.into_keys().collect::<Vec<_>>(), [address("10.244.1.1"), address("fd00:1::1")]);
     }
 }

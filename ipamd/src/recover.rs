@@ -87,7 +87,13 @@ mod tests {
         let subnets = vec!["10.0.0.0/31".parse().unwrap()];
         let pools = vec![PoolSpec { name: "node".into(), subnets, ..PoolSpec::default() }];
         let cooldown = Duration::from_secs(30);
-        Settings { pools, cooldown, mtu: None, why_no_pool: String::new() }
+        Settings {
+            pools,
+            cooldown,
+            mtu: None,
+            why_no_pool: String::new(),
+            held: std::collections::BTreeMap::new(),
+        }
     }
 
     fn attachment(container_id: &str) -> Attachment {

@@ -67,6 +67,8 @@ pub struct Settings {
     pub mtu: Option<u32>,
     /// Why there is no pool and what to do, for callers while there is none.
     pub why_no_pool: String,
+    /// Addresses that the node itself has, each with its link.
+    pub held: BTreeMap<IpAddr, String>,
 }
 
 /// A question or an order to the service.
@@ -174,6 +176,12 @@ impl Service {
     /// Takes how many leases of each pool are of pods that are gone.
     pub fn miss(&mut self, missing: HashMap<String, u64>) {
         self.missing = missing;
+    }
+
+    /// The addresses that the node itself has of those that the pools give, each with whose lease has it.
+    pub fn held(&self) -> impl Iterator<Item = (IpAddr, &str, Option<Attachment>)> {
+        let ours = self.settings.held.iter().filter(|(address, _)| self.pool_of(**address).is_some());
+        ours.map(|(address, link)| (*address, link.as_str(), self.holder(*address)))
     }
 
     /// The settings in force.
@@ -461,6 +469,13 @@ impl Service {
                 Some(attachment) => CallError::AddressInUse { address, attachment },
                 None => argument("requested", format!("{address} is in use")),
             },
+            Refusal::Held(address) => argument(
+                "requested",
+                format!(
+                    "the node itself has {address}, on {}: request another, or take it from the node",
+                    self.settings.held.get(&address).map_or("one of its links", String::as_str)
+                ),
+            ),
             Refusal::NotOurs(address) => argument(
                 "requested",
                 format!(
@@ -507,8 +522,9 @@ impl Service {
 
     /// Builds the pools anew and puts every known address where it belongs.
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
-        let Settings { pools, cooldown, .. } = &self.settings;
+        let Settings { pools, cooldown, held, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
+        self.pools.iter_mut().for_each(|pool| pool.hold(held.keys().copied()));
         self.draining.clear();
         for lease in self.leases.iter() {
             for address in lease.addresses() {

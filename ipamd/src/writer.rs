@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::home::Home;
 use crate::leaks::{Lost, is_still_lost};
 use crate::metrics::{self, Metrics, Reason};
+use crate::news::{News, joined, log_held};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
@@ -199,13 +200,6 @@ struct Round {
     reclaimed: Vec<(Lease, Duration)>,
 }
 
-/// What happened and is durable, for the log.
-#[derive(Default)]
-struct News {
-    changes: Vec<Change>,
-    reclaimed: Vec<(Lease, Duration)>,
-}
-
 /// A call that was performed and waits for the commit.
 struct Pending {
     answer: oneshot::Sender<Result<Answer, CallError>>,
@@ -230,7 +224,9 @@ impl Writer {
         let doubtful = false;
         let mut writer =
             Self { store, service: None, settings, runtime_dir, boot_id, clock, doubtful, metrics, home };
-        writer.service = Some(writer.read_store()?);
+        let service = writer.read_store()?;
+        log_held(service.held());
+        writer.service = Some(service);
         let mut round = Round::default();
         writer.claim_queue(&mut round)?;
         if !round.batch.is_empty() {
@@ -374,7 +370,11 @@ impl Writer {
     fn configure(&mut self, settings: Settings, now: Duration, round: &mut Round) {
         self.settings = settings.clone();
         if let Some(service) = &mut self.service {
+            let was_held = settings.held == service.settings().held;
             service.reconfigure(settings);
+            if !was_held {
+                log_held(service.held());
+            }
             round.batch.changes.extend(service.forget_rested(now));
         }
     }
@@ -523,49 +523,6 @@ fn finish(round: Round, metrics: &Metrics) -> News {
         let _ = pending.answer.send(pending.result);
     }
     News { changes: round.batch.changes, reclaimed: round.reclaimed }
-}
-
-impl News {
-    fn log(&self) {
-        for (lease, gone_for) in &self.reclaimed {
-            log_reclaimed(lease, *gone_for);
-        }
-        self.changes.iter().for_each(log);
-    }
-}
-
-/// Why the lease that is logged as released next was.
-fn log_reclaimed(lease: &Lease, gone_for: Duration) {
-    tracing::warn!(
-        addresses = joined(lease),
-        container_id = lease.attachment.container_id,
-        netns = lease.netns,
-        link = %ferrule_model::host_veth_name(&lease.attachment),
-        gone_for_s = gone_for.as_secs(),
-        "lease reclaimed: the runtime never ended the pod, but its namespace and its link are gone"
-    );
-}
-
-fn joined(lease: &Lease) -> String {
-    lease.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",")
-}
-
-fn log(change: &Change) {
-    let (lease, what) = match change {
-        Change::Given(lease) => (lease, "lease given"),
-        Change::Ended(lease) => (lease, "lease released"),
-        Change::Released(_) | Change::Forgotten(_) => return,
-    };
-    let lease = lease.open();
-    tracing::info!(
-        addresses = joined(&lease),
-        pod = lease.pod.as_ref().map(tracing::field::display),
-        network = lease.attachment.network,
-        container_id = lease.attachment.container_id,
-        ifname = lease.attachment.ifname,
-        pool = lease.pool,
-        "{what}"
-    );
 }
 
 fn store_failed(error: &dyn std::error::Error) -> CallError {

@@ -36,7 +36,13 @@ impl Server {
             ..PoolSpec::default()
         };
         let cooldown = Duration::from_secs(30);
-        let settings = Settings { pools: vec![pool], cooldown, mtu: Some(1450), why_no_pool: String::new() };
+        let settings = Settings {
+            pools: vec![pool],
+            cooldown,
+            mtu: Some(1450),
+            why_no_pool: String::new(),
+            held: std::collections::BTreeMap::new(),
+        };
         let store = Box::new(MemoryStore::default());
         let runtime_dir = dir.path().to_owned();
         let writer = Writer::open(store, settings, runtime_dir.clone(), "boot".into(), boot_clock()).unwrap();

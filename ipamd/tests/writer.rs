@@ -58,7 +58,13 @@ impl Store for Gate {
 fn settings(subnet: &str) -> Settings {
     let pool =
         PoolSpec { name: "node".into(), subnets: vec![subnet.parse().unwrap()], ..PoolSpec::default() };
-    Settings { pools: vec![pool], cooldown: COOLDOWN, mtu: None, why_no_pool: String::new() }
+    Settings {
+        pools: vec![pool],
+        cooldown: COOLDOWN,
+        mtu: None,
+        why_no_pool: String::new(),
+        held: std::collections::BTreeMap::new(),
+    }
 }
 
 fn open(store: Box<dyn Store>, subnet: &str, dir: &Path, hand: &Hand) -> (Handle, JoinHandle<()>) {

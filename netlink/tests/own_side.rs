@@ -10,7 +10,8 @@ use ferrule_netlink::{NamespaceId, own_addresses};
 use nix::sched::{CloneFlags, unshare};
 
 fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split(' ')).status().expect("`ip` is missing: install iproute2");
+    let status =
+        Command::new("ip").args(arguments.split(' ')).status().expect("`ip` is missing: install iproute2");
     assert!(status.success(), "ip {arguments}");
 }
 

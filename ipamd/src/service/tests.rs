@@ -16,7 +16,13 @@ fn spec(name: &str, subnets: &[&str]) -> PoolSpec {
 }
 
 fn settings(pools: Vec<PoolSpec>) -> Settings {
-    Settings { pools, cooldown: COOLDOWN, mtu: Some(1450), why_no_pool: "wait for node.json".into() }
+    Settings {
+        pools,
+        cooldown: COOLDOWN,
+        mtu: Some(1450),
+        why_no_pool: "wait for node.json".into(),
+        held: BTreeMap::new(),
+    }
 }
 
 fn service(subnets: &[&str]) -> Service {

@@ -43,7 +43,13 @@ impl Said {
             pool.reserved.extend(reserved.iter().map(|address| address.parse::<IpNetwork>().unwrap()));
         }
         let cooldown = Duration::from_secs(self.cooldown_s);
-        Settings { pools, cooldown, mtu: None, why_no_pool: "none is chosen".to_owned() }
+        Settings {
+            pools,
+            cooldown,
+            mtu: None,
+            why_no_pool: "none is chosen".to_owned(),
+            held: BTreeMap::new(),
+        }
     }
 
     /// The same as `ferrule.toml`.
