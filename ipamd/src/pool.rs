@@ -136,9 +136,10 @@ impl Pool {
     }
 
     /// Takes which addresses the node itself has. They are not given while it has them.
-    pub fn hold(&mut self, held: impl Iterator<Item = IpAddr> + Clone) {
+    pub fn hold(&mut self, held: &[IpAddr]) {
         for space in &mut self.spaces {
-            let ours = held.clone().filter(|&address| family_of(address) == space.family).map(number_of);
+            let ours =
+                held.iter().copied().filter(|&address| family_of(address) == space.family).map(number_of);
             space.held = ours.collect();
             // What it has no more was passed over.
             space.cursor = (0, 0);

@@ -524,7 +524,8 @@ impl Service {
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
         let Settings { pools, cooldown, held, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
-        self.pools.iter_mut().for_each(|pool| pool.hold(held.keys().copied()));
+        let held: Vec<IpAddr> = held.keys().copied().collect();
+        self.pools.iter_mut().for_each(|pool| pool.hold(&held));
         self.draining.clear();
         for lease in self.leases.iter() {
             for address in lease.addresses() {
