@@ -75,15 +75,28 @@ impl Subject {
         Self::configured(endpoints, last, ("", more), runtime)
     }
 
+    /// A node of another name than that of its address.
+    fn named(endpoints: &[String], name: &str, last: u8) -> Self {
+        Self::of(endpoints, (name, last), ("", ""), Path::new("/nowhere"))
+    }
+
     /// `routing` are more keys of `[routing]`, `etcd` of `[routing.etcd]`.
-    fn configured(endpoints: &[String], last: u8, (routing, etcd): (&str, &str), runtime: &Path) -> Self {
+    fn configured(endpoints: &[String], last: u8, more: (&str, &str), runtime: &Path) -> Self {
+        Self::of(endpoints, (&format!("n{last}"), last), more, runtime)
+    }
+
+    fn of(
+        endpoints: &[String],
+        (name, last): (&str, u8),
+        (routing, etcd): (&str, &str),
+        runtime: &Path,
+    ) -> Self {
         let text = format!(
             "[node]\naddress = \"192.0.2.{last}\"\naddress6 = \"2001:db8::{last}\"\n[routing]\nsource = \"etcd\"\n{routing}\
              [routing.etcd]\nendpoints = {endpoints:?}\n{etcd}"
         );
         let config = Config::parse(&text, Path::new("test")).unwrap();
-        let name = format!("n{last}");
-        Self { source: EtcdSource::new(&config, &name, runtime), known: Nodes::new(name) }
+        Self { source: EtcdSource::new(&config, name, runtime), known: Nodes::new(name) }
     }
 
     async fn event(&mut self) {
@@ -179,7 +192,7 @@ fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
         found
     };
     let first = start(Path::new("/nowhere"));
-    assert_eq!(start(Path::new("/nowhere")), first, "known by its address");
+    assert_eq!(start(Path::new("/nowhere")), first, "known by its name");
 
     // What the node had is known from node.json when etcd has forgotten it.
     let file = NodeFile {
@@ -191,12 +204,15 @@ fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
     std::fs::write(directory.path().join("node.json"), file.to_json()).unwrap();
     etcd.delete(&first.0);
     assert_eq!(start(directory.path()).0, "10.5.199.0-24");
-    // A flanneld's lease at this node's address is taken over with its MAC: nobody has to change anything.
+    // A flanneld's lease at this node's address, of the subnet that it is known to have had, is taken over with its MAC: nobody
+    // has to change anything.
     etcd.delete("10.5.199.0-24");
-    etcd.put("10.5.77.0-24", 1);
+    etcd.put("10.5.199.0-24", 1);
     let (name, kept) = start(directory.path());
-    assert_eq!(name, "10.5.77.0-24");
+    assert_eq!(name, "10.5.199.0-24");
     assert!(kept.unwrap().0.contains("82:4b:b6:00:00:01"));
+    // Without that it may be another node's behind the same address.
+    assert_ne!(start(Path::new("/nowhere")).0, "10.5.199.0-24");
 }
 
 #[test]
@@ -212,7 +228,7 @@ fn a_lease_that_is_revoked_is_taken_again_and_one_that_another_took_is_replaced(
         assert_eq!(etcd.subnet(&name), None);
         node.event().await;
         let (again, other, _) = etcd.subnet(&name).expect("the same subnet");
-        assert!(again == value && other != lease);
+        assert!(again == value && other == lease, "under the number that is this node's");
         assert_eq!(node.subnet(), name);
         // Somebody spoils what it says: put right.
         etcd.ctl(&["put", &format!("/coreos.com/network/subnets/{name}"), &flannels(1)]);
@@ -224,6 +240,90 @@ fn a_lease_that_is_revoked_is_taken_again_and_one_that_another_took_is_replaced(
         assert_eq!(node.names(), [name.as_str()]);
         assert_eq!(etcd.subnet(&node.subnet()).unwrap().0, value);
         assert_eq!(etcd.subnets().len(), 2);
+    });
+}
+
+#[test]
+fn nodes_behind_one_address_have_a_subnet_each_and_keep_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    let start = || {
+        let mut subnets = Vec::new();
+        run(async {
+            let mut nodes = ["a", "b", "c"].map(|name| Subject::named(&[etcd.url()], name, 1));
+            for node in &mut nodes {
+                node.until(|node| node.own().is_some()).await;
+                subnets.push(node.subnet());
+                // Nobody's routes lead to this node itself.
+                assert_eq!(node.names(), [""; 0]);
+            }
+        });
+        subnets
+    };
+    let first = start();
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "{first:?}");
+    assert_eq!(start(), first);
+    assert_eq!(etcd.subnets().len(), 3);
+}
+
+#[test]
+fn a_node_that_comes_back_with_another_address_keeps_its_subnet_and_the_others_follow() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    run(async {
+        let mut node = Subject::named(&[etcd.url()], "a", 1);
+        node.until(|node| node.own().is_some()).await;
+        let (name, mac) = (node.subnet(), node.own().unwrap().vtep_mac);
+        let mut other = Subject::named(&[etcd.url()], "b", 9);
+        other.until(|other| other.names() == [name.as_str()]).await;
+        drop(node);
+        // A virtual address comes first now.
+        let mut node = Subject::named(&[etcd.url()], "a", 77);
+        node.until(|node| node.own().is_some()).await;
+        let own = node.own().unwrap();
+        assert_eq!((node.subnet(), own.vtep_mac, own.v4), (name.clone(), mac, Some([192, 0, 2, 77].into())));
+        let address = |other: &Subject| other.known.cluster().unwrap().others[&name].v4;
+        other.until(|other| address(other) == Some([192, 0, 2, 77].into())).await;
+        assert_eq!(etcd.subnets().len(), 2, "it has one, as before");
+    });
+}
+
+#[test]
+fn of_two_that_live_under_one_name_the_later_takes_another_subnet() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    run(async {
+        let mut first = Subject::named(&[etcd.url()], "localhost", 1);
+        first.until(|node| node.own().is_some()).await;
+        let name = first.subnet();
+        let mut second = Subject::named(&[etcd.url()], "localhost", 2);
+        let both = async {
+            tokio::join!(
+                async {
+                    loop {
+                        first.event().await;
+                    }
+                },
+                second.until(|node| node.own().is_some() && node.subnet() != name)
+            )
+        };
+        // The first never ends by itself.
+        let until = async {
+            let mut etcd_has_two = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                etcd_has_two.tick().await;
+                if etcd.subnets().len() == 2 {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            _ = both => {}
+            () = until => {}
+        }
+        first.until(|node| node.subnet() == name).await;
+        let address = |name: &str| etcd.subnet(name).unwrap().0;
+        assert!(address(&name).contains("192.0.2.1\""), "the first has what it had");
     });
 }
 

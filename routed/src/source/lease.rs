@@ -5,6 +5,7 @@
 //! data is `{"PublicKey":"…"}`. A node that takes packets from a second tunnel says both: whoever reads takes what it needs,
 //! and leaves the rest.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_config::{Backend, Routing, Tunnel};
@@ -69,6 +70,17 @@ pub(super) struct Public {
     pub(super) v4: Option<Ipv4Addr>,
     /// In IPv6.
     pub(super) v6: Option<Ipv6Addr>,
+}
+
+impl fmt::Display for Public {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.v4, self.v6) {
+            (Some(v4), Some(v6)) => write!(f, "{v4} and {v6}"),
+            (Some(v4), None) => v4.fmt(f),
+            (None, Some(v6)) => v6.fmt(f),
+            (None, None) => f.write_str("no address"),
+        }
+    }
 }
 
 impl Public {
@@ -220,6 +232,11 @@ impl Value {
     pub(super) fn macs(&self) -> (Option<Mac>, Option<Mac>) {
         let mac = |data: &Option<Data>| data.as_ref()?.vtep_mac.as_ref()?.parse().ok().filter(can_be);
         (mac(&self.backend_data), mac(&self.backend_v6_data))
+    }
+
+    /// The public key of the node's WireGuard device, if it is told and can be one.
+    pub(super) fn public_key(&self) -> Option<WgKey> {
+        self.data().find_map(|data| data.public_key.as_ref()?.parse().ok())
     }
 
     fn data(&self) -> impl Iterator<Item = &Data> {

@@ -169,13 +169,21 @@ impl Api {
         Ok(answer.succeeded.then_some(header.revision))
     }
 
-    /// A new lease of so many seconds: its number and how many it got.
+    /// A new lease of this number (0 for any) and of so many seconds: its number, and how many it got. One of this number that
+    /// is there is renewed.
     ///
     /// # Errors
     /// What can happen to every request.
-    pub(super) async fn grant(&mut self, seconds: u64) -> Result<(i64, u64), Fault> {
-        let question = LeaseGrantRequest { ttl: i64::try_from(seconds).unwrap_or(i64::MAX) };
-        let answer: LeaseGrantResponse = self.ask("/etcdserverpb.Lease/LeaseGrant", &question, None).await?;
+    pub(super) async fn grant(&mut self, id: i64, seconds: u64) -> Result<(i64, u64), Fault> {
+        let question = LeaseGrantRequest { ttl: i64::try_from(seconds).unwrap_or(i64::MAX), id };
+        let answer = self.ask("/etcdserverpb.Lease/LeaseGrant", &question, None).await;
+        let answer: LeaseGrantResponse = match answer {
+            Err(Fault::Refused { message, .. }) if message.contains("already exists") => {
+                let left = self.renew(id).await?;
+                return left.map(|left| (id, left)).ok_or(Fault::Refused { code: 9, message });
+            }
+            answer => answer?,
+        };
         if !answer.error.is_empty() {
             return Err(Fault::Refused { code: 2, message: answer.error });
         }

@@ -1,7 +1,7 @@
 //! Which subnet this node takes: pure. It is handed what is taken, and chance.
 
+use super::identity::Whose;
 use super::network::{Network, Pool};
-use crate::source::lease::Public;
 use crate::source::subnets::Subnets;
 use ferrule_model::IpNetwork;
 
@@ -14,7 +14,7 @@ pub(super) struct Taken {
     /// Its subnets.
     pub(super) subnets: Subnets,
     /// Whose it is.
-    pub(super) public: Public,
+    pub(super) whose: Whose,
     /// When it was made.
     pub(super) created: i64,
 }
@@ -33,16 +33,12 @@ pub(super) enum Choice {
 }
 
 /// Decides. `previous` are the subnets that this node had.
-pub(super) fn choose(
-    network: &Network,
-    taken: &[Taken],
-    public: Public,
-    previous: Option<&Subnets>,
-    chance: u64,
-) -> Choice {
+pub(super) fn choose(network: &Network, taken: &[Taken], previous: Option<&Subnets>, chance: u64) -> Choice {
     let is_previous = |one: &Taken| previous == Some(&one.subnets);
-    let mine = taken.iter().enumerate().filter(|(_, one)| one.public.is_same_node(&public));
-    if let Some((at, one)) = mine.min_by_key(|(_, one)| (!is_previous(one), one.created)) {
+    let is_mine = |one: &Taken| matches!(one.whose, Whose::Mine | Whose::MineElsewhere);
+    let mine = taken.iter().enumerate().filter(|(_, one)| is_mine(one));
+    let rank = |one: &Taken| (!is_previous(one), one.whose != Whose::Mine, one.created);
+    if let Some((at, one)) = mine.min_by_key(|(_, one)| rank(one)) {
         let is_later = |other: &Taken| other.created < one.created && other.subnets.overlap(&one.subnets);
         let is_good = network.has(&one.subnets) && !taken.iter().any(is_later);
         return if is_good { Choice::Mine(at) } else { Choice::GiveBack(at) };
@@ -132,12 +128,16 @@ mod tests {
         Network::parse(text.as_bytes(), &Routing::default()).unwrap()
     }
 
-    fn public(last: u8) -> Public {
-        Public { v4: Some([192, 0, 2, last].into()), v6: None }
+    fn taken(name: &str, whose: Whose, created: i64) -> Taken {
+        Taken { subnets: Subnets::parse(name).unwrap(), whose, created }
     }
 
-    fn taken(name: &str, by: u8, created: i64) -> Taken {
-        Taken { subnets: Subnets::parse(name).unwrap(), public: public(by), created }
+    fn mine(name: &str, created: i64) -> Taken {
+        taken(name, Whose::Mine, created)
+    }
+
+    fn other(name: &str, created: i64) -> Taken {
+        taken(name, Whose::Others, created)
     }
 
     fn take(name: &str) -> Choice {
@@ -147,44 +147,51 @@ mod tests {
     const SMALL: &str = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.3.0"}"#;
 
     #[test]
-    fn the_lease_of_this_nodes_address_is_its_own() {
-        let all = [taken("10.5.2.0-24", 7, 3), taken("10.5.1.0-24", 8, 2)];
-        assert_eq!(choose(&network(SMALL), &all, public(8), None, 0), Choice::Mine(1));
-        let twice = [taken("10.5.2.0-24", 7, 3), taken("10.5.1.0-24", 7, 2)];
-        assert_eq!(choose(&network(SMALL), &twice, public(7), None, 0), Choice::Mine(1));
+    fn a_lease_that_is_this_nodes_is_kept() {
+        let all = [other("10.5.2.0-24", 3), mine("10.5.1.0-24", 2)];
+        assert_eq!(choose(&network(SMALL), &all, None, 0), Choice::Mine(1));
+        let twice = [mine("10.5.2.0-24", 3), mine("10.5.1.0-24", 2)];
+        assert_eq!(choose(&network(SMALL), &twice, None, 0), Choice::Mine(1));
         let previous = twice[0].subnets;
-        assert_eq!(choose(&network(SMALL), &twice, public(7), Some(&previous), 0), Choice::Mine(0));
+        assert_eq!(choose(&network(SMALL), &twice, Some(&previous), 0), Choice::Mine(0));
+        let moved =
+            [taken("10.5.2.0-24", Whose::MineElsewhere, 3), taken("10.5.1.0-24", Whose::AtMyAddress, 2)];
+        assert_eq!(choose(&network(SMALL), &moved, None, 0), Choice::Mine(0), "it had another address");
+        let both = [moved[0], mine("10.5.3.0-24", 4)];
+        assert_eq!(choose(&network(SMALL), &both, None, 0), Choice::Mine(1), "of two that of its address");
+        assert_eq!(choose(&network(SMALL), &moved[1..], None, 0), take("10.5.2.0-24"), "another node's");
     }
 
     #[test]
     fn a_lease_that_is_not_of_the_network_or_that_another_had_first_is_given_back() {
-        let other = [taken("10.6.2.0-24", 7, 3)];
-        assert_eq!(choose(&network(SMALL), &other, public(7), None, 0), Choice::GiveBack(0));
-        let both = [taken("10.5.2.0-24&fd00::-64", 7, 3), taken("10.5.2.0-24", 8, 2)];
-        assert_eq!(choose(&network(SMALL), &both, public(7), None, 0), Choice::GiveBack(0));
-        assert_eq!(choose(&network(SMALL), &both, public(8), None, 0), Choice::Mine(1), "the first keeps it");
+        let elsewhere = [mine("10.6.2.0-24", 3)];
+        assert_eq!(choose(&network(SMALL), &elsewhere, None, 0), Choice::GiveBack(0));
+        let both = [mine("10.5.2.0-24&fd00::-64", 3), other("10.5.2.0-24", 2)];
+        assert_eq!(choose(&network(SMALL), &both, None, 0), Choice::GiveBack(0));
+        let both = [other("10.5.2.0-24&fd00::-64", 3), mine("10.5.2.0-24", 2)];
+        assert_eq!(choose(&network(SMALL), &both, None, 0), Choice::Mine(1), "the first keeps it");
     }
 
     #[test]
     fn the_subnet_that_the_node_had_is_taken_again_if_it_is_free() {
         let previous = Subnets::parse("10.5.3.0-24").unwrap();
-        let all = [taken("10.5.1.0-24", 7, 3)];
-        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&previous), 0), take("10.5.3.0-24"));
-        let all = [taken("10.5.1.0-24", 7, 3), taken("10.5.3.128-25", 9, 3)];
-        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&previous), 0), take("10.5.2.0-24"));
+        let all = [other("10.5.1.0-24", 3)];
+        assert_eq!(choose(&network(SMALL), &all, Some(&previous), 0), take("10.5.3.0-24"));
+        let all = [other("10.5.1.0-24", 3), other("10.5.3.128-25", 3)];
+        assert_eq!(choose(&network(SMALL), &all, Some(&previous), 0), take("10.5.2.0-24"));
         let elsewhere = Subnets::parse("10.6.3.0-24").unwrap();
-        assert_eq!(choose(&network(SMALL), &all, public(8), Some(&elsewhere), 5), take("10.5.2.0-24"));
-        let all = [taken("10.5.0.0-22", 7, 3)];
-        assert_eq!(choose(&network(SMALL), &all, public(8), None, 0), Choice::Full);
+        assert_eq!(choose(&network(SMALL), &all, Some(&elsewhere), 5), take("10.5.2.0-24"));
+        let all = [other("10.5.0.0-22", 3)];
+        assert_eq!(choose(&network(SMALL), &all, None, 0), Choice::Full);
     }
 
     #[test]
     fn of_both_families_those_of_one_number_are_taken_while_there_are_any() {
         let both = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.2.0","EnableIPv6":true,"IPv6Network":"fd00:5::/56"}"#;
-        let first = choose(&network(both), &[], public(8), None, 0);
+        let first = choose(&network(both), &[], None, 0);
         assert_eq!(first, take("10.5.1.0-24&fd00:5:0:1::-64"));
-        let all = [taken("10.5.1.0-24&fd00:5:0:2::-64", 7, 3)];
-        assert_eq!(choose(&network(both), &all, public(8), None, 0), take("10.5.2.0-24&fd00:5:0:1::-64"));
+        let all = [other("10.5.1.0-24&fd00:5:0:2::-64", 3)];
+        assert_eq!(choose(&network(both), &all, None, 0), take("10.5.2.0-24&fd00:5:0:1::-64"));
     }
 
     proptest! {
@@ -193,14 +200,14 @@ mod tests {
             let network = network(
                 r#"{"Network":"10.5.0.0/18","EnableIPv6":true,"IPv6Network":"fd00:5::/58","IPv6SubnetLen":64}"#,
             );
-            let mut all = vec![taken("10.5.9.0-24&fd00:5:0:3::-64", 250, 0)];
+            let mut all = vec![other("10.5.9.0-24&fd00:5:0:3::-64", 0)];
             for (number, chance) in (1_u8..).zip(chances) {
-                let Choice::Take(subnets) = choose(&network, &all, public(number), None, chance) else {
+                let Choice::Take(subnets) = choose(&network, &all, None, chance) else {
                     panic!("full after {number}");
                 };
                 prop_assert!(network.has(&subnets));
                 prop_assert!(!all.iter().any(|one| one.subnets.overlap(&subnets)));
-                all.push(Taken { subnets, public: public(number), created: number.into() });
+                all.push(Taken { subnets, whose: Whose::Others, created: number.into() });
             }
         }
     }

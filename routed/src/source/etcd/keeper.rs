@@ -18,6 +18,7 @@ use super::address::public;
 use super::api::{Api, Unless};
 use super::choose::{Choice, Taken, choose};
 use super::fault::Fault;
+use super::identity::{Me, Whose, lease_of};
 use super::message::{Event, KeyValue};
 use super::network::Network;
 use crate::nodes::{Node, vtep_mac6};
@@ -61,6 +62,12 @@ pub(super) struct Keeper {
     left_out: BTreeMap<String, String>,
     /// Who of the nodes count.
     roll: Roll,
+    /// The subnet was this node's under another address, as far as name and MAC say. Somebody who lives may say otherwise.
+    inherited: bool,
+    /// Another node that lives has this one's name.
+    has_twin: bool,
+    /// The subnets of others with this node's address: as the log has it.
+    at_my_address: Vec<String>,
 }
 
 /// This node's own lease.
@@ -120,6 +127,9 @@ impl Keeper {
             pause: Pause::new(),
             said: BTreeSet::new(),
             left_out: BTreeMap::new(),
+            inherited: false,
+            has_twin: false,
+            at_my_address: Vec::new(),
         }
     }
 
@@ -207,12 +217,13 @@ impl Keeper {
         let prefix = api.subnets_key();
         for _ in 0..TRIES {
             let (all, revision) = api.subnets().await?;
-            let (places, taken) = taken(&prefix, &all);
+            let (places, taken) = taken(&prefix, &all, &self.me(own));
+            self.say_at_my_address(&taken, own);
             let at = |place: usize| places.get(place).and_then(|at| all.get(*at));
-            match choose(network, &taken, own, self.previous.as_ref(), chance()) {
+            match choose(network, &taken, self.previous.as_ref(), chance()) {
                 Choice::Mine(place) => {
                     let (Some(kv), Some(one)) = (at(place), taken.get(place)) else { continue };
-                    if let Some(mine) = self.keep(api, kv, one.subnets, own).await? {
+                    if let Some(mine) = self.keep(api, kv, *one, own).await? {
                         self.previous = Some(mine.subnets);
                         return Ok((mine, all, revision));
                     }
@@ -243,7 +254,7 @@ impl Keeper {
         &mut self,
         api: &mut Api,
         kv: &KeyValue,
-        subnets: Subnets,
+        Taken { subnets, whose, .. }: Taken,
         own: Public,
     ) -> Result<Option<Mine>, Fault> {
         let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
@@ -252,33 +263,76 @@ impl Keeper {
         if self.reads_only {
             return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
         }
-        let renewal = match kv.lease {
-            0 => None,
-            lease => match api.renew(lease).await? {
-                Some(ttl) => Some(next(ttl)),
-                None => return Ok(None),
-            },
+        // Its number is to say whose it is: one of another's making, or of an earlier version, is replaced.
+        let (lease, ttl) = match kv.lease {
+            0 => (0, None),
+            lease if self.has_twin || lease == self.lease() => (lease, api.renew(lease).await?),
+            _ => {
+                let (lease, ttl) = api.grant(self.lease(), self.config.routing.etcd.lease.as_secs()).await?;
+                (lease, Some(ttl))
+            }
         };
-        if kv.value != value {
+        if lease != 0 && ttl.is_none() {
+            return Ok(None);
+        }
+        if kv.value != value || kv.lease != lease {
             let unless = Unless::ChangedSince(kv.mod_revision);
             let names = (subnets.name(), subnets.first());
-            if api.put((&names.0, &names.1), value.clone(), kv.lease, unless).await?.is_none() {
+            if api.put((&names.0, &names.1), value.clone(), lease, unless).await?.is_none() {
                 return Ok(None);
             }
         }
-        Ok(Some(Mine { subnets, value, lease: kv.lease, renewal }))
+        if whose == Whose::MineElsewhere {
+            self.inherited = true;
+            tracing::info!(
+                "this node had the subnet {} under another address, and keeps it under {own}",
+                subnets.name()
+            );
+        }
+        Ok(Some(Mine { subnets, value, lease, renewal: ttl.map(next) }))
+    }
+
+    /// The number of this node's lease.
+    fn lease(&self) -> i64 {
+        lease_of(&self.config.routing.etcd.prefix, &self.own_name)
+    }
+
+    /// What is this node's own.
+    fn me(&self, public: Public) -> Me {
+        let derived = [vtep_mac(&self.own_name), vtep_mac6(&self.own_name)];
+        let macs = [self.macs.0, self.macs.1].into_iter().flatten().chain(derived).collect();
+        let (lease, previous) = (self.lease(), self.previous);
+        Me { lease, macs, key: self.key, public, previous, has_twin: self.has_twin }
+    }
+
+    /// Says once which subnets have this node's address and are not its own.
+    fn say_at_my_address(&mut self, taken: &[Taken], own: Public) {
+        let others = taken.iter().filter(|one| one.whose == Whose::AtMyAddress);
+        let names: Vec<_> = others.map(|one| one.subnets.name()).collect();
+        if names != self.at_my_address && !names.is_empty() {
+            let prefix = &self.config.routing.etcd.prefix;
+            tracing::warn!(
+                "etcd has the subnet {} with this node's address {own}, and neither this node's name nor its MAC: it is                  left to whoever has it. Nodes behind one address cannot reach each other's pods: give each its own ([node]                  address). If this node had it before, `etcdctl del {prefix}/subnets/NAME` frees it",
+                names.join(", ")
+            );
+        }
+        self.at_my_address = names;
     }
 
     /// Takes free subnets, unless somebody else is faster: the next look tells.
     async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
         let macs = self.macs((None, None));
         let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
-        let (lease, _) = api.grant(self.config.routing.etcd.lease.as_secs()).await?;
+        let number = if self.has_twin { 0 } else { self.lease() };
+        let (lease, _) = api.grant(number, self.config.routing.etcd.lease.as_secs()).await?;
         let name = subnets.name();
         if api.put((&name, &subnets.first()), value, lease, Unless::Taken).await?.is_some() {
             tracing::info!("this node has taken the subnet {name}");
         } else {
-            api.revoke(lease).await?;
+            // This node's own number is used for the next try.
+            if number == 0 {
+                api.revoke(lease).await?;
+            }
             tokio::time::sleep(Duration::from_millis(chance() % SCATTER_MS)).await;
         }
         Ok(())
@@ -346,7 +400,10 @@ impl Keeper {
             let name = name_of(&prefix, &kv);
             match (name == own_name, event.kind) {
                 (true, 0) if kv.value == mine.value => mine.lease = kv.lease,
-                (true, 0) => lost = Some("was written to by someone else"),
+                (true, 0) => {
+                    lost = Some("was written to by someone else");
+                    self.suspect_twin(mine, &kv);
+                }
                 (true, _) => lost = Some("is gone from etcd, its lease ended or it was deleted"),
                 (false, 0) => updates.extend(match self.node(name, &kv) {
                     Some((node, rank)) => self.roll.put(node, rank),
@@ -363,6 +420,20 @@ impl Keeper {
             self.tell(NodeEvent::Changes(updates)).await?;
         }
         lost.map_or(Ok(()), |how| Err(End::Lost(how)))
+    }
+
+    /// Who takes back at once what this node believed to be its own, lives, and has the same name.
+    fn suspect_twin(&mut self, mine: &Mine, kv: &KeyValue) {
+        let public =
+            |value: &[u8]| Value::parse(value).map_or_else(|_| Public::default(), |value| value.public());
+        let (own, other) = (public(&mine.value), public(&kv.value));
+        if self.inherited && !other.is_same_node(&own) {
+            self.has_twin = true;
+            tracing::error!(
+                "another node, at {other}, is called {} too, or has the same MAC; another subnet is taken; give each node a                  name of its own ([node] name)",
+                self.own_name
+            );
+        }
     }
 
     async fn tell(&self, event: NodeEvent) -> Result<(), Deaf> {
@@ -436,11 +507,11 @@ fn node(name: &str, value: &[u8], routing: &Routing) -> Result<Node, String> {
 
 /// All leases as far as they matter for the choice, and their places in the list. Whose value cannot be read, is nobody's,
 /// and taken all the same.
-fn taken(prefix: &str, all: &[KeyValue]) -> (Vec<usize>, Vec<Taken>) {
+fn taken(prefix: &str, all: &[KeyValue], me: &Me) -> (Vec<usize>, Vec<Taken>) {
     let one = |(at, kv): (usize, &KeyValue)| {
         let subnets = Subnets::parse(name_of(prefix, kv))?;
-        let public = Value::parse(&kv.value).map_or_else(|_| Public::default(), |value| value.public());
-        Some((at, Taken { subnets, public, created: kv.create_revision }))
+        let whose = me.whose(kv.lease, &subnets, Value::parse(&kv.value).ok().as_ref());
+        Some((at, Taken { subnets, whose, created: kv.create_revision }))
     };
     all.iter().enumerate().filter_map(one).unzip()
 }

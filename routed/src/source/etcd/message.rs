@@ -121,6 +121,9 @@ pub(super) struct LeaseGrantRequest {
     /// In seconds.
     #[prost(int64, tag = "1")]
     pub(super) ttl: i64,
+    /// The number that it is to have; 0 for any.
+    #[prost(int64, tag = "2")]
+    pub(super) id: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]

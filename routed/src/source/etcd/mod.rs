@@ -5,13 +5,15 @@
 //! etcd knows no names of nodes: another node is called as its subnet's key ends, such as `10.5.34.0-24`.
 //!
 //! A task of its own does it all ([`keeper`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
-//! words, as [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet).
+//! words, as [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet),
+//! [`identity`] (whose a lease is).
 
 mod address;
 mod api;
 mod choose;
 mod fault;
 mod grpc;
+mod identity;
 mod keeper;
 mod message;
 mod network;
