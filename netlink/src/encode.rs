@@ -26,6 +26,7 @@ pub(crate) mod rtm {
     pub(crate) const DELNEIGH: u16 = 29;
     pub(crate) const GETNEIGH: u16 = 30;
     pub(crate) const NEWNETCONF: u16 = 80;
+    pub(crate) const GETNETCONF: u16 = 82;
     pub(crate) const NEWNEXTHOP: u16 = 104;
     pub(crate) const DELNEXTHOP: u16 = 105;
     pub(crate) const GETNEXTHOP: u16 = 106;

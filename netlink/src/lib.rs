@@ -20,6 +20,7 @@ pub mod events;
 pub mod fake;
 #[cfg(test)]
 mod fixtures;
+pub mod forwarding;
 pub mod iptables;
 mod kernel;
 mod link;

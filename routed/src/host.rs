@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family};
+use ferrule_netlink::forwarding;
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 use ferrule_netlink::sysctl::Watched;
@@ -90,6 +91,10 @@ impl Host {
         let (uplinks, tunnels) = belief.names();
         let settings = sysctl::settings(&uplinks, &tunnels);
         let mut lines = sysctl::plan(&settings, &tunnels);
+        if !lines.iter().any(|line| line.contains("ip_forward")) {
+            let stopped = forwarding::stopped().unwrap_or_default();
+            lines.extend(sysctl::plan(&sysctl::forwarding(&stopped, &uplinks, &tunnels), &[]));
+        }
         let masquerades = self.config.routing.masquerade;
         let outcome = self.work_out(cluster);
         match rules::list() {
@@ -130,7 +135,16 @@ impl Host {
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], tunnels: &[String]) {
         let settings = sysctl::settings(uplinks, tunnels);
-        let (changed, failed) = sysctl::apply(&settings);
+        let (mut changed, mut failed) = sysctl::apply(&settings);
+        // A node that begins to forward does so on all its links.
+        match forwarding::stopped() {
+            Ok(stopped) => {
+                let (put_right, refused) = sysctl::apply(&sysctl::forwarding(&stopped, uplinks, tunnels));
+                changed.extend(put_right);
+                failed.extend(refused);
+            }
+            Err(error) => failed.push(format!("which links forward cannot be told: {error}")),
+        }
         // What cannot be set is tried again with the next pass.
         let silent = settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty());
         let watched = |setting: Setting| {

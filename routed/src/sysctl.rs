@@ -1,6 +1,8 @@
 //! The kernel parameters that routing needs: which, as a pure list, and setting them.
 
-use ferrule_netlink::sysctl;
+use ferrule_model::is_host_veth;
+use ferrule_netlink::forwarding::Stopped;
+use ferrule_netlink::sysctl::{self, SysctlError};
 
 /// One parameter and the value it has to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,17 @@ impl Setting {
     /// Whether it has to be set where it has the value `now`.
     pub fn is_wrong(&self, now: &str) -> bool {
         now != self.value && self.only_from.is_none_or(|from| from == now)
+    }
+
+    /// Whether the value `now` does as well, where the wished one cannot be had. `all` is what the same parameter of all links
+    /// is: of reverse path filtering the larger of both counts (ip-sysctl), and only 1 is strict.
+    fn does(&self, now: &str, all: impl FnOnce() -> Option<String>) -> bool {
+        let number = |text: &str| text.parse::<i64>().ok();
+        if self.name.ends_with("/rp_filter") {
+            return number(now).max(all().as_deref().and_then(number)).is_some_and(|counts| counts != 1);
+        }
+        // Forwarding: whatever is not 0 is on.
+        self.value == "1" && number(now).is_some_and(|now| now != 0)
     }
 
     /// Whether the kernel tells nobody of a change: it does of forwarding and reverse path filtering (`RTM_NEWNETCONF`), and of
@@ -47,6 +60,22 @@ pub fn settings(uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
     settings.push(always("net/ipv6/conf/all/forwarding", "1"));
     settings.extend(tunnels.iter().map(|device| always(&format!("net/ipv4/conf/{device}/rp_filter"), "2")));
     settings
+}
+
+/// What is on the way of pods' packets and does not forward IPv4, though the node does: the links to the other nodes, our
+/// devices, the pods' links and their bridges, and what a link to come begins with. Others are an operator's to switch off.
+pub fn forwarding(stopped: &[Stopped], uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
+    let on_the_way = |stopped: &Stopped| match stopped {
+        Stopped::Default => Some("default".to_owned()),
+        Stopped::Link { name, has_pods } => {
+            let name = name.as_str();
+            let known = uplinks.iter().chain(tunnels).any(|known| known == name);
+            (*has_pods || known || is_host_veth(name)).then(|| name.to_owned())
+        }
+    };
+    let setting =
+        |link| Setting { name: format!("net/ipv4/conf/{link}/forwarding"), value: "1", only_from: Some("0") };
+    stopped.iter().filter_map(on_the_way).map(setting).collect()
 }
 
 /// Sets what is not as it has to be. Gives what was changed, and what could not be.
@@ -89,11 +118,17 @@ fn set(setting: &Setting) -> Result<bool, String> {
     if !setting.is_wrong(&now) {
         return Ok(false);
     }
-    sysctl::set(name, value).map_err(|error| {
-        let remedy = "set it on the node itself, or let routed write to /proc/sys (a privileged container, \
-                      ProtectKernelTunables=no)";
-        format!("{error}; it is {now} and has to be {value}: {remedy} (sysctl -w {}={value})", dotted(name))
-    })
+    let all = || sysctl::get("net/ipv4/conf/all/rp_filter").ok();
+    match sysctl::set(name, value) {
+        Err(_) if setting.does(&now, all) => Ok(false),
+        result => result.map_err(|error| cannot(setting, &now, &error)),
+    }
+}
+
+fn cannot(Setting { name, value, .. }: &Setting, now: &str, error: &SysctlError) -> String {
+    let remedy = "set it on the node itself, or let routed write to /proc/sys (a privileged container, \
+                  ProtectKernelTunables=no)";
+    format!("{error}; it is {now} and has to be {value}: {remedy} (sysctl -w {}={value})", dotted(name))
 }
 
 /// As `sysctl` takes it, where an interface name with a dot has a slash for it.
@@ -114,6 +149,7 @@ fn dotted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrule_model::IfName;
 
     #[test]
     fn router_advertisements_are_secured_before_forwarding_begins() {
@@ -127,6 +163,45 @@ mod tests {
         ];
         assert_eq!(names, expected);
         assert_eq!(settings[0].only_from, Some("1"), "an operator's 0 stays");
+    }
+
+    #[test]
+    fn a_value_that_does_as_well_is_no_fault_where_the_wished_one_cannot_be_had() {
+        let settings = settings(&["eth0".into()], &["ferrule.1".into()]);
+        let does = |name: &str, now: &str, all: &str| {
+            let setting = settings.iter().find(|setting| setting.name.ends_with(name)).unwrap();
+            setting.does(now, || Some(all.to_owned()))
+        };
+        for (now, all, right) in [
+            ("0", "0", true),
+            ("0", "2", true),
+            ("1", "2", true),
+            ("0", "1", false),
+            ("1", "0", false),
+            ("1", "1", false),
+        ] {
+            assert_eq!(does("rp_filter", now, all), right, "rp_filter is {now}, that of all links {all}");
+        }
+        assert!(does("ip_forward", "2", ""));
+        assert!(!does("ip_forward", "0", ""));
+        assert!(!does("accept_ra", "1", ""));
+    }
+
+    #[test]
+    fn what_pods_packets_come_in_by_forwards_and_nothing_else_has_to() {
+        let link = |name, has_pods| Stopped::Link { name: IfName::new(name).unwrap(), has_pods };
+        let stopped = [
+            Stopped::Default,
+            link("eth0", false),
+            link("ferrule.1", false),
+            link("fer0123456789ab", false),
+            link("ferrule0", true),
+            link("br0", false),
+            link("eth1", false),
+        ];
+        let settings = forwarding(&stopped, &["eth0".into()], &["ferrule.1".into()]);
+        let links: Vec<_> = settings.iter().map(|setting| setting.name.split('/').nth(3).unwrap()).collect();
+        assert_eq!(links, ["default", "eth0", "ferrule.1", "fer0123456789ab", "ferrule0"]);
     }
 
     #[test]

@@ -34,8 +34,13 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
     node.write_nodes(&[1, 2]);
     let daemon = node.start();
     daemon.wait_until_ready();
+    node.ip("link add fer0123456789ab type veth peer name pod");
     for (name, wrong, right) in [
         ("net.ipv4.ip_forward", "0", "1"),
+        ("net.ipv4.conf.eth0.forwarding", "0", "1"),
+        ("net.ipv4.conf.ferrule/1.forwarding", "0", "1"),
+        ("net.ipv4.conf.default.forwarding", "0", "1"),
+        ("net.ipv4.conf.fer0123456789ab.forwarding", "0", "1"),
         ("net.ipv6.conf.all.forwarding", "0", "1"),
         ("net.ipv4.conf.ferrule/1.rp_filter", "1", "2"),
         ("net.ipv6.conf.eth0.accept_ra", "1", "2"),
