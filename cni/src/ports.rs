@@ -249,6 +249,8 @@ pub fn elements(
             elements.push(pair(STAND_IN.into(), address, &owner));
         }
     }
+    // Those of one set travel together, and a port that is taken is found before what stands beside it.
+    elements.sort_by_key(|element| MAPS.iter().chain(&SETS).position(|set| *set == element.set));
     Ok(elements)
 }
 

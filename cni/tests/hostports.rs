@@ -137,6 +137,37 @@ fn what_is_missing_of_the_table_is_made_again_and_the_elements_stay() {
     });
 }
 
+/// As many as a pod of a games server or a media gateway asks for. Not all of a transaction fits into what a socket may send, nor
+/// all refusals into what it may receive.
+#[test]
+fn a_thousand_ports_are_opened_at_once_and_closed_at_once() {
+    with_lab(|lab| {
+        let mapping = |port| json!({ "hostPort": port, "containerPort": 80 });
+        let mappings = json!((20_000..21_000).map(mapping).collect::<Vec<_>>());
+        result(&lab.add("pod", "c0ffee", &mappings));
+        serve(&lab.pod("pod"), 80);
+        let open = || {
+            for (node, port) in [(NODE[0], 20_000), (NODE[1], 20_503), ("127.0.0.1", 20_999)] {
+                seen(&Netns::current().unwrap(), at(node, port)).unwrap();
+            }
+        };
+        open();
+        // The same again, where all are there, and where none is but the table.
+        let all = elements();
+        result(&lab.add("pod", "c0ffee", &mappings));
+        assert_eq!(elements(), all);
+        command(&format!("nft flush map inet {TABLE} every6"));
+        result(&lab.add("pod", "c0ffee", &mappings));
+        assert_eq!(elements(), all);
+        lab.machine.add_pod("second");
+        let (code, text) = failure(&lab.add("second", "decaf", &mappings));
+        assert_eq!((code, text.contains("host port tcp 20000 is taken")), (104, true), "{text}");
+        open();
+        result(&lab.del("c0ffee"));
+        assert_eq!(elements(), 0);
+    });
+}
+
 #[test]
 fn udp_connections_follow_the_pod() {
     with_lab(|lab| {

@@ -33,6 +33,11 @@ const DATAGRAM: usize = 64 << 10;
 /// The same outside of dumps: one message of the kernel's, or the acknowledgements of one send.
 const ANSWER: usize = 32 << 10;
 
+/// Bytes that every socket may send in one message: less than the least that a machine would have as `net.core.wmem_default`.
+const SENT_WITHOUT_ASKING: usize = 64 << 10;
+/// What the kernel counts beside a message's bytes (`netlink_sendmsg`).
+const SEND_OVERHEAD: usize = 4096;
+
 /// `struct nlmsghdr`.
 const HEADER_LEN: usize = 16;
 const NLMSG_NOOP: u16 = 1;
@@ -228,6 +233,9 @@ impl Socket {
         self.append(&mut buffer, last, NLM_F_REQUEST | NLM_F_ACK);
         let acknowledged = self.sequence;
         self.append(&mut buffer, end, NLM_F_REQUEST);
+        if buffer.len() > SENT_WITHOUT_ASKING {
+            self.make_room(buffer.len())?;
+        }
         self.send(&buffer)?;
         let mut refused = Ok(());
         loop {
@@ -299,6 +307,17 @@ impl Socket {
                 };
             }
         }
+    }
+
+    /// Has room for a message of this length, which has to be sent whole. What the kernel gives every socket
+    /// (`net.core.wmem_default`, 212,992 bytes) is enough for most.
+    fn make_room(&self, length: usize) -> Result<(), Error> {
+        let room = length + SEND_OVERHEAD;
+        if setsockopt(&self.raw, sockopt::SndBufForce, &room).is_err() {
+            // Not the machine's root: up to `net.core.wmem_max`.
+            setsockopt(&self.raw, sockopt::SndBuf, &room).map_err(|errno| Error::Send(errno.into()))?;
+        }
+        Ok(())
     }
 
     fn append(&mut self, buffer: &mut Vec<u8>, request: &Request, flags: u16) {

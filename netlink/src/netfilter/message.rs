@@ -39,6 +39,10 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
+/// What an element has around its key, value and comment, at most: six headers of attributes, padding, the comment's own.
+const ELEMENT_OVERHEAD: usize = 40;
+/// Bytes of the elements of one message: the length of an attribute has 16 bits.
+const ELEMENTS_MAX: usize = 60_000;
 /// `CTA_ZONE`.
 const ZONE: u16 = 18;
 
@@ -71,28 +75,55 @@ fn nftables(message: &NfTablesMessage, flags: u16) -> Request {
     request(NetfilterSubsystem::NfTables, message.message_type().into(), flags, &header, message)
 }
 
-pub(super) fn change(table: &str, change: Change<'_>) -> Request {
-    let (element, flags) = match change {
-        Change::Add(element) => (element, NLM_F_CREATE | NLM_F_EXCL),
-        Change::Delete(element) => (element, 0),
-    };
-    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
-    if let Change::Add(_) = change {
-        if !element.value.is_empty() {
-            attributes.push(SetElementAttribute::Data(DataAttribute::Value(element.value.clone())));
+/// The messages of a transaction: neighbours of one set that are all added, or all deleted, share one, so that thousands are no more
+/// than a handful of messages, and no more refusals.
+pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
+    let mut requests = Vec::new();
+    let mut rest = changes;
+    while let Some(first) = rest.first() {
+        let mut room = ELEMENTS_MAX;
+        let mut count = 0;
+        while let Some(next) = rest.get(count).filter(|next| next.goes_with(first) && size(next) <= room) {
+            room -= size(next);
+            count += 1;
         }
-        attributes.push(SetElementAttribute::UserData(user_data(&element.comment)));
+        let (together, behind) = rest.split_at(count);
+        requests.push(list_of(table, together));
+        rest = behind;
     }
-    let list = SetElementMessage {
-        attributes: vec![
-            SetElementList::Table(table.to_owned()),
-            SetElementList::Set(element.set.to_owned()),
-            SetElementList::Elements(vec![ListAttribute::Element(attributes)]),
-        ],
+    requests
+}
+
+/// At most this much of an element is in a message.
+fn size(change: &Change<'_>) -> usize {
+    let (Change::Add(element) | Change::Delete(element)) = change;
+    ELEMENT_OVERHEAD + element.key.len() + element.value.len() + element.comment.len()
+}
+
+fn list_of(table: &str, changes: &[Change<'_>]) -> Request {
+    let element = |change: &Change<'_>| {
+        let (Change::Add(element) | Change::Delete(element)) = change;
+        let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
+        if let Change::Add(_) = change {
+            if !element.value.is_empty() {
+                attributes.push(SetElementAttribute::Data(DataAttribute::Value(element.value.clone())));
+            }
+            attributes.push(SetElementAttribute::UserData(user_data(&element.comment)));
+        }
+        ListAttribute::Element(attributes)
     };
-    match change {
-        Change::Add(_) => nftables(&NfTablesMessage::NewSetElement(list), flags),
-        Change::Delete(_) => nftables(&NfTablesMessage::DeleteSetElement(list), flags),
+    let set = changes
+        .first()
+        .map_or_else(String::new, |(Change::Add(element) | Change::Delete(element))| element.set.to_owned());
+    let attributes = vec![
+        SetElementList::Table(table.to_owned()),
+        SetElementList::Set(set),
+        SetElementList::Elements(changes.iter().map(element).collect()),
+    ];
+    let list = SetElementMessage { attributes };
+    match changes.first() {
+        Some(Change::Delete(_)) => nftables(&NfTablesMessage::DeleteSetElement(list), 0),
+        _ => nftables(&NfTablesMessage::NewSetElement(list), NLM_F_CREATE | NLM_F_EXCL),
     }
 }
 

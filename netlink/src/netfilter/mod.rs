@@ -40,6 +40,16 @@ pub enum Change<'a> {
     Delete(&'a Element),
 }
 
+impl Change<'_> {
+    /// Whether both do the same with elements of the same set.
+    fn goes_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Add(a), Self::Add(b)) | (Self::Delete(a), Self::Delete(b)) => a.set == b.set,
+            _ => false,
+        }
+    }
+}
+
 /// A connection that the kernel tracks, as its first packet was and as the answers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {

@@ -27,7 +27,7 @@ impl NetfilterSocket {
 impl Netfilter for NetfilterSocket {
     fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
         let [begin, end] = message::bounds(generation);
-        let requests: Vec<_> = changes.iter().map(|change| message::change(table, *change)).collect();
+        let requests = message::changes(table, changes);
         let done = self.socket.transaction(&begin, &requests, &end)?;
         done.map_err(|refusal| Error::Refused { request: format!("nft element of {table}"), refusal })
     }
