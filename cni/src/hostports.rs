@@ -5,18 +5,20 @@
 //! DEL needs no mappings and removes nobody else's; a transaction of somebody else between looking and removing makes
 //! it look again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
 use ferrule_model::{Attachment, Family};
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::nft::NftError;
-use ferrule_netlink::{Error as NetlinkError, Kernel};
+use ferrule_netlink::{Error as NetlinkError, Kernel, Places};
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::ports::{Granted, Owner, Protocol};
-use crate::table::{MAPS, SETS, SKELETON, TABLE};
+use crate::own;
+use crate::ports::{self, Granted, Owner, Protocol};
+use crate::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
 /// Attempts of a transaction between which somebody else's came each time.
 const ATTEMPTS: u32 = 100;
@@ -56,6 +58,7 @@ fn talking(doing: &'static str) -> impl FnOnce(NetlinkError) -> Error {
 }
 
 const OPEN: &str = "open a netlink socket for host ports";
+const ADDRESSES: &str = "look for the node's addresses";
 const PUT: &str = "open the host ports";
 const LOOK: &str = "look for the host ports";
 const REMOVE: &str = "close the host ports";
@@ -70,31 +73,40 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
     let mut attempts = 0;
     // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod may
     // make it at the same time, which is as good.
-    while !grant(&mut netfilter, host, wanted)? {
+    let own: Vec<_> = own::own(&host.places().map_err(talking(ADDRESSES))?).collect();
+    let on = ports::own_elements(own.iter().copied());
+    while !grant(&mut netfilter, host, wanted, &on)? {
         attempts += 1;
         if attempts > TABLE_ATTEMPTS {
             return Err(Error::HostPort(HostPortError::Flushed));
         }
         netfilter.load(SKELETON).map_err(|error| Error::HostPort(HostPortError::Table(error)))?;
     }
-    for granted in wanted.iter().filter_map(Granted::of) {
-        // What came for the port before it was the pod's would go on going nowhere.
-        forget(&mut netfilter, &granted, &|flow| {
-            !flow.answered
-                && flow.destination == flow.answers_from
-                && flow.source == flow.answers_to
-                && granted.host_ip.is_none_or(|address| address == flow.destination)
-        })?;
-    }
-    Ok(())
+    // What came for a port before it was the pod's would go on to where it went then.
+    let stale = |granted: &Granted, flow: &Flow| {
+        let leads_to = SocketAddr::new(flow.answers_from, flow.answering_port);
+        let comes_here = match granted.host_ip {
+            Some(address) => address == flow.destination,
+            None => flow.destination.is_loopback() || own.contains(&flow.destination),
+        };
+        comes_here && leads_to != granted.pod
+    };
+    forget(&mut netfilter, wanted, stale)
 }
 
-/// The same without the table's making: `false` if a part of that is missing; then nothing has been granted.
-fn grant(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Element]) -> Result<bool, Error> {
-    let all: Vec<_> = wanted.iter().map(Change::Add).collect();
+/// The same without the table's making, with these addresses of the node: `false` if a part of the table is missing; then nothing
+/// has been granted.
+fn grant(
+    netfilter: &mut impl Netfilter,
+    host: &mut impl Kernel,
+    wanted: &[Element],
+    on: &[Element],
+) -> Result<bool, Error> {
+    let mut all = renewed(on);
+    all.extend(wanted.iter().map(Change::Add));
     let mut done = netfilter.change(TABLE, &all, None).map_err(talking(PUT));
     if done.as_ref().err().and_then(errno) == Some(Errno::EEXIST) {
-        done = replace(netfilter, host, wanted);
+        done = replace(netfilter, host, wanted, on);
     }
     match done {
         Err(error) if errno(&error) == Some(Errno::ENOENT) => Ok(false),
@@ -109,8 +121,18 @@ fn errno(error: &Error) -> Option<Errno> {
     }
 }
 
+/// What has the node's own addresses be these and no others.
+fn renewed(on: &[Element]) -> Vec<Change<'_>> {
+    OWN.iter().copied().map(Change::Clear).chain(on.iter().map(Change::Add)).collect()
+}
+
 /// Puts what is wanted in the place of what nobody alive has.
-fn replace(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Element]) -> Result<(), Error> {
+fn replace(
+    netfilter: &mut impl Netfilter,
+    host: &mut impl Kernel,
+    wanted: &[Element],
+    on: &[Element],
+) -> Result<(), Error> {
     for _ in 0..ATTEMPTS {
         let generation = netfilter.generation().map_err(talking(PUT))?;
         let found = listed(netfilter, &all_sets()).map_err(talking(LOOK))?;
@@ -133,11 +155,9 @@ fn replace(netfilter: &mut impl Netfilter, host: &mut impl Kernel, wanted: &[Ele
         }
         // With what is in the way goes all that the dead left.
         let goes = |there: &&Element| in_the_way.contains(there) || dead.contains(&there.comment);
-        let mut changes: Vec<_> = found.iter().filter(goes).map(Change::Delete).collect();
+        let mut changes = renewed(on);
+        changes.extend(found.iter().filter(goes).map(Change::Delete));
         changes.append(&mut add);
-        if changes.is_empty() {
-            return Ok(());
-        }
         match netfilter.change(TABLE, &changes, Some(generation)) {
             Err(error) if error.errno() == Some(Errno::ERESTART) => {}
             done => return done.map_err(talking(PUT)),
@@ -230,25 +250,42 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
             Err(error) if matches!(error.errno(), Some(Errno::ERESTART | Errno::ENOENT)) => continue,
             done => done.map_err(talking(REMOVE))?,
         }
-        for granted in found.iter().filter_map(Granted::of) {
-            // An established one would keep its translation, and reach whoever gets the address next.
-            forget(&mut netfilter, &granted, &|flow| flow.answers_from == granted.pod.ip())?;
-        }
-        return Ok(());
+        // An established one would keep its translation, and reach whoever gets the address next.
+        return forget(&mut netfilter, &found, |granted, flow| flow.answers_from == granted.pod.ip());
     }
     Err(Error::HostPort(HostPortError::Busy))
 }
 
+/// Ports of one family up to which each is asked for by itself. Every question makes the kernel go through all it tracks.
+const ASKED_ONE_BY_ONE: usize = 4;
+
+/// Forgets the UDP connections to a port of the `elements` that are `stale`: their next packet is translated afresh.
 fn forget(
     netfilter: &mut impl Netfilter,
-    granted: &Granted,
-    wanted: &dyn Fn(&Flow) -> bool,
+    elements: &[Element],
+    stale: impl Fn(&Granted, &Flow) -> bool,
 ) -> Result<(), Error> {
-    if granted.protocol != Protocol::Udp {
-        return Ok(());
+    for family in [Family::V4, Family::V6] {
+        let mut ports = BTreeMap::<u16, Vec<Granted>>::new();
+        for granted in elements.iter().filter_map(Granted::of) {
+            if granted.protocol == Protocol::Udp && Family::of(granted.pod.ip()) == family {
+                ports.entry(granted.host_port).or_default().push(granted);
+            }
+        }
+        let goes = |flow: &Flow| {
+            let granted = ports.get(&flow.port);
+            granted.is_some_and(|granted| granted.iter().any(|granted| stale(granted, flow)))
+        };
+        let questions = match ports.len() {
+            0 => continue,
+            1..=ASKED_ONE_BY_ONE => ports.keys().copied().map(Some).collect(),
+            _ => vec![None],
+        };
+        for port in questions {
+            netfilter.forget_udp(family, port, &goes).map_err(talking(FORGET))?;
+        }
     }
-    let family = Family::of(granted.pod.ip());
-    netfilter.forget_udp(family, granted.host_port, wanted).map(drop).map_err(talking(FORGET))
+    Ok(())
 }
 
 /// Those of the `wanted` that are not there, each with what is in its place.

@@ -21,6 +21,7 @@ mod hostports;
 mod ipam;
 mod ipamd;
 pub mod node;
+pub mod own;
 pub mod pod;
 pub mod ports;
 pub mod request;

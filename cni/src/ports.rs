@@ -6,6 +6,7 @@
 //! the node's own 127.0.0.1, which means another machine in the pod. In mode `bridge` there is a third: a pod behind a
 //! bridge, whose answers would go past the node.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +15,7 @@ use ferrule_netlink::netfilter::Element;
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::table::{MAPS, SETS, STAND_IN};
+use crate::table::{MAPS, OWN, SETS, STAND_IN};
 
 /// A protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,6 +253,17 @@ pub fn elements(
     // Those of one set travel together, and a port that is taken is found before what stands beside it.
     elements.sort_by_key(|element| MAPS.iter().chain(&SETS).position(|set| *set == element.set));
     Ok(elements)
+}
+
+/// The elements that say which addresses are the node's own.
+pub fn own_elements(own: impl IntoIterator<Item = IpAddr>) -> Vec<Element> {
+    let element = |address: IpAddr| {
+        let (set, mut key) = (if address.is_ipv4() { OWN[0] } else { OWN[1] }, Vec::new());
+        append(&mut key, address);
+        Element { set, key, value: Vec::new(), comment: "the node".to_owned() }
+    };
+    // An address may be on two links.
+    own.into_iter().map(element).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 impl PortMapping {

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ferrule_cni::Answer;
 use ferrule_cni::ports::Granted;
 use ferrule_cni::table::{MAPS, SETS, TABLE};
-use ferrule_model::{Attachment, ifb_name};
+use ferrule_model::{Address, AddressKey, Attachment, Op, ifb_name};
 use ferrule_netlink::Kernel;
 use ferrule_netlink::netfilter::{Element, Flow, Netfilter};
 use ferrule_netlink::traffic::{Tbf, Traffic};
@@ -249,43 +249,69 @@ fn a_pod_without_them_costs_no_request_more() {
 }
 
 #[test]
-fn udp_connections_that_the_mapping_changes_are_forgotten_and_no_others() {
+fn udp_connections_that_would_go_elsewhere_now_are_forgotten_and_no_others() {
     FakeMachine::with(|machine| {
         let bench = Bench::new(machine);
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let flow = |destination: &str, answers_from: &str, answered| Flow {
+        let flow = |port, destination: &str, answers_from: &str, answering_port| Flow {
             source: ip("192.0.2.9"),
             destination: ip(destination),
+            port,
             answers_from: ip(answers_from),
+            answering_port,
             answers_to: ip("192.0.2.9"),
-            answered,
+            answered: true,
         };
         let v4 = ferrule_model::Family::V4;
+        let uplink = machine
+            .host()
+            .create_veth(&support::lab::uplink(), &machine.netns(machine.path("pod").as_ref()).unwrap());
+        let address = AddressKey { link: uplink.unwrap().index, prefix: "192.0.2.1/24".parse().unwrap() };
+        machine.host().apply(&[Op::PutAddress(address, Address { nodad: true })]).unwrap().remove(0).unwrap();
         let netfilter = machine.netfilter();
-        let to_the_node = flow("192.0.2.1", "192.0.2.1", false);
-        let answered_by_the_node = flow("192.0.2.1", "192.0.2.1", true);
-        let to_another_address = flow("192.0.2.2", "192.0.2.2", false);
-        let to_a_service = flow("192.0.2.1", "10.244.9.9", false);
-        for flow in [to_the_node, answered_by_the_node, to_another_address, to_a_service] {
-            netfilter.add_udp_flow(v4, 5353, flow);
-            netfilter.add_udp_flow(v4, 53, flow);
+        let mut fields = everything();
+        fields["portMappings"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({ "hostPort": 53, "containerPort": 5300, "protocol": "udp" }));
+        let kept = [
+            flow(5353, "192.0.2.2", "192.0.2.2", 5353),
+            flow(53, "192.0.2.2", "192.0.2.2", 53),
+            flow(53, "10.96.0.10", "10.244.9.9", 53),
+            flow(54, "192.0.2.1", "192.0.2.1", 54),
+        ];
+        let forgotten = [
+            flow(5353, "192.0.2.1", "192.0.2.1", 5353),
+            flow(5353, "192.0.2.1", "10.244.1.77", 53),
+            flow(53, "192.0.2.1", "192.0.2.1", 53),
+            flow(53, "192.0.2.1", "10.244.1.77", 5300),
+            flow(53, "192.0.2.1", "10.244.1.1", 53),
+            flow(53, "127.0.0.1", "127.0.0.1", 53),
+        ];
+        for flow in kept.iter().chain(&forgotten) {
+            netfilter.add_udp_flow(v4, *flow);
+            netfilter.add_udp_flow(v4, Flow { answered: false, ..*flow });
         }
-        result(&verb(&bench, "ADD", "c0ffee", &asking(everything())));
-        let to_the_pod = flow("192.0.2.1", "10.244.1.1", true);
-        netfilter.add_udp_flow(v4, 5353, to_the_pod);
-        let left = |port| {
+        result(&verb(&bench, "ADD", "c0ffee", &asking(fields.clone())));
+        let left = || {
             let left = std::cell::RefCell::new(Vec::new());
             let look = |flow: &Flow| {
-                left.borrow_mut().push(*flow);
+                left.borrow_mut().extend(flow.answered.then_some(*flow));
                 false
             };
-            machine.netfilter().forget_udp(v4, port, &look).unwrap();
+            machine.netfilter().forget_udp(v4, None, &look).unwrap();
             left.into_inner()
         };
-        assert_eq!(left(5353), [answered_by_the_node, to_another_address, to_a_service, to_the_pod]);
+        assert_eq!(left(), kept);
+        let to_the_pod =
+            [flow(5353, "192.0.2.1", "10.244.1.1", 53), flow(53, "127.0.0.1", "10.244.1.1", 5300)];
+        for flow in to_the_pod {
+            netfilter.add_udp_flow(v4, flow);
+        }
+        result(&verb(&bench, "ADD", "c0ffee", &asking(fields)));
+        assert_eq!(left(), [&kept[..], &to_the_pod].concat(), "the same again");
         result(&bench.verb("DEL"));
-        assert_eq!(left(5353), [answered_by_the_node, to_another_address, to_a_service]);
-        assert_eq!(left(53).len(), 4);
+        assert_eq!(left(), kept);
     });
 }
 

@@ -4,26 +4,26 @@
 
 mod support;
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ferrule_cni::table::{MAPS, SETS, TABLE};
+use ferrule_model::{Attachment, host_veth_name};
+use ferrule_netlink::Kernel;
 use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::Netns;
 use serde_json::{Value, json};
 
-use support::lab::{
-    CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, output, seen, serve, with_lab,
-};
+use support::lab::{CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, seen, serve, with_lab};
 use support::machine::Machine;
-use support::{failure, result};
+use support::{attachment, failure, result};
 
-/// All elements of the table.
+/// All elements of the table that are some pod's.
 fn elements() -> usize {
     let mut netfilter = NetfilterSocket::open().unwrap();
-    MAPS.iter().chain(&SETS).map(|set| netfilter.elements(TABLE, set).unwrap().len()).sum()
+    MAPS.iter().chain(&SETS).map(|set| netfilter.elements(TABLE, set).map_or(0, |found| found.len())).sum()
 }
 
 #[test]
@@ -128,12 +128,72 @@ fn what_is_missing_of_the_table_is_made_again_and_the_elements_stay() {
         // Attached again, the first one has the rest too.
         result(&lab.add("pod", "c0ffee", &mapping(8080)));
         seen(&host, at("127.0.0.1", 8080)).unwrap();
-        command(&format!("nft flush chain inet {TABLE} hostports"));
+        command(&format!("nft flush chain inet {TABLE} every"));
         command(&format!("nft delete map inet {TABLE} every4"));
         result(&lab.del("c0ffee"));
         result(&lab.del("decaf"));
-        let left = output(&format!("nft list table inet {TABLE}"));
-        assert!(!left.contains("elements"), "{left}");
+        assert_eq!(elements(), 0);
+    });
+}
+
+/// What lies on the node for others: the address of a Service, as IPVS has them, here on `lo`. What comes for that is the Service's,
+/// whatever port a pod has; a port that is asked for on that very address is the pod's.
+#[test]
+fn a_port_is_on_the_nodes_own_addresses_and_not_on_those_of_services() {
+    const SERVICE: [&str; 2] = ["10.96.0.10", "2001:db8:96::a"];
+    with_lab(|lab| {
+        for (address, length, node) in [(SERVICE[0], 32, NODE[0]), (SERVICE[1], 128, NODE[1])] {
+            command(&format!("ip addr add {address}/{length} dev lo"));
+            let to_service = format!("ip route add {address}/{length} via {node}");
+            lab.client.run(|| command(&to_service)).unwrap();
+        }
+        let listeners = SERVICE.map(|address| TcpListener::bind(at(address, 8080)).unwrap());
+        result(&lab.add("pod", "c0ffee", &json!([{ "hostPort": 8080, "containerPort": 80 }])));
+        serve(&lab.pod("pod"), 80);
+        lab.machine.add_pod("second");
+        let named = json!([{ "hostPort": 8080, "containerPort": 80, "hostIP": SERVICE[0] }]);
+        let (second, host) = (lab.pod("second"), Netns::current().unwrap());
+        result(&lab.add("second", "decaf", &json!([])));
+        for (listener, address) in listeners.iter().zip(SERVICE) {
+            for from in [&lab.client, &second, &host] {
+                let mut connection = from.run(|| TcpStream::connect(at(address, 8080)).unwrap()).unwrap();
+                listener.accept().unwrap().0.write_all(b"x").unwrap();
+                let mut answer = String::new();
+                connection.read_to_string(&mut answer).unwrap();
+                assert_eq!(answer, "x", "{address}");
+            }
+        }
+        for node in NODE {
+            for from in [&lab.client, &second, &host] {
+                seen(from, at(node, 8080)).unwrap();
+            }
+        }
+        result(&lab.add("second", "decaf", &named));
+        serve(&second, 80);
+        assert_eq!(seen(&lab.client, at(SERVICE[0], 8080)).unwrap(), ip(CLIENT[0]));
+    });
+}
+
+/// An address that comes to the node later is reached from outside at once, and by everybody from the next pod on; so is one on
+/// `lo` from which the node speaks, as where its routes are learned by BGP.
+#[test]
+fn an_address_that_comes_later_and_one_that_the_node_speaks_from_are_the_nodes() {
+    with_lab(|lab| {
+        let mapping = |port: u16| json!([{ "hostPort": port, "containerPort": 80 }]);
+        command("ip addr add 198.51.100.1/32 dev lo");
+        command(&format!("ip route add default via {} src 198.51.100.1", CLIENT[0]));
+        lab.client.run(|| command(&format!("ip route add 198.51.100.1 via {}", NODE[0]))).unwrap();
+        result(&lab.add("pod", "c0ffee", &mapping(8080)));
+        serve(&lab.pod("pod"), 80);
+        let host = Netns::current().unwrap();
+        for from in [&lab.client, &host] {
+            seen(from, at("198.51.100.1", 8080)).unwrap();
+        }
+        command("ip addr add 192.0.2.77/32 dev uplink");
+        seen(&lab.client, at("192.0.2.77", 8080)).unwrap();
+        lab.machine.add_pod("second");
+        result(&lab.add("second", "decaf", &mapping(8081)));
+        seen(&lab.pod("second"), at("192.0.2.77", 8080)).unwrap();
     });
 }
 
@@ -202,6 +262,19 @@ fn udp_connections_follow_the_pod() {
         lab.machine.add_pod("second");
         result(&lab.add("second", "decaf", &mappings));
         assert_eq!(arrives(&server("second")), Some(ip(CLIENT[0])), "nor with the pod before");
+        // Its runtime does not come back to delete it.
+        let decaf = Attachment { container_id: "decaf".into(), ..attachment() };
+        lab.machine.host().delete_link(&host_veth_name(&decaf)).unwrap();
+        lab.machine.add_pod("third");
+        result(&lab.add("third", "facade", &mappings));
+        assert_eq!(arrives(&server("third")), Some(ip(CLIENT[0])), "nor with one that died");
+        result(&lab.del("facade"));
+        let process = UdpSocket::bind("0.0.0.0:5353").unwrap();
+        process.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(arrives(&process), Some(ip(CLIENT[0])));
+        lab.machine.add_pod("fourth");
+        result(&lab.add("fourth", "beef", &mappings));
+        assert_eq!(arrives(&server("fourth")), Some(ip(CLIENT[0])), "nor with a process that answered");
     });
 }
 

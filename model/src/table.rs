@@ -2,7 +2,10 @@
 //! number of pods there is. What stands in the maps is the plugin's affair (`ports`), who puts it there (`hostports`); `routed` keeps both.
 //!
 //! A packet to a port of the node meets the maps where destinations are translated, in `prerouting` from outside and in
-//! `output` from the node itself: first under (address, protocol, port), then under (protocol, port).
+//! `output` from the node itself: first under (address, protocol, port) in the chain `one`, then under (protocol, port) in the
+//! chain `every`. That one is for the node's own addresses, of which [`OWN`] has those that an ADD found (the module `own` says
+//! which they are). An address of the very link by which the packet came is the node's too, without anybody having to be told;
+//! so an address that the node gets later is reached from outside at once.
 //!
 //! Nothing outside of this table is changed for it: whoever flushes it closes the ports, and opens nothing. That is why
 //! a connection from the node's 127.0.0.1 goes the way of the three chains `loopback_*`, and not by the sysctl
@@ -32,6 +35,9 @@ pub const MAPS: [&str; 4] = ["every4", "every6", "one4", "one6"];
 pub const SETS: [&str; 6] =
     ["masquerade4", "masquerade6", "bridged4", "bridged6", "loopback_every", "loopback_one"];
 
+/// The node's own addresses: one set for each family. They are nobody's, and no pod's DEL removes them.
+pub const OWN: [&str; 2] = ["own4", "own6"];
+
 /// What creates the table, or those parts of it that are missing; the rules are written afresh, and the elements stay.
 ///
 /// `output`: left alone, a connection to `::1` is refused at once, and clients try 127.0.0.1.
@@ -48,7 +54,10 @@ pub const SKELETON: &str = "table inet ferrule-hostports {
 	set bridged6 { type ipv6_addr; }
 	set loopback_every { type inet_proto . inet_service; }
 	set loopback_one { type ipv4_addr . inet_proto . inet_service; }
-	chain hostports { }
+	set own4 { type ipv4_addr; }
+	set own6 { type ipv6_addr; }
+	chain one { }
+	chain every { }
 	chain prerouting { type nat hook prerouting priority -100; policy accept; }
 	chain output { type nat hook output priority -100; policy accept; }
 	chain postrouting { type nat hook postrouting priority 100; policy accept; }
@@ -56,7 +65,8 @@ pub const SKELETON: &str = "table inet ferrule-hostports {
 	chain loopback_back { type filter hook prerouting priority -90; policy accept; }
 	chain loopback_in { type filter hook input priority 110; policy accept; }
 }
-flush chain inet ferrule-hostports hostports
+flush chain inet ferrule-hostports one
+flush chain inet ferrule-hostports every
 flush chain inet ferrule-hostports prerouting
 flush chain inet ferrule-hostports output
 flush chain inet ferrule-hostports postrouting
@@ -64,18 +74,28 @@ flush chain inet ferrule-hostports loopback_out
 flush chain inet ferrule-hostports loopback_back
 flush chain inet ferrule-hostports loopback_in
 table inet ferrule-hostports {
-	chain hostports {
+	chain one {
 		dnat ip to ip daddr . meta l4proto . th dport map @one4
 		dnat ip6 to ip6 daddr . meta l4proto . th dport map @one6
+	}
+	chain every {
 		meta nfproto ipv4 dnat ip to meta l4proto . th dport map @every4
 		meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @every6
 	}
 	chain prerouting {
-		fib daddr type local jump hostports
+		fib daddr type != local return
+		jump one
+		fib daddr . iif type local jump every
+		ip daddr @own4 jump every
+		ip6 daddr @own6 jump every
 	}
 	chain output {
-		ip6 daddr != ::1 fib daddr type local jump hostports
-		meta nfproto ipv4 fib daddr type local jump hostports
+		ip6 daddr ::1 return
+		fib daddr type != local return
+		jump one
+		ip daddr 127.0.0.0/8 jump every
+		ip daddr @own4 jump every
+		ip6 daddr @own6 jump every
 	}
 	chain postrouting {
 		ct status dnat ip saddr . ip daddr @masquerade4 masquerade

@@ -102,7 +102,11 @@ impl Netlink {
         Ok(ops.iter().map(fold).collect())
     }
 
-    fn list<T>(&mut self, request: &Request, decode: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Error> {
+    pub(crate) fn list<T>(
+        &mut self,
+        request: &Request,
+        decode: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
         self.socket.dump_as(request, |part| decode(part.payload))
     }
 

@@ -52,6 +52,12 @@ fn elements_come_and_go_in_one_transaction_and_keep_their_comment() {
         assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()]);
         netfilter.load(SCRIPT).unwrap();
         assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()], "what is there stays");
+        let anew = [Change::Clear("pairs"), Change::Add(&pair())];
+        netfilter.change(TABLE, &anew, None).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [pair()], "emptied and filled again");
+        netfilter.change(TABLE, &[Change::Clear("pairs"), Change::Clear("pairs")], None).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), [], "emptied, whatever was in it");
+        netfilter.change(TABLE, &[Change::Add(&pair())], None).unwrap();
         netfilter.change(TABLE, &[Change::Delete(&a), Change::Delete(&pair())], None).unwrap();
         assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), [b]);
         assert_eq!(netfilter.elements(TABLE, "pairs").unwrap(), []);
@@ -141,13 +147,17 @@ fn udp_connections_to_a_port_are_forgotten_if_they_are_wanted() {
         let of_port = |flow: &Flow| {
             assert_eq!((flow.source, flow.destination), (loopback, loopback));
             assert_eq!((flow.answers_from, flow.answers_to), (loopback, loopback));
-            assert!(!flow.answered);
+            assert_eq!((flow.port, flow.answering_port, flow.answered), (port, port, false));
             true
         };
-        assert_eq!(netfilter.forget_udp(Family::V6, port, &|_| true).unwrap(), 0);
-        assert_eq!(netfilter.forget_udp(Family::V4, port, &|_| false).unwrap(), 0);
-        assert_eq!(netfilter.forget_udp(Family::V4, port, &of_port).unwrap(), 1);
-        assert_eq!(netfilter.forget_udp(Family::V4, port, &|_| true).unwrap(), 0);
-        assert_eq!(netfilter.forget_udp(Family::V4, other, &|flow| flow.answered).unwrap(), 1);
+        let mut forget = |family, port, wanted: &dyn Fn(&Flow) -> bool| {
+            netfilter.forget_udp(family, port, wanted).unwrap()
+        };
+        assert_eq!(forget(Family::V6, Some(port), &|_| true), 0);
+        assert_eq!(forget(Family::V4, Some(port), &|_| false), 0);
+        assert_eq!(forget(Family::V4, Some(port), &of_port), 1);
+        assert_eq!(forget(Family::V4, Some(port), &|_| true), 0);
+        assert_eq!(forget(Family::V4, None, &|flow| flow.port == port), 0);
+        assert_eq!(forget(Family::V4, None, &|flow| flow.answered && flow.answering_port == other), 1);
     });
 }

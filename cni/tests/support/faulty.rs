@@ -17,7 +17,7 @@ use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::nft::NftError;
 use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::traffic::{Tbf, Traffic};
-use ferrule_netlink::{Bridges, Error, Kernel, Refusal};
+use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal};
 use nix::errno::Errno;
 
 use super::machine::Machine;
@@ -167,10 +167,16 @@ impl<F: Netfilter> Netfilter for FaultyNetfilter<F> {
     fn forget_udp(
         &mut self,
         family: Family,
-        port: u16,
+        port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
         self.faults.request(|| self.netfilter.forget_udp(family, port, wanted))
+    }
+}
+
+impl<K: Places> Places for FaultyKernel<K> {
+    fn places(&mut self) -> Result<Vec<Place>, Error> {
+        self.faults.request(|| self.kernel.places())
     }
 }
 

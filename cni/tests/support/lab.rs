@@ -46,14 +46,7 @@ pub(crate) fn with_lab(test: impl FnOnce(&Lab<'_>)) {
         let bench = Bench::new(machine);
         machine.add_pod("client");
         let client = machine.netns(machine.path("client").as_ref()).unwrap();
-        let spec = VethSpec {
-            host_name: IfName::new("uplink").unwrap(),
-            host_mac: Mac::local([2, 0, 0, 0, 1, 1]),
-            alias: None,
-            pod_name: IfName::new("eth0").unwrap(),
-            pod_mac: Mac::local([2, 0, 0, 0, 1, 2]),
-        };
-        let node = machine.host().create_veth(&spec, &client).unwrap();
+        let node = machine.host().create_veth(&uplink(), &client).unwrap();
         let address = |link, text: &str| {
             let length = if text.contains(':') { 64 } else { 24 };
             let prefix = format!("{text}/{length}").parse().unwrap();
@@ -76,6 +69,17 @@ pub(crate) fn with_lab(test: impl FnOnce(&Lab<'_>)) {
         put(&mut machine.inside("client"), &ops);
         test(&Lab { bench, client, machine });
     });
+}
+
+/// The node's uplink, and who is at its other end.
+pub(crate) fn uplink() -> VethSpec {
+    VethSpec {
+        host_name: IfName::new("uplink").unwrap(),
+        host_mac: Mac::local([2, 0, 0, 0, 1, 1]),
+        alias: None,
+        pod_name: IfName::new("up0").unwrap(),
+        pod_mac: Mac::local([2, 0, 0, 0, 1, 2]),
+    }
 }
 
 impl Lab<'_> {

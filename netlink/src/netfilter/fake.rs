@@ -18,7 +18,7 @@ pub struct FakeNetfilter(Arc<Mutex<World>>);
 struct World {
     /// Tables, and the sets of each by name, the elements of each by key.
     tables: BTreeMap<String, BTreeMap<String, BTreeMap<Vec<u8>, Element>>>,
-    flows: Vec<(Family, u16, Flow)>,
+    flows: Vec<(Family, Flow)>,
     generation: u32,
 }
 
@@ -28,9 +28,9 @@ impl FakeNetfilter {
         Self::default()
     }
 
-    /// A UDP connection to `port` begins.
-    pub fn add_udp_flow(&self, family: Family, port: u16, flow: Flow) {
-        self.lock().flows.push((family, port, flow));
+    /// A UDP connection begins.
+    pub fn add_udp_flow(&self, family: Family, flow: Flow) {
+        self.lock().flows.push((family, flow));
     }
 
     /// All elements of all tables.
@@ -49,15 +49,22 @@ fn refused(table: &str, errno: Errno) -> Error {
 }
 
 fn apply(sets: &mut BTreeMap<String, BTreeMap<Vec<u8>, Element>>, change: Change<'_>) -> Result<(), Errno> {
-    let (Change::Add(element) | Change::Delete(element)) = change;
-    let elements = sets.get_mut(element.set).ok_or(Errno::ENOENT)?;
+    let set = match change {
+        Change::Add(element) | Change::Delete(element) => element.set,
+        Change::Clear(set) => set,
+    };
+    let elements = sets.get_mut(set).ok_or(Errno::ENOENT)?;
     match change {
-        Change::Add(_) if elements.contains_key(&element.key) => Err(Errno::EEXIST),
-        Change::Add(_) => {
+        Change::Add(element) if elements.contains_key(&element.key) => Err(Errno::EEXIST),
+        Change::Add(element) => {
             elements.insert(element.key.clone(), element.clone());
             Ok(())
         }
-        Change::Delete(_) => elements.remove(&element.key).map(drop).ok_or(Errno::ENOENT),
+        Change::Delete(element) => elements.remove(&element.key).map(drop).ok_or(Errno::ENOENT),
+        Change::Clear(_) => {
+            elements.clear();
+            Ok(())
+        }
     }
 }
 
@@ -117,12 +124,13 @@ impl Netfilter for FakeNetfilter {
     fn forget_udp(
         &mut self,
         family: Family,
-        port: u16,
+        port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
         let flows = &mut self.lock().flows;
         let before = flows.len();
-        flows.retain(|(of, to, flow)| (*of, *to) != (family, port) || !wanted(flow));
+        let asked = |flow: &Flow| port.is_none_or(|port| port == flow.port);
+        flows.retain(|(of, flow)| *of != family || !asked(flow) || !wanted(flow));
         Ok(before - flows.len())
     }
 }

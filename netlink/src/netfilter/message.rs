@@ -32,7 +32,8 @@ const COMMENT_MAX: usize = 252;
 /// `CTA_FILTER`, `CTA_FILTER_ORIG_FLAGS`, and of its flags protocol and destination port.
 const FILTER: u16 = 25;
 const FILTER_ORIG_FLAGS: u16 = 1;
-const FILTER_PROTOCOL_AND_PORT: u32 = 1 << 3 | 1 << 5;
+const FILTER_PROTOCOL: u32 = 1 << 3;
+const FILTER_PORT: u32 = 1 << 5;
 /// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*` and `NFTA_DATA_VALUE`.
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
@@ -87,7 +88,7 @@ pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
             room -= size(next);
             count += 1;
         }
-        let (together, behind) = rest.split_at(count);
+        let (together, behind) = rest.split_at(count.max(1));
         requests.push(list_of(table, together));
         rest = behind;
     }
@@ -96,34 +97,49 @@ pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
 
 /// At most this much of an element is in a message.
 fn size(change: &Change<'_>) -> usize {
-    let (Change::Add(element) | Change::Delete(element)) = change;
-    ELEMENT_OVERHEAD + element.key.len() + element.value.len() + element.comment.len()
+    match change {
+        Change::Add(element) | Change::Delete(element) => {
+            ELEMENT_OVERHEAD + element.key.len() + element.value.len() + element.comment.len()
+        }
+        Change::Clear(_) => 0,
+    }
 }
 
 fn list_of(table: &str, changes: &[Change<'_>]) -> Request {
-    let element = |change: &Change<'_>| {
-        let (Change::Add(element) | Change::Delete(element)) = change;
-        let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
-        if let Change::Add(_) = change {
-            if !element.value.is_empty() {
-                attributes.push(SetElementAttribute::Data(DataAttribute::Value(element.value.clone())));
-            }
-            attributes.push(SetElementAttribute::UserData(user_data(&element.comment)));
+    let list = |set: &str, elements: Vec<ListAttribute<SetElementAttribute>>| {
+        let mut attributes =
+            vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
+        if !elements.is_empty() {
+            attributes.push(SetElementList::Elements(elements));
         }
-        ListAttribute::Element(attributes)
+        SetElementMessage { attributes }
     };
-    let set = changes
-        .first()
-        .map_or_else(String::new, |(Change::Add(element) | Change::Delete(element))| element.set.to_owned());
-    let attributes = vec![
-        SetElementList::Table(table.to_owned()),
-        SetElementList::Set(set),
-        SetElementList::Elements(changes.iter().map(element).collect()),
-    ];
-    let list = SetElementMessage { attributes };
+    let elements = || changes.iter().filter_map(attributes_of).map(ListAttribute::Element).collect();
     match changes.first() {
-        Some(Change::Delete(_)) => nftables(&NfTablesMessage::DeleteSetElement(list), 0),
-        _ => nftables(&NfTablesMessage::NewSetElement(list), NLM_F_CREATE | NLM_F_EXCL),
+        Some(Change::Add(first)) => {
+            let add = NfTablesMessage::NewSetElement(list(first.set, elements()));
+            nftables(&add, NLM_F_CREATE | NLM_F_EXCL)
+        }
+        Some(Change::Delete(first)) => {
+            nftables(&NfTablesMessage::DeleteSetElement(list(first.set, elements())), 0)
+        }
+        // A list that names no elements means all (`nf_tables_delsetelem`).
+        Some(Change::Clear(set)) => nftables(&NfTablesMessage::DeleteSetElement(list(set, Vec::new())), 0),
+        None => nftables(&NfTablesMessage::NewSetElement(list("", Vec::new())), 0),
+    }
+}
+
+fn attributes_of(change: &Change<'_>) -> Option<Vec<SetElementAttribute>> {
+    let key = |element: &Element| SetElementAttribute::Key(DataAttribute::Value(element.key.clone()));
+    match change {
+        Change::Add(element) => {
+            let data = Some(&element.value).filter(|value| !value.is_empty());
+            let data = data.map(|value| SetElementAttribute::Data(DataAttribute::Value(value.clone())));
+            let comment = SetElementAttribute::UserData(user_data(&element.comment));
+            Some([Some(key(element)), data, Some(comment)].into_iter().flatten().collect())
+        }
+        Change::Delete(element) => Some(vec![key(element)]),
+        Change::Clear(_) => None,
     }
 }
 
@@ -217,15 +233,16 @@ fn conntrack(family: Family, message: &ConntrackMessage) -> Request {
     request(NetfilterSubsystem::Conntrack, message.message_type().into(), 0, &header, message)
 }
 
-/// The UDP connections whose first packet was sent to `port`. Kernels before Linux 5.8 do not know the filter and give
+/// The UDP connections whose first packet was sent to `port`, or to any. Kernels before Linux 5.8 do not know the filter and give
 /// all connections.
-pub(super) fn udp_flows(family: Family, port: u16) -> Request {
-    let first_packet =
-        Tuple::Proto(vec![ProtoTuple::Protocol(Protocol::Udp), ProtoTuple::DestinationPort(port)]);
-    let attributes = vec![ConntrackAttribute::CtaTupleOrig(vec![first_packet])];
+pub(super) fn udp_flows(family: Family, port: Option<u16>) -> Request {
+    let mut first_packet = vec![ProtoTuple::Protocol(Protocol::Udp)];
+    first_packet.extend(port.map(ProtoTuple::DestinationPort));
+    let attributes = vec![ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(first_packet)])];
     let mut request = conntrack(family, &ConntrackMessage::Get(attributes));
     // The packet crate's attribute loses the mark of being nested, without which the kernel refuses this one.
-    let flags = DefaultNla::new(FILTER_ORIG_FLAGS, FILTER_PROTOCOL_AND_PORT.to_ne_bytes().to_vec());
+    let of = FILTER_PROTOCOL | if port.is_some() { FILTER_PORT } else { 0 };
+    let flags = DefaultNla::new(FILTER_ORIG_FLAGS, of.to_ne_bytes().to_vec());
     let filter = DefaultNla::new(FILTER | NLA_F_NESTED, emitted(&flags));
     request.payload.extend(emitted(&filter));
     request
@@ -237,8 +254,8 @@ fn emitted(attribute: &DefaultNla) -> Vec<u8> {
     bytes
 }
 
-/// A UDP connection to `port`, and the request that deletes it.
-pub(super) fn parse_udp_flow(message: &Message, family: Family, port: u16) -> Option<(Flow, Request)> {
+/// A UDP connection, and the request that deletes it.
+pub(super) fn parse_udp_flow(message: &Message, family: Family) -> Option<(Flow, Request)> {
     let [_, kind] = message.kind.to_be_bytes();
     let payload = message.payload.get(HEADER_LEN..)?;
     let ConntrackMessage::New(attributes) = ConntrackMessage::parse_with_param(payload, kind).ok()? else {
@@ -250,15 +267,23 @@ pub(super) fn parse_udp_flow(message: &Message, family: Family, port: u16) -> Op
     for attribute in attributes {
         match &attribute {
             ConntrackAttribute::CtaTupleOrig(tuple) => {
-                let to_port = |field: &ProtoTuple| *field == ProtoTuple::DestinationPort(port);
-                let udp = |field: &ProtoTuple| *field == ProtoTuple::Protocol(Protocol::Udp);
-                if !protocol(tuple).any(udp) || !protocol(tuple).any(to_port) {
+                if !protocol(tuple).any(|field| *field == ProtoTuple::Protocol(Protocol::Udp)) {
                     return None;
                 }
-                first = addresses(tuple);
+                let to = |field: &ProtoTuple| match field {
+                    ProtoTuple::DestinationPort(port) => Some(*port),
+                    _ => None,
+                };
+                first = addresses(tuple).zip(protocol(tuple).find_map(to));
                 key.push(attribute);
             }
-            ConntrackAttribute::CtaTupleReply(tuple) => answer = addresses(tuple),
+            ConntrackAttribute::CtaTupleReply(tuple) => {
+                let from = |field: &ProtoTuple| match field {
+                    ProtoTuple::SourcePort(port) => Some(*port),
+                    _ => None,
+                };
+                answer = addresses(tuple).zip(protocol(tuple).find_map(from));
+            }
             ConntrackAttribute::CtaStatus(status) => answered = status.contains(Status::SeenReply),
             ConntrackAttribute::Other(other) if netlink_packet_core::Nla::kind(other) == ZONE => {
                 key.push(attribute);
@@ -266,8 +291,9 @@ pub(super) fn parse_udp_flow(message: &Message, family: Family, port: u16) -> Op
             _ => {}
         }
     }
-    let ((source, destination), (answers_from, answers_to)) = (first?, answer?);
-    let flow = Flow { source, destination, answers_from, answers_to, answered };
+    let ((source, destination), port) = first?;
+    let ((answers_from, answers_to), answering_port) = answer?;
+    let flow = Flow { source, destination, port, answers_from, answering_port, answers_to, answered };
     Some((flow, conntrack(family, &ConntrackMessage::Delete(key))))
 }
 

@@ -38,6 +38,8 @@ pub enum Change<'a> {
     Add(&'a Element),
     /// Deletes the element of this key.
     Delete(&'a Element),
+    /// Deletes all elements of this set.
+    Clear(&'static str),
 }
 
 impl Change<'_> {
@@ -57,8 +59,12 @@ pub struct Flow {
     pub source: IpAddr,
     /// Where it was sent.
     pub destination: IpAddr,
+    /// To which port.
+    pub port: u16,
     /// Where the answers come from: the destination after translation.
     pub answers_from: IpAddr,
+    /// From which port.
+    pub answering_port: u16,
     /// Where the answers go: the source after translation.
     pub answers_to: IpAddr,
     /// Whether there was an answer.
@@ -101,7 +107,7 @@ pub trait Netfilter {
         nft::apply(script)
     }
 
-    /// Forgets those of the UDP connections to `port` that are `wanted`, and tells how many: their next packet is
+    /// Forgets those of the UDP connections to `port`, or to any, that are `wanted`, and tells how many: their next packet is
     /// translated afresh.
     ///
     /// # Errors
@@ -109,7 +115,7 @@ pub trait Netfilter {
     fn forget_udp(
         &mut self,
         family: Family,
-        port: u16,
+        port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error>;
 }

@@ -57,11 +57,13 @@ impl Netfilter for NetfilterSocket {
     fn forget_udp(
         &mut self,
         family: Family,
-        port: u16,
+        port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
         let listed = self.socket.dump(&message::udp_flows(family, port))?;
-        let flows = listed.iter().filter_map(|found| message::parse_udp_flow(found, family, port));
+        let flows = listed.iter().filter_map(|found| message::parse_udp_flow(found, family));
+        // A kernel that does not know the filter tells of all.
+        let flows = flows.filter(|(flow, _)| port.is_none_or(|port| port == flow.port));
         let requests: Vec<_> = flows.filter(|(flow, _)| wanted(flow)).map(|(_, delete)| delete).collect();
         for result in self.socket.batch(&requests)?.results {
             match result {
