@@ -27,6 +27,8 @@ pub(crate) struct RawNode {
     pub(crate) name: Option<Text>,
     pub(crate) address: Option<Text>,
     pub(crate) address6: Option<Text>,
+    pub(crate) public_address: Option<Text>,
+    pub(crate) public_address6: Option<Text>,
 }
 
 /// `[cluster]`

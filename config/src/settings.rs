@@ -65,6 +65,10 @@ pub struct Node {
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
+    /// The IPv4 address by which the other nodes reach this one, if the machine does not have it itself: that of a NAT.
+    pub public_address: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub public_address6: Option<Ipv6Addr>,
 }
 
 /// `[cluster]`: what the whole cluster has in common.
@@ -243,11 +247,13 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let raw: RawConfig = document.toml()?;
+        let routing = routing(&document, &raw.routing)?;
+        has_local(&document, &raw.node, routing.source)?;
         Ok(Self {
             node: node(&document, &raw.node)?,
             cluster: cluster(&document, &raw.cluster)?,
             ipam: ipam(&document, &raw.ipam)?,
-            routing: routing(&document, &raw.routing)?,
+            routing,
             metrics: metrics(&document, &raw.metrics)?,
         })
     }
@@ -276,7 +282,33 @@ fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
         name: raw.name.as_ref().map(|name| name.get_ref().clone()),
         address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
         address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
+        public_address: raw
+            .public_address
+            .as_ref()
+            .map(|text| document.ipv4("node.public_address", text))
+            .transpose()?,
+        public_address6: raw
+            .public_address6
+            .as_ref()
+            .map(|text| document.ipv6("node.public_address6", text))
+            .transpose()?,
     })
+}
+
+/// The nodes file gives a node's public address. Which one the machine has, nobody else can say then.
+fn has_local(document: &Document<'_>, raw: &RawNode, source: Source) -> Checked<()> {
+    let pairs = [
+        ("node.public_address", &raw.public_address, &raw.address),
+        ("node.public_address6", &raw.public_address6, &raw.address6),
+    ];
+    for (key, public, local) in pairs {
+        if let (Some(public), None, Source::File) = (public, local, source) {
+            let reason = "with a nodes file it is not known which address the machine itself has";
+            let remedy = format!("set {} too, to that address", key.replace("node.public_", ""));
+            return Err(document.fault(public, key, reason, remedy));
+        }
+    }
+    Ok(())
 }
 
 fn cluster(document: &Document<'_>, raw: &RawCluster) -> Checked<Cluster> {

@@ -184,6 +184,11 @@ fn addresses_must_be_of_their_family_and_reachable() {
          write the node's address on the network between the nodes"
     );
     assert!(config_fault("[node]\naddress6 = \"fe80::1\"\n").contains("fe80::1 is not an address by which"));
+    assert_eq!(
+        config_fault("[node]\npublic_address = \"203.0.113.7\"\n"),
+        "ferrule.toml:2:18: node.public_address: with a nodes file it is not known which address the machine itself has; set \
+         address too, to that address"
+    );
 }
 
 #[test]

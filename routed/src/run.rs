@@ -377,7 +377,12 @@ impl Table {
     fn override_own(&mut self, cluster: &mut Cluster) {
         let (own, node) = (&mut cluster.own, &self.config.node);
         let (v4, v6) = (node.address.or(own.v4), node.address6.or(own.v6));
-        if (v4, v6) != (own.v4, own.v6) && !std::mem::replace(&mut self.said_override, true) {
+        // What a nodes file says may be the address of a NAT, and then the configuration says so as well.
+        let told = (node.public_address.or(v4), node.public_address6.or(v6));
+        if told != (own.v4, own.v6)
+            && (v4, v6) != (own.v4, own.v6)
+            && !std::mem::replace(&mut self.said_override, true)
+        {
             tracing::warn!(
                 "[node] address of this node's configuration is not what the nodes file says of it; other nodes send to \
                  the address in the nodes file"

@@ -289,6 +289,25 @@ fn a_node_that_comes_back_with_another_address_keeps_its_subnet_and_the_others_f
 }
 
 #[test]
+fn a_node_behind_a_nat_publishes_its_public_address_and_goes_by_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd(directory.path(), NETWORK);
+    run(async {
+        let text = format!(
+            "[node]\naddress = \"10.1.1.1\"\npublic_address = \"203.0.113.7\"\n[routing]\nsource = \"etcd\"\n[routing.etcd]\n\
+             endpoints = {:?}\n",
+            [etcd.url()]
+        );
+        let config = Config::parse(&text, Path::new("test")).unwrap();
+        let source = EtcdSource::new(&config, "a", Path::new("/nowhere"));
+        let mut node = Subject { source, known: Nodes::new("a") };
+        node.until(|node| node.own().is_some()).await;
+        assert_eq!(node.own().unwrap().v4, Some([10, 1, 1, 1].into()));
+        assert!(etcd.subnet(&node.subnet()).unwrap().0.contains("\"PublicIP\":\"203.0.113.7\""));
+    });
+}
+
+#[test]
 fn of_two_that_live_under_one_name_the_later_takes_another_subnet() {
     let directory = tempfile::tempdir().unwrap();
     let etcd = etcd(directory.path(), NETWORK);

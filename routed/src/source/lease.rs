@@ -84,6 +84,16 @@ impl fmt::Display for Public {
 }
 
 impl Public {
+    /// What `[node]` of the configuration says of it.
+    pub(super) fn configured(node: &ferrule_config::Node) -> Self {
+        Self { v4: node.public_address, v6: node.public_address6 }
+    }
+
+    /// These, and where there are none those of `other`.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self { v4: self.v4.or(other.v4), v6: self.v6.or(other.v6) }
+    }
+
     /// Both are the same node: by IPv4, and by IPv6 where one has no other.
     pub(super) fn is_same_node(&self, other: &Self) -> bool {
         match (self.v4, other.v4) {

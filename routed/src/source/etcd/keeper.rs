@@ -177,10 +177,12 @@ impl Keeper {
         };
         let mut api = Api::open(settings, endpoint).await?;
         let network = self.network(&mut api).await?;
-        let own = public(&self.config.node, &network)?;
+        let local = public(&self.config.node, &network)?;
+        // What the others are told may be the address of a NAT.
+        let own = Public::configured(&self.config.node).or(local);
         let (mut mine, all, revision) = self.settle(&mut api, &network, own).await?;
         self.answered();
-        let nodes = self.nodes(&mine, &all);
+        let nodes = self.nodes(&mine, &all, local);
         self.tell(NodeEvent::Snapshot(nodes)).await?;
         let mut watch = api.watch(revision + 1).await?;
         loop {
@@ -347,13 +349,14 @@ impl Keeper {
         }
     }
 
-    /// All nodes: this one first, then the others.
-    fn nodes(&mut self, mine: &Mine, all: &[KeyValue]) -> Vec<Node> {
+    /// All nodes: this one first, with its `local` addresses, then the others.
+    fn nodes(&mut self, mine: &Mine, all: &[KeyValue], local: Public) -> Vec<Node> {
         let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
         let own = Value::parse(&mine.value).and_then(|value| value.node(&mine.subnets, &self.config.routing));
         let (name, macs) = (self.own_name.clone(), self.macs((None, None)));
         // It was made here, so it can be read. What it has no need to say is known as well.
-        let own = own.map(|node| Node { name, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });
+        let (v4, v6) = (local.v4, local.v6);
+        let own = own.map(|node| Node { name, v4, v6, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });
         let mut nodes: Vec<_> = own.into_iter().map(|own| (own, Rank::default())).collect();
         let own_name = mine.subnets.name();
         let others: BTreeMap<_, _> = all.iter().map(|kv| (name_of(&prefix, kv), kv)).collect();

@@ -6,8 +6,9 @@
 use ferrule_model::WgKey;
 use k8s_openapi::jiff::Timestamp;
 
-use super::objects::WIREGUARD_KEY;
+use super::objects::{PUBLIC_ADDRESS, WIREGUARD_KEY};
 use super::patch::Matter;
+use crate::source::lease::Public;
 
 /// What decides about condition and key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,6 +23,10 @@ pub(super) struct Facts {
     pub(super) key: Option<WgKey>,
     /// The key that the object bears.
     pub(super) told_key: Option<WgKey>,
+    /// The addresses by which the others reach it, where it has others itself.
+    pub(super) public: Public,
+    /// Those that the object bears.
+    pub(super) told_public: Public,
 }
 
 impl Facts {
@@ -43,6 +48,20 @@ pub(super) const MATTER: Matter<Facts> = Matter {
 /// What keeps the key.
 pub(super) const KEY: Matter<Facts> =
     Matter { what: "the WireGuard key", due: |facts| facts.due_key().map(|key| annotation(&key)) };
+
+/// What keeps the public addresses, and takes back what an earlier configuration said.
+pub(super) const PUBLIC: Matter<Facts> = Matter {
+    what: "the public address",
+    due: |facts| (facts.seen && facts.public != facts.told_public).then(|| public(facts.public)),
+};
+
+fn public(public: Public) -> Vec<u8> {
+    let all = [public.v4.map(|ip| ip.to_string()), public.v6.map(|ip| ip.to_string())];
+    let text = all.into_iter().flatten().collect::<Vec<_>>().join(",");
+    // Null takes it away.
+    let annotations = serde_json::json!({ PUBLIC_ADDRESS: Some(text).filter(|text| !text.is_empty()) });
+    serde_json::json!({ "metadata": { "annotations": annotations } }).to_string().into_bytes()
+}
 
 fn annotation(key: &WgKey) -> Vec<u8> {
     let annotations = serde_json::json!({ WIREGUARD_KEY: key.to_string() });

@@ -56,16 +56,17 @@ impl View {
             seen.entry = value.and_then(|value| other(&value, node, &self.config));
             return None;
         }
-        let (entry, wanted) = self.own(node, value.ok());
+        let (entry, wanted) = self.own(node, value.ok(), seen.overwrite);
         seen.entry = entry;
         Some(Told { wanted, are: (*seen.flannel).clone() })
     }
 
-    /// This node: what was told of it stays, where it still can be.
-    fn own(&mut self, node: Node, told: Option<Value>) -> (Entry, Option<Annotations>) {
+    /// This node: what was told of it stays, where it still can be. What the others are told is what an operator's annotation
+    /// says, else the configuration, else the address that the machine has.
+    fn own(&mut self, node: Node, told: Option<Value>, overwrite: Public) -> (Entry, Option<Annotations>) {
         let public = told.as_ref().map(Value::public).unwrap_or_default();
         let (own, is_local) = (&self.config.node, self.is_local);
-        let public = Public {
+        let local = Public {
             v4: own.address.or_else(|| public.v4.filter(|address| is_local((*address).into()))).or(node.v4),
             v6: own.address6.or_else(|| public.v6.filter(|address| is_local((*address).into()))).or(node.v6),
         };
@@ -75,9 +76,10 @@ impl View {
             v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
             v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
         };
+        let public = overwrite.or(Public::configured(own)).or(local);
         let value = Value::of(public, &self.config.routing, macs, None);
         let entry = other(&value, node, &self.config);
-        (entry, Some(Annotations::from(&value)))
+        (entry.map(|node| Node { v4: local.v4, v6: local.v6, ..node }), Some(Annotations::from(&value)))
     }
 }
 
@@ -105,7 +107,7 @@ mod tests {
              \"status\":{{\"addresses\":[{{\"type\":\"InternalIP\",\"address\":\"192.0.2.1\"}}]}}}}}}"
         );
         match event(line.as_bytes()) {
-            Ok(Event::Put(seen)) => seen,
+            Ok(Event::Put(seen)) => *seen,
             other => panic!("{other:?}"),
         }
     }
@@ -153,6 +155,31 @@ mod tests {
         let mut seen = object("n1", &all.to_string());
         let told = view.look(&mut seen).unwrap();
         assert_eq!(due(&told), None, "it is told");
+    }
+
+    #[test]
+    fn what_an_operator_overwrites_is_published_and_the_node_itself_stays_where_it_is() {
+        let overwrite = "{\"flannel.alpha.coreos.com/public-ip-overwrite\":\"203.0.113.9\",";
+        let both = THEIRS.replacen('{', overwrite, 1);
+        let mut configured = view();
+        configured.config.node.public_address = Some([203, 0, 113, 5].into());
+        for (mut view, text, public) in [
+            (view(), both.as_str(), "203.0.113.9"),
+            (view(), THEIRS, "192.0.2.1"),
+            (View { config: configured.config.clone(), ..view() }, THEIRS, "203.0.113.5"),
+            (configured, both.as_str(), "203.0.113.9"),
+        ] {
+            let mut seen = object("n1", text);
+            let told = view.look(&mut seen).unwrap();
+            assert_eq!(seen.entry.unwrap().v4, Some([192, 0, 2, 1].into()), "what the machine has");
+            let patch: serde_json::Value = serde_json::from_slice(&due(&told).unwrap()).unwrap();
+            let all = patch["metadata"]["annotations"].as_object().unwrap();
+            assert_eq!(all["flannel.alpha.coreos.com/public-ip"], public);
+            assert!(!all.keys().any(|name| name.contains("overwrite")), "it is the operator's");
+        }
+        let mut seen = object("n1", &both.replace("203.0.113.9", "127.0.0.1"));
+        view().look(&mut seen);
+        assert!(seen.entry.unwrap_err().contains("public-ip-overwrite \"127.0.0.1\""));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
 //! ([`VTEP_MAC`]) gives another one where that is needed. Where flannel's nodes share the network ([`flannel`]), its
 //! annotations say it instead. What is written is the node's condition and,
-//! with WireGuard, its public key ([`condition`]), and beside flannel those annotations ([`patch`]).
+//! with WireGuard, its public key, and its public addresses if it has others itself ([`condition`]), and beside flannel those annotations ([`patch`]).
 
 mod api;
 mod condition;
@@ -17,12 +17,13 @@ mod table;
 mod watcher;
 
 pub use api::{PERMISSIONS, Permission};
-pub use objects::{VTEP_MAC, WIREGUARD_KEY};
+pub use objects::{PUBLIC_ADDRESS, VTEP_MAC, WIREGUARD_KEY};
 
 use ferrule_config::Config;
 use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
 
+use super::lease::Public;
 use super::{NodeEvent, Source, device_macs};
 use condition::Facts;
 use flannel::View;
@@ -53,7 +54,8 @@ impl KubernetesSource {
     fn begin(config: &Config, own_name: &str, reads_only: bool) -> Self {
         let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
-        let (facts, _) = watch::channel(Facts::default());
+        let public = Public::configured(&config.node);
+        let (facts, _) = watch::channel(Facts { public, ..Facts::default() });
         let mut watcher = Watcher::new(config, own_name.to_owned(), sender, facts.clone());
         if config.routing.flannel.annotations {
             let macs = device_macs(&config.routing.vxlan);
@@ -63,7 +65,8 @@ impl KubernetesSource {
             }
         }
         tokio::spawn(watcher.run());
-        let matters = if reads_only { Vec::new() } else { vec![condition::MATTER, condition::KEY] };
+        let matters =
+            if reads_only { Vec::new() } else { vec![condition::MATTER, condition::KEY, condition::PUBLIC] };
         for matter in matters {
             tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), matter, facts.subscribe()));
         }

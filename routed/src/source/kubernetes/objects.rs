@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::fault::Fault;
 use crate::nodes::{Node, vtep_mac6};
 use crate::roll::Rank;
-use crate::source::lease as flannel;
+use crate::source::lease::{self as flannel, Public};
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
@@ -22,11 +22,15 @@ pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
 /// The annotation with the public key of a node's WireGuard device; its own `routed` writes it.
 pub const WIREGUARD_KEY: &str = "ferrule.io/wireguard-key";
 
+/// The annotation with the addresses by which the others reach a node that does not have them itself, one a family, with a comma in
+/// between; its own `routed` writes it, as `[node] public_address` says.
+pub const PUBLIC_ADDRESS: &str = "ferrule.io/public-address";
+
 /// One line of a watch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// The object is there, and it is this.
-    Put(Seen),
+    Put(Box<Seen>),
     /// The object of this name is gone, as of this version.
     Gone {
         /// The node's name.
@@ -58,6 +62,10 @@ pub(super) struct Seen {
     pub(super) network_is_available: bool,
     /// The WireGuard key that it bears.
     pub(super) wireguard_key: Option<WgKey>,
+    /// What [`PUBLIC_ADDRESS`] says.
+    pub(super) public: Public,
+    /// What flannel's annotations say that an operator sets; they go before all else.
+    pub(super) overwrite: Public,
     /// What flannel says of it.
     pub(super) flannel: Box<flannel::Annotations>,
 }
@@ -146,6 +154,13 @@ struct Annotations {
     /// [`WIREGUARD_KEY`]
     #[serde(rename = "ferrule.io/wireguard-key")]
     wireguard_key: Option<String>,
+    /// [`PUBLIC_ADDRESS`]
+    #[serde(rename = "ferrule.io/public-address")]
+    public_address: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ip-overwrite")]
+    overwrite: Option<String>,
+    #[serde(rename = "flannel.alpha.coreos.com/public-ipv6-overwrite")]
+    overwrite6: Option<String>,
     /// Of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
@@ -221,7 +236,7 @@ pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
         Err(error) => return nameless(line, &error),
     };
     match event {
-        Event::Added(object) | Event::Modified(object) => Ok(Told::Put(seen(object))),
+        Event::Added(object) | Event::Modified(object) => Ok(Told::Put(Box::new(seen(object)))),
         Event::Deleted(object) => gone(object.metadata),
         Event::Bookmark(object) => Ok(bookmark(object.metadata)),
         Event::Error(status) => Err(refusal(status)),
@@ -232,7 +247,9 @@ pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
 fn nameless(line: &[u8], error: &serde_json::Error) -> Result<Told, Fault> {
     let event: Event<Named> = serde_json::from_slice(line).map_err(|_| malformed(error))?;
     match event {
-        Event::Added(named) | Event::Modified(named) => Ok(Told::Put(unreadable(named.metadata, error))),
+        Event::Added(named) | Event::Modified(named) => {
+            Ok(Told::Put(Box::new(unreadable(named.metadata, error))))
+        }
         Event::Deleted(named) => gone(named.metadata),
         Event::Bookmark(named) => Ok(bookmark(named.metadata)),
         Event::Error(status) => Err(refusal(status)),
@@ -252,6 +269,8 @@ fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
         rank: Rank { ready: false, born: 0 },
         network_is_available: false,
         wireguard_key: None,
+        public: Public::default(),
+        overwrite: Public::default(),
         flannel: Box::default(),
     }
 }
@@ -318,6 +337,11 @@ fn seen(object: Object) -> Seen {
     let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());
     let spec = object.spec.unwrap_or_default();
     let entry = node(&object.metadata.name, &spec, &addresses, &annotations);
+    let public = public_of(PUBLIC_ADDRESS, annotations.public_address.as_deref());
+    let overwrite = overwrite_of(&annotations);
+    let wrong = public.as_ref().err().or(overwrite.as_ref().err()).cloned();
+    let entry = wrong.map_or(entry, Err);
+    let (public, overwrite) = (public.unwrap_or_default(), overwrite.unwrap_or_default());
     Seen {
         name: object.metadata.name,
         version: object.metadata.resource_version,
@@ -325,6 +349,8 @@ fn seen(object: Object) -> Seen {
         rank: Rank { ready, born },
         network_is_available,
         wireguard_key,
+        public,
+        overwrite,
         flannel: Box::new(annotations.into()),
     }
 }
@@ -395,6 +421,31 @@ fn pod_cidr(text: &str) -> Result<IpNetwork, String> {
     let odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
     // Host bits say nothing, and the kernel takes a network without them only.
     if odd { Err(refused()) } else { IpNetwork::new(ip, network.prefix()).map_err(|_| refused()) }
+}
+
+/// The addresses that an annotation lists, one a family.
+fn public_of(name: &str, annotation: Option<&str>) -> Result<Public, String> {
+    let mut public = Public::default();
+    for text in annotation.unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        match text.parse() {
+            Ok(IpAddr::V4(ip)) if public.v4.is_none() && is_host_v4(ip) => public.v4 = Some(ip),
+            Ok(IpAddr::V6(ip)) if public.v6.is_none() && is_host_v6(ip) => public.v6 = Some(ip),
+            _ => {
+                return Err(format!(
+                    "its annotation {name} \"{text}\" is not an address by which others can reach it, one a family"
+                ));
+            }
+        }
+    }
+    Ok(public)
+}
+
+fn overwrite_of(annotations: &Annotations) -> Result<Public, String> {
+    let of = |key: &str, text: &Option<String>| {
+        public_of(&format!("{}{key}", flannel::ANNOTATIONS), text.as_deref())
+    };
+    let v4 = of("public-ip-overwrite", &annotations.overwrite)?;
+    Ok(v4.or(of("public-ipv6-overwrite", &annotations.overwrite6)?))
 }
 
 fn key_of(annotation: Option<&str>) -> Result<Option<WgKey>, String> {

@@ -22,6 +22,7 @@ use super::table::Table;
 use crate::nodes::NodeUpdate;
 use crate::roll::Roll;
 use crate::source::NodeEvent;
+use crate::source::lease::Public;
 use crate::source::pause::Pause;
 
 /// A round that lasted this long was a good one: the next pause is short again.
@@ -195,7 +196,7 @@ impl Watcher {
                     if !self.table.has_listed(&seen.name) {
                         last = Instant::now();
                     }
-                    self.put(seen);
+                    self.put(*seen);
                 }
                 Told::Gone { name, .. } => drop(self.table.remove(&name)),
                 Told::Bookmark { .. } => {}
@@ -235,7 +236,7 @@ impl Watcher {
         let (changes, version) = match told {
             Told::Put(seen) => {
                 let version = seen.version.clone();
-                (self.put(seen), version)
+                (self.put(*seen), version)
             }
             Told::Gone { name, version } => {
                 if name == self.own_name {
@@ -260,11 +261,18 @@ impl Watcher {
             sender.send_if_modified(|before| std::mem::replace(before, told) != *before);
         }
         if seen.name == self.own_name {
-            let (is_told, told_key) = (seen.network_is_available, seen.wireguard_key);
+            let (is_told, told_key, told_public) =
+                (seen.network_is_available, seen.wireguard_key, seen.public);
             self.facts.send_if_modified(|facts| {
-                let before = std::mem::replace(facts, Facts { seen: true, is_told, told_key, ..*facts });
-                before != *facts
+                let now = Facts { seen: true, is_told, told_key, told_public, ..*facts };
+                std::mem::replace(facts, now) != now
             });
+        } else if let Ok(node) = &mut seen.entry
+            && self.flannel.is_none()
+        {
+            // This node itself has other addresses. Beside flannel the published ones are in its annotations.
+            let public = seen.overwrite.or(seen.public).or(Public { v4: node.v4, v6: node.v6 });
+            (node.v4, node.v6) = (public.v4, public.v6);
         }
         let (changes, words) = self.table.put(seen);
         say(&words);
