@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use ferrule_model::{
     Address, AddressKey, Delta, FdbEntry, FdbKey, IpNetwork, Neighbour, NeighbourKey, Nexthop, NexthopId, Op,
-    Peer, PeerKey, Route, RouteKey, RouteKind, Via,
+    Peer, PeerKey, Route, RouteKey, RouteKind, Via, ordinal,
 };
 use ferrule_netlink::Refusal;
 
@@ -21,8 +21,9 @@ use crate::backoff::{Backoff, Key};
 use crate::objects::{Keys, Objects};
 
 /// The batches of a pass, in their order.
-const STAGES: [Stage; 12] = [
+const STAGES: [Stage; 13] = [
     Stage::PutAddresses,
+    Stage::FreeGateways,
     Stage::PutFdb,
     Stage::PutNeighbours,
     Stage::PutPeers,
@@ -39,6 +40,7 @@ const STAGES: [Stage; 12] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     PutAddresses,
+    FreeGateways,
     PutFdb,
     PutNeighbours,
     PutPeers,
@@ -181,6 +183,7 @@ impl<'a> Pass<'a> {
                 let put = Self::missing(open, &want.addresses, &have.addresses, &mut excess.addresses);
                 put.into_iter().map(|(key, value)| Op::PutAddress(key, value)).collect()
             }
+            Stage::FreeGateways => self.addresses_of_gateways(),
             Stage::PutFdb => {
                 let put = Self::missing(open, &want.fdb, &have.fdb, &mut excess.fdb);
                 put.into_iter().map(|(key, value)| Op::PutFdb(key, value)).collect()
@@ -216,6 +219,20 @@ impl<'a> Pass<'a> {
                 delete.into_iter().map(|(key, _)| Op::DeleteAddress(key)).collect()
             }
         }
+    }
+
+    /// An address that this node had and another has now is no gateway to the kernel as long as it is here, too. No packet
+    /// needs it: it is only told apart from the others by it.
+    fn addresses_of_gateways(&mut self) -> Vec<Op> {
+        if self.excess.addresses.is_empty() {
+            return Vec::new();
+        }
+        let gateways: BTreeSet<_> = self.desired.nexthops.values().map(|hop| ordinal(hop.gateway)).collect();
+        let is_gateway = |(key, _): &(AddressKey, Address)| gateways.contains(&ordinal(key.prefix.ip()));
+        let (now, later) = std::mem::take(&mut self.excess.addresses).into_iter().partition(is_gateway);
+        self.excess.addresses = later;
+        let now: Vec<(AddressKey, Address)> = now;
+        now.into_iter().map(|(key, _)| Op::DeleteAddress(key)).collect()
     }
 
     fn put_nexthops(&self, put: Vec<(NexthopId, Nexthop)>) -> Vec<Op> {

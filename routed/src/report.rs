@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ferrule_model::{Change, IfIndex, IfName, LinkChange, Op};
+use ferrule_model::{Change, IfIndex, IfName, LinkChange, Nexthop, Op};
 use ferrule_netlink::Refusal;
 use nix::errno::Errno;
 
@@ -215,7 +215,8 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         }
         (Op::AddNexthop(..), Errno::EEXIST) => "another program has taken the number; it gets another",
         (
-            Op::PutNexthop(..) | Op::AddNexthop(..),
+            Op::PutNexthop(_, Nexthop { onlink: false, .. })
+            | Op::AddNexthop(_, Nexthop { onlink: false, .. }),
             Errno::EINVAL | Errno::ENETUNREACH | Errno::EHOSTUNREACH,
         ) => {
             "without a tunnel a node has to be on this node's segment: give the right address in the nodes file, or use \

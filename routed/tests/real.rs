@@ -167,3 +167,23 @@ proptest! {
         prop_assert_eq!(report.tally.total(), 0, "what it believes is true");
     }
 }
+
+/// Of the networks of pods two nodes have changed places.
+#[test]
+fn a_node_that_takes_our_old_network_is_reached_at_once() {
+    let before = world::two_nodes();
+    let mut after = before.clone();
+    let other = (*before.others["n2"]).clone();
+    after.own.pod_cidrs = other.pod_cidrs.clone();
+    after.others.insert("n2".into(), Node { pod_cidrs: before.own.pod_cidrs.clone(), ..other }.into());
+    for backend in [Backend::Vxlan, Backend::Auto] {
+        let (scratch, machine) = (Machine::new(), Machine::new());
+        walk(&mut scratch.applier(backend), (None, &after), None);
+        let mut applier = machine.applier(backend);
+        walk(&mut applier, (None, &before), None);
+        applier.start_over();
+        let report = applier.pass(&after, Instant::now()).unwrap();
+        assert_eq!((report.refused, report.pending), (BTreeSet::new(), 0));
+        assert_eq!(essence(&machine.state()), essence(&scratch.state()));
+    }
+}
