@@ -135,12 +135,12 @@ impl<N: Node> Attempt<'_, N> {
         let bridged = matches!(config.mode, Mode::Bridge(_));
         config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.
-        write_record(&config.runtime_dir, &self.host_side(&ends, &grant)).map_err(Error::Record)?;
+        write_record(&config.runtime_dir, &self.host_side(&ends, &grant)?).map_err(Error::Record)?;
         Ok(result)
     }
 
     /// What was made on the host, for who keeps it.
-    fn host_side(&self, ends: &Ends, grant: &Grant) -> HostSide {
+    fn host_side(&self, ends: &Ends, grant: &Grant) -> Result<HostSide, Error> {
         let Add { config, attachment, pod, sandbox, .. } = self.request;
         let way = match &config.mode {
             Mode::Routed => {
@@ -153,13 +153,17 @@ impl<N: Node> Attempt<'_, N> {
                 gateways: grant.addresses.iter().filter_map(bridge::on_the_bridge).collect(),
             },
         };
-        HostSide {
+        let bridged = matches!(config.mode, Mode::Bridge(_));
+        let mtu = grant.mtu.unwrap_or(ends.host.mtu);
+        Ok(HostSide {
             attachment: attachment.clone(),
             pod: pod.as_ref().map_or_else(|| attachment.to_string(), ToString::to_string),
             netns: sandbox.path.clone(),
-            mtu: grant.mtu.unwrap_or(ends.host.mtu),
+            mtu,
             way,
-        }
+            ports: config.extras.host_ports(attachment, grant, bridged)?,
+            limits: config.extras.bandwidth.limits(mtu),
+        })
     }
 
     /// Puts the host's end on the bridge, which is made if this is its first pod.

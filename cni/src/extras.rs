@@ -4,7 +4,8 @@
 //! These are the things that do not all go with the veth pair. So that the many pods without them cost nothing more, the
 //! host's end says in its alias that there may be some; where the host's end is gone already, they are looked for.
 
-use ferrule_model::{Attachment, IpNetwork, Link, VethSpec};
+use ferrule_model::{Attachment, HostPorts, IpNetwork, Link, PortElement, VethSpec};
+use ferrule_netlink::netfilter::Element;
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 
@@ -13,7 +14,7 @@ use crate::grant::Grant;
 use crate::hostports;
 use crate::node::Node;
 use crate::pod::Ends;
-use crate::ports::{self, PortMapping};
+use crate::ports::{self, Owner, PortMapping};
 use crate::shaping::{self, Bandwidth};
 
 /// What the runtime asks for.
@@ -76,6 +77,29 @@ impl Extras {
         hostports::put(node, host, &wanted)
     }
 
+    /// The host ports as they are written down.
+    ///
+    /// # Errors
+    /// As [`ports::elements`].
+    pub(crate) fn host_ports(
+        &self,
+        attachment: &Attachment,
+        grant: &Grant,
+        bridged: bool,
+    ) -> Result<Option<HostPorts>, Error> {
+        if self.ports.is_empty() {
+            return Ok(None);
+        }
+        let addresses: Vec<_> = grant.hosts().collect();
+        let elements = ports::elements(&self.ports, &addresses, attachment, bridged)?;
+        let names: Vec<_> = self.ports.iter().map(PortMapping::name).collect();
+        Ok(Some(HostPorts {
+            owner: Owner::of(attachment).to_string(),
+            names: names.join(", "),
+            elements: elements.into_iter().map(written).collect(),
+        }))
+    }
+
     /// What is not as it was asked for: what, how it should be, how it is.
     ///
     /// # Errors
@@ -99,6 +123,10 @@ impl Extras {
         }
         Ok(differences)
     }
+}
+
+fn written(Element { set, key, value, comment: _ }: Element) -> PortElement {
+    PortElement { set: set.to_owned(), key, value }
 }
 
 fn may_have_some(link: &Link) -> bool {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use ferrule_model::{Attachment, IfName, Link, ifb_name, is_ifb};
+use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb};
 use ferrule_netlink::traffic::{Tbf, Traffic};
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 use nix::errno::Errno;
@@ -131,6 +131,15 @@ impl Bandwidth {
     /// Whether nothing is limited.
     pub const fn is_none(&self) -> bool {
         self.ingress.is_none() && self.egress.is_none()
+    }
+
+    /// The limits of a pod with this MTU, as they are written down.
+    pub(crate) fn limits(&self, mtu: u32) -> Limits {
+        let bucket = |rate: Rate| {
+            let Tbf { rate, burst } = rate.tbf(mtu);
+            Bucket { rate, burst }
+        };
+        Limits { receives: self.ingress.map(bucket), sends: self.egress.map(bucket) }
     }
 }
 

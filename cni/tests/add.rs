@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use ferrule_cni::pod;
-use ferrule_model::{HostSide, IfName, VethSpec, Way, host_mac, host_veth_name, pod_mac};
+use ferrule_model::{HostSide, IfName, Limits, VethSpec, Way, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -68,6 +68,8 @@ on_both_kernels! {
             netns: bench.machine.path("pod"),
             mtu: 1450,
             way: Way::Routed { pod_mac: pod_mac(&attachment()), addresses: support::lab::addresses(&added) },
+            ports: None,
+            limits: Limits::default(),
         };
         assert_eq!(bench.kept(), [(made.link().to_string(), made.clone())].into());
         let mut host = bench.machine.host();

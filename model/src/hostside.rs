@@ -25,6 +25,84 @@ pub struct HostSide {
     pub mtu: u32,
     /// How packets get to the pod.
     pub way: Way,
+    /// Its host ports; few pods have some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<HostPorts>,
+    /// Its limits; few pods have some.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+}
+
+/// What a pod has in the table of host ports ([`crate::table`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPorts {
+    /// The comment of its elements.
+    pub owner: String,
+    /// Its ports for a person.
+    pub names: String,
+    /// Its elements.
+    pub elements: Vec<PortElement>,
+}
+
+/// An element of a map, or of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortElement {
+    /// Name of the map or set.
+    pub set: String,
+    /// What is looked up.
+    #[serde(with = "hex")]
+    pub key: Vec<u8>,
+    /// What it leads to; empty in a set.
+    #[serde(with = "hex", default, skip_serializing_if = "Vec::is_empty")]
+    pub value: Vec<u8>,
+}
+
+/// How fast a pod may receive and send.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Of what it receives: of what the host's end sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receives: Option<Bucket>,
+    /// Of what it sends: of a device of its own, to which the host's end redirects what arrives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sends: Option<Bucket>,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// Bytes a second.
+    pub rate: u64,
+    /// Bytes that may go at once.
+    pub burst: u32,
+}
+
+impl Limits {
+    /// Whether nothing is limited.
+    pub const fn is_none(&self) -> bool {
+        self.receives.is_none() && self.sends.is_none()
+    }
+}
+
+/// Bytes as hex digits.
+mod hex {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from_digit(digit.into(), 16));
+        let text: String = bytes.iter().flat_map(digits).flatten().collect();
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || D::Error::custom(format!("`{text}` is not made of pairs of hex digits"));
+        let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+        let digits = digits.filter(|digits| digits.len().is_multiple_of(2)).ok_or_else(wrong)?;
+        let byte = |pair: &[u32]| u8::try_from(pair[0] << 4 | pair[1]).map_err(|_| wrong());
+        digits.chunks_exact(2).map(byte).collect()
+    }
 }
 
 /// How packets get from the node to a pod.

@@ -19,7 +19,7 @@ mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};
 pub use delta::Delta;
-pub use hostside::{HostSide, Way, WayTo, link_change};
+pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
 pub use names::{

@@ -216,7 +216,7 @@ mod tests {
                 assert_eq!(events.wait().unwrap(), Told::default());
                 nft::apply("add table inet ferrule").unwrap();
                 let told = events.wait().unwrap();
-                assert!(matches!(told.wakes[..], [(Wake::Table, _)]), "{told:?}");
+                assert!(matches!(told.wakes[..], [(Wake::Table("ferrule"), _)]), "{told:?}");
             })
             .unwrap();
     }

@@ -33,7 +33,19 @@ pub fn apply(script: &str) -> Result<(), NftError> {
 /// # Errors
 /// `nft` is missing, or refused for another reason.
 pub fn list_table(family: &str, name: &str) -> Result<Option<String>, NftError> {
-    let output = nft(&["--stateless", "--numeric", "list", "table", family, name], "")?;
+    listed(&["--stateless", "--numeric", "list", "table", family, name])
+}
+
+/// The same without the elements of its sets and maps (`--terse`).
+///
+/// # Errors
+/// The same.
+pub fn list_rules(family: &str, name: &str) -> Result<Option<String>, NftError> {
+    listed(&["--stateless", "--numeric", "--terse", "list", "table", family, name])
+}
+
+fn listed(args: &[&str]) -> Result<Option<String>, NftError> {
+    let output = nft(args, "")?;
     if output.status.success() {
         return Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()));
     }

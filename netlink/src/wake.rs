@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use crate::Port;
 use crate::decode;
 use crate::encode::rtm;
+use crate::netfilter;
 use crate::own::without;
 use crate::socket::{Message, messages};
 
@@ -33,6 +34,9 @@ const NETCONF_HEADER: usize = 4;
 const NFTABLES_HEADER: usize = 4;
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on: 1 in each kind of message.
 const NFTA_TABLE: u16 = 1;
+/// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
+const NEWSETELEM: u8 = 12;
+const DELSETELEM: u8 = 14;
 
 /// As long as the longest message that the kernel sends here (`NLMSG_GOODSIZE` is 8 KiB at most).
 const BUFFER: usize = 32 << 10;
@@ -51,14 +55,17 @@ pub struct NexthopEvent {
 }
 
 /// What was told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wake {
     /// Of a nexthop object.
     Nexthop(NexthopEvent),
     /// A sysctl of forwarding or reverse path filtering was changed, by whomever.
     Sysctl,
-    /// One of the nftables tables was changed, by whomever.
-    Table,
+    /// This nftables table was changed, by whomever.
+    Table(&'static str),
+    /// An element of one was removed, which says in its comment whose it is. That such a one was added is not told: whose it is,
+    /// did it.
+    Element(String),
     /// Events were lost.
     Overrun,
 }
@@ -148,11 +155,17 @@ fn is_one_setting(message: &Message) -> bool {
     NlasIterator::new(attributes).filter_map(Result::ok).count() <= 2
 }
 
-fn table_event(message: &Message, tables: &[&str]) -> Option<Wake> {
+fn table_event(message: &Message, tables: &[&'static str]) -> Option<Wake> {
     let attributes = NlasIterator::new(message.payload.get(NFTABLES_HEADER..)?).filter_map(Result::ok);
     let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
     let name = name.value().strip_suffix(b"\0")?;
-    tables.iter().any(|table| table.as_bytes() == name).then_some(Wake::Table)
+    let table = tables.iter().find(|table| table.as_bytes() == name)?;
+    let owner = || netfilter::owners(message).into_iter().find(|owner| !owner.is_empty());
+    match message.kind.to_be_bytes() {
+        [_, NEWSETELEM] => owner().is_none().then_some(Wake::Table(table)),
+        [_, DELSETELEM] => Some(owner().map_or(Wake::Table(table), Wake::Element)),
+        _ => Some(Wake::Table(table)),
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +257,25 @@ mod tests {
                 assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
                 nft::apply("add table inet ferrule").unwrap();
                 let told = next(&mut wakes);
-                assert!(told[0].0 == Wake::Table && told[0].1 != 0, "{told:?}");
+                assert!(told[0].0 == Wake::Table("ferrule") && told[0].1 != 0, "{told:?}");
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn an_element_that_says_whose_it_is_wakes_when_it_goes_and_not_when_it_comes() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
+                let set = "table inet ferrule {\n set s {\n type inet_service;\n }\n}\n";
+                nft::apply(set).unwrap();
+                next(&mut wakes);
+                nft::apply("add element inet ferrule s { 80 comment \"whose it is\" }").unwrap();
+                nft::apply("add element inet ferrule s { 81 }").unwrap();
+                nft::apply("delete element inet ferrule s { 80 }").unwrap();
+                let told: Vec<_> = next(&mut wakes).into_iter().map(|(wake, _)| wake).collect();
+                assert_eq!(told, [Wake::Table("ferrule"), Wake::Element("whose it is".into())]);
             })
             .unwrap();
     }

@@ -51,7 +51,7 @@ impl Culprits {
     pub fn woke(&mut self, wake: &Wake, port: u32) {
         match wake {
             Wake::Nexthop(event) => self.note(format!("nexthop {}", event.id.0), port),
-            Wake::Table => self.note(TABLE.to_owned(), port),
+            Wake::Table(_) | Wake::Element(_) => self.note(TABLE.to_owned(), port),
             Wake::Sysctl | Wake::Overrun => {}
         }
     }

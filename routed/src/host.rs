@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
-use ferrule_model::{Family, IpNetwork, family};
+use ferrule_model::{Family, IpNetwork, family, table};
 use ferrule_netlink::forwarding;
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
@@ -75,10 +75,10 @@ impl Host {
         }
     }
 
-    /// The nftables tables whose changes concern the host.
+    /// The nftables tables whose changes concern the host, that of the pods' host ports among them.
     pub fn tables(config: &Config) -> &'static [&'static str] {
-        const TABLES: [&str; 2] = [masquerade::TABLE, forward::TABLE];
-        if config.routing.accept_forward { &TABLES } else { &TABLES[..1] }
+        const TABLES: [&str; 3] = [masquerade::TABLE, table::TABLE, forward::TABLE];
+        if config.routing.accept_forward { &TABLES } else { &TABLES[..2] }
     }
 
     /// Whether anything here goes by the other nodes.

@@ -11,11 +11,13 @@ use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
 use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::events::Events;
+use ferrule_netlink::netfilter::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port};
 use tokio::sync::{oneshot, watch};
 
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
+use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
 use crate::keeper;
 use crate::nodes::{Cluster, Nodes, OwnNode};
@@ -116,7 +118,10 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone())?;
     let outlook = Arc::new(Outlook::default());
     let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
-    let pods = keep::start(Keeper::new(Netlink::open()?, runtime_dir), inbox.clone());
+    let pods = keep::start(
+        Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open)), runtime_dir),
+        inbox.clone(),
+    );
     let pods = pods.map_err(system("start a thread"))?;
     let mut status = start_worker((applier, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
     let notifier = Notifier;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use ferrule_model::table::TABLE;
 use ferrule_netlink::Tunnels;
 use ferrule_netlink::events::Told;
 use ferrule_netlink::monitor::Event;
@@ -276,23 +277,24 @@ impl<K: Tunnels> Worker<K> {
                 self.culprits.knows(first.clone());
                 self.watch.knows(first);
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
-                wakes.into_iter().for_each(|(wake, port)| self.wake(wake, port, now));
+                wakes.into_iter().for_each(|(wake, port)| self.wake(&wake, port, now));
             }
             Message::Kept { settled, all } => self.watch.settled(settled, all),
         }
     }
 
-    fn wake(&mut self, wake: Wake, port: u32, now: Instant) {
+    fn wake(&mut self, wake: &Wake, port: u32, now: Instant) {
         match wake {
             Wake::Nexthop(event) => {
-                let differs = self.applier.hears_nexthop(&event);
+                let differs = self.applier.hears_nexthop(event);
                 if differs {
-                    self.culprits.woke(&wake, port);
+                    self.culprits.woke(wake, port);
                 }
                 self.kernel_differs(differs, now);
             }
-            Wake::Table | Wake::Sysctl => {
-                self.culprits.woke(&wake, port);
+            Wake::Table(TABLE) | Wake::Element(_) => self.watch.wakes(wake, port, now),
+            Wake::Table(_) | Wake::Sysctl => {
+                self.culprits.woke(wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);
                 self.due.host_by(gap.max(now));
             }

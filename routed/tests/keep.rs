@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lab::{Daemon, Node, PATIENCE, within};
 use nix::sys::signal::Signal;
-use pods::{Ipamd, Pod};
+use pods::{Ipamd, Pod, connects};
 use serde_json::json;
 
 /// Promised: what someone else changes is back within this time.
@@ -140,4 +140,69 @@ fn a_host_end_that_is_deleted_is_named_once_with_the_remedy() {
     assert!(within(PATIENCE, || !pod.is_recorded()).is_some());
     assert!(other.is_recorded());
     pod.del();
+}
+
+#[test]
+fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() {
+    let (node, daemon, _ipamd) = node();
+    let ask = |host: u16| {
+        json!({ "capabilities": { "portMappings": true },
+                "runtimeConfig": { "portMappings": [{ "hostPort": host, "containerPort": 80 }] } })
+    };
+    let (pod, goes) = (Pod::add(&node, "c0ffee", ask(8080)), Pod::add(&node, "goes", ask(8081)));
+    pod.serve(80);
+    goes.serve(80);
+    let is_open =
+        |port| ["192.0.2.1", "2001:db8::1", "127.0.0.1"].iter().all(|address| connects(&node, address, port));
+    assert!(within(PATIENCE, || is_open(8080) && is_open(8081)).is_some(), "{}", daemon.log());
+    let disturbances = [
+        (
+            "flush ruleset",
+            "the nftables table inet ferrule-hostports was deleted by someone else (netlink port",
+        ),
+        (
+            "delete table inet ferrule-hostports",
+            "table inet ferrule-hostports was deleted by someone else (netlink port",
+        ),
+        (
+            "flush table inet ferrule-hostports",
+            "table inet ferrule-hostports was changed by someone else (netlink port",
+        ),
+        (
+            "flush chain inet ferrule-hostports prerouting",
+            "table inet ferrule-hostports was changed by someone else (netlink port",
+        ),
+        (
+            "flush map inet ferrule-hostports every4",
+            "host ports tcp 8080 were closed by someone else (netlink port",
+        ),
+        (
+            "flush map inet ferrule-hostports every6",
+            "host ports tcp 8080 were closed by someone else (netlink port",
+        ),
+        (
+            "flush set inet ferrule-hostports loopback_every",
+            "host ports tcp 8080 were closed by someone else (netlink port",
+        ),
+    ];
+    for (command, told) in disturbances {
+        let before = daemon.log().len();
+        node.run("nft", command);
+        assert!(within(REPAIR, || is_open(8080)).is_some(), "after {command}:\n{}", daemon.log());
+        let is_told = || daemon.log()[before..].contains(told);
+        assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {command}:\n{}", daemon.log());
+    }
+    // Of a pod that ends nothing comes back, neither at once nor with the next repair, nor after a restart.
+    goes.del();
+    node.run("nft", "flush ruleset");
+    assert!(within(REPAIR, || is_open(8080)).is_some(), "{}", daemon.log());
+    assert!(!daemon.signal(Signal::SIGKILL).success());
+    node.run("nft", "flush ruleset");
+    let daemon = node.start();
+    assert!(within(PATIENCE, || is_open(8080)).is_some(), "{}", daemon.log());
+    let listed = node.run("nft", "list table inet ferrule-hostports");
+    assert!(listed.contains("8080") && !listed.contains("8081"), "{listed}");
+    pod.del();
+    let listed = node.run("nft", "list table inet ferrule-hostports");
+    assert!(!listed.contains("8080"), "{listed}");
 }

@@ -214,14 +214,22 @@ fn put_back(aside: &Path, path: &Path) -> Result<(), RecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::Way;
+    use ferrule_model::{HostPorts, Limits, PortElement, Way};
 
     fn made(container_id: &str) -> HostSide {
         let attachment =
             Attachment { network: "pods".into(), container_id: container_id.into(), ifname: "eth0".into() };
         let addresses = vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         let way = Way::Routed { pod_mac: ferrule_model::pod_mac(&attachment), addresses };
-        HostSide { attachment, pod: "default/web".into(), netns: "/run/netns/a".into(), mtu: 1450, way }
+        HostSide {
+            attachment,
+            pod: "default/web".into(),
+            netns: "/run/netns/a".into(),
+            mtu: 1450,
+            way,
+            ports: None,
+            limits: Limits::default(),
+        }
     }
 
     fn kept(made: &HostSide) -> Record {
@@ -243,7 +251,10 @@ mod tests {
         let (records, host) = (Records::new(dir.path()), made("a"));
         records.make().unwrap();
         write_record(dir.path(), &host).unwrap();
-        let moved = HostSide { mtu: 1300, ..host.clone() };
+        let element = PortElement { set: "every4".into(), key: vec![6, 0, 0x9a, 255], value: vec![10] };
+        let ports =
+            HostPorts { owner: "hash pods".into(), names: "tcp 8080".into(), elements: vec![element] };
+        let moved = HostSide { mtu: 1300, ports: Some(ports), ..host.clone() };
         write_record(dir.path(), &moved).unwrap();
         records.make().unwrap();
         assert_eq!(records.names().unwrap(), [host.link()]);

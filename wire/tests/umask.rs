@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use ferrule_model::{HostSide, Way, pod_mac};
+use ferrule_model::{HostSide, Limits, Way, pod_mac};
 use ferrule_wire::{Attachment, Queued, Records, make_queue, queue_release, write_record};
 use nix::sys::stat::{Mode, umask};
 
@@ -17,7 +17,15 @@ fn what_is_written_for_the_daemons_can_be_read_by_them_whatever_the_umask_is() {
         Attachment { network: "ferrule".into(), container_id: "c0ffee".into(), ifname: "eth0".into() };
     assert_eq!(queue_release(runtime_dir.path(), &attachment).unwrap(), Queued::Yes);
     let way = Way::Routed { pod_mac: pod_mac(&attachment), addresses: Vec::new() };
-    let made = HostSide { attachment, pod: String::new(), netns: String::new(), mtu: 1500, way };
+    let made = HostSide {
+        attachment,
+        pod: String::new(),
+        netns: String::new(),
+        mtu: 1500,
+        way,
+        ports: None,
+        limits: Limits::default(),
+    };
     write_record(runtime_dir.path(), &made).unwrap();
     for directory in [queue, runtime_dir.path().join("attachments")] {
         let entry = std::fs::read_dir(directory).unwrap().next().unwrap().unwrap();

@@ -98,6 +98,12 @@ impl Netfilter for FakeNetfilter {
         Ok(self.lock().generation)
     }
 
+    /// The names of its sets and maps.
+    fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        let world = self.lock();
+        Ok(world.tables.get(table).map(|sets| sets.keys().cloned().collect::<Vec<_>>().join("\n")))
+    }
+
     /// Understands of a script what table it adds, with which sets and maps.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
         let mut world = self.lock();

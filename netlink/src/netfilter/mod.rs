@@ -13,6 +13,7 @@ use ferrule_model::Family;
 
 use crate::Error;
 use crate::nft::{self, NftError};
+use crate::socket::Message;
 
 pub use fake::FakeNetfilter;
 pub use real::NetfilterSocket;
@@ -99,6 +100,15 @@ pub trait Netfilter {
     /// The socket failed.
     fn generation(&mut self) -> Result<u32, Error>;
 
+    /// The rules of a table of the family `inet`, its sets and maps without their elements, as this version of `nft(8)` prints
+    /// them; `None` if there is no such table.
+    ///
+    /// # Errors
+    /// As [`nft::list_rules`].
+    fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        nft::list_rules("inet", table)
+    }
+
     /// Carries out a script of `nft(8)`.
     ///
     /// # Errors
@@ -118,4 +128,9 @@ pub trait Netfilter {
         port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error>;
+}
+
+/// Whose the elements are that a message tells of.
+pub(crate) fn owners(message: &Message) -> Vec<String> {
+    message::parse_elements(message, "").into_iter().map(|element| element.comment).collect()
 }

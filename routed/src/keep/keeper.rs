@@ -7,15 +7,21 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use ferrule_model::{Family, HostSide, IfName, Op, Way};
+use ferrule_netlink::netfilter::Netfilter;
 use ferrule_netlink::{Error, Kernel, Refusal, sysctl};
 use ferrule_wire::{Record, RecordError, Records};
 use nix::errno::Errno;
 
+use super::ports::Ports;
 use super::repair::{self, Fix, Found};
 use super::watch::{Settled, Suspects};
 use crate::culprit::Culprits;
 use crate::report::{self, log_lines};
 use crate::worker::{FULL_DIFF, Message};
+
+/// What complaints are about that are about no single pod.
+const RECORDS: &str = "records";
+const PORTS: &str = "host ports";
 
 /// Whom to look at, and who changed what, as far as that was told.
 #[derive(Debug)]
@@ -30,24 +36,27 @@ pub struct Job {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start<K: Kernel + Send + 'static>(
-    mut keeper: Keeper<K>,
-    inbox: Sender<Message>,
-) -> io::Result<Sender<Job>> {
+pub fn start<K, N>(mut keeper: Keeper<K, N>, inbox: Sender<Message>) -> io::Result<Sender<Job>>
+where
+    K: Kernel + Send + 'static,
+    N: Netfilter + Send + 'static,
+{
     let (jobs, orders) = mpsc::channel();
     std::thread::Builder::new().name("pods".into()).spawn(move || keep(&mut keeper, &orders, &inbox))?;
     Ok(jobs)
 }
 
-fn keep<K: Kernel>(keeper: &mut Keeper<K>, orders: &Receiver<Job>, inbox: &Sender<Message>) {
+fn keep<K: Kernel, N: Netfilter>(keeper: &mut Keeper<K, N>, orders: &Receiver<Job>, inbox: &Sender<Message>) {
     let (mut next_all, mut told) = (Instant::now(), false);
     loop {
         let job = match orders.recv_timeout(next_all.saturating_duration_since(Instant::now())) {
             Ok(job) => job,
-            Err(RecvTimeoutError::Timeout) => Job { suspects: Suspects::All, culprits: Culprits::default() },
+            Err(RecvTimeoutError::Timeout) => {
+                Job { suspects: Suspects::everybody(), culprits: Culprits::default() }
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let all = job.suspects == Suspects::All;
+        let all = job.suspects.all;
         let settled = keeper.look(job);
         if all {
             next_all = Instant::now() + FULL_DIFF;
@@ -64,8 +73,9 @@ fn keep<K: Kernel>(keeper: &mut Keeper<K>, orders: &Receiver<Job>, inbox: &Sende
 
 /// Keeps what the records say.
 #[derive(Debug)]
-pub struct Keeper<K> {
+pub struct Keeper<K, N> {
     kernel: K,
+    ports: Ports<N>,
     records: Records,
     /// Complaints that were made and still hold, by whom they are about.
     complaints: BTreeSet<(String, String)>,
@@ -88,10 +98,10 @@ struct Outcome {
     complaints: BTreeSet<(String, String)>,
 }
 
-impl<K: Kernel> Keeper<K> {
+impl<K: Kernel, N: Netfilter> Keeper<K, N> {
     /// Of the records in `runtime_dir`, whose directory is made if it is not there.
-    pub fn new(kernel: K, runtime_dir: &Path) -> Self {
-        let keeper = Self { kernel, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
+    pub fn new((kernel, ports): (K, Ports<N>), runtime_dir: &Path) -> Self {
+        let keeper = Self { kernel, ports, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
         if let Err(error) = keeper.records.make() {
             tracing::error!(
                 "{error}; let routed write to the runtime directory; what pods have on the host is not kept"
@@ -101,21 +111,46 @@ impl<K: Kernel> Keeper<K> {
     }
 
     /// Looks at the suspects and puts right what is not as it has to be; gives those for whom all is.
-    pub fn look(&mut self, Job { suspects, culprits }: Job) -> Vec<Settled> {
+    pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Vec<Settled> {
         let mut outcome = Outcome::default();
-        let names = match &suspects {
-            Suspects::None => Vec::new(),
-            Suspects::Some(names) => names.iter().cloned().collect(),
-            Suspects::All => self.records.names().unwrap_or_else(|error| {
-                outcome.complain("records", &error.to_string());
-                Vec::new()
-            }),
-        };
+        let everybody = suspects.all || suspects.ports;
+        let names =
+            if everybody { self.names(&mut outcome) } else { suspects.links.iter().cloned().collect() };
+        let mut kept = Vec::new();
         for name in &names {
-            if let Err(error) = self.look_at(name, &mut outcome) {
-                outcome.complain(name.as_str(), &error.to_string());
+            // Of the others only the ports are doubtful.
+            let looked = if suspects.all || suspects.links.contains(name) {
+                self.look_at(name, &mut outcome)
+            } else {
+                self.read(name).map_err(LookError::from)
+            };
+            match looked {
+                Ok(made) => kept.extend(made),
+                Err(error) => outcome.complain(name.as_str(), &error.to_string()),
             }
         }
+        if everybody {
+            match self.ports.keep(&kept, &self.records, culprits.take_table().as_deref()) {
+                Ok(ports) => {
+                    outcome.repaired.extend(ports.repaired);
+                    ports.complaints.iter().for_each(|line| outcome.complain(PORTS, line));
+                }
+                Err(error) => outcome.complain(PORTS, &error.to_string()),
+            }
+        }
+        self.tell(&suspects, outcome, &culprits)
+    }
+
+    /// The host's ends that there are records of.
+    fn names(&self, outcome: &mut Outcome) -> Vec<IfName> {
+        self.records.names().unwrap_or_else(|error| {
+            outcome.complain(RECORDS, &error.to_string());
+            Vec::new()
+        })
+    }
+
+    /// Says what is new.
+    fn tell(&mut self, suspects: &Suspects, mut outcome: Outcome, culprits: &Culprits) -> Vec<Settled> {
         let repaired: Vec<_> = outcome.repaired.iter().map(|line| culprits.named(line)).collect();
         log_lines(&repaired, repaired.len(), "more things of pods put back", |line| tracing::warn!("{line}"));
         let fresh: Vec<_> =
@@ -123,25 +158,36 @@ impl<K: Kernel> Keeper<K> {
         log_lines(&fresh, fresh.len(), "more things of pods that cannot be put back", |line| {
             tracing::error!("{line}");
         });
-        match suspects {
-            Suspects::All => self.complaints.clear(),
-            _ => self.complaints.retain(|(about, _)| names.iter().all(|name| name.as_str() != about)),
-        }
+        // Of what was not looked at the old complaints hold.
+        let was_looked_at = |about: &str| {
+            suspects.all
+                || suspects.ports && [PORTS, RECORDS].contains(&about)
+                || suspects.links.iter().any(|name| name.as_str() == about)
+        };
+        self.complaints.retain(|(about, _)| !was_looked_at(about));
         self.complaints.append(&mut outcome.complaints);
         outcome.settled
     }
 
-    fn look_at(&mut self, name: &IfName, outcome: &mut Outcome) -> Result<(), LookError> {
-        let made = match self.records.read(name)? {
-            Record::None => return Ok(()),
+    /// What there is to be, if anybody keeps it.
+    fn read(&self, name: &IfName) -> Result<Option<HostSide>, RecordError> {
+        Ok(match self.records.read(name)? {
+            Record::Kept(made) => Some(*made),
+            Record::None => None,
             // An ADD that is at it, or was killed: the runtime sends a DEL then.
             Record::Unreadable(reason) => {
                 tracing::debug!("the record of {name} cannot be read: {reason}");
-                return Ok(());
+                None
             }
-            Record::Kept(made) => made,
+        })
+    }
+
+    fn look_at(&mut self, name: &IfName, outcome: &mut Outcome) -> Result<Option<HostSide>, LookError> {
+        let Some(made) = self.read(name)? else { return Ok(None) };
+        let Some(link) = self.kernel.link(name)? else {
+            self.gone(&made)?;
+            return Ok(None);
         };
-        let Some(link) = self.kernel.link(name)? else { return self.gone(&made) };
         let mut ways = Vec::new();
         for wanted in made.ways(link.index) {
             let neighbour = self.kernel.neighbour(wanted.neighbour.0)?;
@@ -154,7 +200,7 @@ impl<K: Kernel> Keeper<K> {
                 .settled
                 .push(Settled { ways: made.ways(link.index).collect(), link: right(link, &fixes) });
         }
-        Ok(())
+        Ok(Some(made))
     }
 
     /// The host's end is not there, and there was no DEL: it cannot be made again, as the pod's end has gone with it.

@@ -1,10 +1,10 @@
-//! What the plugin made on the host for each pod is kept here: link, neighbours and routes.
+//! What the plugin made on the host for each pod is kept here: link, neighbours and routes, host ports.
 //!
 //! The plugin writes down what it made (`ferrule_wire::Records`): ADD as its last step; DEL removes that first. A record says
 //! what has to be in the kernel, and its being there says that it still has to be. Here it is held against the kernel: when
 //! the kernel tells of something that is not as it was ([`Watch`], which the worker asks about each event), at the start, and
 //! every 30 s, whatever the events say ([`Keeper`], on a thread of its own, so that pods wait for no pass). What differs is put
-//! back ([`repair`]) and logged with who did it, where the kernel tells.
+//! back ([`repair`], [`ports`]) and logged with who did it, where the kernel tells.
 //!
 //! A pod that comes or goes wakes nobody here: what ADD does makes nothing doubtful, and what DEL does is over, with the link,
 //! before the doubt is looked into.
@@ -12,6 +12,7 @@
 //! Pure: `watch`, `repair`.
 
 mod keeper;
+pub mod ports;
 pub mod repair;
 mod watch;
 

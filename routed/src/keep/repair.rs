@@ -80,7 +80,7 @@ pub fn gone(made: &HostSide, lives: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{Attachment, IfIndex, LinkChange, LinkKind, Mac, Way, host_mac};
+    use ferrule_model::{Attachment, IfIndex, Limits, LinkChange, LinkKind, Mac, Way, host_mac};
 
     const LINK: IfIndex = IfIndex(7);
 
@@ -89,7 +89,15 @@ mod tests {
             Attachment { network: "pods".into(), container_id: "c0ffee".into(), ifname: "eth0".into() };
         let addresses = vec!["10.244.1.5".parse().unwrap(), "fd00::5".parse().unwrap()];
         let way = Way::Routed { pod_mac: Mac::local([9; 6]), addresses };
-        HostSide { attachment, pod: "default/web".into(), netns: "/run/netns/a".into(), mtu: 1450, way }
+        HostSide {
+            attachment,
+            pod: "default/web".into(),
+            netns: "/run/netns/a".into(),
+            mtu: 1450,
+            way,
+            ports: None,
+            limits: Limits::default(),
+        }
     }
 
     fn link(made: &HostSide) -> Link {

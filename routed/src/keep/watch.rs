@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::{
     Change, IfIndex, IfName, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey, WayTo,
-    host_prefix, is_host_veth,
+    host_prefix, host_veth_of, is_host_veth,
 };
 use ferrule_netlink::events::Caller;
 use ferrule_netlink::monitor::Event;
+use ferrule_netlink::wake::Wake;
 
 use crate::culprit::Culprits;
 use crate::observe::Links;
@@ -21,16 +22,26 @@ use crate::observe::Links;
 /// between two repairs of the same thing, in a fight with another program.
 const DELAY: Duration = Duration::from_millis(150);
 
-/// Whom to look at.
+/// What to look at.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub enum Suspects {
-    /// Nobody.
-    #[default]
-    None,
-    /// Those behind these host's ends.
-    Some(BTreeSet<IfName>),
-    /// Everybody.
-    All,
+pub struct Suspects {
+    /// Everything of everybody.
+    pub all: bool,
+    /// What is on the links of those behind these host's ends.
+    pub links: BTreeSet<IfName>,
+    /// The host ports of everybody.
+    pub ports: bool,
+}
+
+impl Suspects {
+    /// Everything of everybody.
+    pub fn everybody() -> Self {
+        Self { all: true, ..Self::default() }
+    }
+
+    fn is_none(&self) -> bool {
+        !self.all && !self.ports && self.links.is_empty()
+    }
 }
 
 /// A pod that was found, or made, as it has to be.
@@ -104,18 +115,32 @@ impl Watch {
         }
     }
 
+    /// Takes note of what `port` did to the table of host ports.
+    pub fn wakes(&mut self, wake: &Wake, port: u32, now: Instant) {
+        let is_doubtful = match wake {
+            Wake::Table(_) => true,
+            // A DEL closes the ports of a pod whose link is gone.
+            Wake::Element(owner) => {
+                let veth = host_veth_of(owner);
+                !self.seeded || self.links.values().any(|link| Some(&link.name) == veth.as_ref())
+            }
+            Wake::Nexthop(_) | Wake::Sysctl | Wake::Overrun => false,
+        };
+        if is_doubtful {
+            self.culprits.woke(wake, port);
+            self.suspects.ports = true;
+            self.due.get_or_insert(now + DELAY);
+        }
+    }
+
     /// Everybody is to be looked at.
     pub fn suspect_all(&mut self, now: Instant) {
-        self.suspects = Suspects::All;
+        self.suspects.all = true;
         self.due.get_or_insert(now + DELAY);
     }
 
     fn suspect(&mut self, name: IfName, now: Instant) {
-        match &mut self.suspects {
-            Suspects::All => {}
-            Suspects::Some(names) => drop(names.insert(name)),
-            none @ Suspects::None => *none = Suspects::Some(BTreeSet::from([name])),
-        }
+        self.suspects.links.insert(name);
         self.due.get_or_insert(now + DELAY);
     }
 
@@ -138,10 +163,7 @@ impl Watch {
         }
         self.routes.retain(|_, index| *index != link.index);
         self.neighbours.retain(|key, _| key.link != link.index);
-        if let Suspects::Some(names) = &mut self.suspects
-            && names.remove(&link.name)
-            && names.is_empty()
-        {
+        if self.suspects.links.remove(&link.name) && self.suspects.is_none() {
             drop(self.take());
         }
     }
@@ -246,7 +268,7 @@ mod tests {
         let due = watch.due().expect("it may be somebody's doing");
         assert!(due > Instant::now(), "not before it can be gone");
         told(&mut watch, &[Event::Link(Change::Delete, link(false))]);
-        assert_eq!((watch.due(), watch.take().0), (None, Suspects::None), "DEL");
+        assert_eq!((watch.due(), watch.take().0), (None, Suspects::default()), "DEL");
         assert!(watch.links.is_empty() && watch.routes.is_empty() && watch.neighbours.is_empty());
     }
 
@@ -269,7 +291,7 @@ mod tests {
             let mut watch = watch();
             told(&mut watch, &added());
             told(&mut watch, std::slice::from_ref(&event));
-            let suspects = Suspects::Some(BTreeSet::from([link(true).name]));
+            let suspects = Suspects { links: BTreeSet::from([link(true).name]), ..Suspects::default() };
             assert_eq!(watch.take().0, suspects, "{event:?}");
         }
         // So too of a pod that was there before.
@@ -308,10 +330,24 @@ mod tests {
     fn before_everybody_was_looked_at_and_after_lost_events_everybody_is_doubtful() {
         let mut before = Watch::default();
         told(&mut before, &off());
-        assert_eq!(before.take().0, Suspects::All);
+        assert!(before.take().0.all);
         let mut watch = watch();
         told(&mut watch, &added());
         told(&mut watch, &[Event::Overrun, Event::Link(Change::Put, link(false))]);
-        assert_eq!(watch.take().0, Suspects::All);
+        assert!(watch.take().0.all);
+    }
+
+    #[test]
+    fn of_host_ports_only_those_of_living_pods_are_doubtful() {
+        let mut watch = watch();
+        let now = Instant::now();
+        let owner = |digits: &str| Wake::Element(format!("{digits}ffffffffffffffffffff pods"));
+        told(&mut watch, &added());
+        watch.wakes(&owner("ba9876543210"), 1, now);
+        assert_eq!(watch.due(), None, "its link is gone");
+        watch.wakes(&owner("0123456789ab"), 1, now);
+        assert!(watch.take().0.ports);
+        watch.wakes(&Wake::Table("ferrule-hostports"), 1, now);
+        assert!(watch.take().0.ports);
     }
 }

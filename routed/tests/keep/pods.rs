@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use ferrule_model::{Attachment, host_veth_name};
 use ferrule_netlink::netns::{self, Netns};
@@ -120,4 +122,16 @@ impl<'a> Pod<'a> {
     pub(crate) fn is_connected(&self) -> bool {
         ["192.0.2.1", "2001:db8::1"].into_iter().all(|address| self.reaches(address))
     }
+
+    /// Accepts what comes for this port of TCP, in both families.
+    pub(crate) fn serve(&self, port: u16) {
+        let listener = self.netns.run(|| TcpListener::bind(("::", port))).unwrap().unwrap();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+    }
+}
+
+/// Whether the node gets through to this port of this address.
+pub(crate) fn connects(node: &Node, address: &str, port: u16) -> bool {
+    let to = SocketAddr::new(address.parse().unwrap(), port);
+    node.inside(|| TcpStream::connect_timeout(&to, Duration::from_millis(100))).is_ok()
 }

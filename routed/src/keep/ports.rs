@@ -1,0 +1,278 @@
+//! The pods' host ports in nftables: the table, made again where somebody flushed or changed it, and each pod's elements in it.
+
+use ferrule_model::table::{MAPS, SETS, SKELETON, TABLE};
+use ferrule_model::{HostSide, PortElement};
+use ferrule_netlink::Error;
+use ferrule_netlink::netfilter::{Change, Element, Netfilter};
+use ferrule_netlink::nft::NftError;
+use ferrule_wire::Records;
+use nix::errno::Errno;
+
+use super::repair;
+
+/// Why host ports cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PortsError {
+    /// The table.
+    #[error("host ports: {0}")]
+    Table(#[from] NftError),
+    /// Its elements.
+    #[error("host ports: {0}")]
+    Kernel(#[from] Error),
+}
+
+/// What came of a look.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What was put back.
+    pub repaired: Vec<String>,
+    /// What cannot be.
+    pub complaints: Vec<String>,
+}
+
+/// Keeps them.
+#[derive(Debug)]
+pub struct Ports<N> {
+    open: fn() -> Result<N, Error>,
+    netfilter: Option<N>,
+    /// How this version of nft prints the table's rules.
+    printed: Option<String>,
+    /// The generation of the rulesets in which all was found right. As long as that lasts, nobody has changed any ruleset.
+    right_in: Option<u32>,
+}
+
+impl<N: Netfilter> Ports<N> {
+    /// By way of what `open` opens, once it is needed.
+    pub fn new(open: fn() -> Result<N, Error>) -> Self {
+        Self { open, netfilter: None, printed: None, right_in: None }
+    }
+
+    /// Looks at the ports of these pods, which are all that have some, and puts right what differs. `by` is who has changed
+    /// the table, if that was told.
+    ///
+    /// # Errors
+    /// The kernel or nft does not do what it is told.
+    pub fn keep(
+        &mut self,
+        pods: &[HostSide],
+        records: &Records,
+        by: Option<&str>,
+    ) -> Result<Outcome, PortsError> {
+        if pods.iter().all(|made| made.ports.is_none()) {
+            return Ok(Outcome::default());
+        }
+        let mut netfilter = match self.netfilter.take() {
+            Some(netfilter) => netfilter,
+            None => (self.open)()?,
+        };
+        let outcome = self.keep_by(&mut netfilter, pods, records, by)?;
+        // Not after an error: it may be broken.
+        self.netfilter = Some(netfilter);
+        Ok(outcome)
+    }
+
+    fn keep_by(
+        &mut self,
+        netfilter: &mut N,
+        pods: &[HostSide],
+        records: &Records,
+        by: Option<&str>,
+    ) -> Result<Outcome, PortsError> {
+        let mut outcome = Outcome::default();
+        let generation = netfilter.generation()?;
+        if self.right_in.replace(generation) == Some(generation) {
+            return Ok(outcome);
+        }
+        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
+        outcome.repaired.extend(self.rules(netfilter, &by)?);
+        let mut found = Vec::new();
+        for set in MAPS.iter().chain(&SETS) {
+            found.append(&mut netfilter.elements(TABLE, set)?);
+        }
+        for made in pods {
+            let Some(ports) = &made.ports else { continue };
+            let wanted: Vec<_> =
+                ports.elements.iter().filter_map(|kept| element(kept, &ports.owner)).collect();
+            let (missing, taken) = differences(&found, &wanted);
+            outcome.complaints.extend(taken.map(|owner| {
+                let names = &ports.names;
+                format!("host ports {names} cannot be opened again: {owner} has one of them; delete one of the two pods{}", repair::of(made))
+            }));
+            if missing.is_empty() {
+                continue;
+            }
+            // Looked at again the next time.
+            self.right_in = None;
+            if put(netfilter, &missing, || records.has(&made.link()))? {
+                let (names, of) = (&ports.names, repair::of(made));
+                outcome
+                    .repaired
+                    .push(format!("host ports {names} were closed by someone else{by}; opened again{of}"));
+            }
+        }
+        if !outcome.repaired.is_empty() || !outcome.complaints.is_empty() {
+            self.right_in = None;
+        }
+        Ok(outcome)
+    }
+
+    /// The table with its rules; a sentence if it was not there, or not as it has to be. Rules that nobody has seen yet are written
+    /// afresh, which changes nothing where they are right.
+    fn rules(&mut self, netfilter: &mut N, by: &str) -> Result<Option<String>, PortsError> {
+        let found = netfilter.rules(TABLE)?;
+        if found.is_some() && found == self.printed {
+            return Ok(None);
+        }
+        netfilter.load(SKELETON)?;
+        self.printed = netfilter.rules(TABLE)?;
+        let verb = match &found {
+            None => "deleted",
+            found if *found == self.printed => return Ok(None),
+            Some(_) => "changed",
+        };
+        Ok(Some(format!("the nftables table inet {TABLE} was {verb} by someone else{by}; put back")))
+    }
+}
+
+/// Adds elements; whether they are there. What is kept may have ended meanwhile, and then they go again: DEL, which looked
+/// before they came, does not.
+fn put(
+    netfilter: &mut impl Netfilter,
+    missing: &[Element],
+    is_kept: impl Fn() -> bool,
+) -> Result<bool, Error> {
+    let all = |change: fn(&Element) -> Change<'_>| missing.iter().map(change).collect::<Vec<_>>();
+    let done = |result: Result<(), Error>| match result {
+        // Somebody was faster, and is told of.
+        Err(error) if matches!(error.errno(), Some(Errno::EEXIST | Errno::ENOENT)) => Ok(false),
+        result => result.map(|()| true),
+    };
+    if !is_kept() || !done(netfilter.change(TABLE, &all(|element| Change::Add(element)), None))? {
+        return Ok(false);
+    }
+    if is_kept() {
+        return Ok(true);
+    }
+    done(netfilter.change(TABLE, &all(|element| Change::Delete(element)), None)).map(|_| false)
+}
+
+fn element(kept: &PortElement, owner: &str) -> Option<Element> {
+    let set = MAPS.into_iter().chain(SETS).find(|set| *set == kept.set)?;
+    Some(Element { set, key: kept.key.clone(), value: kept.value.clone(), comment: owner.to_owned() })
+}
+
+/// Those of the `wanted` that are not there, and whose one is that stands in the place of one of them.
+fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<String>) {
+    let (mut missing, mut taken) = (Vec::new(), None);
+    for element in wanted {
+        match found.iter().find(|there| (there.set, &there.key) == (element.set, &element.key)) {
+            None => missing.push(element.clone()),
+            Some(there) if there.comment != element.comment => taken = Some(there.comment.clone()),
+            Some(_) => {}
+        }
+    }
+    // All or none: half of a pod's ports would be opened and closed with every look.
+    if taken.is_some() { (Vec::new(), taken) } else { (missing, None) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_model::{Attachment, HostPorts, Limits, Way, pod_mac};
+    use ferrule_netlink::netfilter::FakeNetfilter;
+    use ferrule_wire::{remove_record, write_record};
+
+    thread_local! {
+        static FAKE: FakeNetfilter = FakeNetfilter::new();
+    }
+
+    fn fake() -> FakeNetfilter {
+        FAKE.with(Clone::clone)
+    }
+
+    fn made(container_id: &str, port: u8) -> HostSide {
+        let attachment =
+            Attachment { network: "pods".into(), container_id: container_id.into(), ifname: "eth0".into() };
+        let element = |set: &str, value| PortElement { set: set.into(), key: vec![6, port], value };
+        let elements = vec![element("every4", vec![1]), element("masquerade4", Vec::new())];
+        let owner = format!("{} pods", attachment.hash());
+        let ports = HostPorts { owner, names: format!("tcp {port}"), elements };
+        let way = Way::Routed { pod_mac: pod_mac(&attachment), addresses: Vec::new() };
+        HostSide {
+            pod: container_id.into(),
+            attachment,
+            netns: String::new(),
+            mtu: 1500,
+            way,
+            ports: Some(ports),
+            limits: Limits::default(),
+        }
+    }
+
+    fn elements(made: &HostSide) -> Vec<Element> {
+        let ports = made.ports.as_ref().unwrap();
+        ports.elements.iter().map(|kept| element(kept, &ports.owner).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_put_back_and_what_is_right_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, pods) = (Records::new(dir.path()), [made("a", 80), made("b", 81)]);
+        records.make().unwrap();
+        pods.iter().for_each(|made| write_record(dir.path(), made).unwrap());
+        let mut ports = Ports::new(|| Ok(fake()));
+        let repaired = ports.keep(&pods, &records, Some("netlink port 7")).unwrap().repaired;
+        assert_eq!(
+            repaired,
+            [
+                "the nftables table inet ferrule-hostports was deleted by someone else (netlink port 7); put back",
+                "host ports tcp 80 were closed by someone else (netlink port 7); opened again (pod a)",
+                "host ports tcp 81 were closed by someone else (netlink port 7); opened again (pod b)",
+            ]
+        );
+        let all = fake().all();
+        assert_eq!(all.len(), 4);
+        for _ in 0..2 {
+            assert_eq!(ports.keep(&pods, &records, None).unwrap(), Outcome::default());
+        }
+        fake().change(TABLE, &[Change::Delete(&elements(&pods[1])[0])], None).unwrap();
+        let repaired = ports.keep(&pods, &records, None).unwrap().repaired;
+        assert_eq!(repaired, ["host ports tcp 81 were closed by someone else; opened again (pod b)"]);
+        assert_eq!(fake().all(), all);
+    }
+
+    #[test]
+    fn nothing_stays_of_a_pod_whose_del_has_begun() {
+        let mut netfilter = fake();
+        netfilter.load(SKELETON).unwrap();
+        let wanted = elements(&made("a", 80));
+        assert!(!put(&mut netfilter, &wanted, || false).unwrap());
+        assert!(fake().all().is_empty(), "before");
+        let looks = std::cell::Cell::new(0);
+        let ends_meanwhile = || looks.replace(looks.get() + 1) == 0;
+        assert!(!put(&mut netfilter, &wanted, ends_meanwhile).unwrap());
+        assert!(fake().all().is_empty(), "meanwhile");
+        // The record that was read before is not the last word.
+        let dir = tempfile::tempdir().unwrap();
+        let (records, made) = (Records::new(dir.path()), made("a", 80));
+        records.make().unwrap();
+        write_record(dir.path(), &made).unwrap();
+        remove_record(dir.path(), &made.attachment).unwrap();
+        let outcome = Ports::new(|| Ok(fake())).keep(&[made], &records, None).unwrap();
+        assert_eq!((outcome, fake().all().len()), (Outcome::default(), 0));
+    }
+
+    #[test]
+    fn a_port_that_another_pod_has_got_meanwhile_is_named_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, made, other) = (Records::new(dir.path()), made("a", 80), made("b", 80));
+        records.make().unwrap();
+        write_record(dir.path(), &made).unwrap();
+        fake().load(SKELETON).unwrap();
+        let theirs = elements(&other);
+        fake().change(TABLE, &[Change::Add(&theirs[0])], None).unwrap();
+        let outcome = Ports::new(|| Ok(fake())).keep(&[made], &records, None).unwrap();
+        assert!(outcome.complaints[0].contains("has one of them"), "{outcome:?}");
+        assert_eq!(fake().all(), [theirs[0].clone()].into());
+    }
+}
