@@ -4,6 +4,7 @@
 //! and then the lease, unless the attachment had it before.
 
 use std::path::Path;
+use std::time::Duration;
 
 use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec, Way};
 use ferrule_netlink::{Bridges, Kernel};
@@ -20,6 +21,10 @@ use crate::node::Node;
 use crate::pod::{self, Ends};
 use crate::request::{Add, Sandbox};
 use crate::result::{AddResult, Dns};
+
+/// Longest wait for a bridge to forward what comes from a new port. It takes a millisecond or two, unless somebody has switched on the
+/// spanning tree protocol, which takes half a minute.
+const FORWARDING: Duration = Duration::from_millis(100);
 
 /// Attaches the pod.
 ///
@@ -131,12 +136,26 @@ impl<N: Node> Attempt<'_, N> {
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
+        if let Mode::Bridge(_) = config.mode {
+            self.announce(&ends, &grant)?;
+        }
         let link = (&self.spec, &ends);
         let bridged = matches!(config.mode, Mode::Bridge(_));
         config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.
         write_record(&config.runtime_dir, &self.host_side(&ends, &grant)?).map_err(Error::Record)?;
         Ok(result)
+    }
+
+    /// Tells the others on the bridge, and the node, who has the pod's addresses now: they may know them as another pod's, and would
+    /// go on sending to that for seconds.
+    fn announce(&mut self, ends: &Ends, grant: &Grant) -> Result<(), Error> {
+        let forwards = self.host.forwards(&self.spec.host_name, FORWARDING);
+        forwards.map_err(looking("whether the bridge forwards"))?;
+        let addresses: Vec<_> = grant.hosts().map(|address| address.ip()).collect();
+        // Whoever is not told finds out by and by; the pod is attached all the same.
+        let _ = self.node.announce(&self.netns, ends.pod.index, self.spec.pod_mac, &addresses);
+        Ok(())
     }
 
     /// What was made on the host, for who keeps it.

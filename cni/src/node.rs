@@ -1,9 +1,11 @@
 //! What the verbs need of the node: its kernel, the pods' namespaces, sysctls. A trait, so that the tests can put
 //! a fake in its place.
 
+use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
-use ferrule_model::{Family, IfName};
+use ferrule_model::{Family, IfIndex, IfName, Mac};
 use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
@@ -65,6 +67,12 @@ pub trait Node {
     /// The sysctl cannot be written; without IPv6 there is none.
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
 
+    /// Says on `link`, a link in `netns`, that `mac` has these addresses.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the packets not be sent.
+    fn announce(&self, netns: &Self::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()>;
+
     /// Whether the node hands packets of this family on; what cannot be told is taken for granted.
     fn forwards(&self, family: Family) -> bool;
 }
@@ -112,6 +120,11 @@ impl Node for RealNode {
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
         sysctl::set(&format!("net/ipv6/conf/{link}/accept_dad"), "0").map(drop)
+    }
+
+    fn announce(&self, netns: &Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {
+        let announce = || ferrule_netlink::announce(link, mac, addresses.iter().copied());
+        netns.run(announce).map_err(io::Error::other)?
     }
 
     fn forwards(&self, family: Family) -> bool {

@@ -277,3 +277,50 @@ fn pods_on_one_bridge_reach_each_other_and_the_node() {
 fn isolated_pods_reach_the_node_and_not_each_other() {
     assert_eq!(reached(&json!({ "mode": "bridge", "isolation": true }), NOT_COMING), [(false, true); 2]);
 }
+
+/// The pod before it had another MAC, which the node, the bridge and the other pods know.
+#[test]
+fn an_address_that_is_used_again_is_reached_at_once() {
+    const AT_ONCE: Duration = Duration::from_millis(100);
+    RealMachine::with(|machine| {
+        let mut bench = Bench::new(machine);
+        bench.config = json!({ "mode": "bridge" });
+        let add = |name: &str, container_id: &str| {
+            machine.add_pod(name);
+            let variables = [("CNI_CONTAINERID", container_id), ("CNI_NETNS", &machine.path(name))];
+            result(&bench.verb_with("ADD", &variables, &json!({})))
+        };
+        let beside = addresses(&add("beside", "decaf"));
+        let sockets = |pod: &str, added: &Value| {
+            addresses(added).into_iter().map(|address| socket(machine, pod, address)).collect::<Vec<_>>()
+        };
+        let first = add("first", "facade");
+        let gateways = first["ips"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ip| ip["gateway"].as_str().unwrap().parse::<IpAddr>().unwrap());
+        let nodes: Vec<_> = gateways
+            .map(|gateway| {
+                let node = UdpSocket::bind((gateway, 0)).unwrap();
+                node.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+                node
+            })
+            .collect();
+        let others: Vec<_> = beside.into_iter().map(|address| socket(machine, "beside", address)).collect();
+        let old = sockets("first", &first);
+        for ((node, other), pod) in nodes.iter().zip(&others).zip(&old) {
+            assert!(arrives(node, pod, DEADLINE) && arrives(other, pod, DEADLINE));
+            assert!(arrives(pod, node, DEADLINE) && arrives(pod, other, DEADLINE));
+        }
+        result(&bench.verb_with("DEL", &[("CNI_CONTAINERID", "facade")], &json!({})));
+        bench.ipamd.state().given -= 1;
+        let again = add("again", "beef");
+        assert_eq!(addresses(&again), addresses(&first), "the same addresses");
+        assert_ne!(again["interfaces"][2]["mac"], first["interfaces"][2]["mac"], "another MAC");
+        for ((node, other), pod) in nodes.iter().zip(&others).zip(&sockets("again", &again)) {
+            assert!(arrives(other, pod, AT_ONCE), "from the pod beside it to {pod:?}");
+            assert!(arrives(node, pod, AT_ONCE), "from the node to {pod:?}");
+        }
+    });
+}

@@ -1,9 +1,14 @@
 //! Bridges and their ports, for those who make some: beside [`Kernel`], because nobody else needs them.
 
+use std::time::{Duration, Instant};
+
 use ferrule_model::{BridgePort, BridgeSpec, IfIndex, IfName};
 
 use crate::fake::FakeKernel;
 use crate::{Error, Kernel, Netlink, link};
+
+/// Between two questions whether a port forwards.
+const ASK_AGAIN: Duration = Duration::from_micros(200);
 
 /// A kernel with bridges.
 pub trait Bridges: Kernel {
@@ -24,6 +29,13 @@ pub trait Bridges: Kernel {
     /// # Errors
     /// The socket failed.
     fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error>;
+
+    /// Waits until the bridge hands on what comes from this port, for `within` at most; whether it does. It begins some time after
+    /// both ends of a veth pair are on, when the kernel gets round to it (`linkwatch_do_dev`).
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn forwards(&mut self, link: &IfName, within: Duration) -> Result<bool, Error>;
 }
 
 impl Bridges for Netlink {
@@ -39,6 +51,18 @@ impl Bridges for Netlink {
         let found = self.message_about(link::named(link), format!("link show {link}"))?;
         Ok(found.and_then(|message| link::parse_port(&message.payload)))
     }
+
+    fn forwards(&mut self, link: &IfName, within: Duration) -> Result<bool, Error> {
+        let deadline = Instant::now() + within;
+        loop {
+            let found = self.message_about(link::named(link), format!("link show {link}"))?;
+            let forwards = found.is_some_and(|message| link::forwards(&message.payload));
+            if forwards || Instant::now() > deadline {
+                return Ok(forwards);
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
 }
 
 impl Bridges for FakeKernel {
@@ -52,5 +76,9 @@ impl Bridges for FakeKernel {
 
     fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error> {
         self.port_of(link)
+    }
+
+    fn forwards(&mut self, link: &IfName, _within: Duration) -> Result<bool, Error> {
+        Ok(self.port_of(link)?.is_some())
     }
 }

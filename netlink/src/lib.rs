@@ -8,6 +8,7 @@
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
+mod announce;
 mod attributes;
 mod bridge;
 mod decode;
@@ -43,6 +44,7 @@ mod tunnels;
 pub mod wake;
 mod wireguard;
 
+pub use announce::announce;
 pub use bridge::Bridges;
 pub use error::{Error, Refusal};
 pub use kernel::Kernel;

@@ -55,10 +55,14 @@ mod ifla {
     pub(super) const VXLAN_PORT: u16 = 15;
     pub(super) const VXLAN_LOCAL6: u16 = 17;
     pub(super) const VXLAN_GBP: u16 = 23;
-    /// Inside of a bridge port's `INFO_SLAVE_DATA`: the hairpin mode, and isolation.
+    /// Inside of a bridge port's `INFO_SLAVE_DATA`: the state, the hairpin mode, and isolation.
+    pub(super) const BRPORT_STATE: u16 = 1;
     pub(super) const BRPORT_MODE: u16 = 4;
     pub(super) const BRPORT_ISOLATED: u16 = 33;
 }
+
+/// `BR_STATE_FORWARDING`.
+const FORWARDING: u8 = 3;
 
 /// `IFALIASZ`, less the NUL.
 const ALIAS_MAX: usize = 255;
@@ -319,6 +323,16 @@ pub(crate) fn parse_port(payload: &[u8]) -> Option<BridgePort> {
     }
     // A link can be under something else than a bridge.
     Some(BridgePort { bridge: bridge?, hairpin: hairpin?, isolated })
+}
+
+/// Whether the link of a message is a bridge's port that hands packets on.
+pub(crate) fn forwards(payload: &[u8]) -> bool {
+    let attributes_of = |payload: &[u8], wanted: u16| {
+        let found = attributes(payload).find(|(kind, _)| *kind == wanted);
+        found.map(|(_, value)| value.to_vec()).unwrap_or_default()
+    };
+    let info = attributes_of(payload.get(HEADER_LEN..).unwrap_or_default(), ifla::LINKINFO);
+    attributes_of(&attributes_of(&info, ifla::INFO_SLAVE_DATA), ifla::BRPORT_STATE) == [FORWARDING]
 }
 
 /// Kind and value of each attribute, up to the first that is cut short.

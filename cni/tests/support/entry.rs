@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use ferrule_cni::request::Request;
 use ferrule_cni::result::AddResult;
 use ferrule_cni::spec::Version;
 use ferrule_cni::{Answer, Face, Node, pod, ports, run};
-use ferrule_model::{IfName, host_prefix};
+use ferrule_model::{IfIndex, IfName, Mac, host_prefix};
 use ferrule_netlink::fake::{FakeKernel, FakeNetns};
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
@@ -92,7 +93,7 @@ impl Node for Untouchable {
 
     fn netns(&self, path: &Path) -> Result<FakeNetns, NetnsError> {
         // As far as a request that is read well goes.
-        Err(NetnsError::Open { path: path.to_owned(), source: std::io::Error::from_raw_os_error(2) })
+        Err(NetnsError::Open { path: path.to_owned(), source: io::Error::from_raw_os_error(2) })
     }
     fn is_own(&self, _: &FakeNetns) -> Result<bool, NetnsError> {
         panic!("touched")
@@ -108,6 +109,16 @@ impl Node for Untouchable {
     }
 
     fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
+        panic!("touched")
+    }
+
+    fn announce(
+        &self,
+        _netns: &FakeNetns,
+        _link: IfIndex,
+        _mac: Mac,
+        _addresses: &[IpAddr],
+    ) -> io::Result<()> {
         panic!("touched")
     }
 

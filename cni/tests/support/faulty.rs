@@ -6,11 +6,12 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ferrule_cni::Node;
 use ferrule_model::{
-    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour,
-    NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Mac,
+    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
 };
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::netns::NetnsError;
@@ -128,6 +129,10 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
         self.machine.without_dad(link)
+    }
+
+    fn announce(&self, netns: &M::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {
+        self.machine.announce(netns, link, mac, addresses)
     }
 
     fn forwards(&self, family: Family) -> bool {
@@ -294,5 +299,9 @@ impl<K: Bridges> Bridges for FaultyKernel<K> {
 
     fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error> {
         self.faults.request(|| self.kernel.port(link))
+    }
+
+    fn forwards(&mut self, link: &IfName, within: Duration) -> Result<bool, Error> {
+        self.faults.request(|| self.kernel.forwards(link, within))
     }
 }

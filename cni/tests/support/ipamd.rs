@@ -33,7 +33,8 @@ pub(crate) struct State {
     pub(crate) calls: Vec<&'static str>,
     /// Ranges of the last call.
     pub(crate) ranges: Vec<AddressRange>,
-    given: u8,
+    /// The last number that was given.
+    pub(crate) given: u8,
 }
 
 /// A running stand-in. Its threads end with the test's process.

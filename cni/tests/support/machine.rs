@@ -3,12 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use ferrule_cni::{Node, RealNode};
 use ferrule_model::{
-    Address, AddressKey, Family, IfName, Link, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey,
+    Address, AddressKey, Family, IfIndex, IfName, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route,
+    RouteKey,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netfilter::{FakeNetfilter, Netfilter, NetfilterSocket};
@@ -40,6 +42,7 @@ pub(crate) trait Machine {
         netns: Option<&Self::Netns>,
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError>;
+    fn announce(&self, netns: &Self::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()>;
     fn forwards(&self, family: Family) -> bool;
 
     fn inside(&self, name: &str) -> Self::Kernel {
@@ -118,6 +121,16 @@ impl Machine for FakeMachine {
         Ok(Ok(()))
     }
 
+    fn announce(
+        &self,
+        _netns: &FakeNetns,
+        _link: IfIndex,
+        _mac: Mac,
+        _addresses: &[IpAddr],
+    ) -> io::Result<()> {
+        Ok(())
+    }
+
     fn forwards(&self, _family: Family) -> bool {
         true
     }
@@ -192,6 +205,10 @@ impl Machine for RealMachine {
         RealNode.enable_ipv6(netns, link)
     }
 
+    fn announce(&self, netns: &Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {
+        RealNode.announce(netns, link, mac, addresses)
+    }
+
     fn forwards(&self, family: Family) -> bool {
         RealNode.forwards(family)
     }
@@ -215,8 +232,7 @@ pub(crate) fn snapshot<K: Kernel>(kernel: &mut K) -> Snapshot {
         neighbours.extend(kernel.neighbours(link.index).unwrap());
     }
     // The kernel's own link-local addresses come and go with duplicate address detection.
-    addresses
-        .retain(|key, _| !matches!(key.prefix.ip(), std::net::IpAddr::V6(ip) if ip.is_unicast_link_local()));
+    addresses.retain(|key, _| !matches!(key.prefix.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()));
     Snapshot { links, addresses, routes: kernel.routes(PROTOCOL).unwrap(), neighbours }
 }
 
