@@ -11,6 +11,7 @@ mod logging;
 mod metrics;
 mod notify;
 mod shutdown;
+mod trail;
 pub mod varlink;
 mod watch;
 
@@ -22,4 +23,4 @@ pub use metrics::{
 };
 pub use notify::{Notifier, Watchdog};
 pub use shutdown::Shutdown;
-pub use watch::{FileWatch, WatchError};
+pub use watch::FileWatch;

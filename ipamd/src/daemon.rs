@@ -8,7 +8,7 @@ use crate::rescue::{self, RescueError};
 use crate::writer::{Handle, StartError, Writer};
 use ferrule_config::{Config, ConfigError};
 use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
-use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
+use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};
 use ferrule_netlink::own_addresses;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,9 +47,6 @@ pub enum RunError {
     /// Store or queue cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// Configuration or `node.json` cannot be watched.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
     /// The system refuses something basic.
     #[error("{doing}")]
     System {
@@ -151,10 +148,7 @@ async fn attend(
             }
             () = handle.gone() => return Err(RunError::WriterDied),
             () = watchdog.beat() => {}
-            changed = inputs.changed() => {
-                changed?;
-                configure(inputs, handle, grace).await;
-            }
+            () = inputs.changed() => configure(inputs, handle, grace).await,
             _ = hangup.recv() => {
                 inputs.read();
                 configure(inputs, handle, grace).await;

@@ -3,7 +3,7 @@
 
 use crate::reasons::chain;
 use ferrule_config::{Config, SubnetEnv};
-use ferrule_daemon::{FileWatch, WatchError};
+use ferrule_daemon::FileWatch;
 use ipnetwork::IpNetwork;
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;
@@ -24,10 +24,7 @@ struct Followed {
 
 impl Flannel {
     /// Follows the files that the configuration names from here on, and no others. Must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// The kernel gives no watch.
-    pub(crate) fn follow(&mut self, config: &Config) -> Result<(), WatchError> {
+    pub(crate) fn follow(&mut self, config: &Config) {
         let mut before = std::mem::take(&mut self.files);
         for path in config.ipam.pools.iter().filter_map(|pool| pool.subnet_env.as_ref()) {
             if self.files.iter().any(|followed| followed.path == *path) {
@@ -37,7 +34,7 @@ impl Flannel {
                 Some(at) => before.swap_remove(at),
                 None => {
                     // The watch before the first look, so that no change falls between.
-                    let watch = FileWatch::new(path)?;
+                    let watch = FileWatch::new(path);
                     let mut followed = Followed { path: path.clone(), watch, last: None };
                     followed.read();
                     followed
@@ -45,14 +42,10 @@ impl Flannel {
             };
             self.files.push(followed);
         }
-        Ok(())
     }
 
     /// Waits until one of the files has changed, and reads them; for ever if there is none. Cancel safe.
-    ///
-    /// # Errors
-    /// The kernel takes the watch away.
-    pub(crate) async fn changed(&mut self) -> Result<(), WatchError> {
+    pub(crate) async fn changed(&mut self) {
         {
             let mut waits: Vec<_> =
                 self.files.iter_mut().map(|file| Box::pin(file.watch.changed())).collect();
@@ -60,10 +53,9 @@ impl Flannel {
                 let mut ready = waits.iter_mut().map(|wait| wait.as_mut().poll(context));
                 ready.find(Poll::is_ready).unwrap_or(Poll::Pending)
             })
-            .await?;
+            .await;
         }
         self.read();
-        Ok(())
     }
 
     /// Reads all files.

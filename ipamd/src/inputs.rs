@@ -6,7 +6,7 @@ use crate::pools::settings;
 use crate::reasons::chain;
 use crate::service::Settings;
 use ferrule_config::{Config, ConfigError, DEFAULT_CONFIG, NODE_FILE, NodeFile};
-use ferrule_daemon::{CommonArgs, FileWatch, WatchError};
+use ferrule_daemon::{CommonArgs, FileWatch};
 use ferrule_netlink::own_addresses;
 use std::collections::BTreeMap;
 use std::io;
@@ -32,13 +32,13 @@ impl Inputs {
     /// Reads the files and watches them from here on. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The configuration cannot be used, or the kernel gives no watch.
+    /// The configuration cannot be used.
     pub(crate) fn open(common: &CommonArgs) -> Result<Self, crate::RunError> {
         // The watches before the first look, so that no change falls between.
         let path = common.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
-        let config_watch = FileWatch::new(path)?;
+        let config_watch = FileWatch::new(path);
         let node_path = common.runtime_file(NODE_FILE);
-        let node_watch = FileWatch::new(&node_path)?;
+        let node_watch = FileWatch::new(&node_path);
         let config = common.load_config()?;
         let (node, node_fault) = (None, None);
         let common = common.clone();
@@ -56,7 +56,7 @@ impl Inputs {
             said_unseen,
         };
         inputs.look(own_addresses());
-        inputs.flannel.follow(&inputs.config)?;
+        inputs.flannel.follow(&inputs.config);
         inputs.read_node();
         Ok(inputs)
     }
@@ -92,22 +92,12 @@ impl Inputs {
     }
 
     /// Waits until one of the files has changed, and reads it. Cancel safe.
-    ///
-    /// # Errors
-    /// The kernel takes the watch away.
-    pub(crate) async fn changed(&mut self) -> Result<(), WatchError> {
+    pub(crate) async fn changed(&mut self) {
         tokio::select! {
-            changed = self.config_watch.changed() => {
-                changed?;
-                self.read_config();
-            }
-            changed = self.node_watch.changed() => {
-                changed?;
-                self.read_node();
-            }
-            changed = self.flannel.changed() => changed?,
+            () = self.config_watch.changed() => self.read_config(),
+            () = self.node_watch.changed() => self.read_node(),
+            () = self.flannel.changed() => {}
         }
-        Ok(())
     }
 
     /// Reads all files.
@@ -129,9 +119,7 @@ impl Inputs {
                 let pools: Vec<&str> = config.ipam.pools.iter().map(|pool| pool.name.as_str()).collect();
                 tracing::info!(?pools, "configuration read, it counts from now on");
                 self.config = config;
-                if let Err(error) = self.flannel.follow(&self.config) {
-                    tracing::error!(error = chain(&error), "flannel's file cannot be followed");
-                }
+                self.flannel.follow(&self.config);
             }
             Err(error) => {
                 tracing::error!(

@@ -84,7 +84,7 @@ fn identity(config: &Config) -> Result<(Option<Identity>, bool), RunError> {
 
 /// The cluster, once the source tells of this node.
 async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
-    let mut source = AnySource::reading(config, name, runtime_dir)?;
+    let mut source = AnySource::reading(config, name, runtime_dir);
     let mut table = Table::new(name, config.clone(), Notifier);
     let told = async {
         loop {

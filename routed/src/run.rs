@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
-use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, WatchError, serve_metrics};
+use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};
 use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::events::Events;
 use ferrule_netlink::netfilter::NetfilterSocket;
@@ -44,9 +44,6 @@ pub enum RunError {
     /// The node has no name.
     #[error(transparent)]
     Name(#[from] NodeNameError),
-    /// The nodes file cannot be watched.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
     /// Nobody tells of this node.
     #[error("{origin} does not tell of a node called {name}, which is this one; there is nothing to plan by")]
     NoNodes {
@@ -109,7 +106,7 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
     let identity = identity(&config.routing)?;
-    let mut source = AnySource::new(&config, &name, runtime_dir)?;
+    let mut source = AnySource::new(&config, &name, runtime_dir);
     let key = identity.as_ref().map(|identity| identity.key);
     key.into_iter().for_each(|key| source.publish(key));
     let kernel = Netlink::open()?;

@@ -1,27 +1,19 @@
 //! The nodes file: read at the start and after each change. A file that is broken, or gone, changes nothing.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ferrule_config::{Config, ConfigError, Edit, EditedNodes};
-use ferrule_daemon::{FileWatch, WatchError};
-use tokio::time::Instant;
+use ferrule_daemon::FileWatch;
 
 use super::{NodeEvent, Source};
 use crate::nodes::Node;
 use crate::roll::{Rank, Roll};
 
-/// How often the file is looked at when the kernel tells of no changes.
-const WITHOUT_WATCH: Duration = Duration::from_secs(5);
-
 /// A watched nodes file.
 #[derive(Debug)]
 pub struct FileSource {
     path: PathBuf,
-    /// `None` once the kernel has taken it away.
-    watch: Option<FileWatch>,
-    /// When it is looked at next, without a watch.
-    next_look: Instant,
+    watch: FileWatch,
     /// The file has not been read yet since it changed.
     unread: bool,
     /// The last state that was told.
@@ -35,21 +27,10 @@ pub struct FileSource {
 impl FileSource {
     /// Watches the file that `config` names, which need not exist yet, for the node called `own_name`. Must be called within
     /// a tokio runtime.
-    ///
-    /// # Errors
-    /// The kernel gives no watch.
-    pub fn new(config: &Config, own_name: &str) -> Result<Self, WatchError> {
+    pub fn new(config: &Config, own_name: &str) -> Self {
         let path = config.routing.file.path.clone();
-        let watch = Some(FileWatch::new(&path)?);
-        Ok(Self {
-            path,
-            watch,
-            next_look: Instant::now(),
-            unread: true,
-            told: None,
-            roll: Roll::new(own_name, config),
-            complaint: None,
-        })
+        let watch = FileWatch::new(&path);
+        Self { path, watch, unread: true, told: None, roll: Roll::new(own_name, config), complaint: None }
     }
 
     /// What the file says that is not told yet.
@@ -104,26 +85,13 @@ impl FileSource {
         }
         self.complaint = Some(error);
     }
-
-    async fn changed(&mut self) {
-        match &mut self.watch {
-            Some(watch) => {
-                if let Err(error) = watch.changed().await {
-                    tracing::warn!("{error}; the file is looked at every {} s", WITHOUT_WATCH.as_secs());
-                    self.watch = None;
-                }
-            }
-            None => tokio::time::sleep_until(self.next_look).await,
-        }
-        self.next_look = Instant::now() + WITHOUT_WATCH;
-    }
 }
 
 impl Source for FileSource {
     async fn next(&mut self) -> NodeEvent {
         loop {
             if !self.unread {
-                self.changed().await;
+                self.watch.changed().await;
             }
             self.unread = false;
             if let Some(news) = self.read() {
@@ -140,6 +108,8 @@ fn all(nodes: &EditedNodes) -> impl Iterator<Item = (Node, Rank)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::nodes::NodeUpdate;
     use ferrule_daemon::write_atomically;
@@ -173,7 +143,7 @@ mod tests {
         run(async {
             let mut config = Config::default();
             config.routing.file.path.clone_from(&path);
-            let mut source = FileSource::new(&config, "a").unwrap();
+            let mut source = FileSource::new(&config, "a");
             let quiet = Duration::from_millis(50);
             assert_eq!(next(&mut source, quiet).await, None, "there is no file yet");
             write(GOOD);

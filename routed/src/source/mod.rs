@@ -19,7 +19,6 @@ use std::future::Future;
 use std::path::Path;
 
 use ferrule_config::{Config, Routing, Vxlan};
-use ferrule_daemon::WatchError;
 use ferrule_model::{IfName, LinkKind, Mac, WgKey};
 use ferrule_netlink::{Kernel, Netlink};
 
@@ -61,33 +60,27 @@ pub enum AnySource {
 impl AnySource {
     /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime. What earlier runs left in
     /// `runtime_dir` counts.
-    ///
-    /// # Errors
-    /// The nodes file cannot be watched.
-    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
+    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
         let routing = &config.routing;
-        Ok(match routing.source {
-            ferrule_config::Source::File => Self::File(Box::new(FileSource::new(config, own_name)?)),
+        match routing.source {
+            ferrule_config::Source::File => Self::File(Box::new(FileSource::new(config, own_name))),
             ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::new(config, own_name)),
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
-        })
+        }
     }
 }
 
 impl AnySource {
     /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
     /// annotation and no condition set.
-    ///
-    /// # Errors
-    /// The nodes file cannot be watched.
-    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Result<Self, WatchError> {
-        Ok(match config.routing.source {
-            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir)?,
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+        match config.routing.source {
+            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir),
             ferrule_config::Source::Kubernetes => {
                 Self::Kubernetes(KubernetesSource::reading(config, own_name))
             }
             ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir)),
-        })
+        }
     }
 }
 
