@@ -1,6 +1,7 @@
 //! CHECK: is everything that ADD made still there? What other plugins of the list added is not looked at, and what they
 //! changed is known from the result that the runtime hands over.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::net::IpAddr;
 
@@ -17,7 +18,7 @@ use crate::error::{Error, Failure};
 use crate::grant::Granted;
 use crate::ipam;
 use crate::node::Node;
-use crate::pod::{Ends, are_joined, default_route, gateway};
+use crate::pod::{Ends, are_joined, default_route, gateway, gateway_route};
 use crate::request::Check;
 use crate::result::{self, Interface, Ip};
 
@@ -150,6 +151,13 @@ impl Changes {
         }
     }
 
+    fn route(&mut self, what: &str, expected: &str, (key, route): (&RouteKey, &Route), found: &Routes) {
+        let found = found.get(key);
+        if found != Some(route) {
+            self.say(what, expected, &in_words(found));
+        }
+    }
+
     fn neighbour(&mut self, what: &str, mac: Option<Mac>, found: Option<Neighbour>) {
         if found != Some(Neighbour { mac, permanent: true }) {
             let text = match found {
@@ -197,6 +205,9 @@ fn links<K: Kernel>(
     Ok(None)
 }
 
+/// The routes of a namespace.
+type Routes = BTreeMap<RouteKey, Route>;
+
 /// Addresses, the gateway's neighbour and the default route of each family.
 fn pod_side<K: Kernel>(
     kernel: &mut K,
@@ -222,15 +233,16 @@ fn pod_side<K: Kernel>(
             let neighbour = kernel.neighbour(NeighbourKey { link, address: *gateway })?;
             changes.neighbour(&format!("neighbour {gateway} in the container"), ends.host.mac, neighbour);
         }
-        let found = routes.get(&key);
-        if found != Some(&route) {
-            let expected = format!("via {gateway} dev {}", ends.pod.name);
-            let what = if dst.prefix() == 0 {
-                format!("default route ({}) in the container", family(dst))
-            } else {
-                format!("route {dst} in the container")
-            };
-            changes.say(&what, &expected, &in_words(found));
+        let what = if dst.prefix() == 0 {
+            format!("default route ({}) in the container", family(dst))
+        } else {
+            format!("route {dst} in the container")
+        };
+        changes.route(&what, &format!("via {gateway} dev {}", ends.pod.name), (&key, &route), &routes);
+        if expected.bridge.is_none() && gateway.is_ipv4() {
+            let (key, route) = gateway_route(link);
+            let what = format!("route {} in the container", key.dst);
+            changes.route(&what, &format!("dev {}", ends.pod.name), (&key, &route), &routes);
         }
     }
     Ok(())

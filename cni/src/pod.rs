@@ -75,8 +75,15 @@ const ANYWHERE_V6: Ipv6Network =
 /// the same pod, ours or another's, neither replaces it nor is replaced: the first interface wins.
 pub fn default_route(link: IfIndex, family: Family) -> (RouteKey, Route) {
     let key = RouteKey::main(anywhere(family));
-    let via = Via::Gateway { address: gateway(family), link, onlink: family == Family::V4 };
+    let via = Via::Gateway { address: gateway(family), link, onlink: false };
     (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(via))
+}
+
+/// The route to IPv4's gateway, which lies in no subnet of the pod's; IPv6's is link-local. Without it the default route would
+/// have to be `onlink`, and plugins that write the routes anew, as `sbr` does, leave that out.
+pub fn gateway_route(link: IfIndex) -> (RouteKey, Route) {
+    let key = RouteKey::main(host_prefix(gateway(Family::V4)));
+    (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(Via::Link(link)))
 }
 
 /// The veth pair of `attachment`. Names and MACs derive from it, so that DEL and the neighbours need no lookup.
@@ -140,13 +147,15 @@ pub(crate) fn link(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<Op> {
     link_change(link, mac, mtu).map(|change| Op::SetLink(link.index, change))
 }
 
-fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> [Op; 3] {
-    let (default, via) = default_route(link, family);
+fn pod_ops(link: IfIndex, family: Family, ip: IpAddr, host_mac: Mac) -> impl Iterator<Item = Op> {
+    let to_gateway = (family == Family::V4).then(|| gateway_route(link));
+    let routes = to_gateway.into_iter().chain([default_route(link, family)]);
     [
         Op::PutAddress(AddressKey { link, prefix: host_prefix(ip) }, Address { nodad: family == Family::V6 }),
         Op::PutNeighbour(NeighbourKey { link, address: gateway(family) }, permanent(host_mac)),
-        Op::PutRoute(default, via),
     ]
+    .into_iter()
+    .chain(routes.map(|(key, route)| Op::PutRoute(key, route)))
 }
 
 const fn permanent(mac: Mac) -> Neighbour {
@@ -243,6 +252,7 @@ mod tests {
                 "link set dev 2 mtu 1450 up",
                 "addr add 10.0.0.5/32 dev 2",
                 "neigh replace 169.254.1.1 dev 2",
+                "route replace 169.254.1.1/32 table 254",
                 "route replace 0.0.0.0/0 table 254",
                 "addr add fd00::5/128 dev 2",
                 "neigh replace fe80::1 dev 2",

@@ -17,9 +17,9 @@ use support::ipamd::Ipamd;
 use support::machine::{FakeMachine, Machine};
 use support::{Bench, World, attachment, failure, result};
 
-/// What a dual-stack ADD asks of the kernel: create, a batch in the pod (link, three for each family, the loopback
-/// device), one on the host (link, two for each family).
-const REQUESTS: u64 = 1 + (1 + 3 * 2 + 1) + (1 + 2 * 2);
+/// What a dual-stack ADD asks of the kernel: create, a batch in the pod (link, three for each family, the way to IPv4's
+/// gateway, the loopback device), one on the host (link, two for each family).
+const REQUESTS: u64 = 1 + (1 + 3 * 2 + 1 + 1) + (1 + 2 * 2);
 
 /// Everything, with the pod's loopback device on: an ADD that fails may have switched it on and leaves it so.
 fn before<M: Machine>(bench: &Bench<'_, M>) -> World {

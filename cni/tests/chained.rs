@@ -1,17 +1,18 @@
-//! The reference plugins `portmap` and `bandwidth` behind ours in the list, as clusters have them that come from elsewhere.
+//! The reference plugins `portmap`, `bandwidth` and `sbr` behind ours in the list, as clusters have them that come from elsewhere.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Kernel, nft};
 use serde_json::{Value, json};
 
-use support::lab::{CLIENT, Lab, NODE, at, ip, seen, serve, with_lab};
+use support::lab::{CLIENT, Lab, NODE, addresses, at, ip, seen, serve, with_lab};
 use support::machine::Machine;
 use support::result;
 
@@ -82,5 +83,23 @@ fn portmap_and_bandwidth_work_behind_ours() {
         }
         result(&lab.bench.verb_with("DEL", &[], &version));
         assert_eq!(links(lab), before);
+    });
+}
+
+/// It moves the interface's routes to a table of their own, to which the pod's address leads: each has to stand there, too.
+#[test]
+fn sbr_works_behind_ours() {
+    with_lab(|lab| {
+        let version = json!({ "cniVersion": "1.0.0" });
+        let netns = netns_for_others(lab);
+        let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &version));
+        reference(lab, "sbr", "ADD", &json!({}), &ours);
+        serve(&lab.pod("pod"), 80);
+        for (address, client) in addresses(&ours).into_iter().zip(CLIENT) {
+            let at = SocketAddr::new(address, 80);
+            assert_eq!(seen(&lab.client, at).unwrap(), ip(client), "the client reaches the pod at {address}");
+        }
+        reference(lab, "sbr", "DEL", &json!({}), &ours);
+        result(&lab.bench.verb_with("DEL", &[("CNI_NETNS", &netns)], &version));
     });
 }

@@ -50,10 +50,15 @@ on_both_kernels! {
             missed(&bench, &added, &format!("address {}: expected on eth0, found none", key.prefix));
         }
         let routes = pod.routes(PROTOCOL).unwrap();
-        assert_eq!(routes.len(), 2);
-        for (key, family) in routes.keys().zip(["IPv4", "IPv6"]) {
+        assert_eq!(routes.len(), 3);
+        for key in routes.keys() {
+            let what = match (key.dst.prefix(), key.dst.is_ipv4()) {
+                (0, true) => "default route (IPv4) in the container",
+                (0, false) => "default route (IPv6) in the container",
+                _ => "route 169.254.1.1/32 in the container",
+            };
             apply(&mut pod, &Op::DeleteRoute(*key));
-            missed(&bench, &added, &format!("default route ({family}) in the container"));
+            missed(&bench, &added, what);
         }
         for key in pod.neighbours(link.index).unwrap().keys() {
             apply(&mut pod, &Op::DeleteNeighbour(*key));
