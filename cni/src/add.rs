@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec, Way};
-use ferrule_netlink::{Bridges, Kernel};
+use ferrule_netlink::{Bridges, Kernel, Renamed};
 use ferrule_wire::{ClientError, remove_record, write_record};
 use nix::errno::Errno;
 
@@ -16,6 +16,7 @@ use crate::config::{Bridge, Mode};
 use crate::error::{Error, Failure, refused};
 use crate::extras;
 use crate::grant::Grant;
+use crate::hostend;
 use crate::ipam::{self, Ipam};
 use crate::node::Node;
 use crate::pod::{self, Ends};
@@ -266,7 +267,15 @@ impl<N: Node> Attempt<'_, N> {
     fn taken(&mut self) -> Result<Ends, Error> {
         let looked =
             self.host.link(&self.spec.host_name).map_err(looking("for the host's end of the veth pair"))?;
-        let Some(host) = looked else { return Err(Error::IfNameTaken(self.spec.pod_name.clone())) };
+        let Some(host) = looked else {
+            let renamed = self.host.renamed(&self.spec.host_name);
+            if renamed.map_err(looking("for the host's end of the veth pair"))?.is_none() {
+                return Err(Error::IfNameTaken(self.spec.pod_name.clone()));
+            }
+            // Somebody has given it another name, under which nobody finds it.
+            self.delete()?;
+            return self.make_again();
+        };
         if host.kind != LinkKind::Veth {
             return Err(Error::HostNameTaken(self.spec.host_name.clone()));
         }
@@ -290,8 +299,7 @@ impl<N: Node> Attempt<'_, N> {
         // Nothing is put back of what an ADD before made. Only what is right for a link that is there ever is, so a record that
         // cannot be removed does no harm.
         let _ = remove_record(&self.request.config.runtime_dir, &self.request.attachment);
-        let deleted = self.host.delete_link(&self.spec.host_name);
-        deleted.map(drop).map_err(|source| Error::Kernel { doing: "delete the veth pair", source })
+        hostend::delete(&mut self.host, &self.spec.host_name).map(drop)
     }
 
     fn apply(&mut self, place: Place, ops: &[Op]) -> Result<(), Error> {

@@ -3,11 +3,11 @@
 //! It succeeds when nothing is left to do, whatever was there, and needs neither the pod's namespace nor a running `ipamd`.
 
 use ferrule_model::host_veth_name;
-use ferrule_netlink::Kernel;
 use ferrule_wire::remove_record;
 
 use crate::error::{Error, Failure};
 use crate::extras;
+use crate::hostend;
 use crate::ipam::Releasing;
 use crate::node::Node;
 use crate::request::Del;
@@ -22,9 +22,7 @@ pub fn del<N: Node>(node: &N, request: &Del) -> Result<(), Failure> {
     let _ = remove_record(&request.config.runtime_dir, &request.attachment);
     let ipam = Releasing::prepare(&request.config);
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
-    let deleted = host
-        .delete_link(&host_veth_name(&request.attachment))
-        .map_err(|source| Error::Kernel { doing: "delete the veth pair", source })?;
+    let deleted = hostend::delete(&mut host, &host_veth_name(&request.attachment))?;
     extras::remove(node, &mut host, &request.attachment, deleted.as_ref())?;
     Ok(ipam.release(&request.attachment)?)
 }

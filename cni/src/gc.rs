@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use ferrule_model::{IfName, host_veth_name};
-use ferrule_netlink::Kernel;
+use ferrule_model::{IfName, Link, host_veth_name, is_host_veth};
+use ferrule_netlink::{Kernel, Renamed};
 use ferrule_wire::{Record, Records};
 
 use crate::error::{Error, Failure};
@@ -40,14 +40,23 @@ fn links<N: Node>(
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;
     let links = host.links().map_err(|source| Error::Kernel { doing: "list the links", source })?;
     let valid: BTreeSet<_> = request.valid.iter().map(host_veth_name).collect();
-    let ours = |link: &&_| network_of(link) == Some(&request.config.name);
     let (mut stuck, records) = (BTreeSet::new(), Records::new(&request.config.runtime_dir));
-    for link in links.iter().filter(ours).filter(|link| !valid.contains(&link.name)) {
+    let mut known = true;
+    for link in links.iter().filter(|link| network_of(link) == Some(&request.config.name)) {
+        let made_as = match made_as(&mut host, link) {
+            Ok(found) => found.filter(|name| !valid.contains(name)),
+            Err(error) => {
+                errors.push(error);
+                known = false;
+                None
+            }
+        };
+        let Some(made_as) = made_as else { continue };
         // So that nothing comes back, as in DEL.
-        let _ = records.remove(&link.name);
+        let _ = records.remove(&made_as);
         if let Err(source) = host.delete_link(&link.name) {
             errors.push(Error::Kernel { doing: "delete a veth pair that no attachment has", source });
-            stuck.insert(link.name.clone());
+            stuck.insert(made_as);
         }
     }
     errors.extend(records_left(&mut host, &records, request, &valid).err());
@@ -55,7 +64,16 @@ fn links<N: Node>(
     let closed = left.is_empty();
     errors.extend(left);
     // Nor while a host port may lead to it.
-    if closed { Ok(Some(stuck)) } else { Ok(None) }
+    if closed && known { Ok(Some(stuck)) } else { Ok(None) }
+}
+
+/// The name under which a link was made that says it is a pod's; `None` if it is none of ours.
+fn made_as(host: &mut impl Renamed, link: &Link) -> Result<Option<IfName>, Error> {
+    if is_host_veth(link.name.as_str()) {
+        return Ok(Some(link.name.clone()));
+    }
+    let looked = host.made_as(&link.name);
+    looked.map_err(|source| Error::Kernel { doing: "look for the first name of a veth pair", source })
 }
 
 /// Removes the records of attachments of the network that nothing valid has, and whose links went by themselves.

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use ferrule_model::{Attachment, Family};
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::nft::NftError;
-use ferrule_netlink::{Error as NetlinkError, Kernel, Places};
+use ferrule_netlink::{Error as NetlinkError, Places, Renamed};
 use nix::errno::Errno;
 
 use crate::error::Error;
@@ -98,7 +98,7 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
 /// has been granted.
 fn grant(
     netfilter: &mut impl Netfilter,
-    host: &mut impl Kernel,
+    host: &mut impl Renamed,
     wanted: &[Element],
     on: &[Element],
 ) -> Result<bool, Error> {
@@ -129,7 +129,7 @@ fn renewed(on: &[Element]) -> Vec<Change<'_>> {
 /// Puts what is wanted in the place of what nobody alive has.
 fn replace(
     netfilter: &mut impl Netfilter,
-    host: &mut impl Kernel,
+    host: &mut impl Renamed,
     wanted: &[Element],
     on: &[Element],
 ) -> Result<(), Error> {
@@ -167,12 +167,16 @@ fn replace(
 }
 
 /// An error if the owner of `element` is attached: its veth is there.
-fn refuse_if_alive(host: &mut impl Kernel, element: &Element) -> Result<(), Error> {
+fn refuse_if_alive(host: &mut impl Renamed, element: &Element) -> Result<(), Error> {
     let Some(veth) = Owner::read(&element.comment).and_then(|owner| owner.veth()) else {
         let owner = format!("an element that is not Ferrule's (comment {:?})", element.comment);
         return Err(taken(element, owner));
     };
-    match host.link(&veth).map_err(talking(LOOK))? {
+    let mut found = host.link(&veth).map_err(talking(LOOK))?;
+    if found.is_none() {
+        found = host.renamed(&veth).map_err(talking(LOOK))?;
+    }
+    match found {
         None => Ok(()),
         Some(link) => {
             let pod = link.alias.unwrap_or_else(|| "a pod".to_owned());

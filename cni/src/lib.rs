@@ -17,6 +17,7 @@ pub mod extras;
 pub mod face;
 pub mod gc;
 pub mod grant;
+mod hostend;
 mod hostports;
 mod ipam;
 mod ipamd;

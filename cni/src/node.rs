@@ -10,14 +10,14 @@ use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::traffic::Traffic;
-use ferrule_netlink::{Bridges, Error, Netlink, Places};
+use ferrule_netlink::{Bridges, Error, Netlink, Places, Renamed};
 
 /// A node.
 pub trait Node {
     /// A network namespace.
     type Netns;
     /// The kernel as one namespace sees it.
-    type Kernel: Bridges<Netns = Self::Netns> + Places + Traffic;
+    type Kernel: Bridges<Netns = Self::Netns> + Places + Renamed + Traffic;
     /// Netfilter in our own namespace.
     type Netfilter: Netfilter;
 

@@ -112,9 +112,9 @@ fn alias(attachment: &Attachment, pod: Option<&Pod>, names: &[String]) -> String
     alias
 }
 
-/// The network that a host's end says it belongs to. No network's name holds a colon.
+/// The network that a host's end says it belongs to, whatever its name is by now. No network's name holds a colon.
 pub fn network_of(link: &Link) -> Option<&str> {
-    let alias = link.alias.as_deref().filter(|_| ferrule_model::is_host_veth(link.name.as_str()))?;
+    let alias = link.alias.as_deref().filter(|_| link.kind == LinkKind::Veth)?;
     alias.split_once(": ").map(|(network, _)| network)
 }
 
@@ -320,7 +320,9 @@ mod tests {
             assert!(link.alias.as_ref().unwrap().ends_with(", db"));
             assert_eq!(network_of(&link), Some("pods"));
         }
-        link.name = IfName::new("eth0").unwrap();
+        link.name = IfName::new("uplink7").unwrap();
+        assert_eq!(network_of(&link), Some("pods"), "whatever somebody calls it");
+        link.kind = LinkKind::Other("bridge".into());
         assert_eq!(network_of(&link), None, "somebody else's");
     }
 

@@ -242,8 +242,8 @@ fn a_pod_without_them_costs_no_request_more() {
         assert_eq!(requests(&bench, &declared, "DEL"), 1);
         assert_eq!(
             requests(&bench, &json!({}), "DEL"),
-            4,
-            "of one that is gone: link, generation, table, device"
+            5,
+            "of one that is gone: link, the same under another name, generation, table, device"
         );
     });
 }

@@ -69,12 +69,32 @@ impl Sight for Node {
     }
 
     fn link(&self, attachment: &Attachment) -> Presence {
-        match if_nametoindex(ferrule_model::host_veth_name(attachment).as_str()) {
-            Ok(_) => Presence::There,
-            Err(Errno::ENODEV) => Presence::Gone,
-            Err(_) => Presence::Unknown,
+        let name = ferrule_model::host_veth_name(attachment);
+        match called(&name) {
+            // Somebody may have given it another name. An older kernel knows none beside the first.
+            Presence::Gone => ferrule_model::second_name(&name).map_or(Presence::Gone, |name| called(&name)),
+            presence => presence,
         }
     }
+}
+
+/// Whether a link has this name, as its first or beside it: `dev_get_by_name` in the kernel looks for both.
+fn called(name: &ferrule_model::IfName) -> Presence {
+    match if_nametoindex(name.as_str()) {
+        Ok(_) => Presence::There,
+        Err(Errno::ENODEV) => Presence::Gone,
+        Err(_) => Presence::Unknown,
+    }
+}
+
+/// The name under which the link `name` was made, if it is a pod's that somebody renamed: its alias tells whom it serves, and it has
+/// the second name of that.
+fn made_as(name: &str) -> Option<String> {
+    let (attachment, _) = crate::adopt::told(&alias(name))?;
+    let made_as = ferrule_model::host_veth_name(&attachment);
+    let second = ferrule_model::second_name(&made_as)?;
+    let is_same = if_nametoindex(second.as_str()).ok()? == if_nametoindex(name).ok()?;
+    is_same.then(|| made_as.as_str().to_owned())
 }
 
 fn namespace(path: &Path) -> Presence {
@@ -89,17 +109,21 @@ fn namespace(path: &Path) -> Presence {
     }
 }
 
-/// The pods' links of this node by name.
+/// The pods' links of this node by the names under which they were made.
 ///
 /// # Errors
 /// `/proc/net` cannot be read.
 pub fn pod_links() -> io::Result<BTreeMap<String, PodLink>> {
     let mut links: BTreeMap<String, PodLink> = BTreeMap::new();
+    let mut renamed = BTreeMap::new();
     // Every link, with or without a route.
     for line in fs::read_to_string("/proc/net/dev")?.lines() {
         let name = line.split(':').next().unwrap_or_default().trim();
         if ferrule_model::is_host_veth(name) {
             links.insert(name.to_owned(), PodLink { alias: alias(name), addresses: Vec::new() });
+        } else if let Some(first) = made_as(name) {
+            links.insert(first.clone(), PodLink { alias: alias(name), addresses: Vec::new() });
+            renamed.insert(name.to_owned(), first);
         }
     }
     let ipv4 = fs::read_to_string("/proc/net/route")?;
@@ -110,6 +134,7 @@ pub fn pod_links() -> io::Result<BTreeMap<String, PodLink>> {
         Err(error) => return Err(error),
     };
     for (name, address) in ipv4.lines().filter_map(ipv4_route).chain(ipv6.lines().filter_map(ipv6_route)) {
+        let name = renamed.get(name).map_or(name, String::as_str);
         if let Some(link) = links.get_mut(name)
             && !link.addresses.contains(&address)
         {

@@ -37,6 +37,8 @@ fn link_name(id: &str) -> String {
 fn add_link(id: &str) {
     let name = link_name(id);
     ip(&["link", "add", &name, "type", "veth", "peer", "name", &format!("p{}", &name[3..])]);
+    let second = ferrule_model::second_name(&ferrule_model::host_veth_name(&attachment(id))).unwrap();
+    ip(&["link", "property", "add", "dev", &name, "altname", second.as_str()]);
 }
 
 fn delete_link(id: &str) {
@@ -102,6 +104,25 @@ fn what_has_neither_namespace_nor_link_is_taken_back_and_nothing_else() {
     let counted = figure("127.0.0.1:9478", "ferrule_ipamd_leases_reclaimed_total{reason=\"gone\"}");
     assert_eq!(counted, Some(2.0), "since the daemon was started");
     delete_link("live");
+}
+
+/// Somebody gives a pod's link another name: it still has the pod's address.
+#[test]
+fn a_lease_whose_link_was_renamed_is_not_taken_back() {
+    alone();
+    let place = Place::new(CONFIG);
+    let _daemon = place.start();
+    let mut client = place.client();
+    add_link("renamed");
+    ip(&["link", "set", &link_name("renamed"), "name", "uplink7"]);
+    give(&place, &mut client, "renamed");
+    for id in ["lost-one", "lost-two"] {
+        give(&place, &mut client, id);
+        until("what is lost is taken back", || is_reclaimed(&place, id));
+        assert!(ids(&mut client).contains("renamed"));
+    }
+    ip(&["link", "delete", "uplink7"]);
+    until("what is gone is taken back", || is_reclaimed(&place, "renamed"));
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
 pub use names::{
     IfName, IfNameError, PROTOCOL, bridge_mac, host_mac, host_veth_name, host_veth_of, ifb_name,
-    is_host_veth, is_ifb, pod_mac, vtep_mac,
+    is_host_veth, is_ifb, made_as, pod_mac, second_name, vtep_mac,
 };
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};

@@ -15,6 +15,8 @@ pub const PROTOCOL: u8 = 70;
 const HOST_VETH_PREFIX: &str = "fer";
 /// What the names of devices begin with that limit what pods send; as many digits follow.
 const IFB_PREFIX: &str = "fei";
+/// What a host's end has as its second name.
+const SECOND_PREFIX: &str = "fea";
 /// 3 + 12 fill the 15 bytes that the kernel has for a name.
 const HOST_VETH_DIGITS: usize = 12;
 
@@ -94,6 +96,20 @@ pub fn host_veth_name(attachment: &Attachment) -> IfName {
 pub fn host_veth_of(hash: &str) -> Option<IfName> {
     let name = format!("{HOST_VETH_PREFIX}{}", hash.get(..HOST_VETH_DIGITS)?);
     is_host_veth(&name).then_some(IfName(name))
+}
+
+/// The second name of the host's end that is made under the name `made_as`, by which it is known when somebody renames it: `fea`
+/// and the same digits. `None` if the name is not such a link's.
+pub fn second_name(made_as: &IfName) -> Option<IfName> {
+    let digits =
+        made_as.as_str().strip_prefix(HOST_VETH_PREFIX).filter(|_| is_host_veth(made_as.as_str()))?;
+    Some(IfName(format!("{SECOND_PREFIX}{digits}")))
+}
+
+/// The name under which the host's end was made whose second name is `second`.
+pub fn made_as(second: &str) -> Option<IfName> {
+    let digits = second.strip_prefix(SECOND_PREFIX).filter(|_| has_digits(second, SECOND_PREFIX))?;
+    Some(IfName(format!("{HOST_VETH_PREFIX}{digits}")))
 }
 
 /// Name of the device that limits what the pod of `attachment` sends: `fei` and the digits of its veth.
@@ -177,6 +193,12 @@ mod tests {
         }
         let ifb = ifb_name(&attachment());
         assert_eq!(ifb.as_str()[3..], veth.as_str()[3..]);
+        let second = second_name(&veth).unwrap();
+        assert!(second.as_str().len() <= 15 && second != veth && !is_host_veth(second.as_str()));
+        assert_eq!(
+            (made_as(second.as_str()), made_as(veth.as_str()), second_name(&second)),
+            (Some(veth.clone()), None, None)
+        );
         assert!(is_ifb(ifb.as_str()) && !is_ifb(veth.as_str()) && !is_host_veth(ifb.as_str()));
     }
 

@@ -27,6 +27,7 @@ pub(crate) mod rtm {
     pub(crate) const GETNEIGH: u16 = 30;
     pub(crate) const NEWNETCONF: u16 = 80;
     pub(crate) const GETNETCONF: u16 = 82;
+    pub(crate) const NEWLINKPROP: u16 = 108;
     pub(crate) const NEWNEXTHOP: u16 = 104;
     pub(crate) const DELNEXTHOP: u16 = 105;
     pub(crate) const GETNEXTHOP: u16 = 106;

@@ -10,7 +10,7 @@ use ferrule_model::{
     BridgePort, BridgeSpec, IfIndex, IfName, Link, LinkChange, LinkKind, Mac, VethSpec, Vxlan, VxlanSpec,
     WireguardSpec,
 };
-use netlink_packet_core::{NLA_TYPE_MASK, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 
 use crate::encode::rtm;
 use crate::socket::Request;
@@ -36,6 +36,9 @@ mod ifla {
     pub(super) const IFALIAS: u16 = 20;
     pub(super) const AF_SPEC: u16 = 26;
     pub(super) const NET_NS_FD: u16 = 28;
+    pub(super) const PROP_LIST: u16 = 52;
+    /// Inside of `PROP_LIST`.
+    pub(super) const ALT_IFNAME: u16 = 53;
     pub(super) const NUM_TX_QUEUES: u16 = 31;
     pub(super) const NUM_RX_QUEUES: u16 = 32;
     /// Inside of `LINKINFO`.
@@ -323,6 +326,21 @@ pub(crate) fn parse_port(payload: &[u8]) -> Option<BridgePort> {
     }
     // A link can be under something else than a bridge.
     Some(BridgePort { bridge: bridge?, hairpin: hairpin?, isolated })
+}
+
+/// Gives a link one more name, by which it is found as by the first.
+pub(crate) fn alternative(name: &IfName, other: &IfName) -> Request {
+    let names = Draft(Vec::new()).text(ifla::ALT_IFNAME, other.as_str());
+    let draft = Draft::named(name).with(ifla::PROP_LIST | NLA_F_NESTED, &names.0);
+    draft.request(rtm::NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND)
+}
+
+/// The names beside the first that the link of a message has.
+pub(crate) fn alternative_names(payload: &[u8]) -> Vec<String> {
+    let lists = attributes(payload.get(HEADER_LEN..).unwrap_or_default());
+    let names = lists.filter(|(kind, _)| *kind == ifla::PROP_LIST).flat_map(|(_, list)| attributes(list));
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    names.filter(|(kind, _)| *kind == ifla::ALT_IFNAME).map(|(_, value)| text(value)).collect()
 }
 
 /// Whether the link of a message is a bridge's port that hands packets on.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, VethSpec, ordinal,
+    NexthopId, Op, Route, RouteKey, VethSpec, ordinal, second_name,
 };
 use nix::errno::Errno;
 use std::os::fd::AsFd;
@@ -164,12 +164,14 @@ impl Kernel for Netlink {
         // The host's end needs no address: the pod has it as a permanent neighbour. With one it would have three more IPv6 routes,
         // through which the kernel goes for each pod that comes or ends (`fib6_clean_all`).
         let mut requests = vec![link::veth(spec, pod.as_fd()), link::without_address(&spec.host_name)];
+        requests.extend(second_name(&spec.host_name).map(|other| link::alternative(&spec.host_name, &other)));
         requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));
         requests.push(link::named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
         let refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
-        // A node may lack IPv6.
-        let mut refusals = refusals.filter(|(n, why)| (*n, why.errno) != (1, Errno::EAFNOSUPPORT));
+        // A node may lack IPv6, and before Linux 5.5 a link has one name.
+        let missing = [(1, Errno::EAFNOSUPPORT), (2, Errno::EOPNOTSUPP)];
+        let mut refusals = refusals.filter(|(n, why)| !missing.contains(&(*n, why.errno)));
         let error = match refusals.next() {
             Some((n, refusal)) => {
                 let error = Error::Refused { request: created(spec), refusal };

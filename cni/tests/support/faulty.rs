@@ -18,7 +18,7 @@ use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::nft::NftError;
 use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::traffic::{Tbf, Traffic};
-use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal};
+use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal, Renamed};
 use nix::errno::Errno;
 
 use super::machine::Machine;
@@ -176,6 +176,16 @@ impl<F: Netfilter> Netfilter for FaultyNetfilter<F> {
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
         self.faults.request(|| self.netfilter.forget_udp(family, port, wanted))
+    }
+}
+
+impl<K: Renamed> Renamed for FaultyKernel<K> {
+    fn renamed(&mut self, made_as: &IfName) -> Result<Option<Link>, Error> {
+        self.faults.request(|| self.kernel.renamed(made_as))
+    }
+
+    fn made_as(&mut self, now: &IfName) -> Result<Option<IfName>, Error> {
+        self.faults.request(|| self.kernel.made_as(now))
     }
 }
 

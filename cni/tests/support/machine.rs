@@ -17,12 +17,12 @@ use ferrule_netlink::netfilter::{FakeNetfilter, Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns, NetnsError};
 use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::traffic::Traffic;
-use ferrule_netlink::{Bridges, Kernel, Netlink, Places};
+use ferrule_netlink::{Bridges, Kernel, Netlink, Places, Renamed};
 
 /// A node with pods, of which each has a name.
 pub(crate) trait Machine {
     type Netns;
-    type Kernel: Bridges<Netns = Self::Netns> + Places + Traffic;
+    type Kernel: Bridges<Netns = Self::Netns> + Places + Renamed + Traffic;
     type Netfilter: Netfilter;
 
     /// Runs `test` on a new machine, the calling thread being in its host's namespace.

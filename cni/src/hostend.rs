@@ -1,0 +1,22 @@
+//! The host's end of a pod's veth pair, found whatever its name is by now. No name but the first is asked for as long as that is there.
+
+use ferrule_model::{IfName, Link};
+use ferrule_netlink::Renamed;
+
+use crate::error::Error;
+
+/// Deletes the link that was made under this name, and gives it as it was; `None` if there is none.
+///
+/// # Errors
+/// The kernel refused, or did not answer.
+pub(crate) fn delete(host: &mut impl Renamed, made_as: &IfName) -> Result<Option<Link>, Error> {
+    let failed = |source| Error::Kernel { doing: "delete the veth pair", source };
+    let deleted = host.delete_link(made_as).map_err(failed)?;
+    if deleted.is_some() {
+        return Ok(deleted);
+    }
+    match host.renamed(made_as).map_err(failed)? {
+        Some(link) => host.delete_link(&link.name).map_err(failed),
+        None => Ok(None),
+    }
+}
