@@ -54,9 +54,26 @@ impl CommonArgs {
     }
 }
 
-/// Refuses a filter that cannot be parsed while the command line is still being read.
-fn log_filter(text: &str) -> Result<String, tracing_subscriber::filter::ParseError> {
-    tracing_subscriber::EnvFilter::builder().parse(text)?;
+/// The levels, by name.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Refuses a filter that is none while the command line is still being read. The parser takes more than is meant here: to it every word is
+/// a module of which everything is to be logged, and of the others nothing.
+fn log_filter(text: &str) -> Result<String, String> {
+    for part in text.split(',') {
+        let (module, level) =
+            part.split_once('=').map_or((None, part), |(module, level)| (Some(module), level));
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(format!(
+                "{level:?} is no level: error, warn, info, debug, trace or off, as in \"info,routed=debug\""
+            ));
+        }
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+        if module.is_some_and(|module| module.is_empty() || !module.chars().all(is_part)) {
+            return Err(format!("{part:?} names no module: write it as in \"info,routed=debug\""));
+        }
+    }
+    tracing_subscriber::EnvFilter::builder().parse(text).map_err(|error| error.to_string())?;
     Ok(text.to_owned())
 }
 
@@ -101,6 +118,34 @@ mod tests {
     fn a_filter_that_cannot_be_parsed_is_refused_by_name() {
         let error = Cli::try_parse_from(["daemon", "--log", "routed=loud"]).unwrap_err().to_string();
         assert!(error.contains("routed=loud") && error.contains("--log"), "{error}");
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused_instead_of_silencing_all_else() {
+        for wrong in [
+            "x y",
+            "warning",
+            "routed",
+            "info,",
+            "",
+            "info,x y=debug",
+            "=debug",
+            "info routed=debug",
+            "[span]=info",
+        ] {
+            let error = Cli::try_parse_from(["daemon", "--log", wrong]).unwrap_err().to_string();
+            assert!(error.contains("--log") && error.contains("info,routed=debug"), "{wrong:?}: {error}");
+        }
+        for right in [
+            "info",
+            "DEBUG",
+            "off",
+            "info,routed=debug",
+            "warn,ferrule_netlink::events=trace",
+            "routed=debug",
+        ] {
+            assert_eq!(Cli::try_parse_from(["daemon", "--log", right]).unwrap().common.log, right);
+        }
     }
 
     #[test]

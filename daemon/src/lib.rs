@@ -1,11 +1,13 @@
 //! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`], [`log_as_one`]), the
 //! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]), files that other processes
-//! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), and a Varlink interface
-//! on a socket ([`varlink`]).
+//! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), a Varlink interface
+//! on a socket ([`varlink`]), and asking a daemon that runs ([`Asked`]).
 //!
 //! What does not live here: anything that only one daemon needs, and the meaning of the files (crate `config`).
 
+mod alone;
 mod args;
+mod ask;
 mod atomic;
 mod logging;
 mod metrics;
@@ -15,9 +17,11 @@ mod trail;
 pub mod varlink;
 mod watch;
 
+pub use alone::{Alone, NotAlone};
 pub use args::CommonArgs;
+pub use ask::{AskError, Asked, ago, print, print_json, table};
 pub use atomic::{write_atomically, write_secret};
-pub use logging::{LoggingError, log_as_one, start_logging};
+pub use logging::{Logging, LoggingError, log_as_one, start_logging};
 pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,
 };

@@ -25,13 +25,16 @@ mod inputs;
 mod metrics;
 mod moving;
 mod news;
+mod pace;
 mod pools;
 mod reasons;
 mod reclaim;
 pub mod rescue;
 mod resting;
 mod table;
+mod tell;
 
 pub use daemon::{RunError, run};
 pub use moving::{MoveError, Moving, export, import};
 pub use reasons::chain;
+pub use tell::{Form, list, pools};

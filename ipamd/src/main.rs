@@ -2,9 +2,19 @@
 
 use clap::{Parser, Subcommand};
 use ferrule_daemon::{CommonArgs, start_logging};
-use ipamd::Moving;
+use ipamd::{Form, Moving};
 use std::error::Error;
 use std::process::ExitCode;
+
+/// What stands below the options in `--help`.
+const MORE: &str = "\
+Examples:
+  ipamd                     with /etc/ferrule/ferrule.toml, as the unit runs it
+  ipamd list                which pod has which address
+  ipamd list --json         the same for a program, such as jq
+  ipamd pools               what is left
+
+Exit status: 0; 1 if the daemon does not run, does not answer or cannot be used, with the reason; 2 for a wrong command line.";
 
 /// Gives addresses to the pods of this node and remembers to whom.
 ///
@@ -12,7 +22,7 @@ use std::process::ExitCode;
 /// are kept in DIR/ipam. The addresses are those of [[ipam.pool]] in the configuration, else the node's pod CIDRs
 /// that routed writes to DIR/node.json. It needs no privilege but the right to write DIR.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = MORE)]
 struct Cli {
     #[command(flatten)]
     common: CommonArgs,
@@ -22,6 +32,15 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Shows the leases of the daemon that runs here: which pod has which address, and since when
+    ///
+    /// A container is shown by the first 13 characters of its identifier. Needs root, or the daemon's own user.
+    List(Form),
+    /// Shows the pools of the daemon that runs here: what is in use, resting, reserved and free
+    ///
+    /// RESTING: released, and given again only after `cooldown_s`, or if nothing else is left. RESERVED: never given, the node's own
+    /// addresses among them. DRAINING: in leases, and no longer the pool's. Needs root, or the daemon's own user.
+    Pools(Form),
     /// Takes over the addresses of pods that host-local gave theirs; they run on
     ///
     /// For a node that leaves bridge, ptp or flannel. ipamd must not run, and neither must anything that starts or ends pods
@@ -46,10 +65,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
-    start_logging(&cli.common.log)?;
+    let _log = start_logging(&cli.common.log)?;
     match &cli.command {
         Some(Command::Import(moving)) => return Ok(ipamd::import(&cli.common, moving)?),
         Some(Command::Export(moving)) => return Ok(ipamd::export(&cli.common, moving)?),
+        Some(Command::List(form)) => return Ok(ipamd::list(&cli.common, *form)?),
+        Some(Command::Pools(form)) => return Ok(ipamd::pools(&cli.common, *form)?),
         None => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -41,6 +41,7 @@ pub struct Metrics {
     missing: AtomicU64,
     commits: Histogram,
     store_failures: Counter,
+    slow_rounds: Counter,
     refused: Counter,
 }
 
@@ -85,6 +86,17 @@ impl Metrics {
         if !worked {
             self.store_failures.increment();
         }
+    }
+
+    /// A round of calls took longer than 1 s.
+    pub(crate) fn slow(&self) {
+        self.slow_rounds.increment();
+    }
+
+    /// How many rounds took longer than 1 s.
+    #[must_use]
+    pub fn slow_rounds(&self) -> u64 {
+        self.slow_rounds.get()
     }
 
     /// A caller who may not call was turned away.
@@ -140,6 +152,9 @@ impl Metrics {
             "Commits that failed: nothing was changed.",
         )
         .sample(&[], self.store_failures.get());
+        let help = "Rounds of calls that took longer than 1 s; the log says what each waited for.";
+        page.family("ferrule_ipamd_slow_rounds_total", Kind::Counter, help)
+            .sample(&[], self.slow_rounds.get());
         page.family("ferrule_ipamd_callers_refused_total", Kind::Counter, "Callers that may not call.")
             .sample(&[], self.refused.get());
     }

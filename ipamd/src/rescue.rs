@@ -4,7 +4,7 @@
 use crate::reasons::chain;
 use crate::recover::once_each;
 use crate::sight::{PodLink, pod_links};
-use crate::store::{Batch, Contents, SledStore, Store, StoreError};
+use crate::store::{Batch, Contents, SledStore, Store, StoreError, Waited};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -140,7 +140,7 @@ impl Store for Primed {
         self.contents.take().map_or_else(|| self.store.load(), Ok)
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError> {
         self.store.commit(batch)
     }
 }

@@ -13,6 +13,7 @@ use crate::home::Home;
 use crate::leaks::{Lost, is_still_lost};
 use crate::metrics::{self, Metrics, Reason};
 use crate::news::{News, joined, log_held};
+use crate::pace::{Pace, Part};
 use crate::reasons::chain;
 use crate::recover::{Doubled, recover};
 use crate::service::{Answer, Change, Request, Service, Settings};
@@ -294,23 +295,41 @@ impl Writer {
         self.metrics.leases(self.leases());
         let mut last = 0;
         while let Some(first) = waiting.recv().await {
+            let mut pace = Pace::begin();
             jobs.push(first);
             gather(&mut waiting, &mut jobs, last).await;
+            pace.spent_on(Part::Gather);
             last = jobs.len();
-            let news = self.round(jobs.drain(..));
+            let news = self.round(jobs.drain(..), &mut pace);
             // The answers go out first: nobody who waits for one needs the log.
             yield_now().await;
+            pace.spent_on(Part::Answers);
             log_as_one(|| news.log());
+            pace.spent_on(Part::Log);
+            self.tell_if_slow(&pace, last);
         }
     }
 
+    fn tell_if_slow(&self, pace: &Pace, calls: usize) {
+        let Some((took, waited_for)) = pace.slow() else { return };
+        self.metrics.slow();
+        tracing::warn!(
+            took_ms = took.as_millis(),
+            calls,
+            waited_for,
+            "a round of calls took longer than 1 s: if it was for the disk, put [ipam] state_dir on a faster one; if for all a \
+             little, the machine's cores are busy"
+        );
+    }
+
     /// Performs jobs, commits, answers. What there is to be logged is left to the caller.
-    fn round(&mut self, jobs: Drain<'_, Job>) -> News {
+    fn round(&mut self, jobs: Drain<'_, Job>, pace: &mut Pace) -> News {
         let mut round = Round { unread: self.read_store_again().err(), ..Round::default() };
         let now = (self.clock)();
         // What was queued before one of these was asked for is in the queue by now.
         if jobs.as_slice().iter().any(Job::waits_for_queue) {
             self.drain_queue(&mut round);
+            pace.spent_on(Part::Queue);
         }
         for job in jobs {
             match job {
@@ -321,6 +340,7 @@ impl Writer {
                 Job::DrainQueue => {}
             }
         }
+        pace.spent_on(Part::Calls);
         if round.batch.is_empty() {
             return finish(round, &self.metrics);
         }
@@ -328,13 +348,17 @@ impl Writer {
         let committed = self.store.commit(&round.batch);
         self.metrics.committed(begun.elapsed(), committed.is_ok());
         match committed {
-            Ok(()) => {
+            Ok(waited) => {
+                pace.of_it(Part::Keeper, waited.keeper);
+                pace.of_it(Part::Disk, waited.disk);
                 self.doubtful = false;
                 self.metrics.leases(self.leases());
                 finish(round, &self.metrics)
             }
             Err(error) => {
+                pace.spent_on(Part::Disk);
                 self.undo(round, &error);
+                pace.spent_on(Part::Reread);
                 News::default()
             }
         }

@@ -6,8 +6,9 @@ mod common;
 use common::{Manager, Place, allocate, attachment, figure, leases, until};
 use ferrule_wire::{CallError, Client, ClientError, Pod, Pools, Release, Status, queue_release, queued};
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const POOL: &str = "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\", \"fd09::/64\"]\n";
@@ -259,7 +260,7 @@ fn a_second_daemon_is_refused_and_harms_nobody() {
     let place = Place::new(POOL);
     let _daemon = place.start();
     place.client().call(&Status::default()).unwrap();
-    let second = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    let second = place.command().stderr(Stdio::piped()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(said.contains("another ipamd serves"), "{said}");
@@ -276,12 +277,52 @@ fn a_store_of_a_later_version_stops_the_start_and_is_left_as_it_is() {
         db.insert(entry, &later).unwrap();
         db.flush().unwrap();
     }
-    let output = place.command().stderr(std::process::Stdio::piped()).output().unwrap();
+    let output = place.command().stderr(Stdio::piped()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("entry 1") && said.contains("install the later one again"), "{said}");
     assert!(!place.runtime_dir().join("ipamd.sock").exists());
     assert_eq!(sled::open(&store).unwrap().get(entry).unwrap().unwrap(), later);
+}
+
+/// The journal may hang, and whoever reads a pipe may have stopped: the pods' addresses do not wait for the log.
+#[test]
+fn whoever_does_not_read_the_log_holds_up_nobody() {
+    let place = Place::new(&POOL.replace("10.9.0.0/24", "10.9.0.0/20"));
+    let mut command = place.command();
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let mut client = place.client();
+    // Many times what a pipe holds, and more than is kept for the reader.
+    let name = "n".repeat(255);
+    for number in 0..1400 {
+        let mut call = allocate(&format!("{number:0250}"));
+        call.attachment.network.clone_from(&name);
+        call.pod = Some(Pod { namespace: name.clone(), name: name.clone(), uid: String::new() });
+        client.call(&call).unwrap();
+    }
+    client.call(&allocate("the-last")).unwrap();
+    // Read again, it goes on.
+    let (say, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = log.read_to_string(&mut text);
+        let _ = say.send(text);
+    });
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
+        nix::sys::signal::SIGTERM,
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+    let text = said.recv_timeout(common::LONG).unwrap();
+    assert!(
+        text.contains(&format!("container_id=\"{:0250}\"", 1)),
+        "the first lines are kept, in their order"
+    );
+    assert!(text.contains("lines of the log were lost"), "{}", &text[text.len().saturating_sub(500)..]);
+    assert!(text.lines().any(|line| line.contains("stopping")), "the last lines are waited for");
 }
 
 #[test]

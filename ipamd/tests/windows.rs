@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod common;
+#[path = "../../tests/help.rs"]
+mod help;
 #[path = "../../tests/windows.rs"]
 mod windows;
 
@@ -209,4 +211,81 @@ fn an_address_that_is_taken_is_told_and_does_not_keep_it_from_serving() {
     until("it is told", || place.log().contains("this address cannot be had"));
     drop(taken);
     until("it is tried again", || TcpStream::connect(address).is_ok());
+}
+
+/// What a command says on standard output and on standard error, and its exit code.
+fn command(place: &Place, arguments: &str) -> (String, String, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ipamd"));
+    command.args(arguments.split(' ')).arg("--runtime-dir").arg(place.runtime_dir());
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+#[test]
+fn leases_and_pools_are_shown_to_people_and_to_programs_without_another_tool() {
+    let place = Place::new(&POOL.replace("[\"10.9.0.0/24\"", "[\"10.9.0.0/20\""));
+    let _daemon = place.start();
+    let mut client = place.client();
+    assert_eq!(command(&place, "list"), ("no pod has an address\n".into(), String::new(), 0));
+    // More than a page, and in the order of the addresses, not of the containers.
+    for number in (0..100).rev() {
+        let mut call = allocate(&format!("c{number:070}"));
+        call.pod = pod(&format!("web-{number}"));
+        client.call(&call).unwrap();
+    }
+    let (said, errors, code) = command(&place, "list");
+    assert_eq!((errors.as_str(), code), ("", 0));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 101, "{said}");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(lines[0]), ["ADDRESSES", "POD", "GIVEN", "CONTAINER", "INTERFACE", "NETWORK", "POOL"]);
+    let first = words(lines[1]);
+    assert_eq!(&first[..2], ["10.9.0.1,fd09::1", "shop/web-99"]);
+    assert_eq!(&first[3..], ["s", "c000000000000", "eth0", "pods", "own"]);
+    assert!(lines[100].starts_with("10.9.0.101,fd09::64  "), "{}", lines[100]);
+    let column = |line: &str, word: &str| line.find(word).unwrap();
+    assert!(lines[1..].iter().all(|line| column(line, "eth0") == column(lines[0], "INTERFACE")), "{said}");
+
+    let (said, _, code) = command(&place, "list --json");
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, told["leases"].as_array().unwrap().len()), (0, 100));
+    assert_eq!(told["leases"][0]["attachment"]["container_id"], format!("c{:070}", 0));
+
+    client.call(&Release { attachment: attachment(&format!("c{:070}", 7)) }).unwrap();
+    let (said, _, code) = command(&place, "pools");
+    let rows: Vec<_> = said.lines().map(words).collect();
+    assert_eq!(rows[1], ["own", "IPv4", "99", "1", "3", "3993", "0", "10.9.0.0/20"], "{said}");
+    assert_eq!((&rows[2][..4], code), (&["own", "IPv6", "99", "1"].map(str::to_owned)[..], 0));
+    let told: Value = serde_json::from_str(&command(&place, "pools --json").0).unwrap();
+    assert_eq!((&told["pools"][0]["in_use"], &told["pools"][1]["family"]), (&json!(99), &json!("ipv6")));
+}
+
+#[test]
+fn a_daemon_that_cannot_be_asked_is_told_with_what_to_do() {
+    let place = Place::new("");
+    for arguments in ["list", "pools", "list --json"] {
+        let (said, errors, code) = command(&place, arguments);
+        assert_eq!((said.as_str(), code), ("", 1), "{arguments}");
+        assert!(errors.starts_with("ipamd: ipamd does not run here"), "{errors}");
+        assert!(errors.contains("ipamd.sock") && errors.contains("systemctl start ipamd"), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+    let _daemon = place.start();
+    place.client();
+    let (said, errors, code) = command(&place, "pools");
+    assert_eq!((said.as_str(), code), ("", 1));
+    assert!(errors.contains("there is no pool: routed has not written node.json yet"), "{errors}");
+    assert_eq!(command(&place, "list --nonsense").2, 2);
+}
+
+#[test]
+fn the_help_teaches_and_is_wrapped_once() {
+    let program = env!("CARGO_BIN_EXE_ipamd");
+    help::is_wrapped_once(program, &["list", "pools", "import", "export"]);
+    let output = Command::new(program).args(["pools", "--help"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["--json", "RESTING", "RESERVED", "DRAINING", "root"] {
+        assert!(text.contains(word), "{text}");
+    }
 }

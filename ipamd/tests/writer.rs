@@ -8,7 +8,7 @@ use ferrule_wire::{
 use ipamd::clock::Clock;
 use ipamd::pool::PoolSpec;
 use ipamd::service::{Answer, Request, Settings};
-use ipamd::store::{Batch, Contents, Faults, MemoryStore, SledStore, Store, StoreError};
+use ipamd::store::{Batch, Contents, Faults, MemoryStore, SledStore, Store, StoreError, Waited};
 use ipamd::writer::{Handle, Writer};
 use std::path::Path;
 use std::pin::Pin;
@@ -47,7 +47,7 @@ impl Store for Gate {
         self.store.load()
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError> {
         // Nobody listens for the later ones.
         let _ = self.entered.send(());
         self.open.recv().unwrap();
@@ -357,4 +357,19 @@ async fn the_cooldown_and_its_order_survive_a_restart() {
     }
     // Three that nobody had, then those that rest, longest first: .3 (c), .1 (a).
     assert_eq!(order, [4, 5, 6, 3, 1].map(|host| format!("10.0.0.{host}/32")));
+}
+
+#[tokio::test]
+async fn a_round_that_takes_longer_than_a_second_is_counted_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults::default();
+    let store = Box::new(MemoryStore::new(faults.clone()));
+    let (handle, _) = open(store, "10.0.0.0/24", dir.path(), &Hand::default());
+    allocate(&handle, "a").await.unwrap();
+    assert_eq!(handle.metrics().slow_rounds(), 0);
+    faults.delay_commits(Duration::from_millis(1050));
+    allocate(&handle, "b").await.unwrap();
+    faults.delay_commits(Duration::ZERO);
+    allocate(&handle, "c").await.unwrap();
+    assert_eq!(handle.metrics().slow_rounds(), 1);
 }

@@ -159,7 +159,7 @@ impl Books {
     fn close(&mut self, commit: bool) -> Result<(), MoveError> {
         let (store, batch) = (self.store.take(), &self.batch);
         self.owner.act(|| match store {
-            Some(mut store) if commit => store.commit(batch).map_err(MoveError::from),
+            Some(mut store) if commit => store.commit(batch).map(drop).map_err(MoveError::from),
             Some(_) | None => Ok(()),
         })?
     }

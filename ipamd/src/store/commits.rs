@@ -24,6 +24,9 @@ const HALF: u64 = 1 << 20;
 /// Size of the file.
 pub(super) const SIZE: u64 = 2 * HALF;
 
+/// How long the file may get while the store does not come to what is in it: minutes of calls.
+const SIZE_MAX: u64 = 16 * SIZE;
+
 /// Memory that is kept for the next commit.
 const BUFFER: usize = 64 << 10;
 
@@ -136,6 +139,25 @@ impl Commits {
         };
         self.part = part;
         Ok(())
+    }
+
+    /// The half that is not being written.
+    pub(super) const fn other_half(&self) -> Part {
+        match self.part {
+            Part::First => Part::Second,
+            Part::Second | Part::Behind => Part::First,
+        }
+    }
+
+    /// Whether a commit of so many bytes of records may go behind all others.
+    pub(super) const fn may_grow(&self, records: usize) -> bool {
+        self.size + (HEADER + records).next_multiple_of(BLOCK) as u64 <= SIZE_MAX
+    }
+
+    /// Goes on behind everything that is in the file: nothing is written over.
+    pub(super) const fn go_behind(&mut self) {
+        self.at = self.size;
+        self.part = Part::Behind;
     }
 
     /// Writes a commit. When this returns it would survive the loss of power.

@@ -16,7 +16,7 @@
 use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
 use super::record::records;
-use super::{Batch, Contents, Store, StoreError};
+use super::{Batch, Contents, Store, StoreError, Waited};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::error::Error;
@@ -38,6 +38,9 @@ const CACHE: u64 = 4 << 20;
 const PORTION: usize = 4 << 10;
 const REST: u32 = 3;
 
+/// On a busy machine a portion takes long because others have the core; resting in proportion to that would help nobody.
+const REST_MAX: Duration = Duration::from_millis(50);
+
 /// The store on disk.
 #[derive(Debug)]
 pub struct SledStore {
@@ -51,6 +54,8 @@ struct Open {
     commits: Commits,
     /// The commits in the part of the file that is being written.
     recent: Vec<Portion>,
+    /// The half that is written next, once the keeper has done with what is in it; until then commits go behind both.
+    ahead: Option<Part>,
     keeper: Keeper,
 }
 
@@ -67,6 +72,8 @@ struct Keeper {
     /// While it rests.
     kept: Option<Kept>,
     under_way: Option<UnderWay>,
+    #[cfg(test)]
+    gate: Gate,
 }
 
 #[derive(Debug)]
@@ -75,6 +82,10 @@ struct UnderWay {
     /// Dropped when somebody waits for the thread.
     calm: Sender<Infallible>,
 }
+
+/// What a test holds to keep the keeper from its work.
+#[cfg(test)]
+pub(super) type Gate = std::sync::Arc<std::sync::Mutex<()>>;
 
 /// The journal, where its entries are.
 #[derive(Debug)]
@@ -135,13 +146,18 @@ impl SledStore {
         let is_new = loading.is_empty() && recent.is_empty();
         let (journal, contents, last) = loading.end();
         let behind = if is_new { &[] } else { behind(last, &recent).map_err(refused)? };
-        let mut keeper = Keeper { kept: Some(Kept { db, log, journal, last }), under_way: None };
+        let mut keeper = Keeper {
+            kept: Some(Kept { db, log, journal, last }),
+            under_way: None,
+            #[cfg(test)]
+            gate: Gate::default(),
+        };
         if !behind.is_empty() {
             let mut portions = Vec::new();
             behind.iter().for_each(|commit| add(&mut portions, commit.records, commit.mark));
             keeper.begin(portions)?;
         }
-        Ok((Open { commits, recent: Vec::new(), keeper }, contents))
+        Ok((Open { commits, recent: Vec::new(), ahead: None, keeper }, contents))
     }
 
     /// Waits until the journal has what it was given; how many bytes of records it was not.
@@ -151,6 +167,12 @@ impl SledStore {
             open.keeper.kept = Some(open.keeper.rest().unwrap());
             open.recent.iter().map(|portion| portion.records.len()).sum()
         })
+    }
+
+    /// What keeps the keeper from its work while it is locked.
+    #[cfg(test)]
+    pub(super) fn gate(&self) -> Gate {
+        Gate::clone(&self.open.as_ref().unwrap().keeper.gate)
     }
 
     /// The database, its log, the file of commits and what is in it.
@@ -213,23 +235,39 @@ impl Store for SledStore {
         Ok(contents)
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError> {
         // Taken out, so that every early return leaves the store closed, to be opened anew.
         let mut open = self.open.take().ok_or_else(|| failed("it is not open"))?;
-        open.write(&records(batch))?;
+        let waited = open.write(&records(batch))?;
         self.open = Some(open);
-        Ok(())
+        Ok(waited)
     }
 }
 
 impl Open {
-    fn write(&mut self, records: &[u8]) -> Result<(), StoreError> {
-        if let Some(part) = self.commits.next_part(records.len()) {
-            self.turn(part)?;
+    fn write(&mut self, records: &[u8]) -> Result<Waited, StoreError> {
+        let begun = Instant::now();
+        if self.ahead.is_some() || self.commits.next_part(records.len()).is_some() {
+            self.make_room(records.len())?;
         }
+        let keeper = begun.elapsed();
         self.commits.append(records).map_err(failed)?;
         add(&mut self.recent, records, self.commits.last());
-        Ok(())
+        Ok(Waited { keeper, disk: begun.elapsed().saturating_sub(keeper) })
+    }
+
+    /// Nobody waits for the keeper: on a busy machine it may take seconds. What comes meanwhile goes behind both halves, as far as
+    /// the file may grow.
+    fn make_room(&mut self, records: usize) -> Result<(), StoreError> {
+        if self.keeper.is_busy() && self.commits.may_grow(records) {
+            self.ahead.get_or_insert(self.commits.other_half());
+            self.commits.go_behind();
+            return Ok(());
+        }
+        if let Some(part) = self.ahead.take() {
+            self.turn(part)?;
+        }
+        self.commits.next_part(records).map_or(Ok(()), |part| self.turn(part))
     }
 
     /// Goes on in another part of the file. The keeper has done with the commits in all parts but this one, whose it gets now.
@@ -244,10 +282,21 @@ impl Keeper {
     fn begin(&mut self, commits: Vec<Portion>) -> Result<(), StoreError> {
         let mut kept = self.rest()?;
         let (calm, hurry) = channel();
-        let keep = move || kept.keep(commits, &hurry).map(|()| kept);
+        #[cfg(test)]
+        let gate = Gate::clone(&self.gate);
+        let keep = move || {
+            #[cfg(test)]
+            drop(gate.lock().unwrap());
+            kept.keep(commits, &hurry).map(|()| kept)
+        };
         let thread = thread::Builder::new().name("keeper".to_owned()).spawn(keep).map_err(failed)?;
         self.under_way = Some(UnderWay { thread, calm });
         Ok(())
+    }
+
+    /// Whether it is about what it began.
+    fn is_busy(&self) -> bool {
+        self.under_way.as_ref().is_some_and(|under_way| !under_way.thread.is_finished())
     }
 
     /// Waits until it has done what it began.
@@ -324,7 +373,7 @@ fn at_ease<T>(hurry: &Receiver<Infallible>, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
     let done = work();
     // It ends at once when the other side is gone.
-    let _ = hurry.recv_timeout(REST * begun.elapsed());
+    let _ = hurry.recv_timeout((REST * begun.elapsed()).min(REST_MAX));
     done
 }
 

@@ -4,10 +4,12 @@
 use super::commits::Mark;
 use super::journal::{Journal, Loading, damaged, name};
 use super::record::records;
-use super::{Batch, Contents, Store, StoreError};
+use super::{Batch, Contents, Store, StoreError, Waited};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// What shall go wrong. Clones share it, so that a test can change it while the store is in use.
 #[derive(Debug, Clone, Default)]
@@ -19,9 +21,15 @@ struct Plan {
     loads: usize,
     after_write: bool,
     done: usize,
+    delay: Duration,
 }
 
 impl Faults {
+    /// Commits take this long from now on, as on a disk that is busy.
+    pub fn delay_commits(&self, delay: Duration) {
+        self.with(|plan| plan.delay = delay);
+    }
+
     /// The next `count` commits fail and write nothing.
     pub fn fail_commits(&self, count: usize) {
         self.with(|plan| (plan.commits, plan.after_write) = (count, false));
@@ -98,7 +106,9 @@ impl Store for MemoryStore {
         Ok(contents)
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError> {
+        let begun = Instant::now();
+        sleep(self.faults.with(|plan| plan.delay));
         let (fails, writes) = self.faults.with(|plan| {
             let fails = take_one(&mut plan.commits);
             plan.done += 1;
@@ -127,7 +137,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Write(Box::new(io::Error::other("injected"))));
         }
         self.journal = Some(journal);
-        Ok(())
+        Ok(Waited { disk: begun.elapsed(), keeper: Duration::ZERO })
     }
 }
 

@@ -14,6 +14,7 @@ pub use memory::{Faults, MemoryStore};
 use crate::service::{Change, Holdings};
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A store of leases. One thread uses it.
 pub trait Store: Send {
@@ -28,7 +29,16 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// The batch is in the store whole or not at all; [`load`](Self::load) tells which.
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
+    fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError>;
+}
+
+/// What a commit waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// For those before it to be put into the store for good.
+    pub keeper: Duration,
+    /// For the disk.
+    pub disk: Duration,
 }
 
 /// What is written as one.

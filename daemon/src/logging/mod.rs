@@ -1,10 +1,13 @@
 //! Logging to standard error, in the form that its reader wants: the journal, a terminal or a file.
 
+mod sink;
+
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, IsTerminal, Write, stderr};
 use std::os::unix::fs::MetadataExt;
 
+use sink::Sink;
 use thiserror::Error;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
@@ -34,15 +37,31 @@ pub enum LoggingError {
 /// On a terminal with time and colours; into the journal with neither (it keeps its own time) but with the priority in
 /// front of the line, so that `journalctl -p warning` works; elsewhere with the time and no colours.
 ///
+/// A reader of standard error that does not read holds up nobody who logs. Dropped, what is returned waits a little for the last
+/// lines.
+///
 /// # Errors
 /// If the filter cannot be parsed, or the process logs already.
-pub fn start_logging(filter: &str) -> Result<(), LoggingError> {
+pub fn start_logging(filter: &str) -> Result<Logging, LoggingError> {
     let journal = std::env::var("JOURNAL_STREAM").ok();
     let file = std::fs::metadata("/proc/self/fd/2").ok().map(|stat| (stat.dev(), stat.ino()));
     let style = Style::of(journal.as_deref(), file, stderr().is_terminal());
     tracing::subscriber::set_global_default(subscriber(style, filter, || Output)?)?;
-    Ok(())
+    Ok(Logging)
 }
+
+/// The log, as long as the process runs.
+#[derive(Debug)]
+#[must_use = "dropped at the end it waits for the last lines"]
+pub struct Logging;
+
+impl Drop for Logging {
+    fn drop(&mut self) {
+        SINK.flush();
+    }
+}
+
+static SINK: Sink = Sink::new();
 
 thread_local! {
     /// The lines that this thread keeps for one write.
@@ -54,8 +73,7 @@ pub fn log_as_one(work: impl FnOnce()) {
     KEPT.set(Some(Vec::new()));
     work();
     if let Some(lines) = KEPT.take() {
-        // As for each line: there is nobody who could be told.
-        let _ = stderr().write_all(&lines);
+        SINK.write(&lines);
     }
 }
 
@@ -66,7 +84,10 @@ impl Write for Output {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         KEPT.with_borrow_mut(|kept| match kept {
             Some(lines) => lines.write(line),
-            None => stderr().write(line),
+            None => {
+                SINK.write(line);
+                Ok(line.len())
+            }
         })
     }
 

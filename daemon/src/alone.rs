@@ -1,0 +1,87 @@
+//! One daemon of a kind in a network namespace, whatever directories it uses: two would each put right what the other does.
+//!
+//! The lock is a unix socket with an abstract name: such names are each network namespace's own, need no file, and are free again at once
+//! when their process ends, however it ends.
+
+use std::io::{self, ErrorKind};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::geteuid;
+
+/// The right to be the one daemon of this name here, until it is dropped or its process dies.
+#[derive(Debug)]
+pub struct Alone {
+    _held: Option<UnixListener>,
+}
+
+/// Another one runs here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another {daemon} runs in this network namespace, as process {process}: each of the two would undo what the other does; stop it first"
+)]
+pub struct NotAlone {
+    daemon: &'static str,
+    process: i32,
+}
+
+impl Alone {
+    /// Takes the right, if nobody has it.
+    ///
+    /// A name that a stranger has taken, who could not be such a daemon, keeps nobody from running: that is logged.
+    ///
+    /// # Errors
+    /// [`NotAlone`].
+    pub fn be(daemon: &'static str) -> Result<Self, NotAlone> {
+        match bind(daemon) {
+            Ok(held) => return Ok(Self { _held: Some(held) }),
+            Err(error) if error.kind() != ErrorKind::AddrInUse => {
+                tracing::warn!(%error, "cannot tell whether another {daemon} runs in this network namespace");
+                return Ok(Self { _held: None });
+            }
+            Err(_) => {}
+        }
+        match holder(daemon) {
+            Ok((uid, process)) if uid == 0 || uid == geteuid().as_raw() => Err(NotAlone { daemon, process }),
+            Ok((uid, process)) => {
+                tracing::warn!(uid, process, "a stranger has the name @{}: it is ignored", name(daemon));
+                Ok(Self { _held: None })
+            }
+            // It has just ended.
+            Err(_) => Ok(Self { _held: bind(daemon).ok() }),
+        }
+    }
+}
+
+fn name(daemon: &str) -> String {
+    format!("ferrule/{daemon}")
+}
+
+fn bind(daemon: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(daemon))?)
+}
+
+/// User and process of who listens there.
+fn holder(daemon: &str) -> io::Result<(u32, i32)> {
+    let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name(daemon))?)?;
+    let peer = getsockopt(&stream, PeerCredentials)?;
+    Ok((peer.uid(), peer.pid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_in_a_namespace_until_it_ends() {
+        let first = Alone::be("test-alone").unwrap();
+        let error = Alone::be("test-alone").unwrap_err().to_string();
+        let named =
+            format!("another test-alone runs in this network namespace, as process {}", std::process::id());
+        assert!(error.starts_with(&named), "{error}");
+        Alone::be("test-another").unwrap();
+        drop(first);
+        Alone::be("test-alone").unwrap();
+    }
+}
