@@ -87,7 +87,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
 fn the_units_expose_no_more_than_they_must() {
     let directory = tempfile::tempdir().unwrap();
     for (name, more, most) in [
-        ("ipamd", None, 0.9),
+        ("ipamd", None, 0.8),
         ("ipamd", Some("metrics.conf"), 1.1),
         ("routed", None, 1.7),
         ("routed", Some("kubernetes.conf"), 2.0),

@@ -44,6 +44,7 @@ pub mod rules;
 pub mod run;
 pub mod source;
 pub mod sysctl;
+pub mod tell;
 pub mod underlay;
 pub mod window;
 pub mod wireguard;

@@ -3,25 +3,39 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use ferrule_daemon::start_logging;
+use ferrule_daemon::{AskError, start_logging};
 use routed::cli::{Cli, Command};
-use routed::{plan, run};
+use routed::{plan, run, tell};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_logging(&cli.common.log) {
-        eprintln!("routed: {error}");
-        return ExitCode::FAILURE;
-    }
-    let result = match cli.command {
-        None => run::daemon(&cli.common),
-        Some(Command::Plan) => plan::plan(&cli.common),
-        Some(Command::Cleanup) => run::cleanup(&cli.common),
-        Some(Command::WireguardKey) => run::wireguard_key(&cli.common),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let _log = match start_logging(&cli.common.log) {
+        Ok(log) => log,
         Err(error) => {
+            eprintln!("routed: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = |result: Result<(), run::RunError>| {
+        result.map(|()| ExitCode::SUCCESS).map_err(|error| error.to_string())
+    };
+    let told = |result: Result<ExitCode, AskError>| result.map_err(|error| error.to_string());
+    let result = match cli.command {
+        None => done(run::daemon(&cli.common)),
+        Some(Command::Plan) => done(plan::plan(&cli.common)),
+        Some(Command::Cleanup) => done(run::cleanup(&cli.common)),
+        Some(Command::WireguardKey) => done(run::wireguard_key(&cli.common)),
+        Some(Command::Status(form)) => told(tell::status(&cli.common, form)),
+        Some(Command::Nodes(form)) => told(tell::nodes(&cli.common, form)),
+    };
+    match (result, cli.command) {
+        (Ok(code), _) => code,
+        // These are for people, and say it without a time and a level.
+        (Err(error), Some(Command::Status(_) | Command::Nodes(_))) => {
+            eprintln!("routed: {error}");
+            ExitCode::FAILURE
+        }
+        (Err(error), _) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ferrule_config::{Config, Source as SourceKind, Tunnel};
+use ferrule_config::{Config, EditedNodes, Source as SourceKind, Tunnel};
 use ferrule_daemon::{CommonArgs, Notifier};
 use ferrule_model::{
     Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
@@ -84,18 +84,28 @@ fn identity(config: &Config) -> Result<(Option<Identity>, bool), RunError> {
 
 /// The cluster, once the source tells of this node.
 async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
+    let is_file = config.routing.source == SourceKind::File;
+    if is_file {
+        // It is there and good, or it is not: nobody writes a better one while somebody waits for a plan.
+        let path = &config.routing.file.path;
+        let good = EditedNodes::read(path).and_then(|text| EditedNodes::parse(text, path));
+        good.map_err(RunError::NodesFile)?;
+    }
     let mut source = AnySource::reading(config, name, runtime_dir);
     let mut table = Table::new(name, config.clone(), Notifier);
     let told = async {
         loop {
             if let Some(Message::Cluster(cluster)) = table.take(source.next().await) {
-                return *cluster;
+                return Some(*cluster);
+            }
+            if is_file {
+                return None;
             }
         }
     };
-    let wait = if config.routing.source == SourceKind::File { FILE_WAIT } else { SERVER_WAIT };
+    let wait = if is_file { FILE_WAIT } else { SERVER_WAIT };
     let none = || RunError::NoNodes { name: name.to_owned(), origin: origin(&config.routing).0 };
-    tokio::time::timeout(wait, told).await.map_err(|_| none())
+    tokio::time::timeout(wait, told).await.ok().flatten().ok_or_else(none)
 }
 
 /// A kernel that is read, and that says yes to changes without making them. What would go with a deleted link is gone,
@@ -131,7 +141,10 @@ impl<K: Kernel> Noting<K> {
             Op::AddVxlan(spec) => self.made.push(spec.link(self.not_yet())),
             Op::AddWireguard(spec) => self.made.push(spec.link(self.not_yet())),
             Op::DeleteLink(index) => drop(self.gone.insert(*index)),
-            // As the kernel would refuse it.
+            // As the kernel would refuse it (`fib_check_nh`, `ip6_route_check_nh`).
+            Op::PutNexthop(_, hop) | Op::AddNexthop(_, hop) if !self.is_beside(hop)? => {
+                return Ok(Err(Refusal { errno: Errno::ENETUNREACH, reason: None }));
+            }
             Op::AddRoute(key, _) if self.has_route(key)? => {
                 return Ok(Err(Refusal { errno: Errno::EEXIST, reason: None }));
             }
@@ -139,6 +152,15 @@ impl<K: Kernel> Noting<K> {
         }
         self.ops.push(op.clone());
         Ok(Ok(()))
+    }
+
+    /// Whether a next hop is on its link, as far as the kernel would care.
+    fn is_beside(&mut self, hop: &Nexthop) -> Result<bool, Error> {
+        if hop.onlink || self.is_new(hop.link) {
+            return Ok(true);
+        }
+        let found = self.kernel.route_match(hop.gateway)?;
+        Ok(found.is_some_and(|(_, route)| route.kind == RouteKind::Unicast(Via::Link(hop.link))))
     }
 
     fn has_route(&mut self, key: &RouteKey) -> Result<bool, Error> {

@@ -206,9 +206,26 @@ pub fn log_lines(lines: &[String], count: usize, rest: &str, log: impl Fn(&str))
     }
 }
 
+/// Whether it is about IPv6, and not about a link.
+fn is_ipv6(op: &Op) -> bool {
+    match op {
+        Op::PutAddress(key, _) | Op::DeleteAddress(key) => key.prefix.is_ipv6(),
+        Op::PutRoute(key, _) | Op::AddRoute(key, _) | Op::DeleteRoute(key) => key.dst.is_ipv6(),
+        Op::PutNexthop(_, hop) | Op::AddNexthop(_, hop) => hop.gateway.is_ipv6(),
+        _ => false,
+    }
+}
+
 fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
     match (op, refusal.errno) {
-        (_, Errno::EPERM | Errno::EACCES) => "routed needs CAP_NET_ADMIN in this network namespace",
+        // The kernel checks rights first, and has another number for them.
+        (op, Errno::EACCES | Errno::EAFNOSUPPORT) if is_ipv6(op) => {
+            "IPv6 is off on the link: set its sysctl net.ipv6.conf.<link>.disable_ipv6 to 0, or give the nodes no IPv6 pod CIDRs"
+        }
+        (_, Errno::EPERM | Errno::EACCES) => {
+            "routed needs CAP_NET_ADMIN in this network namespace: run it by its unit, as root, or in a pod with NET_ADMIN in \
+             securityContext.capabilities.add and hostNetwork: true"
+        }
         (Op::AddRoute(..), Errno::EEXIST) => {
             "it is left alone; see whose it is: if it is how this node reaches a network of its own, give the pods another network, \
              and remove it only if nothing needs it"
@@ -275,6 +292,27 @@ mod tests {
         let refused = Refusal { errno: Errno::EPERM, reason: None };
         let text = refusal(&Op::DeleteRoute(key), &refused, &Objects::default(), &Links::new());
         assert!(text.starts_with("cannot remove route 10.244.2.0/24: EPERM"), "{text}");
-        assert!(text.ends_with("needs CAP_NET_ADMIN in this network namespace"), "{text}");
+        assert!(text.contains("needs CAP_NET_ADMIN in this network namespace: run it"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_right_names_its_remedy_and_ipv6_that_is_off_is_none() {
+        let reason_of = |dst: &str, errno| {
+            let op = Op::DeleteRoute(RouteKey::main(dst.parse().unwrap()));
+            reason(&op, &Refusal { errno, reason: None })
+        };
+        for dst in ["10.244.2.0/24", "fd00::/64"] {
+            let told = reason_of(dst, Errno::EPERM);
+            assert!(
+                told.contains("CAP_NET_ADMIN")
+                    && told.contains("by its unit")
+                    && told.contains("NET_ADMIN in"),
+                "{told}"
+            );
+        }
+        for errno in [Errno::EACCES, Errno::EAFNOSUPPORT] {
+            let told = reason_of("fd00::/64", errno);
+            assert!(told.contains("disable_ipv6") && !told.contains("CAP_NET_ADMIN"), "{told}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
-use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};
+use ferrule_daemon::{Alone, CommonArgs, HttpLimits, NotAlone, Notifier, Shutdown, serve_metrics};
 use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::events::Events;
 use ferrule_netlink::netfilter::NetfilterSocket;
@@ -52,6 +52,12 @@ pub enum RunError {
         /// Where the nodes come from.
         origin: String,
     },
+    /// The nodes file cannot be used, and nobody waits for a better one.
+    #[error(transparent)]
+    NodesFile(ConfigError),
+    /// Another daemon works here.
+    #[error(transparent)]
+    NotAlone(#[from] NotAlone),
     /// Another daemon serves the runtime directory.
     #[error(transparent)]
     Taken(#[from] SocketError),
@@ -105,6 +111,7 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
+    let _alone = Alone::be(PROGRAM)?;
     let identity = identity(&config.routing)?;
     let mut source = AnySource::new(&config, &name, runtime_dir);
     let key = identity.as_ref().map(|identity| identity.key);
@@ -411,6 +418,8 @@ pub fn wireguard_key(args: &CommonArgs) -> Result<(), RunError> {
 pub fn cleanup(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
+    // A daemon would put it all back.
+    let _alone = Alone::be(PROGRAM)?;
     let mut applier = Applier::new(Netlink::open()?, config.routing.clone());
     let kernel = applier.clean(vtep_mac(&name), Instant::now());
     let host = Host::new(config, &args.runtime_dir).clean();

@@ -82,6 +82,50 @@ fn it_tells_what_another_configuration_and_other_nodes_would_take_and_leave() {
 }
 
 #[test]
+fn without_nodes_to_plan_by_it_says_so_at_once_and_fails() {
+    let node = Node::new("vxlan");
+    let refused = |said_too: &str| {
+        let output = node.command(env!("CARGO_BIN_EXE_routed"), &format!("{} plan", node.arguments()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{said}");
+        assert!(said.contains("nodes.toml") && said.contains(said_too), "{said}");
+        assert_eq!(said.lines().filter(|line| line.contains(" ERROR ")).count(), 1, "{said}");
+        assert!(!said.contains("waiting for"), "nobody waits: {said}");
+    };
+    refused("No such file");
+    node.write_nodes_text("[[node]]\nname = \"n1\"\naddress = nonsense\n");
+    refused(":3:");
+    node.write_nodes_text("");
+    refused("the file lists no node");
+    node.write_nodes(&[2, 3]);
+    refused("does not tell of a node called n1");
+}
+
+#[test]
+fn it_foresees_a_node_that_native_cannot_reach() {
+    let node = Node::new("native");
+    node.ip("route add default via 192.0.2.254");
+    let entry = |name: &str, address: &str, third: u8| {
+        format!(
+            "[[node]]\nname = \"{name}\"\naddress = \"{address}\"\npod_cidrs = [\"10.244.{third}.0/24\"]\n"
+        )
+    };
+    let nodes = [("n1", "192.0.2.1"), ("beside", "192.0.2.2"), ("beyond", "198.51.100.3")];
+    let text: String =
+        nodes.iter().zip(1..).map(|((name, address), third)| entry(name, address, third)).collect();
+    node.write_nodes_text(&text);
+    let told = plan(&node);
+    assert!(told.contains("set route 10.244.2.0/24 by nexthop "), "{told}");
+    assert!(!told.contains("set route 10.244.3.0/24"), "{told}");
+    let line = told.lines().find(|line| line.starts_with("cannot set nexthop ")).unwrap_or_default();
+    assert!(line.contains("198.51.100.3") && line.contains("has to be on this node's segment"), "{told}");
+    // As it then is.
+    let daemon = node.start();
+    daemon.wait_for_log("has to be on this node's segment");
+    assert!(!node.state().contains("10.244.3.0/24"), "{}", node.state());
+}
+
+#[test]
 fn it_needs_no_capability_for_all_but_the_firewall() {
     let node = Node::new("vxlan");
     node.write_nodes(&[1, 2]);

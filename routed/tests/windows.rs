@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+#[path = "../../tests/help.rs"]
+mod help;
 mod lab;
 #[path = "../../tests/windows.rs"]
 mod windows;
@@ -109,7 +111,7 @@ fn a_varlink_client_that_is_not_ours_sees_what_is_kept_and_what_is_refused() {
     assert_eq!(nodes.iter().filter(|node| node.get("last_error").is_some()).count(), 1);
     let failures = told["failures"].as_array().unwrap();
     assert_eq!((failures.len(), &failures[0]["object"]), (1, &json!("route 10.244.2.0/24")));
-    assert!(failures[0]["reason"].as_str().unwrap().contains("remove it if the pods are to be reached"));
+    assert!(failures[0]["reason"].as_str().unwrap().contains("see whose it is"));
     assert!(failures[0]["next_try_ms"].as_u64().unwrap() <= 30_000);
 
     node.ip("route del 10.244.2.0/24 proto static");
@@ -120,6 +122,34 @@ fn a_varlink_client_that_is_not_ours_sees_what_is_kept_and_what_is_refused() {
     let second = node.command(env!("CARGO_BIN_EXE_routed"), &node.arguments());
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success() && said.contains("another routed serves"), "{said}");
+}
+
+/// Each would put right what the other does, for ever; and what `cleanup` removes would be back within a second.
+#[test]
+fn beside_a_daemon_neither_another_one_with_its_own_directories_nor_a_cleanup_runs() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let right = node.state();
+    let elsewhere = node.arguments().replace("/run", "/other-run");
+    assert_ne!(elsewhere, node.arguments());
+    for arguments in
+        [elsewhere.clone(), format!("{} cleanup", node.arguments()), format!("{elsewhere} cleanup")]
+    {
+        let output = node.command(env!("CARGO_BIN_EXE_routed"), &arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {said}");
+        let named = format!("another routed runs in this network namespace, as process {}", daemon.pid());
+        assert!(said.contains(&named) && said.contains("stop it first"), "{arguments}: {said}");
+    }
+    assert_eq!(node.state(), right);
+    // A plan changes nothing, and one that was killed holds nobody up.
+    let planned = node.command(env!("CARGO_BIN_EXE_routed"), &format!("{} plan", node.arguments()));
+    assert!(planned.status.success());
+    assert!(!daemon.signal(nix::sys::signal::Signal::SIGKILL).success());
+    node.run(env!("CARGO_BIN_EXE_routed"), &format!("{elsewhere} cleanup"));
+    assert!(!node.state().contains("10.244.2.0/24"), "{}", node.state());
 }
 
 #[test]
@@ -208,4 +238,67 @@ fn it_is_ready_once_the_first_snapshot_is_in_the_kernel_and_alive_all_along() {
     std::fs::remove_file(node.path("nodes.toml")).unwrap();
     daemon.wait_for_log("it does not exist");
     assert!(ready() && node.state().contains("10.244.2.0/24"));
+}
+
+/// What a command says on standard output and on standard error, and its exit code.
+fn command(node: &Node, command: &str) -> (String, String, i32) {
+    let output = node.command(env!("CARGO_BIN_EXE_routed"), &format!("{} {command}", node.arguments()));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (text(output.stdout), text(output.stderr), output.status.code().unwrap())
+}
+
+#[test]
+fn the_node_and_the_others_are_shown_to_people_and_to_programs_without_another_tool() {
+    let node = Node::new("vxlan");
+    for arguments in ["status", "nodes", "status --json"] {
+        let (said, errors, code) = command(&node, arguments);
+        assert_eq!((said.as_str(), code), ("", 1), "{arguments}");
+        assert!(errors.starts_with("routed: routed does not run here"), "{errors}");
+        assert!(errors.contains("routed.sock") && errors.contains("systemctl start routed"), "{errors}");
+    }
+    node.ip("route add 10.244.2.0/24 via 192.0.2.50 proto static");
+    let daemon = node.start();
+    daemon.wait_for_log("nodes.toml: it does not exist");
+    let (said, _, code) = command(&node, "status");
+    assert!(said.contains("state     waiting for the nodes in "), "{said}");
+    assert_eq!(code, 3);
+    assert!(command(&node, "nodes").0.starts_with("no node is known: routed waits for the nodes in "));
+
+    node.write_nodes(&[1, 2, 3]);
+    daemon.wait_until_ready();
+    let (said, errors, code) = command(&node, "status");
+    assert_eq!((errors.as_str(), code), ("", 3), "one route is refused:\n{said}");
+    for line in ["node      n1 (routed ", "state     ready\n", "backend   vxlan, MTU of the pods 1450\n"] {
+        assert!(said.contains(line), "{line} is not in\n{said}");
+    }
+    assert!(said.contains("underlay  192.0.2.1 on eth0"), "{said}");
+    let row = |text: &str, begin: &str| -> Vec<String> {
+        let line = text.lines().find(|line| line.starts_with(begin)).unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(row(&said, "routes "), ["routes", "6", "5", "1", "1"], "{said}");
+    assert!(said.contains("\nrefused:\n  route 10.244.2.0/24: a route of protocol 4 has the same"), "{said}");
+    let (said, _, code) = command(&node, "nodes");
+    assert_eq!(code, 0);
+    assert_eq!(row(&said, "NODE"), ["NODE", "ADDRESSES", "POD", "CIDRS", "STATE"]);
+    assert!(said.lines().any(|line| line.starts_with("n1 ") && line.ends_with("this node")), "{said}");
+    assert!(
+        said.lines().any(|line| line.starts_with("n2 ") && line.contains("route 10.244.2.0/24: ")),
+        "{said}"
+    );
+    assert!(said.lines().any(|line| line.starts_with("n3 ") && line.ends_with("well")), "{said}");
+    let json = |arguments: &str| serde_json::from_str::<Value>(&command(&node, arguments).0).unwrap();
+    assert_eq!(json("nodes --json")["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(json("status --json")["ready"], json!(true));
+
+    node.ip("route del 10.244.2.0/24 proto static");
+    assert!(within(PATIENCE, || command(&node, "status").2 == 0).is_some(), "{}", command(&node, "status").0);
+}
+
+#[test]
+fn the_help_is_wrapped_once() {
+    help::is_wrapped_once(
+        env!("CARGO_BIN_EXE_routed"),
+        &["status", "nodes", "plan", "cleanup", "wireguard-key"],
+    );
 }
