@@ -11,9 +11,12 @@
 //! What can be seen from outside stands in the [`outlook`] and is shown by the [`window`]: `routed.sock`, `/metrics` and
 //! health. [`plan`] makes the same pass and only tells what it would do.
 //!
+//! `again` is what SIGHUP does.
+//!
 //! Pure: `nodes`, `roll`, `networks`, `desired`, `goal`, `objects`, `nexthops`, `reconcile`, `backoff`, `owner`, `drift`, `report`,
 //! `masquerade`, `forward`, and of `keep` `watch` and `repair`.
 
+mod again;
 pub mod apply;
 pub mod backoff;
 pub mod cli;

@@ -15,6 +15,7 @@ use ferrule_netlink::netfilter::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port};
 use tokio::sync::{oneshot, watch};
 
+use crate::again;
 use crate::apply::{Applier, PassError};
 use crate::host::{CleanError, Host};
 use crate::keep::ports::Ports;
@@ -105,11 +106,25 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(system("start the runtime"))?.block_on(serve(config, name, &args.runtime_dir))
+    let end = runtime.map_err(system("start the runtime"))?.block_on(serve(config, name, args))?;
+    match end {
+        End::Stopped => Ok(()),
+        End::Over => again::start_over().map(|never| match never {}),
+    }
 }
 
-async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), RunError> {
+/// Why the daemon ends.
+enum End {
+    /// It was asked to.
+    Stopped,
+    /// Another configuration counts.
+    Over,
+}
+
+async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, RunError> {
+    let runtime_dir = &args.runtime_dir;
     let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
+    let mut hangup = again::catch().map_err(system("catch SIGHUP"))?;
     let lock = lock(runtime_dir)?;
     let _alone = Alone::be(PROGRAM)?;
     let identity = identity(&config.routing)?;
@@ -141,7 +156,14 @@ async fn serve(config: Config, name: String, runtime_dir: &Path) -> Result<(), R
             signal = shutdown.requested() => {
                 tracing::info!("stopping on {signal}; everything stays as it is in the kernel");
                 notifier.stopping();
-                return Ok(());
+                return Ok(End::Stopped);
+            }
+            _ = hangup.recv() => {
+                if again::is_due(args, table.config()) {
+                    return Ok(End::Over);
+                }
+                source.look_again();
+                continue;
             }
             news = source.next() => match table.take(news) {
                 Some(message) => message,
@@ -211,7 +233,7 @@ fn closed() -> io::Error {
 }
 
 /// Where there is to be a WireGuard device, who this node is.
-fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
+pub(crate) fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
     let is_needed = routing.has(Tunnel::Wireguard);
     is_needed.then(|| Identity::keep(&routing.wireguard.key_file)).transpose()
 }
@@ -312,6 +334,11 @@ impl Table {
             key: None,
             said_key: None,
         }
+    }
+
+    /// The configuration that runs.
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Takes what a source tells; gives what the worker has to know, once this node is known.

@@ -272,3 +272,31 @@ fn a_pods_route_is_the_plugins_and_survives_everything() {
     assert!(node.cleanup().status.success());
     assert!(both(node.state()), "{}", node.state());
 }
+
+#[test]
+fn sighup_makes_it_read_again_and_another_configuration_counts_at_once() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2, 3]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let (before, pid) = (node.state(), daemon.pid());
+    daemon.send(Signal::SIGHUP);
+    daemon.wait_for_log("nothing in it changed");
+
+    node.configure_routing("mtu = 17\n", "");
+    daemon.send(Signal::SIGHUP);
+    daemon.wait_for_log("the last good one stays");
+    assert!(daemon.log().contains("ferrule.toml:5:7: "), "{}", daemon.log());
+    assert_eq!(node.state(), before, "what cannot be used changes nothing");
+
+    node.configure_routing("mtu = 1400\n", "");
+    daemon.send(Signal::SIGHUP);
+    // What comes while it starts over waits.
+    daemon.send(Signal::SIGHUP);
+    daemon.wait_until_ready();
+    let mtu = || NodeFile::load(&node.path("run/node.json")).map(|file| file.mtu).ok();
+    assert!(within(PATIENCE, || mtu() == Some(1400)).is_some(), "{}", daemon.log());
+    assert_eq!(daemon.pid(), pid);
+    assert_eq!(node.state().replace("mtu 1400", "mtu 1450"), before, "nothing else is another");
+    assert!(daemon.signal(Signal::SIGTERM).success());
+}

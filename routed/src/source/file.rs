@@ -99,6 +99,10 @@ impl Source for FileSource {
             }
         }
     }
+
+    fn look_again(&mut self) {
+        self.unread = true;
+    }
 }
 
 /// All of them rank alike: what decides is who is first by name.

@@ -41,6 +41,9 @@ pub trait Source {
     /// The first state that was told is in the kernel: a source that can say so to the cluster does.
     fn in_kernel(&mut self) {}
 
+    /// What the source reads by itself is to be read again: a source that is told of everything has nothing to do.
+    fn look_again(&mut self) {}
+
     /// The public key of this node's WireGuard device: a source that can tell the others does. Called once, before anything
     /// is asked for.
     fn publish(&mut self, _key: WgKey) {}
@@ -98,6 +101,14 @@ impl Source for AnySource {
             Self::File(source) => source.in_kernel(),
             Self::Kubernetes(source) => source.in_kernel(),
             Self::Etcd(source) => source.in_kernel(),
+        }
+    }
+
+    fn look_again(&mut self) {
+        match self {
+            Self::File(source) => source.look_again(),
+            Self::Kubernetes(source) => source.look_again(),
+            Self::Etcd(source) => source.look_again(),
         }
     }
 

@@ -1,0 +1,69 @@
+//! SIGHUP: the configuration and the nodes file are read again. Another configuration counts at once, by the start of a new daemon in
+//! the place of this one: everything that a key decides is made when a daemon starts, and a start loses no packet.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+
+use ferrule_config::Config;
+use ferrule_daemon::CommonArgs;
+use nix::sys::signal::{SigSet, Signal as Number};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::run::{RunError, identity, system};
+
+/// Catches SIGHUP from here on; one that came while the daemon before this one gave its place up counts.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub(crate) fn catch() -> io::Result<Signal> {
+    let hangup = signal(SignalKind::hangup())?;
+    SigSet::from(Number::SIGHUP).thread_unblock()?;
+    Ok(hangup)
+}
+
+/// Whether the configuration is another than the one that runs, and can be used.
+pub(crate) fn is_due(args: &CommonArgs, running: &Config) -> bool {
+    let read = || -> Result<Config, RunError> {
+        let config = args.load_config()?;
+        CommonArgs::node_name(&config)?;
+        identity(&config.routing)?;
+        Ok(config)
+    };
+    match read() {
+        Ok(config) if config == *running => {
+            tracing::info!("configuration read, nothing in it changed; the nodes are looked at again");
+            false
+        }
+        Ok(_) => {
+            tracing::info!(
+                "configuration read, it counts from now on: routed starts over, and everything stays as it is in the kernel \
+                 until then"
+            );
+            true
+        }
+        Err(error) => {
+            tracing::error!("{error}; the configuration cannot be used, the last good one stays");
+            false
+        }
+    }
+}
+
+/// Starts the same program with the same arguments in this one's place. Comes back only if that failed.
+///
+/// # Errors
+/// The program cannot be started.
+pub(crate) fn start_over() -> Result<Infallible, RunError> {
+    let arguments = std::env::args_os().map(|argument| CString::new(argument.into_vec()));
+    let arguments = arguments.collect::<Result<Vec<_>, _>>().map_err(io::Error::other);
+    let arguments = arguments.map_err(system("read the arguments"))?;
+    let program = arguments.first().ok_or_else(|| io::Error::other("there is no name of the program"));
+    // Until the next one catches it, the next SIGHUP waits.
+    SigSet::from(Number::SIGHUP)
+        .thread_block()
+        .map_err(io::Error::from)
+        .map_err(system("hold back SIGHUP"))?;
+    let refused = nix::unistd::execvp(program.map_err(system("start over"))?, &arguments);
+    refused.map_err(io::Error::from).map_err(system("start over"))
+}
