@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 
+use ferrule_model::json::{field, in_words, is_name, is_unset, named};
 use ferrule_model::{Attachment, IfName, is_host_veth};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::delegate::Delegate;
@@ -14,6 +15,7 @@ use crate::error::Error;
 use crate::extras::Extras;
 use crate::result::{AddResult, Dns, Route};
 use crate::spec::Version;
+use crate::wanted::CAPABILITIES;
 use crate::{ports, shaping};
 
 /// Where `ipamd` lives unless the configuration says otherwise.
@@ -28,6 +30,20 @@ const MTU_MIN: u64 = 1280;
 const MTU_MAX: u64 = 65535;
 /// The type under which `ipamd` is named in `ipam`.
 const IPAM_TYPE: &str = "ferrule-ipam";
+/// The fields of `dns` and of a route.
+const PARTS: [&str; 11] = [
+    "nameservers",
+    "domain",
+    "search",
+    "options",
+    "dst",
+    "gw",
+    "mtu",
+    "advmss",
+    "priority",
+    "table",
+    "scope",
+];
 
 /// The configuration of the network, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,9 +111,11 @@ impl Document {
             Value::Object(fields) => fields,
             other => return Err(wrong("(all)", format!("expected an object, found {}", kind(&other)))),
         };
-        let version = match fields.get("cniVersion") {
-            // Section 1 of the specification's older texts: what does not say is 0.1.0.
+        let version = match field(&fields, "cniVersion") {
+            // Section 1 of the specification's older texts: what does not say is 0.1.0. The reference library takes an
+            // empty text for the same.
             None => Version::OLDEST,
+            Some(Value::String(text)) if text.is_empty() => Version::OLDEST,
             Some(Value::String(text)) => Version::parse(text)
                 .ok_or_else(|| Error::UnsupportedVersion { found: clipped(text).into() })?,
             Some(other) => return Err(mistyped("cniVersion", "a text like \"1.1.0\"", other)),
@@ -124,27 +142,21 @@ impl Document {
     pub(crate) fn config_for_ipam(&self) -> Result<Config, Error> {
         let mut config = self.config_for_del()?;
         let Some(ipam) = self.ipam()? else { return Err(wrong("ipam", "it is missing")) };
-        if let Some(unknown) =
-            ipam.keys().find(|key| !matches!(key.as_str(), "type" | "pool" | "routes" | "runtimeDir"))
-        {
+        if let Some(unknown) = unknown(ipam, &["type", "pool", "routes", "runtimeDir"]) {
             let reason = "there is no such field: `type`, `pool`, `routes` and `runtimeDir` are";
             return Err(wrong(&format!("ipam.{}", clipped(unknown)), reason));
         }
         config.pool = pool(ipam)?;
         config.shares_subnet = true;
-        config.routes = match ipam.get("routes") {
-            None | Some(Value::Null) => None,
-            Some(routes) => Some(
-                Vec::deserialize(routes)
-                    .map_err(|error| wrong("ipam.routes", format!("it is no list of routes: {error}")))?,
-            ),
-        };
+        config.routes = field(ipam, "routes")
+            .map(|routes| parts(routes, "ipam.routes", "it is no list of routes"))
+            .transpose()?;
         Ok(config)
     }
 
     /// The plugin that addresses come from, if it is not `ipamd`.
     pub(crate) fn delegate(&self) -> Option<&str> {
-        let kind = self.fields.get("ipam")?.get("type")?.as_str()?;
+        let kind = field(self.get("ipam")?.as_object()?, "type")?.as_str()?;
         // What is no file's name is refused by ADD, so that there is nothing to delete.
         Some(kind).filter(|kind| *kind != IPAM_TYPE && is_identifier(kind))
     }
@@ -156,7 +168,12 @@ impl Document {
 
     /// Whether there is a result of a plugin before, or of ADD.
     pub(crate) fn has_result(&self) -> bool {
-        self.fields.get("prevResult").is_some_and(|result| !result.is_null())
+        self.get("prevResult").is_some()
+    }
+
+    /// What a field holds, matched as Go does.
+    fn get(&self, name: &str) -> Option<&Value> {
+        field(&self.fields, name)
     }
 
     /// All fields.
@@ -198,45 +215,62 @@ impl Document {
     /// declaration on (section 3, "Deriving execution configuration"); where it does, what is not declared is not ours:
     /// another plugin of the list has it.
     fn runtime_config(&self, capability: &str) -> Result<&Value, Error> {
-        let declared = self.fields.get("capabilities").and_then(Value::as_object);
-        if declared.is_some_and(|declared| declared.get(capability) != Some(&Value::Bool(true))) {
+        if !self.is_declared(capability) {
             return Ok(&Value::Null);
         }
-        match self.fields.get("runtimeConfig") {
-            None | Some(Value::Null) => Ok(&Value::Null),
-            Some(Value::Object(given)) => Ok(given.get(capability).unwrap_or(&Value::Null)),
+        match self.get("runtimeConfig") {
+            None => Ok(&Value::Null),
+            Some(Value::Object(given)) => Ok(field(given, capability).unwrap_or(&Value::Null)),
             Some(other) => Err(mistyped("runtimeConfig", "an object", other)),
         }
     }
 
+    /// Whether what the runtime gives for a capability is for us.
+    fn is_declared(&self, capability: &str) -> bool {
+        let declared = self.get("capabilities").and_then(Value::as_object);
+        declared.is_none_or(|declared| declared.get(capability) == Some(&Value::Bool(true)))
+    }
+
+    /// A capability that the plugin does not have is not left out: the pod would lack it.
+    fn refuse_unknown_capabilities(&self) -> Result<(), Error> {
+        let Some(given) = self.get("runtimeConfig").and_then(Value::as_object) else { return Ok(()) };
+        let is_known = |key: &str| CAPABILITIES.iter().any(|name| is_name(key, name));
+        let unknown =
+            given.iter().find(|(key, value)| !is_known(key) && !is_unset(value) && self.is_declared(key));
+        let Some((key, _)) = unknown else { return Ok(()) };
+        let known = CAPABILITIES.join(", ");
+        let reason = format!(
+            "the plugin does not have this capability, which the network configuration declares: remove it from \
+             \"capabilities\" (known are {known})"
+        );
+        Err(wrong(&format!("runtimeConfig.{}", clipped(key)), reason))
+    }
+
     fn dns(&self) -> Result<Dns, Error> {
-        match self.fields.get("dns") {
-            None | Some(Value::Null) => Ok(Dns::default()),
-            Some(dns) => {
-                Dns::deserialize(dns).map_err(|error| wrong("dns", format!("it is no name service: {error}")))
-            }
-        }
+        self.get("dns").map_or_else(|| Ok(Dns::default()), |dns| parts(dns, "dns", "it is no name service"))
     }
 
     fn ipam(&self) -> Result<Option<&Map<String, Value>>, Error> {
-        match self.fields.get("ipam") {
-            None | Some(Value::Null) => Ok(None),
+        match self.get("ipam") {
+            None => Ok(None),
             Some(Value::Object(ipam)) => Ok(Some(ipam).filter(|ipam| !ipam.is_empty())),
             Some(other) => Err(mistyped("ipam", "an object", other)),
         }
     }
 
-    fn text(&self, field: &'static str) -> Result<Option<&str>, Error> {
-        match self.fields.get(field) {
-            None | Some(Value::Null) => Ok(None),
+    fn text(&self, name: &'static str) -> Result<Option<&str>, Error> {
+        match self.get(name) {
+            None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(mistyped(field, "a text", other)),
+            Some(other) => Err(mistyped(name, "a text", other)),
         }
     }
 
     fn runtime_dir(&self) -> Result<PathBuf, Error> {
-        let of_ipam = self.fields.get("ipam").and_then(|ipam| ipam.get("runtimeDir")).and_then(Value::as_str);
-        let path = PathBuf::from(self.text("runtimeDir")?.or(of_ipam).unwrap_or(RUNTIME_DIR));
+        let ipam = self.get("ipam").and_then(Value::as_object);
+        let of_ipam = ipam.and_then(|ipam| field(ipam, "runtimeDir")).and_then(Value::as_str);
+        let given = self.text("runtimeDir")?.filter(|path| !path.is_empty()).or(of_ipam);
+        let path = PathBuf::from(given.filter(|path| !path.is_empty()).unwrap_or(RUNTIME_DIR));
         if path.is_absolute() {
             Ok(path)
         } else {
@@ -249,10 +283,10 @@ impl Document {
 
     fn mode(&self) -> Result<Mode, Error> {
         match self.text("mode")? {
-            None | Some("routed") => {
-                for field in ["bridge", "isolation"] {
-                    if self.fields.get(field).is_some_and(|value| !value.is_null()) {
-                        return Err(wrong(field, "it is of mode \"bridge\": remove it, or set the mode"));
+            None | Some("" | "routed") => {
+                for name in ["bridge", "isolation"] {
+                    if self.get(name).is_some_and(|value| !is_unset(value)) {
+                        return Err(wrong(name, "it is of mode \"bridge\": remove it, or set the mode"));
                     }
                 }
                 Ok(Mode::Routed)
@@ -266,7 +300,8 @@ impl Document {
     }
 
     fn bridge(&self) -> Result<IfName, Error> {
-        let name = clipped(self.text("bridge")?.unwrap_or(BRIDGE));
+        let name = self.text("bridge")?.filter(|name| !name.is_empty()).unwrap_or(BRIDGE);
+        let name = clipped(name);
         match IfName::new(name) {
             Ok(name) if !is_host_veth(name.as_str()) => Ok(name),
             Ok(name) => Err(wrong("bridge", format!("{name} is the name of a pod's link"))),
@@ -275,16 +310,16 @@ impl Document {
     }
 
     fn isolation(&self) -> Result<bool, Error> {
-        match self.fields.get("isolation") {
-            None | Some(Value::Null) => Ok(false),
+        match self.get("isolation") {
+            None => Ok(false),
             Some(Value::Bool(on)) => Ok(*on),
             Some(other) => Err(mistyped("isolation", "true or false", other)),
         }
     }
 
     fn mtu(&self) -> Result<Option<u32>, Error> {
-        match self.fields.get("mtu") {
-            None | Some(Value::Null) => Ok(None),
+        match self.get("mtu") {
+            None => Ok(None),
             Some(Value::Number(number)) => match number.as_u64() {
                 // As in the reference plugins: 0 is "not set".
                 Some(0) => Ok(None),
@@ -297,7 +332,7 @@ impl Document {
 
     fn pool(&self) -> Result<Option<String>, Error> {
         let Some(ipam) = self.ipam()? else { return Ok(None) };
-        match ipam.get("type") {
+        match field(ipam, "type") {
             Some(Value::String(kind)) if kind == IPAM_TYPE => {}
             // Its fields are its own.
             Some(Value::String(kind)) if is_identifier(kind) => return Ok(None),
@@ -308,7 +343,7 @@ impl Document {
             }
         }
         // Nobody but us adds fields here.
-        if let Some(unknown) = ipam.keys().find(|key| !matches!(key.as_str(), "type" | "pool")) {
+        if let Some(unknown) = unknown(ipam, &["type", "pool"]) {
             return Err(wrong(
                 &format!("ipam.{}", clipped(unknown)),
                 "there is no such field: `type` and `pool` are",
@@ -324,27 +359,32 @@ impl Document {
 
     /// The result of ADD that CHECK is given.
     pub(crate) fn prev_result(&self) -> Result<AddResult, Error> {
-        match self.fields.get("prevResult") {
-            None | Some(Value::Null) => Err(wrong(
+        match self.get("prevResult") {
+            None => Err(wrong(
                 "prevResult",
                 "CHECK needs the result of ADD: the container runtime has to give it",
             )),
             Some(result) => AddResult::read(result)
-                .map_err(|error| wrong("prevResult", format!("it is not a result of ADD: {error}"))),
+                .map_err(|reason| wrong("prevResult", format!("it is not a result of ADD: {reason}"))),
         }
     }
 
-    /// What GC is to keep: container and interface of each attachment. A runtime that says nothing has none, as the
-    /// reference library does (`cnitool gc`).
+    /// What GC is to keep: container and interface of each attachment. A runtime that says null has none: so a Go program
+    /// writes an empty list. One that does not say at all (`cnitool gc`) would have everything removed.
     pub(crate) fn valid(&self, network: &str) -> Result<Vec<Attachment>, Error> {
         // The second is the key of an earlier text; libcni writes both.
-        let given = ["cni.dev/valid-attachments", "cni.dev/attachments"]
-            .into_iter()
-            .find_map(|key| Some((key, self.fields.get(key).filter(|value| !value.is_null())?)));
-        let Some((key, value)) = given else { return Ok(Vec::new()) };
+        const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+        let Some((key, value)) = KEYS.into_iter().find_map(|key| Some((key, self.get(key)?))) else {
+            if self.fields.keys().any(|key| KEYS.iter().any(|name| is_name(key, name))) {
+                return Ok(Vec::new());
+            }
+            let reason = "it is missing, and without it GC would remove every pod of the network: the container runtime \
+                          has to list the attachments that live ([] if there are none)";
+            return Err(wrong(KEYS[0], reason));
+        };
         let list = value.as_array().ok_or_else(|| mistyped(key, "a list", value))?;
         let attachment = |entry: &Value| {
-            let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+            let text = |name: &str| field(entry.as_object()?, name)?.as_str().map(str::to_owned);
             match (text("containerID"), text("ifname")) {
                 (Some(container_id), Some(ifname)) => {
                     Ok(Attachment { network: network.to_owned(), container_id, ifname })
@@ -357,7 +397,8 @@ impl Document {
 
     /// What the pod would silently lack.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), Error> {
-        if let Some(value @ Value::Bool(true)) = self.fields.get("ipMasq") {
+        self.refuse_unknown_capabilities()?;
+        if let Some(value @ Value::Bool(true)) = self.get("ipMasq") {
             let remedy =
                 "masquerading is routed's (`[routing] masquerade` in ferrule.toml), remove the field";
             return Err(Error::UnsupportedField { field: "ipMasq", value: value.to_string(), remedy });
@@ -367,7 +408,10 @@ impl Document {
 
     fn refuse_misspelt(&self) -> Result<(), Error> {
         for key in self.fields.keys() {
-            if let Some(ours) = OURS.into_iter().find(|ours| ours != key && looks_like(key, ours)) {
+            if OURS.iter().any(|ours| is_name(key, ours)) {
+                continue;
+            }
+            if let Some(ours) = OURS.into_iter().find(|ours| looks_like(key, ours)) {
                 return Err(wrong(clipped(key), format!("there is no such field: is {ours:?} meant?")));
             }
         }
@@ -376,10 +420,35 @@ impl Document {
 }
 
 fn pool(ipam: &Map<String, Value>) -> Result<Option<String>, Error> {
-    match ipam.get("pool") {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(pool)) if !pool.is_empty() => Ok(Some(pool.clone())),
+    match field(ipam, "pool") {
+        None => Ok(None),
+        Some(Value::String(pool)) => Ok(Some(pool.clone()).filter(|pool| !pool.is_empty())),
         Some(other) => Err(mistyped("ipam.pool", "the name of a pool", other)),
+    }
+}
+
+/// Reads what a derived type describes, as Go does.
+fn parts<T: DeserializeOwned>(value: &Value, name: &str, fault: &str) -> Result<T, Error> {
+    let mut value = value.clone();
+    named(&mut value, &PARTS);
+    let read = serde_json::from_value(value);
+    read.map_err(|error| wrong(name, format!("{fault}: {}", in_words(&error.to_string(), "an object"))))
+}
+
+/// A field that is none of `names`.
+fn unknown<'a>(fields: &'a Map<String, Value>, names: &[&str]) -> Option<&'a String> {
+    fields.keys().find(|key| !names.iter().any(|name| is_name(key, name)))
+}
+
+/// Refuses what a capability's argument says beyond `names`: the pod would lack it.
+pub(crate) fn only(fields: &Map<String, Value>, of: &str, names: &[&str]) -> Result<(), Error> {
+    let is_known = |key: &str| names.iter().any(|name| is_name(key, name));
+    match fields.iter().find(|(key, value)| !is_known(key) && !is_unset(value)) {
+        None => Ok(()),
+        Some((key, _)) => {
+            let reason = format!("the plugin knows no such field here: {} are", names.join(", "));
+            Err(wrong(&format!("{of}.{}", clipped(key)), reason))
+        }
     }
 }
 
@@ -436,13 +505,10 @@ mod tests {
     #[test]
     fn a_misspelt_field_of_ours_is_told_from_somebody_elses() {
         for (key, ours) in [
-            ("runtimedir", "runtimeDir"),
             ("runtime_dir", "runtimeDir"),
             ("runtime-dir", "runtimeDir"),
             ("runtimeDirs", "runtimeDir"),
-            ("MTU", "mtu"),
             ("mod", "mode"),
-            ("Mode", "mode"),
         ] {
             assert!(looks_like(key, ours), "{key}");
         }

@@ -9,13 +9,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ferrule_model::json::named;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Error;
 use crate::ipamd;
 use crate::result::AddResult;
-use crate::spec::Verb;
+use crate::spec::{Verb, Version};
 
 /// How long it may take, whatever the verb: as long as an ADD waits for `ipamd`. A release that gets no answer cannot be
 /// queued here, so DEL is as patient as ADD.
@@ -132,12 +133,20 @@ impl Delegate {
         if status.success() {
             return Ok(output);
         }
-        match serde_json::from_slice(&output) {
-            Ok(Object { code, msg, details }) => {
-                Err(Error::Delegate { plugin: self.plugin.clone(), code, msg, details })
-            }
-            Err(_) => Err(self.failed(format!("{status} without an error object"))),
+        let object = serde_json::from_slice(&output).and_then(|mut value| {
+            named(&mut value, &["code", "msg", "details"]);
+            serde_json::from_value(value)
+        });
+        let Ok(Object { code, msg, details }) = object else {
+            return Err(self.failed(format!("{status} without an error object")));
+        };
+        let plugin = self.plugin.clone();
+        // So the reference library answers what came with 1.1.0, until it knew of it.
+        let knows_not = msg.contains("missing containerID") || msg.contains("unknown CNI_COMMAND");
+        if running.verb.since() == Version::V1_1_0 && knows_not {
+            return Err(Error::DelegateTooOld { plugin, verb: running.verb, msg });
         }
+        Err(Error::Delegate { plugin, code, msg, details })
     }
 
     /// Runs a verb that answers nothing.
@@ -156,8 +165,9 @@ impl Delegate {
     /// The result of its ADD.
     pub(crate) fn result(&self, running: Running) -> Result<AddResult, Error> {
         let text = self.finish(running)?;
-        let read = serde_json::from_slice::<Value>(&text).and_then(|value| AddResult::read(&value));
-        let result = read.map_err(|error| self.failed(format!("its result cannot be read: {error}")))?;
+        let read = serde_json::from_slice::<Value>(&text).map_err(|error| error.to_string());
+        let read = read.and_then(|value| AddResult::read(&value));
+        let result = read.map_err(|reason| self.failed(format!("its result cannot be read: {reason}")))?;
         if result.ips.is_empty() {
             return Err(self.failed("there is no address in its result".into()));
         }

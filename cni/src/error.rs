@@ -4,7 +4,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrule_model::{Family, IfName, Place};
@@ -43,6 +43,9 @@ pub enum Error {
     /// The configuration could not be read.
     #[error("cannot read the network configuration from standard input: {0}")]
     Stdin(#[source] io::Error),
+    /// The result could not be written.
+    #[error("cannot write the result to standard output: {0}; what was made is taken back")]
+    Stdout(#[source] io::Error),
     /// The configuration is longer than any honest one.
     #[error("the network configuration on standard input is longer than {0} bytes")]
     TooLong(u64),
@@ -94,7 +97,7 @@ pub enum Error {
     OwnNetns(String),
 
     /// `ipamd` is not there, or does not answer.
-    #[error("ipamd cannot be reached at {}: is it running? (`systemctl start ipamd`)", socket.display())]
+    #[error("{}", unreachable(socket, source))]
     IpamUnreachable {
         /// Its socket.
         socket: PathBuf,
@@ -126,6 +129,20 @@ pub enum Error {
         msg: String,
         /// Its details.
         details: String,
+    },
+    /// It does not know the verb.
+    #[error(
+        "the IPAM plugin {plugin} (field \"ipam.type\") does not know {} (it says: {msg}), which came with CNI 1.1.0: \
+         install a newer {plugin}, or write \"cniVersion\": \"1.0.0\" into the network configuration",
+        verb.as_str()
+    )]
+    DelegateTooOld {
+        /// The plugin.
+        plugin: String,
+        /// What it was asked.
+        verb: Verb,
+        /// What it answered.
+        msg: String,
     },
     /// It is not there.
     #[error("the IPAM plugin {plugin} (field \"ipam.type\") is not in CNI_PATH ({path:?}): install it there")]
@@ -229,6 +246,17 @@ pub enum Error {
     NotForwarding(Family),
 }
 
+/// A daemon that is there and says nothing is not one that is not there.
+pub(crate) fn unreachable(socket: &Path, source: &ClientError) -> String {
+    let socket = socket.display();
+    match source {
+        ClientError::Deadline { .. } => {
+            format!("{source} at {socket}: it hangs, or has too much to do (`journalctl -u ipamd`)")
+        }
+        _ => format!("ipamd cannot be reached at {socket}: is it running? (`systemctl start ipamd`)"),
+    }
+}
+
 fn versions() -> String {
     Version::ALL.map(Version::as_str).join(", ")
 }
@@ -269,12 +297,14 @@ impl Error {
     /// The code the runtime gets.
     pub fn code(&self) -> u32 {
         match self {
-            Self::UnsupportedVersion { .. } | Self::VerbTooNew { .. } => code::INCOMPATIBLE_VERSION,
+            Self::UnsupportedVersion { .. } | Self::VerbTooNew { .. } | Self::DelegateTooOld { .. } => {
+                code::INCOMPATIBLE_VERSION
+            }
             Self::UnsupportedField { .. } => code::UNSUPPORTED_FIELD,
             Self::UnknownCommand(_) | Self::MissingVariables { .. } | Self::Variable { .. } => {
                 code::ENVIRONMENT
             }
-            Self::Stdin(_) | Self::Queue(_) | Self::Record(_) => code::IO,
+            Self::Stdin(_) | Self::Stdout(_) | Self::Queue(_) | Self::Record(_) => code::IO,
             Self::TooLong(_) | Self::Json(_) => code::DECODE,
             Self::Config { .. } => code::CONFIG,
             Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,

@@ -12,7 +12,7 @@ use ferrule_wire::{
 use nix::time::{ClockId, clock_gettime};
 
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, unreachable};
 use crate::grant::Grant;
 use crate::request::Add;
 
@@ -254,10 +254,9 @@ pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     let not_available = |error: ClientError| match told(config, error) {
         // The daemon's own words, without "gives no address": none was asked for.
         Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
-        Error::IpamUnreachable { socket, source } => Error::NotAvailable {
-            reason: format!("ipamd cannot be reached at {}: is it running?", socket.display()),
-            source: Some(source),
-        },
+        Error::IpamUnreachable { socket, source } => {
+            Error::NotAvailable { reason: unreachable(&socket, &source), source: Some(source) }
+        }
         other => Error::NotAvailable { reason: other.to_string(), source: None },
     };
     ask(config, &Status { pool: config.pool.clone() }).map_err(not_available)?;

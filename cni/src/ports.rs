@@ -10,10 +10,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use ferrule_model::json::field;
 use ferrule_model::{Attachment, Family, IfName, IpNetwork, family, host_veth_of};
 use ferrule_netlink::netfilter::Element;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::config::{mistyped, only};
 use crate::error::Error;
 use crate::table::{MAPS, OWN, SETS, STAND_IN};
 
@@ -91,33 +93,41 @@ pub fn read(value: &Value) -> Result<Vec<PortMapping>, Error> {
     let list = value.as_array().ok_or_else(|| wrong(String::new(), "expected a list of mappings".into()))?;
     let mut mappings: Vec<PortMapping> = Vec::new();
     for (place, entry) in list.iter().enumerate() {
-        let mapping = one(entry).map_err(|(field, reason)| wrong(format!("[{place}].{field}"), reason))?;
-        let same = mappings.iter().find(|other| other.asks_for_what(&mapping));
-        match same {
-            Some(other) if *other == mapping => {}
-            Some(_) => {
-                let reason =
-                    format!("{} is in the list twice, for different ports: remove one", mapping.name());
-                return Err(wrong(format!("[{place}].hostPort"), reason));
-            }
-            None => mappings.push(mapping),
+        let of = format!("runtimeConfig.portMappings[{place}]");
+        let fields = entry.as_object().ok_or_else(|| mistyped(&of, "an object", entry))?;
+        only(fields, &of, &["hostPort", "containerPort", "protocol", "hostIP"])?;
+        let mapping = one(fields).map_err(|(field, reason)| wrong(format!("[{place}].{field}"), reason))?;
+        let same: Vec<_> = mappings.iter().filter(|other| other.asks_for_what(&mapping)).collect();
+        if let Some(other) = same.iter().find(|other| other.container_port != mapping.container_port) {
+            let reason = format!(
+                "{} is in the list twice, for the pod's ports {} and {}: remove one",
+                mapping.name(),
+                other.container_port,
+                mapping.container_port
+            );
+            return Err(wrong(format!("[{place}].hostPort"), reason));
+        }
+        // The same port of all addresses and of those of one family is that of all.
+        if same.iter().all(|other| other.host_ip != mapping.host_ip && mapping.host_ip == HostIp::Every) {
+            mappings.retain(|other| !other.asks_for_what(&mapping));
+            mappings.push(mapping);
         }
     }
     Ok(mappings)
 }
 
-fn one(entry: &Value) -> Result<PortMapping, (&'static str, String)> {
-    let port = |field: &'static str| match entry.get(field).map(Value::as_u64) {
+fn one(entry: &Map<String, Value>) -> Result<PortMapping, (&'static str, String)> {
+    let port = |name: &'static str| match field(entry, name).map(Value::as_u64) {
         Some(Some(port @ 1..=65535)) => Ok(u16::try_from(port).unwrap_or(u16::MAX)),
         _ => {
-            let found = entry.get(field).map_or_else(|| "nothing".to_owned(), Value::to_string);
-            Err((field, format!("{} is not a port: write a number from 1 to 65535", clipped(&found))))
+            let found = field(entry, name).map_or_else(|| "nothing".to_owned(), Value::to_string);
+            Err((name, format!("{} is not a port: write a number from 1 to 65535", clipped(&found))))
         }
     };
-    let text = |field: &'static str| match entry.get(field) {
-        None | Some(Value::Null) => Ok(""),
+    let text = |name: &'static str| match field(entry, name) {
+        None => Ok(""),
         Some(Value::String(text)) => Ok(text.as_str()),
-        Some(other) => Err((field, format!("{} is not a text", clipped(&other.to_string())))),
+        Some(other) => Err((name, format!("{} is not a text", clipped(&other.to_string())))),
     };
     let protocol = match text("protocol")?.to_ascii_lowercase().as_str() {
         "" | "tcp" => Protocol::Tcp,
@@ -130,7 +140,8 @@ fn one(entry: &Value) -> Result<PortMapping, (&'static str, String)> {
     };
     let host_ip = match text("hostIP")? {
         "" => HostIp::Every,
-        text => match text.parse::<IpAddr>() {
+        // An IPv4 address in IPv6's spelling is the IPv4 address.
+        text => match text.parse::<IpAddr>().map(|address| address.to_canonical()) {
             Ok(address) if address.is_unspecified() => HostIp::EveryOf(Family::of(address)),
             Ok(IpAddr::V6(address)) if address.is_loopback() => {
                 let reason = "nothing gets from ::1 to a pod: write 127.0.0.1, or leave it out".to_owned();

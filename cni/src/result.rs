@@ -5,12 +5,45 @@
 
 use std::net::IpAddr;
 
+use ferrule_model::json::{field, in_words, named};
 use ferrule_model::{Family, family};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::spec::Version;
+
+/// All fields of a result, in every version.
+const NAMES: [&str; 28] = [
+    "cniVersion",
+    "interfaces",
+    "ips",
+    "routes",
+    "dns",
+    "name",
+    "mac",
+    "mtu",
+    "sandbox",
+    "socketPath",
+    "pciID",
+    "version",
+    "interface",
+    "address",
+    "gateway",
+    "dst",
+    "gw",
+    "advmss",
+    "priority",
+    "table",
+    "scope",
+    "nameservers",
+    "domain",
+    "search",
+    "options",
+    "ip4",
+    "ip6",
+    "ip",
+];
 
 /// What ADD answers, and what comes back as `prevResult`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +69,7 @@ pub struct AddResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Name in its namespace.
+    #[serde(default)]
     pub name: String,
     /// Hardware address; other plugins' links may have none, or one that is not Ethernet's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,19 +179,35 @@ struct OldIp {
 }
 
 impl AddResult {
-    /// Reads a result of any version.
+    /// Reads a result of any version, as Go does.
     ///
     /// # Errors
-    /// It is none.
-    pub fn read(value: &Value) -> Result<Self, serde_json::Error> {
-        if value.get("ip4").is_none() && value.get("ip6").is_none() {
-            return Self::deserialize(value);
+    /// It is none, in the reader's words.
+    pub fn read(value: &Value) -> Result<Self, String> {
+        let mut value = value.clone();
+        named(&mut value, &NAMES);
+        let told = |error: serde_json::Error| in_words(&error.to_string(), "an object");
+        let is_old = |fields| field(fields, "ip4").is_some() || field(fields, "ip6").is_some();
+        let mut result = if value.as_object().is_some_and(is_old) {
+            let OldResult { version, ip4, ip6, dns } = serde_json::from_value(value).map_err(told)?;
+            let mut result = Self { version, dns, ..Self::default() };
+            for OldIp { ip, gateway, routes } in ip4.into_iter().chain(ip6) {
+                result.ips.push(Ip { version: None, interface: None, address: ip, gateway });
+                result.routes.extend(routes);
+            }
+            result
+        } else {
+            serde_json::from_value(value).map_err(told)?
+        };
+        // What is no pointer in the reference library's types is left out where it is 0.
+        let is_set = |number: &u32| *number != 0;
+        for interface in &mut result.interfaces {
+            interface.mtu = interface.mtu.filter(is_set);
         }
-        let OldResult { version, ip4, ip6, dns } = OldResult::deserialize(value)?;
-        let mut result = Self { version, dns, ..Self::default() };
-        for OldIp { ip, gateway, routes } in ip4.into_iter().chain(ip6) {
-            result.ips.push(Ip { version: None, interface: None, address: ip, gateway });
-            result.routes.extend(routes);
+        for route in &mut result.routes {
+            route.mtu = route.mtu.filter(is_set);
+            route.advmss = route.advmss.filter(is_set);
+            route.priority = route.priority.filter(is_set);
         }
         Ok(result)
     }

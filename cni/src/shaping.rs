@@ -6,12 +6,13 @@
 
 use std::fmt;
 
-use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb};
+use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb, json};
 use ferrule_netlink::traffic::{Tbf, Traffic};
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 use nix::errno::Errno;
 use serde_json::Value;
 
+use crate::config::only;
 use crate::error::Error;
 
 /// `runtimeConfig.bandwidth`, by the pod's directions.
@@ -66,7 +67,13 @@ impl fmt::Display for Remedy<'_> {
 /// # Errors
 /// Which field is wrong, and what to write.
 pub fn read(value: &Value) -> Result<Bandwidth, Error> {
-    if !(value.is_null() || value.is_object()) {
+    if let Some(fields) = value.as_object() {
+        only(
+            fields,
+            "runtimeConfig.bandwidth",
+            &["ingressRate", "ingressBurst", "egressRate", "egressBurst"],
+        )?;
+    } else if !value.is_null() {
         return Err(wrong("", "expected an object with rates and bursts".to_owned()));
     }
     Ok(Bandwidth {
@@ -76,8 +83,8 @@ pub fn read(value: &Value) -> Result<Bandwidth, Error> {
 }
 
 fn rate(value: &Value, rate: &'static str, burst: &'static str) -> Result<Option<Rate>, Error> {
-    let number = |field: &'static str| match value.get(field) {
-        None | Some(Value::Null) => Ok(0),
+    let number = |field: &'static str| match value.as_object().and_then(|fields| json::field(fields, field)) {
+        None => Ok(0),
         Some(Value::Number(number)) if number.as_u64().is_some() => Ok(number.as_u64().unwrap_or_default()),
         Some(other) => {
             let found = other.to_string();

@@ -3,16 +3,20 @@
 
 use std::net::IpAddr;
 
+use ferrule_model::json::field;
 use ferrule_model::{IpNetwork, Mac};
 use ferrule_wire::{AddressRange, Pod};
 use serde_json::{Map, Value};
 
-use crate::config::{clipped, mistyped, wrong};
+use crate::config::{clipped, mistyped, only, wrong};
 use crate::error::Error;
 use crate::result::Dns;
 
 /// The annotations of the pod, if the network's list declares this capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+/// What a network's configuration can declare, so that the runtime gives it.
+pub(crate) const CAPABILITIES: [&str; 8] =
+    ["portMappings", "bandwidth", "ips", "mac", "ipRanges", "dns", "aliases", ANNOTATIONS];
 /// Annotation: the pool to take addresses from.
 const POOL: &str = "ferrule.io/pool";
 /// Annotation: addresses, separated by commas.
@@ -90,11 +94,9 @@ impl Wanted {
         let args = object(args, "cni", "args.cni")?.unwrap_or(&empty);
         let annotations = object(runtime, ANNOTATIONS, ANNOTATIONS)?;
         let annotation = |key: &str| annotations?.get(key)?.as_str().filter(|text| !text.is_empty());
-        let addresses = match (runtime.get("ips"), args.get("ips")) {
-            (Some(ips), _) if !ips.is_null() => {
-                addresses("runtimeConfig.ips", &texts("runtimeConfig.ips", ips)?)?
-            }
-            (_, Some(ips)) if !ips.is_null() => addresses("args.cni.ips", &texts("args.cni.ips", ips)?)?,
+        let addresses = match (field(runtime, "ips"), field(args, "ips")) {
+            (Some(ips), _) => addresses("runtimeConfig.ips", &texts("runtimeConfig.ips", ips)?)?,
+            (None, Some(ips)) => addresses("args.cni.ips", &texts("args.cni.ips", ips)?)?,
             _ => match (annotation(ADDRESSES), &arguments.ip) {
                 (Some(list), _) => addresses(ADDRESSES, &split(list))?,
                 (None, Some(list)) => addresses("CNI_ARGS: IP", &split(list))?,
@@ -112,8 +114,8 @@ impl Wanted {
             ranges: ranges(runtime)?,
             pool: annotation(POOL).map(str::to_owned),
             dns: dns(runtime)?,
-            aliases: match runtime.get("aliases") {
-                None | Some(Value::Null) => Vec::new(),
+            aliases: match field(runtime, "aliases") {
+                None => Vec::new(),
                 Some(aliases) => texts("runtimeConfig.aliases", aliases)?,
             },
         })
@@ -125,16 +127,16 @@ fn object<'a>(
     key: &str,
     name: &str,
 ) -> Result<Option<&'a Map<String, Value>>, Error> {
-    match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
+    match field(fields, key) {
+        None => Ok(None),
         Some(Value::Object(object)) => Ok(Some(object)),
         Some(other) => Err(mistyped(name, "an object", other)),
     }
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, of: &str, key: &str) -> Result<Option<&'a str>, Error> {
-    match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
+    match field(fields, key) {
+        None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(String::as_str)),
         Some(other) => Err(mistyped(&format!("{of}.{key}"), "a text", other)),
     }
@@ -154,7 +156,7 @@ fn split(list: &str) -> Vec<String> {
 /// Addresses with or without a prefix length, which is the pool's to say.
 fn addresses(name: &str, list: &[String]) -> Result<Vec<IpAddr>, Error> {
     let address = |text: &String| {
-        let parsed = text.parse::<IpNetwork>().map(|network| network.ip());
+        let parsed = text.parse::<IpNetwork>().map(|network| network.ip().to_canonical());
         parsed.map_err(|_| wrong(name, format!("{:?} is not an address", clipped(text))))
     };
     let found = list.iter().map(address).collect::<Result<Vec<_>, _>>()?;
@@ -180,13 +182,14 @@ fn mac(name: &str, text: &str) -> Result<Mac, Error> {
 /// to choose.
 fn ranges(runtime: &Map<String, Value>) -> Result<Vec<AddressRange>, Error> {
     const NAME: &str = "runtimeConfig.ipRanges";
-    let Some(sets) = runtime.get("ipRanges").filter(|sets| !sets.is_null()) else { return Ok(Vec::new()) };
+    let Some(sets) = field(runtime, "ipRanges") else { return Ok(Vec::new()) };
     let list =
         |value: &Value| value.as_array().cloned().ok_or_else(|| mistyped(NAME, "a list of lists", value));
     let mut found = Vec::new();
     for set in list(sets)? {
         for range in list(&set)? {
             let range = range.as_object().ok_or_else(|| mistyped(NAME, "an object", &range))?;
+            only(range, NAME, &["subnet", "rangeStart", "rangeEnd", "gateway"])?;
             let subnet = text(range, NAME, "subnet")?.and_then(|text| text.parse::<IpNetwork>().ok());
             let subnet = subnet.ok_or_else(|| wrong(NAME, "each range needs a `subnet`"))?;
             let end = |key, otherwise: IpAddr| match text(range, NAME, key)? {
@@ -209,8 +212,9 @@ fn ranges(runtime: &Map<String, Value>) -> Result<Vec<AddressRange>, Error> {
 
 fn dns(runtime: &Map<String, Value>) -> Result<Option<Dns>, Error> {
     let Some(dns) = object(runtime, "dns", "runtimeConfig.dns")? else { return Ok(None) };
-    let list = |key: &str| match dns.get(key) {
-        None | Some(Value::Null) => Ok(Vec::new()),
+    only(dns, "runtimeConfig.dns", &["servers", "searches", "options"])?;
+    let list = |key: &str| match field(dns, key) {
+        None => Ok(Vec::new()),
         Some(value) => texts(&format!("runtimeConfig.dns.{key}"), value),
     };
     let (nameservers, search, options) = (list("servers")?, list("searches")?, list("options")?);

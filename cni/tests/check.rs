@@ -172,6 +172,15 @@ on_both_kernels! {
         }
     }
 
+    fn status_of_a_node_whose_ipamd_hangs_does_not_say_that_it_is_not_running(bench) {
+        let hangs = bench.ipamd.state();
+        let (code, text) = failure(&bench.verb("STATUS"));
+        drop(hangs);
+        assert_eq!(code, 50);
+        assert!(text.contains("ipamd did not answer in time"), "{text}");
+        assert!(text.contains("it hangs") && !text.contains("running"), "{text}");
+    }
+
     fn status_of_a_node_without_ipamd_says_what_to_start(bench) {
         bench.ipamd.stop();
         let (code, text) = failure(&bench.verb("STATUS"));

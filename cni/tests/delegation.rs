@@ -209,6 +209,29 @@ fn every_verb_is_handed_on_with_environment_and_configuration() {
     });
 }
 
+/// Debian 12's host-local is of before CNI 1.1.0.
+#[test]
+fn a_plugin_that_does_not_know_a_verb_is_told_apart_and_what_to_do() {
+    FakeMachine::with(|machine| {
+        let bench = Bench::new(machine);
+        let tools = tempfile::tempdir().unwrap();
+        let path = tools.path().display().to_string();
+        for msg in ["missing containerID", "unknown CNI_COMMAND: STATUS"] {
+            let _recorder =
+                Recorder::new(tools.path(), &format!(r#"echo '{{"Code":3,"Msg":"{msg}"}}'; exit 1"#));
+            for command in ["STATUS", "GC"] {
+                let fields = json!({
+                    "cniVersion": "1.1.0", "ipam": { "type": "recorder" }, "cni.dev/valid-attachments": []
+                });
+                let (code, text) = failure(&bench.verb_with(command, &[("CNI_PATH", &path)], &fields));
+                assert_eq!(code, 1, "{text}");
+                assert!(text.contains(&format!("does not know {command} (it says: {msg})")), "{text}");
+                assert!(text.contains("install a newer recorder"), "{text}");
+            }
+        }
+    });
+}
+
 #[test]
 fn whatever_a_plugin_answers_is_an_error_of_the_specification() {
     FakeMachine::with(|machine| {

@@ -87,9 +87,15 @@ on_both_kernels! {
         populate(&bench);
         result(&gc(&bench, &json!({ "cni.dev/valid-attachments": null })));
         assert_eq!(left(&bench), (vec!["other"], vec!["other"]));
+    }
+
+    fn a_runtime_that_does_not_say_what_lives_has_nothing_removed(bench) {
         populate(&bench);
-        result(&gc(&bench, &json!({})));
-        assert_eq!(left(&bench), (vec!["other"], vec!["other"]));
+        let before = left(&bench);
+        let (code, text) = failure(&gc(&bench, &json!({})));
+        assert_eq!(code, 7);
+        assert!(text.contains("cni.dev/valid-attachments") && text.contains("remove every pod"), "{text}");
+        assert_eq!(left(&bench), before);
     }
 
     fn a_link_whose_lease_was_lost_goes_too(bench) {

@@ -8,6 +8,7 @@
 mod attachment;
 mod delta;
 mod hostside;
+pub mod json;
 mod mac;
 mod names;
 mod op;
