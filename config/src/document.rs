@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 
+use ferrule_model::json::in_words;
 use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
@@ -85,7 +86,7 @@ impl<'a> Document<'a> {
     /// What the TOML reader refused: syntax, an unknown key, or a value of the wrong type.
     fn shape_fault(&self, mut error: toml::de::Error) -> Box<Fault> {
         let span = error.span().unwrap_or(0..0);
-        let reason = error.message().trim().replace('\n', ", ");
+        let said = error.message().trim().replace('\n', ", ");
         // The path of the key is only in the message that is printed without its input.
         error.set_input(None);
         let printed = error.to_string();
@@ -93,16 +94,17 @@ impl<'a> Document<'a> {
             .rsplit_once("\nin `")
             .and_then(|(_, rest)| rest.trim_end().strip_suffix('`'))
             .unwrap_or_default();
-        if let Some(rest) = reason.strip_prefix("unknown field ") {
+        if let Some(rest) = said.strip_prefix("unknown field ") {
             // The reader names the table that has the key, not the key.
             let name = rest.split('`').nth(1).unwrap_or_default();
             let key = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
             let remedy = "correct the spelling or remove the key";
             return self.fault_at(span, &key, format!("unknown key {rest}"), remedy);
         }
-        let remedy = if reason.starts_with("missing field") {
+        let reason = in_words(&said, "a table");
+        let remedy = if said.starts_with("missing field") {
             "add the key"
-        } else if reason.starts_with("invalid type") {
+        } else if said.starts_with("invalid type") || said.starts_with("invalid value") {
             "write a value of the expected type"
         } else {
             "correct the syntax of the line"
@@ -234,5 +236,12 @@ pub(crate) fn is_host_v6(address: Ipv6Addr) -> bool {
 
 /// The one effect of this crate: the text of a file.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })
+    let bytes =
+        std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+    String::from_utf8(bytes).map_err(|error| {
+        let end = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(&error.as_bytes()[..end]);
+        let document = Document::new(path, &text);
+        document.fault_at(end..end, "", "here it is not text in UTF-8", "save the file in UTF-8").into()
+    })
 }

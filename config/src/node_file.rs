@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ferrule_model::json::in_words;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ impl NodeFile {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let node: Self = serde_json::from_str(text).map_err(|error| {
-            let mut fault = refused(&document, "", error.to_string());
+            let mut fault = refused(&document, "", in_words(&error.to_string(), "an object"));
             fault.line = error.line();
             fault.column = error.column();
             fault
@@ -123,7 +124,9 @@ mod tests {
         );
         assert!(refuse(&text(1450, "10.244.1.1/24")).contains("pod_cidrs: \"10.244.1.1/24\" has bits set"));
         assert!(refuse(&text(1450, "10.244.1.0/24\",\"10.244.1.8/29")).contains("10.244.1.0/24 overlaps"));
-        assert!(refuse("{\n  \"node\": 1}").starts_with("node.json:2:11: invalid type: integer `1`"));
+        assert!(
+            refuse("{\n  \"node\": 1}").starts_with("node.json:2:11: expected a text, found the number 1")
+        );
         assert!(refuse(&text(1450, "10.244.1.0/24").replace("node-a", "no de")).contains("node: \"no de\""));
     }
 

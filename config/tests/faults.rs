@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ferrule_config::{Config, ConfigError, NodesFile};
+use ferrule_config::{Config, ConfigError, NodeFile, NodesFile};
 use proptest::prelude::*;
 
 fn config_fault(text: &str) -> String {
@@ -35,10 +35,39 @@ fn unknown_keys_are_named_with_their_line() {
 fn wrong_types_and_syntax_are_named_with_their_line() {
     assert_eq!(
         config_fault("[routing]\nmtu = \"1450\"\n"),
-        "ferrule.toml:2:7: routing.mtu: invalid type: string \"1450\", expected i64; write a value of the expected type"
+        "ferrule.toml:2:7: routing.mtu: expected a whole number, found the text \"1450\"; write a value of the expected type"
     );
     assert!(config_fault("[ipam]\ncooldown_s = \n").starts_with("ferrule.toml:2:"));
-    assert!(config_fault("[[ipam.pool]]\nsubnets = []\n").contains("missing field `name`; add the key"));
+    assert!(config_fault("[[ipam.pool]]\nsubnets = []\n").contains("`name` is missing; add the key"));
+}
+
+#[test]
+fn what_was_expected_and_found_is_told_without_names_of_types() {
+    for (text, says) in [
+        ("[routing]\nmtu = 1450.5\n", "expected a whole number, found the number 1450.5"),
+        ("[routing]\nmasquerade = 1\n", "expected true or false, found the number 1"),
+        ("[cluster]\npod_cidrs = \"10.244.0.0/16\"\n", "expected a list, found the text \"10.244.0.0/16\""),
+        ("[cluster]\npod_cidrs = [7]\n", "expected a text, found the number 7"),
+        ("ipam = true\n", "expected a table, found true"),
+        ("[ipam]\npool = 7\n", "expected a list, found the number 7"),
+    ] {
+        let fault = config_fault(text);
+        assert!(fault.contains(says), "{fault}");
+    }
+    let node = NodeFile::parse("{\"node\":7}", Path::new("node.json")).unwrap_err().to_string();
+    assert!(node.contains("expected a text, found the number 7"), "{node}");
+}
+
+#[test]
+fn a_file_in_another_encoding_is_told_the_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("nodes.toml");
+    std::fs::write(&file, b"# one\n# caf\xe9\n").unwrap();
+    let fault = NodesFile::load(&file).unwrap_err().to_string();
+    assert!(
+        fault.ends_with("nodes.toml:2:6: here it is not text in UTF-8; save the file in UTF-8"),
+        "{fault}"
+    );
 }
 
 #[test]
