@@ -9,7 +9,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_config::{Backend, Routing, Tunnel};
+use ferrule_model::json::{in_words, named};
 use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::subnets::Subnets;
@@ -43,6 +45,27 @@ struct Data {
     /// The UDP port of WireGuard, as newer versions of flannel tell it; 0 or nothing is the reader's own.
     #[serde(rename = "Port", default, skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
+}
+
+/// The fields of a lease.
+const NAMES: [&str; 9] = [
+    "PublicIP",
+    "PublicIPv6",
+    "BackendType",
+    "BackendData",
+    "BackendV6Data",
+    "VNI",
+    "VtepMAC",
+    "PublicKey",
+    "Port",
+];
+
+/// Reads JSON of flannel's as flannel does.
+fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let told = |error: serde_json::Error| in_words(&error.to_string(), "an object");
+    let mut value = serde_json::from_slice(text).map_err(told)?;
+    named(&mut value, &NAMES);
+    serde_json::from_value(value).map_err(told)
 }
 
 fn unspecified() -> Ipv4Addr {
@@ -135,7 +158,7 @@ impl Annotations {
         let data = |key: &str, text: &Option<String>| match text.as_deref() {
             // flannel writes this for what has no data.
             None | Some("null" | "") => Ok(None),
-            Some(text) => serde_json::from_str(text).map(Some).map_err(|_| wrong(key, text)),
+            Some(text) => read(text.as_bytes()).map(Some).map_err(|_| wrong(key, text)),
         };
         let address = |key: &str, text: &Option<String>| match text.as_deref() {
             None | Some("") => Ok(None),
@@ -221,7 +244,7 @@ impl Value {
     /// # Errors
     /// Why it is none.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| format!("its value cannot be read: {error}"))
+        read(text).map_err(|reason| format!("its value cannot be read: {reason}"))
     }
 
     /// Its JSON.
@@ -436,6 +459,18 @@ mod tests {
         let without = Value { backend_v6_data: None, ..value };
         assert!(without.node(&both, &routing).unwrap_err().contains("no VtepMAC for IPv6"));
         assert!(without.node(&subnets("10.5.34.0-24"), &routing).is_ok());
+    }
+
+    #[test]
+    fn names_are_matched_as_go_matches_them_and_null_is_nothing() {
+        let plain = r#"{"PublicIP":"192.0.2.7","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"}}"#;
+        let other = r#"{"publicIP":"192.0.2.7","PUBLICIPV6":null,"backendType":"vxlan","backenddata":{"vni":1,"vtepmac":"82:4b:b6:2f:54:4e","Port":null},"BackendV6Data":null}"#;
+        assert_eq!(Value::parse(other.as_bytes()), Value::parse(plain.as_bytes()));
+        assert!(Value::parse(plain.as_bytes()).is_ok());
+        let nothing = Value::parse(br#"{"PublicIP":null,"BackendType":null}"#).unwrap();
+        assert_eq!((nothing.public(), nothing.backend_type.as_str()), (Public::default(), ""));
+        let why = Value::parse(br#"{"BackendData":{"VNI":"1"}}"#).unwrap_err();
+        assert!(why.contains("expected a whole number from 0 to 4294967295, found the text \"1\""), "{why}");
     }
 
     /// As flannel's documentation and its kube subnet manager have them.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::source::subnets::Subnets;
 use ferrule_config::{Backend, Routing};
+use ferrule_model::json::{in_words, named};
 use ferrule_model::{Family, IpNetwork};
 use serde::Deserialize;
 
@@ -64,6 +65,26 @@ struct RawBackend {
     psk: String,
 }
 
+/// The fields of both.
+const NAMES: [&str; 16] = [
+    "EnableIPv4",
+    "EnableIPv6",
+    "Network",
+    "SubnetLen",
+    "SubnetMin",
+    "SubnetMax",
+    "IPv6Network",
+    "IPv6SubnetLen",
+    "IPv6SubnetMin",
+    "IPv6SubnetMax",
+    "Backend",
+    "Type",
+    "VNI",
+    "Port",
+    "ListenPort",
+    "PSK",
+];
+
 impl Default for Raw {
     fn default() -> Self {
         Self {
@@ -88,7 +109,12 @@ impl Network {
     /// # Errors
     /// What is wrong with it, or does not go together with this node's own configuration, and what to do.
     pub(super) fn parse(text: &[u8], routing: &Routing) -> Result<Self, String> {
-        let raw: Raw = serde_json::from_slice(text).map_err(|error| format!("it cannot be read: {error}"))?;
+        let told = |error: serde_json::Error| {
+            format!("it cannot be read: {}", in_words(&error.to_string(), "an object"))
+        };
+        let mut value = serde_json::from_slice(text).map_err(told)?;
+        named(&mut value, &NAMES);
+        let raw: Raw = serde_json::from_value(value).map_err(told)?;
         if let Some(backend) = &raw.backend {
             check(backend, routing)?;
         }
@@ -282,6 +308,16 @@ mod tests {
         assert_eq!(ends(&both.v6.unwrap()), ("fd00:5:0:1::/64".into(), "fd00:5:0:ff::/64".into(), 255));
         let v6 = parse(r#"{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/8"}"#).unwrap();
         assert_eq!((v6.v4, v6.v6.unwrap().count), (None, (1 << 56) - 1));
+    }
+
+    #[test]
+    fn names_are_matched_as_go_matches_them_and_null_is_nothing() {
+        let plain = parse(r#"{"Network":"10.5.0.0/16","SubnetLen":26,"Backend":{"Type":"vxlan","VNI":1}}"#);
+        let other = r#"{"enableIPv4":null,"network":"10.5.0.0/16","subnetLen":26,"SubnetMin":"","backend":{"type":"vxlan","vni":1,"port":null}}"#;
+        assert_eq!(parse(other), plain);
+        assert!(plain.is_ok());
+        let why = parse(r#"{"Network":"10.5.0.0/16","SubnetLen":"26"}"#).unwrap_err();
+        assert!(why.contains("expected a whole number from 0 to 255, found the text \"26\""), "{why}");
     }
 
     #[test]
