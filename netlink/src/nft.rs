@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -12,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// The program could not be run.
-    #[error("cannot run nft: {0}; install the package nftables")]
+    #[error("cannot run nft: {0}; install the package nftables (PATH and the sbin directories are searched)")]
     Run(#[source] io::Error),
     /// The script was refused; nothing of it was done.
     #[error("nft refused the ruleset: {0}")]
@@ -85,10 +86,19 @@ fn refused(output: &Output) -> NftError {
     NftError::Refused(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
 }
 
+/// Where it is: by PATH, and if that lacks the directories for root's programs, as a container runtime's may, in those.
+fn program(is_there: impl Fn(&Path) -> bool) -> PathBuf {
+    const USUAL: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).chain(USUAL.map(PathBuf::from));
+    let found = directories.map(|directory| directory.join("nft")).find(|file| is_there(file));
+    found.unwrap_or_else(|| "nft".into())
+}
+
 /// Runs it. Script and listing pass through memory that is a file: nft flushes after every few bytes, and a reader at the other
 /// end of a pipe is woken each time, twice for each element of a set.
 fn nft(args: &[&str], script: &str) -> Result<Output, NftError> {
-    let mut command = Command::new("nft");
+    let mut command = Command::new(program(|path| path.is_file()));
     command.args(args).env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::piped());
     if !script.is_empty() {
         let mut file = memory()?;
@@ -115,6 +125,14 @@ fn memory() -> Result<File, NftError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_path_lacks_is_looked_for_where_roots_programs_are() {
+        assert_eq!(program(|path| path == Path::new("/usr/sbin/nft")), Path::new("/usr/sbin/nft"));
+        let first = std::env::split_paths(&std::env::var_os("PATH").unwrap()).next().unwrap();
+        assert_eq!(program(|_| true), first.join("nft"));
+        assert_eq!(program(|_| false), Path::new("nft"));
+    }
 
     #[test]
     fn a_table_is_there_after_apply_and_only_then() {
