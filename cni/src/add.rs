@@ -27,13 +27,17 @@ use crate::result::{AddResult, Dns};
 /// spanning tree protocol, which takes half a minute.
 const FORWARDING: Duration = Duration::from_millis(100);
 
-/// Attaches the pod.
+/// Attaches the pod and tells the result, which has to arrive: who is not told of a pod does not detach it.
 ///
 /// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again.
 ///
 /// # Errors
 /// What failed first, and what else failed while it was taken back.
-pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
+pub fn add<N: Node>(
+    node: &N,
+    request: &Add,
+    tell: impl FnOnce(AddResult) -> Result<(), Error>,
+) -> Result<(), Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
     let config = &request.config;
@@ -54,13 +58,13 @@ pub fn add<N: Node>(node: &N, request: &Add) -> Result<AddResult, Failure> {
         pair: Pair::NotMade,
         lease: Lease::None,
     };
-    match attempt.attach(&mut ipam) {
-        Ok(result) => Ok(match &request.previous {
+    let attached = attempt.attach(&mut ipam).and_then(|result| {
+        tell(match &request.previous {
             Some(previous) => result.after(previous.clone()),
             None => result,
-        }),
-        Err(error) => Err(Failure { error, clean_up: attempt.take_back(&mut ipam) }),
-    }
+        })
+    });
+    attached.map_err(|error| Failure { error, clean_up: attempt.take_back(&mut ipam) })
 }
 
 /// The pod's namespace, which is not the node's.

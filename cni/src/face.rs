@@ -13,11 +13,11 @@ use crate::result::{AddResult, Ip, Route};
 /// configuration has routes, everything goes by the gateway.
 ///
 /// # Errors
-/// `ipamd` gives none.
-pub fn add(request: &Add) -> Result<AddResult, Failure> {
+/// `ipamd` gives none, or the result does not arrive; then the addresses are given back.
+pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> Result<(), Failure> {
     let mut ipam = Ipam::wait(&request.config)?;
     ipam.ask(request)?;
-    let (grant, _) = match ipam.answer() {
+    let (grant, existing) = match ipam.answer() {
         Ok(answer) => answer,
         // Whether there is a lease, nobody knows.
         Err(error @ Error::IpamUnreachable { .. }) => {
@@ -34,13 +34,17 @@ pub fn add(request: &Add) -> Result<AddResult, Failure> {
     };
     let out =
         |granted: &crate::grant::Granted| Route::plain(anywhere(family(&granted.address)), granted.gateway);
-    Ok(AddResult {
+    let told = tell(AddResult {
         ips: grant.addresses.iter().map(ip).collect(),
         routes: match &request.config.routes {
             Some(routes) => routes.clone(),
             None => grant.addresses.iter().map(out).collect(),
         },
         ..AddResult::default()
+    });
+    told.map_err(|error| {
+        let released = if existing { Ok(()) } else { ipam::release(&request.config, &request.attachment) };
+        Failure { error, clean_up: released.err().into_iter().collect() }
     })
 }
 

@@ -34,23 +34,23 @@ pub mod wanted;
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use serde::Serialize;
 
 pub use ferrule_model::table;
 pub use node::{Node, RealNode};
 
-use error::Failure;
+use error::{Error, Failure};
 pub use request::Face;
 use request::{Request, Unreadable};
-use result::Output;
+use result::AddResult;
 use spec::{Verb, Version};
 
 /// What the process leaves behind.
 #[derive(Debug)]
 pub struct Answer {
-    /// For standard output: a result, an error object, or nothing.
+    /// For standard output: a result, an error object, or nothing. The result of ADD is written already.
     pub stdout: Vec<u8>,
     /// For standard error: one line on failure.
     pub log: Option<String>,
@@ -67,11 +67,26 @@ struct Versions {
     supported: [&'static str; Version::ALL.len()],
 }
 
-/// Does what the environment and standard input ask of the program under the name it was called by.
+/// The same as [`serve`], with the whole output in the answer.
 pub fn run<N: Node>(
     face: Face,
     variable: impl Fn(&str) -> Option<OsString>,
     stdin: impl Read,
+    node: &N,
+) -> Answer {
+    let mut written = Vec::new();
+    let mut answer = serve(face, variable, stdin, &mut written, node);
+    written.append(&mut answer.stdout);
+    Answer { stdout: written, ..answer }
+}
+
+/// Does what the environment and standard input ask of the program under the name it was called by. ADD writes its result to
+/// `stdout` itself: what cannot be told is taken back.
+pub fn serve<N: Node>(
+    face: Face,
+    variable: impl Fn(&str) -> Option<OsString>,
+    stdin: impl Read,
+    stdout: &mut dyn Write,
     node: &N,
 ) -> Answer {
     let log = Log { trace: trace(&variable) };
@@ -85,33 +100,36 @@ pub fn run<N: Node>(
         Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
         Request::Version => {
             let supported = Version::ALL.map(Version::as_str);
-            return succeeded(Some(&Versions { version: Version::NEWEST.as_str(), supported }));
+            return succeeded(json(&Versions { version: Version::NEWEST.as_str(), supported }));
         }
         Request::Add(add) => {
             let version = add.config.version;
-            let result = if network { add::add(node, add) } else { face::add(add) };
-            let result = result.map(|result| Some(result.in_version(version)));
-            (named(Verb::Add, &add.attachment), version, result)
+            let tell = |result: AddResult| {
+                let text = json(&result.in_version(version));
+                stdout.write_all(&text).and_then(|()| stdout.flush()).map_err(Error::Stdout)
+            };
+            let done = if network { add::add(node, add, tell) } else { face::add(add, tell) };
+            (named(Verb::Add, &add.attachment), version, done)
         }
         Request::Del(del) => {
             let done = if network { del::del(node, del) } else { face::del(del) };
-            (named(Verb::Del, &del.attachment), del.config.version, done.map(|()| None))
+            (named(Verb::Del, &del.attachment), del.config.version, done)
         }
         Request::Check(check) => {
             let done = if network { check::check(node, check) } else { face::check(check) };
-            (named(Verb::Check, &check.attachment), check.config.version, done.map(|()| None))
+            (named(Verb::Check, &check.attachment), check.config.version, done)
         }
         Request::Status(config) => {
             let done = if network { status::status(node, config) } else { face::status(config) };
-            (named(Verb::Status, &config.name), config.version, done.map(|()| None))
+            (named(Verb::Status, &config.name), config.version, done)
         }
         Request::Gc(gc) => {
             let done = if network { gc::gc(node, gc) } else { face::gc(gc) };
-            (named(Verb::Gc, &gc.config.name), gc.config.version, done.map(|()| None))
+            (named(Verb::Gc, &gc.config.name), gc.config.version, done)
         }
     };
     match outcome {
-        Ok(result) => succeeded::<Output>(result.as_ref()),
+        Ok(()) => succeeded(Vec::new()),
         Err(failure) => log.failed(&what, version, &failure),
     }
 }
@@ -140,8 +158,8 @@ fn trace(variable: impl Fn(&str) -> Option<OsString>) -> Option<String> {
     Some(text).filter(|text| !text.is_empty() && text.len() <= MAX && text.bytes().all(hexadecimal))
 }
 
-fn succeeded<T: Serialize>(result: Option<&T>) -> Answer {
-    Answer { stdout: result.map_or_else(Vec::new, json), log: None, ok: true }
+const fn succeeded(stdout: Vec<u8>) -> Answer {
+    Answer { stdout, log: None, ok: true }
 }
 
 /// One line of JSON. Texts, numbers and lists always have a form in it.

@@ -336,6 +336,25 @@ on_both_kernels! {
     }
 }
 
+on_both_kernels! {
+    fn a_result_that_nobody_hears_is_taken_back(bench) {
+        let before = bench.world();
+        bench.config = json!({ "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] } });
+        bench.deaf = true;
+        let (code, text) = failure(&bench.verb("ADD"));
+        assert_eq!(code, 5);
+        assert!(text.contains("cannot write the result to standard output: Broken pipe"), "{text}");
+        assert_eq!(bench.world().host_state(), before.host_state());
+        // The pod of an ADD before lives on.
+        bench.deaf = false;
+        bench.add();
+        let before = bench.world();
+        bench.deaf = true;
+        failure(&bench.verb("ADD"));
+        assert_eq!(bench.world(), before);
+    }
+}
+
 #[test]
 fn without_ipamd_it_says_what_to_start_and_touches_nothing() {
     FakeMachine::with(|machine| {

@@ -33,8 +33,10 @@ pub fn prepare() {
     for stream in 0..=2 {
         if !is_open(stream) {
             // Else the next file that is opened, a socket, would be taken for it. The lowest free number is given.
-            let opened = open("/dev/null", OFlag::O_RDWR, Mode::empty());
-            std::mem::forget(opened);
+            // What is written to an output that is closed is not written, and the program has to notice.
+            let file = if stream == 1 { "/dev/full" } else { "/dev/null" };
+            let open = |file| open(file, OFlag::O_RDWR, Mode::empty());
+            std::mem::forget(open(file).or_else(|_| open("/dev/null")));
         }
     }
     // SAFETY: nothing runs yet that could handle it otherwise.

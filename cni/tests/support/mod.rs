@@ -10,8 +10,9 @@ pub(crate) mod machine;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Write;
 
-use ferrule_cni::{Answer, Face, run};
+use ferrule_cni::{Answer, Face, serve};
 use ferrule_model::{Attachment, HostSide, IfName};
 use ferrule_wire::{Record, Records};
 use serde_json::{Value, json};
@@ -29,6 +30,20 @@ pub(crate) struct Bench<'a, M: Machine> {
     pub(crate) dir: TempDir,
     /// Fields of the configuration beside the usual ones.
     pub(crate) config: Value,
+    /// The runtime hears no result.
+    pub(crate) deaf: bool,
+}
+
+/// An output to which nothing can be written.
+struct Deaf;
+
+impl Write for Deaf {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::from_raw_os_error(32))
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The kernel's state in both namespaces, the leases, and the attachments whose host's side is kept.
@@ -46,7 +61,7 @@ impl<'a, M: Machine> Bench<'a, M> {
         let ipamd = Ipamd::start(dir.path());
         Records::new(dir.path()).make().unwrap();
         machine.add_pod("pod");
-        Self { machine, ipamd, faults: Faults::default(), dir, config: json!({}) }
+        Self { machine, ipamd, faults: Faults::default(), dir, config: json!({}), deaf: false }
     }
 
     /// Runs a verb for `eth0` of container `c0ffee` in `pod`.
@@ -74,7 +89,11 @@ impl<'a, M: Machine> Bench<'a, M> {
         }
         let node = FaultyNode { machine: self.machine, faults: self.faults.clone() };
         let variable = |name: &str| environment.get(name).map(OsString::from);
-        run(Face::Network, variable, config.to_string().as_bytes(), &node)
+        let mut written = Vec::new();
+        let output: &mut dyn Write = if self.deaf { &mut Deaf } else { &mut written };
+        let mut answer = serve(Face::Network, variable, config.to_string().as_bytes(), output, &node);
+        written.append(&mut answer.stdout);
+        Answer { stdout: written, ..answer }
     }
 
     /// ADD that succeeds.
