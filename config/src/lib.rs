@@ -26,7 +26,7 @@ pub use edited::{Edit, EditedNodes};
 pub use error::{ConfigError, Fault};
 pub use etcd::{Endpoint, Etcd};
 pub use name::{NodeNameError, check_node_name, node_name};
-pub use node_file::{MTU_MAX, MTU_MIN, NodeFile};
+pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use settings::{
     Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,

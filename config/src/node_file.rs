@@ -10,8 +10,11 @@ use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::name::check_node_name;
 
-/// The least MTU of a pod: what IPv6 demands of every link (RFC 8200, section 5).
+/// The least MTU of a pod with IPv6: what IPv6 demands of every link (RFC 8200, section 5).
 pub const MTU_MIN: u32 = 1280;
+
+/// The least MTU of a pod that has IPv4 only: what every IPv4 link takes (RFC 791).
+pub const IPV4_MTU_MIN: u32 = 68;
 
 /// The greatest MTU of a pod: the longest IP packet there is.
 pub const MTU_MAX: u32 = 65535;
@@ -71,8 +74,9 @@ impl NodeFile {
         if !check_node_name(&self.node) {
             return Err(refused(document, "node", format!("\"{}\" cannot be a node's name", self.node)));
         }
-        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
-            let reason = format!("{} is not between {MTU_MIN} and {MTU_MAX}", self.mtu);
+        let least = if self.pod_cidrs.iter().any(IpNetwork::is_ipv6) { MTU_MIN } else { IPV4_MTU_MIN };
+        if !(least..=MTU_MAX).contains(&self.mtu) {
+            let reason = format!("{} is not between {least} and {MTU_MAX}", self.mtu);
             return Err(refused(document, "mtu", reason));
         }
         for (key, networks) in [("pod_cidrs", &self.pod_cidrs), ("cluster_cidrs", &self.cluster_cidrs)] {

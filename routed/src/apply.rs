@@ -6,16 +6,17 @@
 //! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
 //! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, Mac, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, Link, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Tunnels};
 use nix::errno::Errno;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Which};
 use crate::desired::{self, Ground, Underlay};
 use crate::device::{self, Device};
 use crate::drift::{Belief, Concern, Second};
@@ -27,7 +28,10 @@ use crate::owner::{self, ForeignDevice};
 use crate::place::{Found, name_foreign, route_at};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
+use crate::spare;
 use crate::wireguard::{self, Identity, Wg};
+
+mod devices;
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +92,9 @@ struct Left {
     doubted: bool,
     mtu: u32,
     underlay: String,
+    /// What a report says of this until another pass reads.
+    hindered: Option<String>,
+    warnings: BTreeSet<String>,
 }
 
 /// What a walk came to.
@@ -260,19 +267,21 @@ impl<K: Tunnels> Applier<K> {
         // Until this pass is through, nobody knows.
         let before = self.left.take().map(|left| left.belief);
         let links = observe::links(&mut self.kernel)?;
-        let settings = &self.routing.vxlan;
+        let settings = &self.routing.vxlan.clone();
         let own = &cluster.own;
         let not_looked_at = device::find(&links, settings, own.vtep_mac).map(|link| link.index);
         let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &links)?;
-        let mtu = desired::pod_mtu(&self.routing, own, &underlay).ok_or_else(|| no_underlay(own))?;
-        let mut report = Report { mtu, underlay: describe(&underlay, &links), ..Report::default() };
-
+        let mut report = self.begin(own, &underlay, &links)?;
+        let mtu = report.mtu;
         let spec = desired::device(&self.routing, own, &underlay);
         let wanted = (spec.as_ref(), settings, own.vtep_mac);
         let had = before.as_ref().map_or((None, None), |belief| (belief.device, belief.spec.as_ref()));
-        let device = device::keep(&mut self.kernel, wanted, &links, had, &mut report)?;
-        let second = self.second(own, &underlay, (&links, before.as_ref()), &mut report)?;
-        let wireguard = self.keep_wireguard(Some((own, &underlay)), &links, before.as_ref(), &mut report)?;
+        let device = device::keep(&mut self.kernel, wanted, &links, had, &mut report);
+        let is_usable = |link: &Link| device::is_usable(spec.as_ref(), link);
+        let device = self.spare(device, Which::Vxlan, is_usable, now, &mut report)?;
+        let second = self.second(own, &underlay, (&links, before.as_ref()), now, &mut report)?;
+        let wireguard = self.keep_wireguard(Some((own, &underlay)), &links, before.as_ref(), &mut report);
+        let wireguard = self.spare(wireguard, Which::Wireguard, |_| false, now, &mut report)?;
         let devices: Vec<_> =
             device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
         let mut seen = observe::ours(
@@ -283,9 +292,10 @@ impl<K: Tunnels> Applier<K> {
             &Objects::default(),
         )?;
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
-        let ground = Ground { device6, ..self.ground(own, &underlay, (&device, &wireguard)) };
+        let ground = Ground { device6, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
         let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
         let goal = Goal::new(ground, cluster, &seen.nexthops);
+        spare::hold(&mut seen.ours, goal.skipped());
         self.adopt(&mut seen.ours, goal.objects())?;
         let is_right = |(key, route): &(RouteKey, Route)| owner::is_flannels_to(key, route, goal.objects());
         seen.ours.routes.extend(seen.plain.into_iter().filter(is_right));
@@ -311,18 +321,39 @@ impl<K: Tunnels> Applier<K> {
             goal,
             mtu,
             underlay: report.underlay.clone(),
+            hindered: report.hindered.clone(),
+            warnings: report.warnings.clone(),
         };
-        let leaving = [Some(device), second.map(|(second, _)| second), Some(wireguard)].into_iter().flatten();
-        for index in leaving.filter(|device| device.leaves).filter_map(|device| device.index) {
+        let all = [Some(device), second.map(|(second, _)| second), Some(wireguard)];
+        let refused = all.iter().flatten().any(|device| device.refused);
+        let leaving = |device: Device| device.index.filter(|_| device.leaves && !refused);
+        for index in all.into_iter().flatten().filter_map(leaving) {
             left.unfinished |= !self.remove(index, &left.belief, &mut report)?;
         }
-        left.unfinished |= !device.whole;
+        left.unfinished |= refused || !device.whole;
         left.tell(&mut report);
         self.left = Some(left);
         Ok(report)
     }
 
-    fn ground(&self, own: &Node, underlay: &Underlay, (device, wireguard): (&Device, &Device)) -> Ground {
+    /// What is told of the underlay alone.
+    fn begin(&self, own: &Node, underlay: &Underlay, links: &Links) -> Result<Report, PassError> {
+        let mtu = desired::pod_mtu(&self.routing, own, underlay).ok_or_else(|| no_underlay(own))?;
+        Ok(Report {
+            mtu,
+            underlay: describe(underlay, links),
+            hindered: desired::without_any_family(own, mtu),
+            warnings: desired::mtu_warnings(&self.routing, own, underlay).into_iter().collect(),
+            ..Report::default()
+        })
+    }
+
+    fn ground(
+        &self,
+        (own, mtu): (&Node, u32),
+        underlay: &Underlay,
+        (device, wireguard): (&Device, &Device),
+    ) -> Ground {
         let stays = |device: &Device| device.index.filter(|_| !device.leaves);
         let settings = &self.routing.wireguard;
         let wg = |(link, identity): (IfIndex, &Identity)| Wg {
@@ -335,43 +366,11 @@ impl<K: Tunnels> Applier<K> {
             backend: self.routing.backend,
             own: own.clone(),
             underlay: *underlay,
+            mtu,
             device: stays(device),
             device6: None,
             wireguard: stays(wireguard).zip(self.identity.as_ref()).map(wg),
         }
-    }
-
-    /// Without a `place` there should be no device.
-    fn keep_wireguard(
-        &mut self,
-        place: Option<(&Node, &Underlay)>,
-        links: &Links,
-        before: Option<&Belief>,
-        report: &mut Report,
-    ) -> Result<Device, PassError> {
-        let spec = place.and_then(|(own, underlay)| wireguard::spec(&self.routing, own, underlay));
-        let settings = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
-        let name = &self.routing.wireguard.device;
-        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: settings.as_ref(), name };
-        wireguard::device::keep(&mut self.kernel, &wish, links, before, report)
-    }
-
-    /// Keeps the second device, where IPv6 has one of its own: how far that came, and what is believed of it.
-    fn second(
-        &mut self,
-        own: &Node,
-        underlay: &Underlay,
-        (links, before): (&Links, Option<&Belief>),
-        report: &mut Report,
-    ) -> Result<Option<(Device, Second)>, PassError> {
-        let Some(settings) = second_settings(&self.routing.vxlan) else { return Ok(None) };
-        let spec = desired::device6(&self.routing, own, underlay);
-        let had = before.and_then(|belief| belief.device6.as_ref());
-        let had = had.map_or((None, None), |second| (second.device, second.spec.as_ref()));
-        let wanted = (spec.as_ref(), &settings, own.vtep_mac6);
-        let device = device::keep(&mut self.kernel, wanted, links, had, report)?;
-        let kept = device.index.filter(|_| !device.leaves);
-        Ok(Some((device, Second { device: kept, spec, name: settings.device })))
     }
 
     /// Makes routes of flannel's that lead nowhere any more ours: the kernel deletes a route by its protocol only.
@@ -468,36 +467,6 @@ impl<K: Tunnels> Applier<K> {
         Ok(report)
     }
 
-    /// Removes all that is ours: routes (but not those to pods), nexthop objects, and the device with all on it.
-    ///
-    /// # Errors
-    /// The kernel cannot be read or written. What it refused is in the report.
-    pub fn clean(&mut self, own_mac: Mac, now: Instant) -> Result<Report, PassError> {
-        self.left = None;
-        self.backoff.forget();
-        let mut report = Report::default();
-        let links = observe::links(&mut self.kernel)?;
-        let mut devices = Vec::new();
-        for settings in
-            std::iter::once(self.routing.vxlan.clone()).chain(second_settings(&self.routing.vxlan))
-        {
-            let wanted = (None, &settings, own_mac);
-            let device = device::keep(&mut self.kernel, wanted, &links, (None, None), &mut report)?;
-            devices.extend(device.index);
-        }
-        let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;
-        let were_flannels = owner::are_flannels(&self.routing.vxlan);
-        let none = Objects::default();
-        let seen = observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels, &none)?;
-        let nothing = Objects::default();
-        let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
-        report.pending = walked.observed.len();
-        for index in devices.into_iter().chain(wireguard.index) {
-            device::carry_out(&mut self.kernel, &Op::DeleteLink(index), &seen.links, &mut report)?;
-        }
-        Ok(report)
-    }
-
     /// Walks from `observed` to `desired`; `known` is what the last pass left.
     fn walk(
         &mut self,
@@ -549,6 +518,8 @@ impl Left {
         report.pending = self.differing.len() + usize::from(self.unfinished);
         report.objects = self.goal.objects().len().saturating_sub(report.pending);
         report.skipped = self.goal.skipped().cloned().collect();
+        report.hindered.clone_from(&self.hindered);
+        report.warnings.clone_from(&self.warnings);
     }
 }
 

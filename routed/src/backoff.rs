@@ -13,14 +13,25 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest: that of the full comparison, which looks at everything anyway.
 const LONGEST: Duration = crate::worker::FULL_DIFF;
 
+/// One of our devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Which {
+    /// The VXLAN device.
+    Vxlan,
+    /// The second one, where IPv6 has one of its own.
+    Vxlan6,
+    /// The WireGuard device.
+    Wireguard,
+}
+
 /// What tells one object from another over several passes. A nexthop object is known by what it says, because its
 /// number may be another the next time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// A link.
     Link(IfIndex),
-    /// The device, before it has a number.
-    Device,
+    /// A device, whether or not it has a number.
+    Device(Which),
     /// An address.
     Address(AddressKey),
     /// An FDB entry.
@@ -66,7 +77,8 @@ impl Key {
     /// The object that `op` changes.
     pub fn of(op: &Op, observed: &Objects) -> Self {
         match op {
-            Op::AddVxlan(_) | Op::AddWireguard(_) => Self::Device,
+            Op::AddVxlan(_) => Self::Device(Which::Vxlan),
+            Op::AddWireguard(_) => Self::Device(Which::Wireguard),
             Op::SetLink(link, _) | Op::DeleteLink(link) | Op::SetWireguard(link, _) => Self::Link(*link),
             Op::PutPeer(key, _) | Op::DeletePeer(key) => Self::Peer(*key),
             Op::PutAddress(key, _) | Op::DeleteAddress(key) => Self::Address(*key),
@@ -167,10 +179,10 @@ mod tests {
         let mut waits = Vec::new();
         let mut now = start;
         for _ in 0..7 {
-            backoff.refused(Key::Device, now);
-            assert!(!backoff.allows(&Key::Device, now));
+            backoff.refused(Key::Device(Which::Vxlan), now);
+            assert!(!backoff.allows(&Key::Device(Which::Vxlan), now));
             let due = backoff.next_due().unwrap();
-            assert!(backoff.allows(&Key::Device, due));
+            assert!(backoff.allows(&Key::Device(Which::Vxlan), due));
             waits.push((due - now).as_secs());
             now = due;
         }
@@ -180,10 +192,10 @@ mod tests {
     #[test]
     fn another_object_does_not_wait_and_an_accepted_one_starts_afresh() {
         let (mut backoff, now) = (Backoff::default(), Instant::now());
-        backoff.refused(Key::Device, now);
+        backoff.refused(Key::Device(Which::Vxlan), now);
         assert!(backoff.allows(&Key::Link(IfIndex(1)), now));
-        backoff.accepted(&Key::Device);
-        assert!(backoff.allows(&Key::Device, now));
+        backoff.accepted(&Key::Device(Which::Vxlan));
+        assert!(backoff.allows(&Key::Device(Which::Vxlan), now));
         assert_eq!(backoff.next_due(), None);
     }
 }

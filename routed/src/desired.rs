@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
-use ferrule_config::{Backend, MTU_MIN, Routing, Tunnel};
+use ferrule_config::{Backend, IPV4_MTU_MIN, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
     Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix, ordinal,
@@ -117,6 +117,10 @@ pub enum Why {
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
+    /// The device that it needs is refused.
+    NoDevice,
+    /// The tunnel leaves IPv6 less than it needs: so many bytes.
+    SmallMtu(u32),
     /// Nobody has said what the other node's WireGuard key is.
     NoKey,
     /// This node, or one whose name comes before, claims some of the same.
@@ -144,6 +148,12 @@ impl fmt::Display for Skipped {
                     "the link with this node's {family} address is down; it follows when the link is up"
                 )
             }
+            Why::NoDevice => f.write_str("the tunnel's device is refused; it follows when the device is there"),
+            Why::SmallMtu(mtu) => write!(
+                f,
+                "the links to the other nodes leave pods {mtu} bytes, and IPv6 needs {MTU_MIN}; give these links a larger \
+                 MTU"
+            ),
             Why::NoKey => f.write_str(
                 "its WireGuard key is not known; it is published by the node's own routed, or stands as `wireguard_key` in \
                  the nodes file (`routed wireguard-key` prints it there)",
@@ -174,7 +184,8 @@ pub fn device6(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxl
 
 /// The MTU of a device that carries one family: pods that are there since flannel's time may use all of it.
 fn own_mtu(routing: &Routing, uplink: Uplink) -> u32 {
-    routing.mtu.unwrap_or(inside(uplink).max(MTU_MIN))
+    let found = inside(uplink).max(IPV4_MTU_MIN);
+    routing.mtu.map_or(found, |mtu| mtu.min(found))
 }
 
 /// What a tunnel over this uplink leaves, if it takes `overhead` in IPv4.
@@ -204,8 +215,7 @@ fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32
     })
 }
 
-/// The MTU of the pods: the configured one, or what the underlay leaves. Never less than IPv6 needs; `None` without an
-/// underlay.
+/// The MTU of the pods: what the underlay leaves, or the configured one if that is less; `None` without an underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
     let vxlan = if routing.vxlan.device6.is_some() {
@@ -220,7 +230,39 @@ pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32
         routing.has(Tunnel::Wireguard).then(|| Some(left(underlay.tunnel(own)?, wireguard::OVERHEAD))),
     ];
     let found = ways.into_iter().flatten().collect::<Option<Vec<_>>>()?.into_iter().min()?;
-    Some(routing.mtu.unwrap_or(found.max(MTU_MIN)))
+    Some(routing.mtu.map_or(found, |mtu| mtu.min(found)).max(IPV4_MTU_MIN))
+}
+
+/// Why this node's pods get no address at all, if the links to the other nodes are too small for the only family they have.
+pub fn without_any_family(own: &Node, mtu: u32) -> Option<String> {
+    let has = |of| own.pod_cidrs_of(of).next().is_some();
+    (mtu < MTU_MIN && has(Family::V6) && !has(Family::V4)).then(|| {
+        format!(
+            "the links to the other nodes leave pods {mtu} bytes, and IPv6, the only family that they have, needs {MTU_MIN}; \
+             give these links a larger MTU"
+        )
+    })
+}
+
+/// What an operator should know of the MTU.
+pub fn mtu_warnings(routing: &Routing, own: &Node, underlay: &Underlay) -> Vec<String> {
+    let plain = Routing { mtu: None, ..routing.clone() };
+    let Some(found) = pod_mtu(&plain, own, underlay) else { return Vec::new() };
+    let mut warnings = Vec::new();
+    if let Some(mtu) = routing.mtu.filter(|mtu| *mtu > found) {
+        warnings.push(format!(
+            "[routing] mtu = {mtu} is more than the {found} bytes that the links to the other nodes leave: pods get {found}; \
+             give these links a larger MTU, or remove the key"
+        ));
+    }
+    if found < MTU_MIN {
+        warnings.push(format!(
+            "the links to the other nodes leave pods {found} bytes, and IPv6 needs {MTU_MIN}: pods have IPv4 only; give these \
+             links an MTU of {} or more",
+            underlay.all().map(|uplink| uplink.mtu).min().unwrap_or_default() + MTU_MIN - found
+        ));
+    }
+    warnings
 }
 
 /// All that the objects depend on beside the other nodes. As long as it stands, each node's part is its own.
@@ -232,6 +274,8 @@ pub struct Ground {
     pub own: Node,
     /// Its uplinks.
     pub underlay: Underlay,
+    /// The pods' MTU.
+    pub mtu: u32,
     /// The number of the VXLAN device, if there is to be one and it is there.
     pub device: Option<IfIndex>,
     /// The WireGuard device, if there is to be one and it is there.
@@ -267,7 +311,7 @@ impl Ground {
         let wireguard = self.wireguard.as_ref().map(|wg| wg.link).filter(|_| self.tunnel().is_some());
         for family in Family::BOTH {
             let vxlan = self.device_of(family).filter(|_| self.tunnel_of(family).is_some());
-            let Some(vtep) = self.own.vtep(family) else { continue };
+            let Some(vtep) = self.own.vtep(family).filter(|_| self.fits(family)) else { continue };
             for link in [vxlan, wireguard].into_iter().flatten() {
                 let key = AddressKey { link, prefix: host_prefix(vtep) };
                 wanted.addresses.insert(key, Address { nodad: vtep.is_ipv6() });
@@ -289,6 +333,7 @@ impl Ground {
         for family in Family::BOTH {
             let Some(vtep) = node.vtep(family) else { continue };
             let reached = match self.backend {
+                _ if !self.fits(family) => Err(Why::SmallMtu(self.mtu)),
                 Backend::Native => self.plain(pieces, node, family),
                 Backend::Auto if self.is_on_link(node, family) => self.plain(pieces, node, family),
                 Backend::Vxlan | Backend::Auto => self.tunnelled(pieces, node, vtep),
@@ -332,6 +377,11 @@ impl Ground {
         self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
     }
 
+    /// IPv6 is off on a link with less than it needs.
+    fn fits(&self, family: Family) -> bool {
+        family == Family::V4 || self.mtu >= MTU_MIN
+    }
+
     fn is_on_link(&self, node: &Node, family: Family) -> bool {
         let (uplink, address) = (self.underlay.of(family), node.address(family));
         uplink.zip(address).is_some_and(|(uplink, address)| uplink.has_on_link(address))
@@ -359,8 +409,9 @@ impl Ground {
             (_, None) if self.device6.is_some() && self.own.address(family).is_none() => {
                 return Err(Why::NoOwnAddress(family));
             }
-            // The device is refused or goes: a pass that is to change that says so.
-            _ => return Ok(()),
+            (None, Some(_)) => return Err(Why::NoDevice),
+            // Its address is not there now: a pass that finds it says so.
+            (_, None) => return Ok(()),
         };
         let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
         let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
@@ -377,7 +428,8 @@ impl Ground {
     }
 
     fn encrypted(&self, pieces: &mut Pieces, node: &Node, family: Family) -> Result<(), Why> {
-        let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) else { return Ok(()) };
+        let Some(tunnel) = self.tunnel() else { return Ok(()) };
+        let wg = self.wireguard.as_ref().ok_or(Why::NoDevice)?;
         wg.reaches(node, tunnel)?;
         for cidr in node.pod_cidrs_of(family) {
             pieces.routes.push((RouteKey::main(cidr), Target::Link(wg.link)));

@@ -1,11 +1,12 @@
 //! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::owner`].
 
 use ferrule_config::Vxlan;
-use ferrule_model::{IfIndex, Link, Mac, Op, VxlanSpec};
-use ferrule_netlink::{Kernel, Tunnels, kernel_release};
+use ferrule_model::{IfIndex, Link, LinkKind, Mac, Op, VxlanSpec};
+use ferrule_netlink::{Kernel, Refusal, Tunnels, kernel_release};
 use nix::errno::Errno;
 
 use crate::apply::PassError;
+use crate::holder;
 use crate::objects::Objects;
 use crate::observe::Links;
 use crate::offload;
@@ -23,6 +24,8 @@ pub struct Device {
     pub leaves: bool,
     /// It is as it should be in everything that this pass could set.
     pub whole: bool,
+    /// The kernel refuses it, or another link has its name.
+    pub refused: bool,
 }
 
 /// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `had` is what the
@@ -53,7 +56,8 @@ fn bring<K: Kernel>(
     report: &mut Report,
 ) -> Result<Device, PassError> {
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
-    let there = |index| Device { index: Some(index), fresh: false, leaves: false, whole: true };
+    let there =
+        |index| Device { index: Some(index), fresh: false, leaves: false, whole: true, refused: false };
     match (step, spec) {
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
@@ -77,7 +81,7 @@ fn bring<K: Kernel>(
             create(kernel, spec, links, report)
         }
         (DeviceStep::Nothing | DeviceStep::Create | DeviceStep::Recreate(_), _) => {
-            Ok(Device { index: None, fresh: false, leaves: false, whole: true })
+            Ok(Device { index: None, fresh: false, leaves: false, whole: true, refused: false })
         }
     }
 }
@@ -107,6 +111,11 @@ pub fn find<'a>(links: &'a Links, settings: &Vxlan, mac: Mac) -> Option<&'a Link
     named.or_else(|| links.values().find(|link| owner::is_our_renamed_device(link, settings, mac)))
 }
 
+/// Whether a link carries packets as `spec` says, be its MTU or MAC another.
+pub fn is_usable(spec: Option<&VxlanSpec>, link: &Link) -> bool {
+    link.up && spec.is_some_and(|spec| link.kind == LinkKind::Vxlan(spec.vxlan.clone()))
+}
+
 /// One change of a link, counted.
 ///
 /// # Errors
@@ -120,13 +129,32 @@ pub fn carry_out<K: Kernel>(
     let answer = kernel.apply(std::slice::from_ref(op))?.pop();
     match answer {
         Some(Err(refusal)) if !(matches!(op, Op::DeleteLink(_)) && refusal.errno == Errno::ENODEV) => {
-            Err(PassError::Device(report::refusal(op, &refusal, &Objects::default(), links)))
+            Err(PassError::Device(refused(op, &refusal, links)))
         }
         _ => {
             report.tally.count(op);
             Ok(())
         }
     }
+}
+
+/// The sentence about a refusal of a device: what it is, the kernel's reason, and what a person can do.
+fn refused(op: &Op, refusal: &Refusal, links: &Links) -> String {
+    let own = match op {
+        Op::AddVxlan(spec) => Some((Some(&spec.name), spec.vxlan.port, "vxlan")),
+        Op::SetLink(index, _) => links.get(index).and_then(|link| match &link.kind {
+            LinkKind::Vxlan(vxlan) => Some((Some(&link.name), vxlan.port, "vxlan")),
+            _ => None,
+        }),
+        Op::SetWireguard(_, settings) => Some((None, settings.port, "wireguard")),
+        _ => None,
+    };
+    let Some((name, port, table)) = own.filter(|_| refusal.errno == Errno::EADDRINUSE) else {
+        return report::refusal(op, refusal, &Objects::default(), links);
+    };
+    let object = report::object(op, &Objects::default(), links);
+    let who = holder::of_port(port, name, links);
+    format!("cannot set {object}: {refusal}; {who}, or choose another [routing.{table}] port on every node")
 }
 
 fn create<K: Kernel>(
@@ -138,5 +166,11 @@ fn create<K: Kernel>(
     carry_out(kernel, &Op::AddVxlan(spec.clone()), links, report)?;
     let made = kernel.link(&spec.name)?;
     let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
-    Ok(Device { index: Some(made.ok_or_else(gone)?.index), fresh: true, leaves: false, whole: true })
+    Ok(Device {
+        index: Some(made.ok_or_else(gone)?.index),
+        fresh: true,
+        leaves: false,
+        whole: true,
+        refused: false,
+    })
 }

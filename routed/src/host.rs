@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use ferrule_config::{Config, NODE_FILE, NodeFile, subnet_env_text};
+use ferrule_config::{Config, MTU_MIN, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family, table};
 use ferrule_netlink::forwarding;
@@ -54,7 +54,10 @@ pub struct Outcome {
 impl Outcome {
     fn file(&self, mtu: u32) -> NodeFile {
         let Node { name, pod_cidrs, .. } = &self.own;
-        let (node, pod_cidrs, cluster_cidrs) = (name.clone(), pod_cidrs.clone(), self.cidrs.clone());
+        let (node, cluster_cidrs) = (name.clone(), self.cidrs.clone());
+        // A link with less than IPv6 needs has no IPv6.
+        let fits = |cidr: &IpNetwork| family(cidr) == Family::V4 || mtu >= MTU_MIN;
+        let pod_cidrs = pod_cidrs.iter().copied().filter(fits).collect();
         NodeFile { node, pod_cidrs, cluster_cidrs, mtu }
     }
 }

@@ -39,6 +39,8 @@ pub struct Ground {
     pub tunnels: Vec<String>,
     /// The pods' MTU in bytes.
     pub mtu: u32,
+    /// Nothing keeps packets from other nodes.
+    pub whole: bool,
 }
 
 impl Job {
@@ -94,7 +96,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
         if filters {
             host.filters(&outcome, by.as_deref());
         }
-        let handed_over = ground.is_some_and(|ground| host.hand_over(&outcome, ground.mtu));
+        let handed_over = ground.is_some_and(|ground| host.hand_over(&outcome, ground.mtu) && ground.whole);
         // Told at the end only: then the watchdog is fed again.
         status.send_modify(|status| {
             status.ready |= handed_over;

@@ -3,7 +3,7 @@
 //! A walk through it. A [`source`] tells a snapshot of the nodes, and later changes; [`nodes`] works out what has really
 //! changed, once the [`roll`] has left out who clashes with others. The [`worker`]'s thread is told, and makes a pass ([`apply`]): [`observe`] reads the kernel, [`desired`] says
 //! what there should be, [`nexthops`] gives numbers, and [`reconcile`] walks from the one to the other, with [`backoff`]
-//! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device. A change of nodes
+//! for what the kernel refuses. [`owner`] knows what is ours, and [`device`] keeps the VXLAN device, [`offload`] its checksums, and [`wireguard`] the other device; one that is refused stops nothing else (`spare`, `holder`). A change of nodes
 //! moves the [`goal`] and walks over the [`objects`] that are touched, without reading anything. What the kernel tells
 //! afterwards is held against what the pass left ([`drift`]); a disagreement starts a pass that reads. [`host`] keeps the
 //! rest right: [`sysctl`], the [`masquerade`] table ([`rules`]), the way through a host firewall ([`forward`]),
@@ -26,6 +26,7 @@ pub mod device;
 pub mod drift;
 pub mod forward;
 pub mod goal;
+mod holder;
 pub mod host;
 pub mod keep;
 pub mod keeper;
@@ -46,6 +47,7 @@ pub mod roll;
 pub mod rules;
 pub mod run;
 pub mod source;
+mod spare;
 pub mod sysctl;
 pub mod tell;
 pub mod underlay;

@@ -24,6 +24,8 @@ pub const KINDS: [Kind; 7] =
 pub struct View {
     /// Why the last pass could not be made at all.
     pub last_error: Option<String>,
+    /// Why packets to other nodes do not go as they should, although passes are made.
+    pub hindered: Option<String>,
     /// This node's addresses and the links that hold them.
     pub underlay: String,
     /// Of the pods, in bytes; 0 before it is known.
@@ -42,6 +44,7 @@ impl View {
         let refused: Vec<_> = standing.backoff.refused_objects().collect();
         Self {
             last_error: None,
+            hindered: report.hindered.clone(),
             underlay: report.underlay.clone(),
             mtu: report.mtu,
             objects: objects(standing, &refused),
@@ -78,7 +81,7 @@ fn objects(standing: Standing<'_>, refused: &[Refused]) -> Vec<Objects> {
 
 fn kind_of(key: &Key) -> Kind {
     match key {
-        Key::Link(_) | Key::Device => Kind::Links,
+        Key::Link(_) | Key::Device(_) => Kind::Links,
         Key::Address(_) => Kind::Addresses,
         Key::Fdb(_) => Kind::Fdb,
         Key::Neighbour(_) => Kind::Neighbours,
@@ -124,7 +127,7 @@ impl<'a> About<'a> {
                 Key::Address(key) => drop(about.addresses.insert(key.prefix.ip(), one)),
                 Key::Fdb(key) => drop(about.macs.insert(key.mac, one)),
                 Key::Peer(key) => drop(about.keys.insert(key.key, one)),
-                Key::Link(_) | Key::Device | Key::StrangeNexthop(_) => {}
+                Key::Link(_) | Key::Device(_) | Key::StrangeNexthop(_) => {}
             }
         }
         about

@@ -63,6 +63,7 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
         lines.extend(host.plan(&Arc::new(cluster), belief, report.mtu));
     }
     lines.extend(report.refused.iter().cloned());
+    lines.extend(report.warnings.iter().cloned());
     lines.extend(report.skipped.iter().map(ToString::to_string));
     if lines.is_empty() {
         lines.push(format!("nothing to do: {} objects are as they should be", report.objects));

@@ -37,6 +37,10 @@ pub struct Report {
     pub done: Vec<String>,
     /// What the kernel refused, why, and what a person can do.
     pub refused: BTreeSet<String>,
+    /// The device that packets to other nodes need is refused, and why.
+    pub hindered: Option<String>,
+    /// What does not hinder this node, and an operator should know.
+    pub warnings: BTreeSet<String>,
     /// What is left out.
     pub skipped: BTreeSet<Skipped>,
     /// How many objects are there as they should be.
@@ -246,10 +250,10 @@ fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
         (Op::AddWireguard(_) | Op::SetWireguard(..), Errno::EOPNOTSUPP) => {
             "load the kernel module wireguard (Linux 5.6 and later have it), or use another backend"
         }
-        (Op::SetWireguard(..), Errno::EADDRINUSE) => {
-            "another program has the UDP port: end it, or choose another [routing.wireguard] port on every node"
-        }
         (_, Errno::ENETDOWN | Errno::ENODEV) => "it is tried again when the link is back",
+        (Op::AddVxlan(_) | Op::AddWireguard(_) | Op::SetLink(..) | Op::SetWireguard(..), _) => {
+            "it is tried again; the nodes that need it wait for it, and everything else goes on"
+        }
         _ => "it is tried again, ever more rarely; the other objects are not held up",
     }
 }

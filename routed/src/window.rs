@@ -113,19 +113,22 @@ impl Window {
         }
     }
 
-    /// The first list of nodes is in the kernel; else what is waited for.
+    /// The first list of nodes is in the kernel, and nothing keeps packets from other nodes; else what does.
     async fn readiness(&self) -> Result<(), String> {
+        let view = self.0.outlook.view();
         if self.0.status.borrow().ready {
-            return Ok(());
+            return view.last_error.or(view.hindered).map_or(Ok(()), Err);
         }
         let known = self.ask(None, 0).await.map_err(|stuck| stuck.to_string())?;
-        Err(self.waiting_for(&known, &self.0.outlook.view()))
+        Err(self.waiting_for(&known, &view))
     }
 
     fn waiting_for(&self, known: &Known, view: &View) -> String {
-        known.waiting_for.clone().unwrap_or_else(|| match &view.last_error {
-            Some(error) => error.clone(),
-            None => "the first pass over the kernel".to_owned(),
+        known.waiting_for.clone().unwrap_or_else(|| {
+            match view.last_error.as_ref().or(view.hindered.as_ref()) {
+                Some(error) => error.clone(),
+                None => "the first pass over the kernel".to_owned(),
+            }
         })
     }
 
@@ -145,7 +148,7 @@ impl Window {
             nodes: u64::try_from(known.nodes).unwrap_or(u64::MAX),
             snapshot_age_ms: age_ms(known.snapshot),
             news_age_ms: age_ms(known.news),
-            last_error: view.last_error,
+            last_error: view.last_error.or(view.hindered),
             underlay: view.underlay,
             mtu: view.mtu,
             objects: view.objects,

@@ -94,8 +94,10 @@ pub struct Worker<K> {
     failure: Option<String>,
     refused: BTreeSet<String>,
     skipped: BTreeSet<String>,
+    warnings: BTreeSet<String>,
     underlay: String,
     mtu: u32,
+    hindered: bool,
 }
 
 /// What is to be done.
@@ -164,8 +166,10 @@ impl<K: Tunnels> Worker<K> {
             failure: None,
             refused: BTreeSet::new(),
             skipped: BTreeSet::new(),
+            warnings: BTreeSet::new(),
             underlay: String::new(),
             mtu: 0,
+            hindered: false,
         }
     }
 
@@ -360,6 +364,7 @@ impl<K: Tunnels> Worker<K> {
             Ok(report) => {
                 self.retry = None;
                 self.mtu = report.mtu;
+                self.hindered = report.hindered.is_some();
                 self.tell(&report, took.0);
                 if let Some(standing) = self.applier.standing() {
                     self.outlook.passed(View::new(standing, cluster, &report), &report, took);
@@ -381,7 +386,7 @@ impl<K: Tunnels> Worker<K> {
     fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
         let Some(belief) = self.applier.belief() else { return };
         let (uplinks, tunnels) = belief.names();
-        let ground = Ground { uplinks, tunnels, mtu: self.mtu };
+        let ground = Ground { uplinks, tunnels, mtu: self.mtu, whole: !self.hindered };
         let by = self.culprits.take_table();
         self.ask(Job { cluster: Arc::clone(cluster), filters, by, ground: Some(ground) });
         self.last_host = Some(Instant::now());
@@ -406,6 +411,9 @@ impl<K: Tunnels> Worker<K> {
         if report.tally.total() > 0 {
             tracing::info!("applied in {:.1} ms: {}", took.as_secs_f64() * 1e3, report.tally);
         }
+        let fresh: Vec<_> = report.warnings.difference(&self.warnings).cloned().collect();
+        log_lines(&fresh, fresh.len(), "more warnings", |line| tracing::warn!("{line}"));
+        self.warnings.clone_from(&report.warnings);
         if self.failure.take().is_some() {
             tracing::info!("the kernel's state is kept again");
         }

@@ -187,3 +187,32 @@ fn a_node_that_takes_our_old_network_is_reached_at_once() {
         assert_eq!(essence(&machine.state()), essence(&scratch.state()));
     }
 }
+
+/// The port of the tunnel is taken while the backend changes.
+#[test]
+fn a_refused_device_takes_no_way_that_there_is() {
+    let before = near(world::two_nodes());
+    let machine = Machine::new();
+    walk(&mut machine.applier(Backend::Native), (None, &before), None);
+    let routes = machine.routes();
+    let taken = machine.0.run(|| std::net::UdpSocket::bind("0.0.0.0:8472").unwrap()).unwrap();
+    let mut applier = machine.applier(Backend::Vxlan);
+    let report = applier.pass(&before, Instant::now()).unwrap();
+    assert!(report.hindered.unwrap().contains("EADDRINUSE"));
+    assert_eq!(machine.routes(), routes);
+    // A node that is gone is gone.
+    let mut after = before.clone();
+    after.others.clear();
+    applier.update(&after, &changes(&before, &after), Instant::now()).unwrap();
+    assert_eq!(machine.routes().len(), 2, "{:?}", machine.routes());
+    drop(taken);
+    let mut now = Instant::now();
+    for state in [&after, &before] {
+        now += Duration::from_secs(60);
+        let report = applier.pass(state, now).unwrap();
+        assert_eq!((report.pending, report.hindered), (0, None));
+    }
+    let scratch = Machine::new();
+    walk(&mut scratch.applier(Backend::Vxlan), (None, &before), None);
+    assert_eq!(essence(&machine.state()), essence(&scratch.state()));
+}

@@ -40,6 +40,7 @@ fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Opt
         backend,
         own: cluster.own.clone(),
         underlay: *underlay,
+        mtu: 1450,
         device,
         device6: None,
         wireguard: None,
@@ -116,6 +117,7 @@ fn a_tunnel_has_an_entry_of_each_kind_a_node_and_one_underlay_for_both_families(
 #[test]
 fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
     let ground = |underlay: Underlay| Ground {
+        mtu: 1430,
         wireguard: None,
         backend: Backend::Vxlan,
         own: node("a", 1),
@@ -206,15 +208,41 @@ fn the_tunnels_family_goes_by_what_the_node_has_and_not_by_what_is_up() {
 }
 
 #[test]
-fn the_mtu_is_what_the_underlay_leaves_and_never_below_what_ipv6_needs() {
+fn the_mtu_is_what_the_underlay_leaves_and_never_more() {
     let (mut routing, own, mut underlay) = (Routing::default(), node("a", 1), underlay());
     assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1450));
     underlay.v4.as_mut().unwrap().mtu = 1300;
-    assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1280));
+    assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1250));
+    assert!(mtu_warnings(&routing, &own, &underlay)[0].contains("an MTU of 1330 or more"));
     routing.mtu = Some(1400);
-    assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1400));
+    assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1250));
+    assert!(mtu_warnings(&routing, &own, &underlay)[0].contains("more than the 1250 bytes"));
+    routing.mtu = Some(1200);
+    assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1200));
     routing = Routing { backend: Backend::Native, ..Routing::default() };
     assert_eq!(pod_mtu(&routing, &own, &underlay), Some(1300), "the least of the two links'");
+}
+
+#[test]
+fn a_tunnel_too_small_for_ipv6_carries_ipv4_and_names_what_is_left_out() {
+    let ground = Ground {
+        backend: Backend::Vxlan,
+        own: node("a", 1),
+        underlay: underlay(),
+        mtu: 1250,
+        device: Some(DEVICE),
+        device6: None,
+        wireguard: None,
+    };
+    let cluster = cluster();
+    let wanted = ground.objects(cluster.others.values().map(AsRef::as_ref));
+    assert_eq!(hops(&wanted).len(), 3, "{:?}", hops(&wanted));
+    assert!(wanted.addresses.keys().all(|key| key.prefix.is_ipv4()), "the kernel takes no other");
+    let skipped = wanted.skipped[0].to_string();
+    assert!(skipped.contains("fd00:2::/64 of node b") && skipped.contains("1250 bytes"), "{skipped}");
+    let refused = Ground { mtu: 1450, device: None, ..ground };
+    let wanted = refused.objects(cluster.others.values().map(AsRef::as_ref));
+    assert_eq!(wanted.skipped.iter().map(|skipped| skipped.why).collect::<Vec<_>>(), [Why::NoDevice; 2]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use super::ALIAS;
 use crate::apply::PassError;
 use crate::device::{Device, carry_out};
 use crate::drift::Belief;
+use crate::holder;
 use crate::observe::Links;
 use crate::owner::ForeignDevice;
 use crate::report::{self, Report};
@@ -33,10 +34,11 @@ pub fn keep<K: Tunnels>(
     before: Option<&Belief>,
     report: &mut Report,
 ) -> Result<Device, PassError> {
-    let there = |index, leaves| Device { index: Some(index), fresh: false, leaves, whole: true };
+    let there =
+        |index, leaves| Device { index: Some(index), fresh: false, leaves, whole: true, refused: false };
     let (Some(spec), Some(settings)) = (wish.spec, wish.settings) else {
         let ours = find(links, wish.name).filter(|link| is_ours(link, wish.name));
-        let none = Device { index: None, fresh: false, leaves: false, whole: true };
+        let none = Device { index: None, fresh: false, leaves: false, whole: true, refused: false };
         return Ok(ours.map_or(none, |link| there(link.index, true)));
     };
     let had = before.and_then(|belief| belief.wireguard);
@@ -105,8 +107,22 @@ fn create<K: Tunnels>(
     carry_out(kernel, &Op::SetWireguard(index, settings.clone()), links, report)?;
     // Last, so that it never listens on another port.
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
-    carry_out(kernel, &Op::SetLink(index, up), links, report)?;
+    carry_out(kernel, &Op::SetLink(index, up), links, report)
+        .map_err(|error| name_holder(error, settings, links))?;
     Ok(index)
+}
+
+/// A port is taken when the device is switched on.
+fn name_holder(error: PassError, settings: &WireguardSettings, links: &Links) -> PassError {
+    match error {
+        PassError::Device(why) if why.contains("EADDRINUSE") => {
+            let who = holder::of_port(settings.port, None, links);
+            PassError::Device(format!(
+                "{why}; {who}, or choose another [routing.wireguard] port on every node"
+            ))
+        }
+        error => error,
+    }
 }
 
 /// `had`: it was right when the last pass left it.
@@ -137,7 +153,8 @@ fn put_right<K: Tunnels>(
         if had {
             report.repaired.push(report::device_repair(spec.name.as_str(), &change));
         }
-        carry_out(kernel, &Op::SetLink(link.index, change), links, report)?;
+        carry_out(kernel, &Op::SetLink(link.index, change), links, report)
+            .map_err(|error| name_holder(error, settings, links))?;
     }
     Ok(())
 }

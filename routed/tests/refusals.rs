@@ -1,0 +1,137 @@
+//! A tunnel's device that the kernel refuses, and links too small for it: what does not need it goes on, and the daemon says
+//! how it is.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
+use ferrule_config::NodeFile;
+use lab::{Daemon, Node, PATIENCE, within};
+
+const ADDRESS: &str = "127.0.0.1:9479";
+
+/// One node on the segment, and one behind a router.
+const NODES: &str = "[[node]]\nname = \"n1\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n\
+                     [[node]]\nname = \"n2\"\naddress = \"192.0.2.2\"\npod_cidrs = [\"10.244.2.0/24\"]\n\
+                     [[node]]\nname = \"n3\"\naddress = \"198.51.100.3\"\npod_cidrs = [\"10.244.3.0/24\"]\n";
+
+fn get(node: &Node, page: &str) -> Option<String> {
+    node.inside(|| {
+        let mut stream = TcpStream::connect(ADDRESS).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {page} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    })
+}
+
+fn says(node: &Node, daemon: &Daemon, page: &str, texts: &[&str]) {
+    let all = || get(node, page).is_some_and(|said| texts.iter().all(|text| said.contains(text)));
+    assert!(within(PATIENCE, all).is_some(), "{texts:?}: {:?}\n{}", get(node, page), daemon.log());
+}
+
+fn node_file(node: &Node) -> Option<NodeFile> {
+    NodeFile::load(&node.path("run/node.json")).ok()
+}
+
+fn has_route(node: &Node, number: u8) -> bool {
+    !node.ip(&format!("route show 10.244.{number}.0/24")).is_empty()
+}
+
+#[test]
+fn a_port_that_is_taken_stops_only_what_needs_it() {
+    let node = Node::new("auto");
+    node.configure(&format!("[metrics]\nrouted = \"{ADDRESS}\"\n"));
+    node.write_nodes_text(NODES);
+    let taken = node.inside(|| UdpSocket::bind("0.0.0.0:8472").unwrap());
+    let daemon = node.start();
+    let own = format!("process {} (", std::process::id());
+    says(&node, &daemon, "/readyz", &["503", "EADDRINUSE", &own, "has UDP port 8472"]);
+    says(&node, &daemon, "/healthz", &["200"]);
+    assert!(
+        within(PATIENCE, || has_route(&node, 2) && node_file(&node).is_some()).is_some(),
+        "{}",
+        daemon.log()
+    );
+    assert!(!has_route(&node, 3));
+    let log = daemon.log();
+    assert!(log.contains("no route to 10.244.3.0/24 of node n3: the tunnel's device is refused"), "{log}");
+    assert!(!log.contains("nothing is changed"), "{log}");
+
+    // Nodes that go and come, and what others break.
+    let second = NODES.replace("n2", "n4").replace("10.244.2.", "10.244.4.");
+    node.write_nodes_text(&second);
+    assert!(within(PATIENCE, || has_route(&node, 4) && !has_route(&node, 2)).is_some(), "{}", daemon.log());
+    node.ip("route del 10.244.4.0/24");
+    assert!(within(Duration::from_secs(1), || has_route(&node, 4)).is_some(), "{}", daemon.log());
+
+    drop(taken);
+    daemon.wait_until_ready();
+    assert!(has_route(&node, 3), "{}", daemon.log());
+    says(&node, &daemon, "/readyz", &["200"]);
+}
+
+#[test]
+fn another_vxlan_device_with_the_port_is_named() {
+    let node = Node::new("vxlan");
+    node.configure(&format!("[metrics]\nrouted = \"{ADDRESS}\"\n"));
+    node.write_nodes_text(NODES);
+    node.ip("link add theirs type vxlan external dstport 8472");
+    node.ip("link set theirs up");
+    let daemon = node.start();
+    says(&node, &daemon, "/readyz", &["503", "the VXLAN device theirs has UDP port 8472"]);
+    node.ip("link del theirs");
+    daemon.wait_until_ready();
+    assert!(has_route(&node, 3));
+}
+
+#[test]
+fn links_too_small_for_ipv6_in_the_tunnel_carry_ipv4() {
+    let node = Node::new("vxlan");
+    node.ip("link set eth0 mtu 1300");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let file = node_file(&node).unwrap();
+    assert_eq!((file.mtu, file.pod_cidrs.len()), (1250, 1), "{file:?}");
+    assert!(node.ip("link show ferrule.1").contains("mtu 1250") && has_route(&node, 2));
+    let log = daemon.log();
+    assert!(log.contains("leave pods 1250 bytes, and IPv6 needs 1280"), "{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+    node.ip("link set eth0 mtu 1500");
+    let is_whole = || node_file(&node).is_some_and(|file| (file.mtu, file.pod_cidrs.len()) == (1450, 2));
+    assert!(within(PATIENCE, is_whole).is_some(), "{}", daemon.log());
+    let has_v6 = || !node.ip("-6 route show fd00:10:244:2::/64").is_empty();
+    assert!(within(PATIENCE, has_v6).is_some(), "{}", daemon.log());
+}
+
+#[test]
+fn a_configured_mtu_above_the_links_is_the_links_with_a_warning() {
+    for (backend, found) in [("vxlan", 1450), ("native", 1500)] {
+        let node = Node::new(backend);
+        node.configure_routing("mtu = 9000\n", "");
+        node.write_nodes(&[1, 2]);
+        let daemon = node.start();
+        daemon.wait_until_ready();
+        assert_eq!(node_file(&node).map(|file| file.mtu), Some(found));
+        daemon.wait_for_log(&format!(
+            "WARN routed::worker: [routing] mtu = 9000 is more than the {found} bytes"
+        ));
+    }
+}
+
+#[test]
+fn native_on_a_small_link_is_ipv4_with_a_warning() {
+    let node = Node::new("native");
+    node.ip("link set eth0 mtu 1200");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert_eq!(node_file(&node).map(|file| (file.mtu, file.pod_cidrs.len())), Some((1200, 1)));
+    daemon.wait_for_log("leave pods 1200 bytes, and IPv6 needs 1280: pods have IPv4 only");
+}
