@@ -148,7 +148,7 @@ impl<N: Node> Attempt<'_, N> {
         let bridged = matches!(config.mode, Mode::Bridge(_));
         config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.
-        write_record(&config.runtime_dir, &self.host_side(&ends, &grant)?).map_err(Error::Record)?;
+        write_record(&config.runtime_dir, &self.host_side(&ends, &grant, &result)?).map_err(Error::Record)?;
         Ok(result)
     }
 
@@ -164,7 +164,7 @@ impl<N: Node> Attempt<'_, N> {
     }
 
     /// What was made on the host, for who keeps it.
-    fn host_side(&self, ends: &Ends, grant: &Grant) -> Result<HostSide, Error> {
+    fn host_side(&self, ends: &Ends, grant: &Grant, result: &AddResult) -> Result<HostSide, Error> {
         let Add { config, attachment, pod, sandbox, .. } = self.request;
         let way = match &config.mode {
             Mode::Routed => {
@@ -173,6 +173,7 @@ impl<N: Node> Attempt<'_, N> {
             }
             Mode::Bridge(config) => Way::Bridge {
                 name: config.name.clone(),
+                mac: result.interfaces.first().and_then(|bridge| bridge.mac.as_ref()?.parse().ok()),
                 isolated: config.isolated,
                 gateways: grant.addresses.iter().filter_map(bridge::on_the_bridge).collect(),
             },

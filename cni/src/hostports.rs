@@ -11,12 +11,11 @@ use std::net::SocketAddr;
 use ferrule_model::{Attachment, Family};
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::nft::NftError;
-use ferrule_netlink::{Error as NetlinkError, Places, Renamed};
+use ferrule_netlink::{Error as NetlinkError, Places, Renamed, nodes_own};
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::node::Node;
-use crate::own;
 use crate::ports::{self, Granted, Owner, Protocol};
 use crate::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
@@ -73,7 +72,7 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
     let mut attempts = 0;
     // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod may
     // make it at the same time, which is as good.
-    let own: Vec<_> = own::own(&host.places().map_err(talking(ADDRESSES))?).collect();
+    let own: Vec<_> = nodes_own(&host.places().map_err(talking(ADDRESSES))?).collect();
     let on = ports::own_elements(own.iter().copied());
     while !grant(&mut netfilter, host, wanted, &on)? {
         attempts += 1;

@@ -22,7 +22,6 @@ mod hostports;
 mod ipam;
 mod ipamd;
 pub mod node;
-pub mod own;
 pub mod pod;
 pub mod ports;
 pub mod request;

@@ -118,8 +118,11 @@ pub enum Way {
     },
     /// By a bridge, on which the host's end is.
     Bridge {
-        /// Its name, from which its MAC is made.
+        /// Its name.
         name: IfName,
+        /// Its MAC, which pods have in their neighbour tables.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mac: Option<Mac>,
         /// The pod exchanges frames with ports that are not isolated alone.
         isolated: bool,
         /// The gateways' addresses, which the bridge has.

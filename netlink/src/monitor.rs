@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 
 use ferrule_model::{
-    Address, AddressKey, Change, FdbEntry, FdbKey, Link, Neighbour, NeighbourKey, Route, RouteKey,
+    Address, AddressKey, BridgePort, Change, FdbEntry, FdbKey, IfIndex, Link, Neighbour, NeighbourKey, Route,
+    RouteKey,
 };
 use futures_util::{FutureExt, Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -40,6 +41,8 @@ const GROUPS: [MulticastGroup; 6] = [
 pub enum Event {
     /// A link; `Put` also when it went up or down.
     Link(Change, Link),
+    /// The bridge that the host's end of a pod's veth pair is on, and what kind of port it is.
+    Port(IfIndex, Option<BridgePort>),
     /// An address of a link.
     Address(Change, AddressKey, Address),
     /// A route.
@@ -99,7 +102,8 @@ impl Monitor {
         let mut swarm = Vec::new();
         let mut next = Some(self.messages.next().await?);
         while let Some((message, _)) = next {
-            swarm.extend(event(&message.payload).map(|event| (event, message.header.port_number)));
+            let told = [event(&message.payload), port(&message.payload)].into_iter().flatten();
+            swarm.extend(told.map(|event| (event, message.header.port_number)));
             next = self.messages.next().now_or_never().flatten();
         }
         Some(swarm)
@@ -132,6 +136,19 @@ fn event(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
         RouteNetlinkMessage::DelNeighbour(message) => entry::neigh(message).map(|neigh| told(Delete, &neigh)),
         _ => None,
     }
+}
+
+/// What a message about a link tells beside the link.
+fn port(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
+    let (link, port) = match payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link::port(link)?,
+        // A port that leaves its bridge, not a link that goes.
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if link::is_of_bridge(link) => {
+            (link::port(link)?.0, None)
+        }
+        _ => return None,
+    };
+    Some(Event::Port(link, port))
 }
 
 fn told(change: Change, neigh: &Neigh) -> Event {

@@ -1,6 +1,8 @@
 //! The addresses that a namespace takes packets for, each with what it is on. [`Places`] is the seam: [`Netlink`] on the real
 //! kernel, [`FakeKernel`] on maps.
 
+mod own;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,6 +10,8 @@ use ferrule_model::{Family, IfIndex, LinkKind};
 
 use crate::fake::FakeKernel;
 use crate::{Error, Kernel, Netlink, decode, encode};
+
+pub use own::nodes_own;
 
 /// Far away from any node: networks for documentation (RFC 5737, RFC 3849), which have no route but the default one.
 const FAR: [IpAddr; 2] = [

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ferrule_model::{Change, Nexthop, NexthopId};
+use ferrule_model::{Change, IfIndex, Nexthop, NexthopId};
 use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -22,9 +22,10 @@ use crate::netfilter;
 use crate::own::without;
 use crate::socket::{Message, messages};
 
-/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
+/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
 /// a netlink address.
 const GROUP_NEXTHOP: u32 = 1 << 31;
+const GROUP_TC: u32 = 1 << 3;
 const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
 const GROUP_NFTABLES: u32 = 1 << 6;
 
@@ -34,6 +35,11 @@ const NETCONF_HEADER: usize = 4;
 const NFTABLES_HEADER: usize = 4;
 /// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on: 1 in each kind of message.
 const NFTA_TABLE: u16 = 1;
+/// `RTM_NEWQDISC` and the others of `linux/rtnetlink.h`.
+const NEWQDISC: u16 = 36;
+const DELQDISC: u16 = 37;
+const NEWTFILTER: u16 = 44;
+const DELTFILTER: u16 = 45;
 /// `NFT_MSG_NEWSETELEM`, `NFT_MSG_DELSETELEM`.
 const NEWSETELEM: u8 = 12;
 const DELSETELEM: u8 = 14;
@@ -66,6 +72,15 @@ pub enum Wake {
     /// An element of one was removed, which says in its comment whose it is. That such a one was added is not told: whose it is,
     /// did it.
     Element(String),
+    /// A queueing discipline or a filter of this link was made, replaced or removed.
+    Traffic {
+        /// The link.
+        link: IfIndex,
+        /// What it hangs on there.
+        parent: u32,
+        /// It was removed.
+        gone: bool,
+    },
     /// Events were lost.
     Overrun,
 }
@@ -86,7 +101,7 @@ impl Wakes {
     /// A socket cannot be opened.
     pub fn open(tables: &[&'static str], own: Option<Port>) -> io::Result<Self> {
         let names = tables.to_vec();
-        let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUPS_NETCONF)?;
+        let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUP_TC | GROUPS_NETCONF)?;
         own.map_or(Ok(()), |own| without(routing.as_fd(), own))?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
         Ok(Self { routing, tables, names })
@@ -139,6 +154,8 @@ fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Resul
 fn routing_event(message: &Message) -> Option<Wake> {
     let change = match message.kind {
         rtm::NEWNETCONF => return is_one_setting(message).then_some(Wake::Sysctl),
+        NEWQDISC | NEWTFILTER => return traffic(message, false),
+        DELQDISC | DELTFILTER => return traffic(message, true),
         rtm::NEWNEXTHOP => Change::Put,
         rtm::DELNEXTHOP => Change::Delete,
         _ => return None,
@@ -146,6 +163,12 @@ fn routing_event(message: &Message) -> Option<Wake> {
     let id = decode::nexthop_id(&message.payload)?;
     let nexthop = decode::nexthop(&message.payload).map(|(_, nexthop)| nexthop);
     Some(Wake::Nexthop(NexthopEvent { change, id, nexthop }))
+}
+
+/// `struct tcmsg`: family, link, handle, parent.
+fn traffic(message: &Message, gone: bool) -> Option<Wake> {
+    let field = |at: usize| message.payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    Some(Wake::Traffic { link: IfIndex(field(4)?), parent: field(12)?, gone })
 }
 
 /// A link that comes is told with all its settings, a sysctl that is written by itself. Every pod's link comes, and its settings

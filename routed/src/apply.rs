@@ -195,7 +195,7 @@ impl<K: Tunnels> Applier<K> {
                 found == ours.neighbours.get(key).copied()
             }
             Event::Fdb(_, key, _) => self.kernel.fdb_entry(*key)? == ours.fdb.get(key).copied(),
-            Event::Link(..) | Event::Address(..) | Event::Overrun => false,
+            Event::Link(..) | Event::Port(..) | Event::Address(..) | Event::Overrun => false,
         })
     }
 

@@ -42,7 +42,7 @@ impl Culprits {
             Event::Address(_, key, _) => format!("address {} on {}", key.prefix, link(key.link)),
             Event::Route(_, key, _) => format!("route {}", key.dst),
             Event::Neighbour(_, key, _) => format!("neighbour {} on {}", key.address, link(key.link)),
-            Event::Link(..) | Event::Fdb(..) | Event::Overrun => return,
+            Event::Link(..) | Event::Port(..) | Event::Fdb(..) | Event::Overrun => return,
         };
         self.note(object, port);
     }
@@ -52,7 +52,7 @@ impl Culprits {
         match wake {
             Wake::Nexthop(event) => self.note(format!("nexthop {}", event.id.0), port),
             Wake::Table(_) | Wake::Element(_) => self.note(TABLE.to_owned(), port),
-            Wake::Sysctl | Wake::Overrun => {}
+            Wake::Sysctl | Wake::Traffic { .. } | Wake::Overrun => {}
         }
     }
 

@@ -74,6 +74,8 @@ impl Belief {
     pub fn hears(&mut self, event: &Event) -> Concern {
         let differs = match event {
             Event::Overrun => return Concern::Ground,
+            // A pod's affair.
+            Event::Port(..) => false,
             Event::Link(change, link) => return self.hears_link(*change, link),
             Event::Address(change, key, _) => {
                 let known = self.ours.addresses.contains_key(key);

@@ -206,3 +206,121 @@ fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() 
     let listed = node.run("nft", "list table inet ferrule-hostports");
     assert!(!listed.contains("8080"), "{listed}");
 }
+
+/// What matters of the bridge `fbr0` and of the place of `veth` there.
+fn bridge_state(node: &Node, veth: &str) -> [String; 3] {
+    let text = |program: &str, arguments: &str| {
+        let output = node.command(program, arguments).stdout;
+        String::from_utf8_lossy(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let words = |text: &str, wanted: &[&str]| {
+        wanted.iter().filter(|word| text.contains(*word)).copied().collect::<Vec<_>>().join(", ")
+    };
+    let mac = ferrule_model::bridge_mac(&ferrule_model::IfName::new("fbr0").unwrap()).to_string();
+    let place = text("bridge", &format!("-d link show dev {veth}"));
+    [
+        words(
+            &text("ip", "addr show dev fbr0 scope global"),
+            &["inet 10.244.1.1/24", "inet6 fd00:10:244:1::1/64"],
+        ),
+        words(&place, &["master fbr0", "isolated on", "hairpin on", ",UP"]),
+        words(&text("ip", "-o link show fbr0"), &[",UP", &mac]),
+    ]
+}
+
+#[test]
+fn a_pod_on_a_bridge_is_connected_again_within_a_second_whatever_is_done_to_its_place_there() {
+    let (node, daemon, _ipamd) = node();
+    let on_a_bridge = json!({ "mode": "bridge", "bridge": "fbr0", "isolation": true });
+    let pod = Pod::add(&node, "c0ffee", on_a_bridge.clone());
+    connected(&pod, PATIENCE, "ADD", &daemon);
+    assert!(!daemon.log().contains("someone else"), "{}", daemon.log());
+    let veth = pod.veth();
+    let (v4, v6) = ("10.244.1.1/24", "fd00:10:244:1::1/64");
+    let disturbances = [
+        ("ip", format!("link set {veth} nomaster"), "was taken from bridge fbr0 by someone else"),
+        (
+            "bridge",
+            format!("link set dev {veth} isolated off hairpin off"),
+            "was given another kind of place on",
+        ),
+        ("ip", format!("link set {veth} down"), "was switched off by someone else"),
+        ("ip", "link set fbr0 down".into(), "link fbr0 was switched off by someone else"),
+        ("ip", format!("addr del {v4} dev fbr0"), "was deleted by someone else (netlink port"),
+        // Of IPv6 addresses the kernel does not tell who.
+        ("ip", format!("addr del {v6} dev fbr0"), "on fbr0 was deleted by someone else; put back"),
+        (
+            "ip",
+            "link set fbr0 address 02:00:00:00:00:97".into(),
+            "link fbr0 was given another MAC by someone else",
+        ),
+        ("ip", "link del fbr0".into(), "bridge fbr0 was deleted by someone else"),
+    ];
+    let state = || bridge_state(&node, &veth);
+    let right = state();
+    assert!(right.iter().all(|part| part.contains(", ")), "{right:?}");
+    for (program, arguments, told) in disturbances {
+        let before = daemon.log().len();
+        node.run(program, &arguments);
+        assert!(
+            within(REPAIR, || state() == right).is_some(),
+            "{arguments}: {:?} {right:?}\n{}",
+            state(),
+            daemon.log()
+        );
+        // Who asked for a MAC in vain meanwhile asks again a second later.
+        connected(&pod, PATIENCE, &arguments, &daemon);
+        let is_told = || daemon.log()[before..].contains(told);
+        assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {arguments}:\n{}", daemon.log());
+    }
+    // Others that come and go on the same bridge are not noticed.
+    let before = daemon.log().len();
+    for _ in 0..5 {
+        Pod::add(&node, "goes", on_a_bridge.clone()).del();
+    }
+    node.ip(&format!("link set {veth} nomaster"));
+    assert!(within(REPAIR, || state() == right).is_some(), "{}", daemon.log());
+    let log = daemon.log();
+    assert_eq!(log[before..].matches("someone else").count(), 1, "{log}");
+    pod.del();
+    assert!(!node.ip("link show").contains(&veth));
+}
+
+#[test]
+fn limits_are_right_again_within_a_second_whatever_is_done_to_them() {
+    let (node, daemon, _ipamd) = node();
+    let rate = 8_000_000;
+    let limits = json!({ "ingressRate": rate, "ingressBurst": rate / 10, "egressRate": rate, "egressBurst": rate / 10 });
+    let ask = json!({ "capabilities": { "bandwidth": true }, "runtimeConfig": { "bandwidth": limits } });
+    let pod = Pod::add(&node, "c0ffee", ask.clone());
+    let right = pod.limits();
+    assert!(right.is_some());
+    let (veth, ifb) = (pod.veth(), pod.ifb());
+    for (program, arguments) in [
+        ("tc", format!("qdisc del dev {veth} root")),
+        ("tc", format!("qdisc replace dev {veth} root pfifo")),
+        ("tc", format!("qdisc change dev {veth} root tbf rate 1gbit burst 1mb limit 10mb")),
+        ("tc", format!("qdisc del dev {veth} ingress")),
+        ("tc", format!("filter del dev {veth} ingress")),
+        ("tc", format!("qdisc del dev {ifb} root")),
+        ("ip", format!("link set {ifb} down")),
+        ("ip", format!("link del {ifb}")),
+    ] {
+        let before = daemon.log().len();
+        node.run(program, &arguments);
+        assert_ne!(pod.limits(), right, "{arguments}");
+        assert!(within(REPAIR, || pod.limits() == right).is_some(), "after {arguments}:\n{}", daemon.log());
+        let is_told = || daemon.log()[before..].contains("was removed or changed by someone else; put back");
+        assert!(within(PATIENCE, is_told).is_some(), "after {arguments}:\n{}", daemon.log());
+    }
+    let before = daemon.log().len();
+    for _ in 0..5 {
+        Pod::add(&node, "goes", ask.clone()).del();
+    }
+    node.ip(&format!("link del {ifb}"));
+    assert!(within(REPAIR, || pod.limits() == right).is_some(), "{}", daemon.log());
+    let log = daemon.log();
+    assert_eq!(log[before..].matches("someone else").count(), 1, "{log}");
+    pod.del();
+    assert!(!node.ip("link show").contains(&ifb), "{}", node.ip("link show"));
+}

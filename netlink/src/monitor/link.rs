@@ -1,11 +1,61 @@
 //! Links as events tell of them: read by rtnetlink, not by `link`.
 
-use ferrule_model::{IfIndex, IfName, Link, LinkKind, Mac, Vxlan};
+use ferrule_model::{BridgePort, IfIndex, IfName, Link, LinkKind, Mac, Vxlan, is_host_veth};
+use netlink_packet_core::Nla;
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 
+/// `IFLA_BRPORT_MODE` and `IFLA_BRPORT_ISOLATED` of `linux/if_link.h`.
+const BRPORT_MODE: u16 = 4;
+const BRPORT_ISOLATED: u16 = 33;
+
+/// Whether a message is a bridge's about its port; it says less of the link than the link's own.
+pub(super) fn is_of_bridge(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Bridge
+}
+
+/// The place of the host's end of a pod's veth pair on a bridge.
+pub(super) fn port(message: &LinkMessage) -> Option<(IfIndex, Option<BridgePort>)> {
+    let (mut bridge, mut hairpin, mut isolated, mut is_pods) = (None, None, false, false);
+    let mut flag = |kind: u16, on: bool| match kind {
+        BRPORT_MODE => hairpin = Some(on),
+        BRPORT_ISOLATED => isolated = on,
+        _ => {}
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => is_pods = is_host_veth(name),
+            LinkAttribute::Controller(link) => bridge = (*link != 0).then_some(IfIndex(*link)),
+            LinkAttribute::ProtoInfoBridge(infos) => infos.iter().for_each(|info| {
+                let mut value = vec![0; info.value_len()];
+                info.emit_value(&mut value);
+                flag(info.kind(), value != [0]);
+            }),
+            LinkAttribute::LinkInfo(infos) => {
+                let data = infos.iter().filter_map(|info| match info {
+                    LinkInfo::PortData(InfoPortData::BridgePort(data)) => Some(data),
+                    _ => None,
+                });
+                data.flatten().for_each(|info| match info {
+                    InfoBridgePort::HairpinMode(on) => flag(BRPORT_MODE, *on),
+                    InfoBridgePort::Isolated(on) => flag(BRPORT_ISOLATED, *on),
+                    _ => {}
+                });
+            }
+            _ => {}
+        }
+    }
+    let port = bridge.zip(hairpin).map(|(bridge, hairpin)| BridgePort { bridge, hairpin, isolated });
+    is_pods.then_some((IfIndex(message.header.index), port))
+}
+
 pub(super) fn told(message: &LinkMessage) -> Option<Link> {
+    if is_of_bridge(message) {
+        return None;
+    }
     let flags = message.header.flags;
     let mut link = Link {
         index: IfIndex(message.header.index),

@@ -6,15 +6,17 @@ use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
-use ferrule_model::{Family, HostSide, IfName, Op, Way};
+use ferrule_model::{BridgePort, Family, HostSide, IfName, IpNetwork, Link, Op, Way};
 use ferrule_netlink::netfilter::Netfilter;
-use ferrule_netlink::{Error, Kernel, Refusal, sysctl};
+use ferrule_netlink::traffic::Traffic;
+use ferrule_netlink::{Bridges, Error, Places, Refusal, nodes_own, sysctl};
 use ferrule_wire::{Record, RecordError, Records};
 use nix::errno::Errno;
 
-use super::ports::Ports;
+use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
 use super::watch::{Settled, Suspects};
+use super::{bridge, limits};
 use crate::culprit::Culprits;
 use crate::report::{self, log_lines};
 use crate::worker::{FULL_DIFF, Message};
@@ -38,7 +40,7 @@ pub struct Job {
 /// The system gives no thread.
 pub fn start<K, N>(mut keeper: Keeper<K, N>, inbox: Sender<Message>) -> io::Result<Sender<Job>>
 where
-    K: Kernel + Send + 'static,
+    K: Bridges + Traffic + Places + Send + 'static,
     N: Netfilter + Send + 'static,
 {
     let (jobs, orders) = mpsc::channel();
@@ -46,7 +48,11 @@ where
     Ok(jobs)
 }
 
-fn keep<K: Kernel, N: Netfilter>(keeper: &mut Keeper<K, N>, orders: &Receiver<Job>, inbox: &Sender<Message>) {
+fn keep<K: Bridges + Traffic + Places, N: Netfilter>(
+    keeper: &mut Keeper<K, N>,
+    orders: &Receiver<Job>,
+    inbox: &Sender<Message>,
+) {
     let (mut next_all, mut told) = (Instant::now(), false);
     loop {
         let job = match orders.recv_timeout(next_all.saturating_duration_since(Instant::now())) {
@@ -98,7 +104,7 @@ struct Outcome {
     complaints: BTreeSet<(String, String)>,
 }
 
-impl<K: Kernel, N: Netfilter> Keeper<K, N> {
+impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
     /// Of the records in `runtime_dir`, whose directory is made if it is not there.
     pub fn new((kernel, ports): (K, Ports<N>), runtime_dir: &Path) -> Self {
         let keeper = Self { kernel, ports, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
@@ -129,16 +135,28 @@ impl<K: Kernel, N: Netfilter> Keeper<K, N> {
                 Err(error) => outcome.complain(name.as_str(), &error.to_string()),
             }
         }
-        if everybody {
-            match self.ports.keep(&kept, &self.records, culprits.take_table().as_deref()) {
-                Ok(ports) => {
-                    outcome.repaired.extend(ports.repaired);
-                    ports.complaints.iter().for_each(|line| outcome.complain(PORTS, line));
-                }
-                Err(error) => outcome.complain(PORTS, &error.to_string()),
-            }
+        if everybody
+            && let Err(error) = self.keep_ports(&kept, culprits.take_table().as_deref(), &mut outcome)
+        {
+            outcome.complain(PORTS, &error.to_string());
         }
         self.tell(&suspects, outcome, &culprits)
+    }
+
+    fn keep_ports(
+        &mut self,
+        kept: &[HostSide],
+        by: Option<&str>,
+        outcome: &mut Outcome,
+    ) -> Result<(), PortsError> {
+        if kept.iter().all(|made| made.ports.is_none()) {
+            return Ok(());
+        }
+        let own = nodes_own(&self.kernel.places()?).collect();
+        let ports = self.ports.keep((kept, &own), &self.records, by)?;
+        outcome.repaired.extend(ports.repaired);
+        ports.complaints.iter().for_each(|line| outcome.complain(PORTS, line));
+        Ok(())
     }
 
     /// The host's ends that there are records of.
@@ -194,13 +212,49 @@ impl<K: Kernel, N: Netfilter> Keeper<K, N> {
             let route = self.kernel.route_match(wanted.neighbour.0.address)?;
             ways.push(Found { wanted, neighbour, route });
         }
-        let fixes = repair::fixes(&made, &link, &ways);
-        if self.put_right(&made, &fixes, outcome)? {
-            outcome
-                .settled
-                .push(Settled { ways: made.ways(link.index).collect(), link: right(link, &fixes) });
+        let mut fixes = repair::fixes(&made, &link, &ways);
+        let bridge = self.bridge(&made, &link, &mut fixes, outcome)?;
+        let is_right = self.put_right(&made, &fixes, outcome)?;
+        let records = &self.records;
+        let is_limited = !made.limits.is_none();
+        let ifb = if is_limited {
+            limits::keep(&mut self.kernel, &made, &link, || records.has(name), &mut outcome.repaired)?
+        } else {
+            None
+        };
+        if is_right {
+            let (ways, link) = (made.ways(link.index).collect(), right(link, &fixes));
+            outcome.settled.push(Settled { link, ways, bridge, ifb, is_limited });
         }
         Ok(Some(made))
+    }
+
+    /// The bridge of a pod that has one, and the pod's place there; what is to be done for that is put to the `fixes`.
+    fn bridge(
+        &mut self,
+        made: &HostSide,
+        link: &Link,
+        fixes: &mut Vec<Fix>,
+        outcome: &mut Outcome,
+    ) -> Result<Option<(Link, BridgePort)>, Error> {
+        let Way::Bridge { name, mac, isolated, gateways } = &made.way else { return Ok(None) };
+        let wanted = bridge::Wanted { name, mac: *mac, isolated: *isolated, gateways };
+        match bridge::find(&mut self.kernel, made, link, &wanted)? {
+            Some(found) => {
+                fixes.extend(found.fixes);
+                outcome.repaired.extend(found.repaired);
+                let bridge = Link { up: true, mac: mac.or(found.bridge.mac), ..found.bridge };
+                Ok(Some((bridge, found.port)))
+            }
+            None => {
+                let of = repair::of(made);
+                outcome.complain(
+                    made.link().as_str(),
+                    &format!("the link {name} is no bridge: remove or rename it, so that its pods are connected again{of}"),
+                );
+                Ok(None)
+            }
+        }
     }
 
     /// The host's end is not there, and there was no DEL: it cannot be made again, as the pod's end has gone with it.
@@ -254,8 +308,10 @@ impl Outcome {
 }
 
 /// The link as it is after the fixes.
-fn right(mut link: ferrule_model::Link, fixes: &[Fix]) -> ferrule_model::Link {
-    if let Some(Fix { op: Op::SetLink(_, change), .. }) = fixes.first() {
+fn right(mut link: Link, fixes: &[Fix]) -> Link {
+    if let Some(Fix { op: Op::SetLink(index, change), .. }) = fixes.first()
+        && *index == link.index
+    {
         link.up |= change.up.is_some();
         link.mtu = change.mtu.unwrap_or(link.mtu);
         link.mac = change.mac.or(link.mac);
@@ -265,11 +321,15 @@ fn right(mut link: ferrule_model::Link, fixes: &[Fix]) -> ferrule_model::Link {
 
 /// Container runtimes and hardening switch IPv6 off; a pod that has an address of it needs it.
 fn switch_ipv6_on(made: &HostSide) -> Option<String> {
-    let Way::Routed { addresses, .. } = &made.way else { return None };
-    if !addresses.iter().any(|address| Family::of(*address) == Family::V6) {
+    let (link, has_ipv6) = match &made.way {
+        Way::Routed { addresses, .. } => {
+            (made.link(), addresses.iter().any(|address| Family::of(*address) == Family::V6))
+        }
+        Way::Bridge { name, gateways, .. } => (name.clone(), gateways.iter().any(IpNetwork::is_ipv6)),
+    };
+    if !has_ipv6 {
         return None;
     }
-    let link = made.link();
     let switched = sysctl::set(&format!("net/ipv6/conf/{link}/disable_ipv6"), "0").unwrap_or(false);
     switched
         .then(|| format!("IPv6 of {link} was switched off by someone else; switched on{}", repair::of(made)))

@@ -1,4 +1,5 @@
-//! What the plugin made on the host for each pod is kept here: link, neighbours and routes, host ports.
+//! What the plugin made on the host for each pod is kept here: link, neighbours and routes, its
+//! place on a bridge and the bridge, limits, host ports.
 //!
 //! The plugin writes down what it made (`ferrule_wire::Records`): ADD as its last step; DEL removes that first. A record says
 //! what has to be in the kernel, and its being there says that it still has to be. Here it is held against the kernel: when
@@ -11,7 +12,9 @@
 //!
 //! Pure: `watch`, `repair`.
 
+pub mod bridge;
 mod keeper;
+pub mod limits;
 pub mod ports;
 pub mod repair;
 mod watch;

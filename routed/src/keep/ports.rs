@@ -1,6 +1,9 @@
 //! The pods' host ports in nftables: the table, made again where somebody flushed or changed it, and each pod's elements in it.
 
-use ferrule_model::table::{MAPS, SETS, SKELETON, TABLE};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 use ferrule_model::{HostSide, PortElement};
 use ferrule_netlink::Error;
 use ferrule_netlink::netfilter::{Change, Element, Netfilter};
@@ -37,6 +40,8 @@ pub struct Ports<N> {
     netfilter: Option<N>,
     /// How this version of nft prints the table's rules.
     printed: Option<String>,
+    /// The node's addresses, as they were last put into the table.
+    own: BTreeSet<IpAddr>,
     /// The generation of the rulesets in which all was found right. As long as that lasts, nobody has changed any ruleset.
     right_in: Option<u32>,
 }
@@ -44,17 +49,17 @@ pub struct Ports<N> {
 impl<N: Netfilter> Ports<N> {
     /// By way of what `open` opens, once it is needed.
     pub fn new(open: fn() -> Result<N, Error>) -> Self {
-        Self { open, netfilter: None, printed: None, right_in: None }
+        Self { open, netfilter: None, printed: None, own: BTreeSet::new(), right_in: None }
     }
 
-    /// Looks at the ports of these pods, which are all that have some, and puts right what differs. `by` is who has changed
-    /// the table, if that was told.
+    /// Looks at the ports of these pods, which are all that have some, on the node's `own` addresses, and puts right what differs.
+    /// `by` is who has changed the table, if that was told.
     ///
     /// # Errors
     /// The kernel or nft does not do what it is told.
     pub fn keep(
         &mut self,
-        pods: &[HostSide],
+        (pods, own): (&[HostSide], &BTreeSet<IpAddr>),
         records: &Records,
         by: Option<&str>,
     ) -> Result<Outcome, PortsError> {
@@ -65,7 +70,7 @@ impl<N: Netfilter> Ports<N> {
             Some(netfilter) => netfilter,
             None => (self.open)()?,
         };
-        let outcome = self.keep_by(&mut netfilter, pods, records, by)?;
+        let outcome = self.keep_by(&mut netfilter, (pods, own), records, by)?;
         // Not after an error: it may be broken.
         self.netfilter = Some(netfilter);
         Ok(outcome)
@@ -74,13 +79,13 @@ impl<N: Netfilter> Ports<N> {
     fn keep_by(
         &mut self,
         netfilter: &mut N,
-        pods: &[HostSide],
+        (pods, own): (&[HostSide], &BTreeSet<IpAddr>),
         records: &Records,
         by: Option<&str>,
     ) -> Result<Outcome, PortsError> {
         let mut outcome = Outcome::default();
         let generation = netfilter.generation()?;
-        if self.right_in.replace(generation) == Some(generation) {
+        if self.right_in.replace(generation) == Some(generation) && self.own == *own {
             return Ok(outcome);
         }
         let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
@@ -89,6 +94,10 @@ impl<N: Netfilter> Ports<N> {
         for set in MAPS.iter().chain(&SETS) {
             found.append(&mut netfilter.elements(TABLE, set)?);
         }
+        if renew(netfilter, own)? {
+            self.right_in = None;
+        }
+        self.own.clone_from(own);
         for made in pods {
             let Some(ports) = &made.ports else { continue };
             let wanted: Vec<_> =
@@ -132,6 +141,29 @@ impl<N: Netfilter> Ports<N> {
         };
         Ok(Some(format!("the nftables table inet {TABLE} was {verb} by someone else{by}; put back")))
     }
+}
+
+/// Has the node's own addresses in the table be these; whether they were others.
+fn renew(netfilter: &mut impl Netfilter, own: &BTreeSet<IpAddr>) -> Result<bool, Error> {
+    let mut found = BTreeSet::new();
+    for set in OWN {
+        found.extend(netfilter.elements(TABLE, set)?);
+    }
+    let element = |address: &IpAddr| {
+        let (set, key) = match address {
+            IpAddr::V4(address) => (OWN[0], address.octets().to_vec()),
+            IpAddr::V6(address) => (OWN[1], address.octets().to_vec()),
+        };
+        // As the plugin names them.
+        Element { set, key, value: Vec::new(), comment: "the node".to_owned() }
+    };
+    let wanted: BTreeSet<_> = own.iter().map(element).collect();
+    if found == wanted {
+        return Ok(false);
+    }
+    let changes: Vec<_> = OWN.into_iter().map(Change::Clear).chain(wanted.iter().map(Change::Add)).collect();
+    netfilter.change(TABLE, &changes, None)?;
+    Ok(true)
 }
 
 /// Adds elements; whether they are there. What is kept may have ended meanwhile, and then they go again: DEL, which looked
@@ -209,6 +241,16 @@ mod tests {
         }
     }
 
+    fn own() -> BTreeSet<IpAddr> {
+        ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap()).into()
+    }
+
+    /// Without the node's addresses.
+    fn of_pods() -> BTreeSet<Element> {
+        let all = fake().all().into_iter();
+        all.filter(|element| !OWN.contains(&element.set)).collect()
+    }
+
     fn elements(made: &HostSide) -> Vec<Element> {
         let ports = made.ports.as_ref().unwrap();
         ports.elements.iter().map(|kept| element(kept, &ports.owner).unwrap()).collect()
@@ -221,7 +263,7 @@ mod tests {
         records.make().unwrap();
         pods.iter().for_each(|made| write_record(dir.path(), made).unwrap());
         let mut ports = Ports::new(|| Ok(fake()));
-        let repaired = ports.keep(&pods, &records, Some("netlink port 7")).unwrap().repaired;
+        let repaired = ports.keep((&pods, &own()), &records, Some("netlink port 7")).unwrap().repaired;
         assert_eq!(
             repaired,
             [
@@ -231,14 +273,18 @@ mod tests {
             ]
         );
         let all = fake().all();
-        assert_eq!(all.len(), 4);
+        assert_eq!((all.len(), of_pods().len()), (6, 4));
         for _ in 0..2 {
-            assert_eq!(ports.keep(&pods, &records, None).unwrap(), Outcome::default());
+            assert_eq!(ports.keep((&pods, &own()), &records, None).unwrap(), Outcome::default());
         }
         fake().change(TABLE, &[Change::Delete(&elements(&pods[1])[0])], None).unwrap();
-        let repaired = ports.keep(&pods, &records, None).unwrap().repaired;
+        let repaired = ports.keep((&pods, &own()), &records, None).unwrap().repaired;
         assert_eq!(repaired, ["host ports tcp 81 were closed by someone else; opened again (pod b)"]);
         assert_eq!(fake().all(), all);
+        // The node has moved.
+        let moved = ["192.0.2.2".parse().unwrap()].into();
+        assert_eq!(ports.keep((&pods, &moved), &records, None).unwrap(), Outcome::default());
+        assert_eq!((fake().all().len(), of_pods().len()), (5, 4));
     }
 
     #[test]
@@ -258,8 +304,8 @@ mod tests {
         records.make().unwrap();
         write_record(dir.path(), &made).unwrap();
         remove_record(dir.path(), &made.attachment).unwrap();
-        let outcome = Ports::new(|| Ok(fake())).keep(&[made], &records, None).unwrap();
-        assert_eq!((outcome, fake().all().len()), (Outcome::default(), 0));
+        let outcome = Ports::new(|| Ok(fake())).keep((&[made], &own()), &records, None).unwrap();
+        assert_eq!((outcome, of_pods().len()), (Outcome::default(), 0));
     }
 
     #[test]
@@ -271,8 +317,8 @@ mod tests {
         fake().load(SKELETON).unwrap();
         let theirs = elements(&other);
         fake().change(TABLE, &[Change::Add(&theirs[0])], None).unwrap();
-        let outcome = Ports::new(|| Ok(fake())).keep(&[made], &records, None).unwrap();
+        let outcome = Ports::new(|| Ok(fake())).keep((&[made], &own()), &records, None).unwrap();
         assert!(outcome.complaints[0].contains("has one of them"), "{outcome:?}");
-        assert_eq!(fake().all(), [theirs[0].clone()].into());
+        assert_eq!(of_pods(), [theirs[0].clone()].into());
     }
 }

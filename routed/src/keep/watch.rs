@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ferrule_model::{
-    Change, IfIndex, IfName, IpNetwork, Link, Mac, Neighbour, NeighbourKey, PROTOCOL, Route, RouteKey, WayTo,
-    host_prefix, host_veth_of, is_host_veth,
+    BridgePort, Change, IfIndex, IfName, IpNetwork, Link, LinkKind, Mac, Neighbour, NeighbourKey, PROTOCOL,
+    Route, RouteKey, WayTo, host_prefix, host_veth_of, is_host_veth, is_ifb,
 };
 use ferrule_netlink::events::Caller;
 use ferrule_netlink::monitor::Event;
@@ -21,6 +21,11 @@ use crate::observe::Links;
 /// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
 /// between two repairs of the same thing, in a fight with another program.
 const DELAY: Duration = Duration::from_millis(150);
+
+/// Where the digits begin that a device that limits has in common with the pod's link.
+const IFB_DIGITS_AT: usize = 3;
+/// What limits hang on: `TC_H_ROOT`, `TC_H_INGRESS`, and the ingress discipline.
+const PARENTS: [u32; 3] = [0xffff_ffff, 0xffff_fff1, 0xffff_0000];
 
 /// What to look at.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,6 +56,12 @@ pub struct Settled {
     pub link: Link,
     /// Its routes and neighbours.
     pub ways: Vec<WayTo>,
+    /// The bridge that it is on, and its place there.
+    pub bridge: Option<(Link, BridgePort)>,
+    /// The device that limits what it sends.
+    pub ifb: Option<Link>,
+    /// It has limits.
+    pub is_limited: bool,
 }
 
 /// What is known of the pods' links, and doubted.
@@ -61,6 +72,13 @@ pub struct Watch {
     neighbours: BTreeMap<NeighbourKey, Mac>,
     /// Out of which link the route to an address leads.
     routes: BTreeMap<IpNetwork, IfIndex>,
+    /// Their places on bridges.
+    ports: BTreeMap<IfIndex, Option<BridgePort>>,
+    /// All bridges, and the devices that limit what pods send.
+    bridges: Links,
+    ifbs: Links,
+    /// Where on a link something limits.
+    limits: BTreeSet<(IfIndex, u32)>,
     /// Everybody was looked at once. Until then events tell of links that nothing is known of.
     seeded: bool,
     suspects: Suspects,
@@ -87,7 +105,17 @@ impl Watch {
 
     /// These were found, or made, right; `all` there are.
     pub fn settled(&mut self, pods: Vec<Settled>, all: bool) {
-        for Settled { link, ways } in pods {
+        for Settled { link, ways, bridge, ifb, is_limited } in pods {
+            if let Some((bridge, port)) = bridge {
+                self.bridges.insert(bridge.index, bridge);
+                self.ports.insert(link.index, Some(port));
+            }
+            if is_limited {
+                let limited = |link: IfIndex| PARENTS.map(|parent| (link, parent));
+                self.limits.extend(limited(link.index));
+                self.limits.extend(ifb.iter().flat_map(|ifb| limited(ifb.index)));
+            }
+            self.ifbs.extend(ifb.map(|ifb| (ifb.index, ifb)));
             for WayTo { neighbour: (neighbour, value), route: (route, _) } in ways {
                 self.neighbours.extend(value.mac.map(|mac| (neighbour, mac)));
                 self.routes.insert(route.dst, link.index);
@@ -101,10 +129,19 @@ impl Watch {
     pub fn hears(&mut self, event: &Event, port: u32, now: Instant) {
         let doubtful = match event {
             Event::Overrun => return self.suspect_all(now),
+            Event::Link(change, link) if link.kind == LinkKind::Other("bridge".into()) => {
+                return self.bridge(*change, link, now);
+            }
+            Event::Link(change, link) if is_ifb(link.name.as_str()) => return self.ifb(*change, link, now),
             Event::Link(Change::Put, link) => self.link(link),
             Event::Link(Change::Delete, link) => return self.forget(link),
             Event::Route(change, key, route) => self.route(*change, key, route),
             Event::Neighbour(change, key, value) => self.neighbour(*change, *key, value),
+            Event::Port(link, port) => self.port(*link, *port),
+            Event::Address(Change::Delete, key, _) if self.bridges.contains_key(&key.link) => {
+                self.culprits.saw(event, port, Some(&self.bridges));
+                return self.suspect_bridge(key.link, now);
+            }
             Event::Address(..) | Event::Fdb(..) => None,
         };
         let Some(index) = doubtful else { return };
@@ -115,7 +152,7 @@ impl Watch {
         }
     }
 
-    /// Takes note of what `port` did to the table of host ports.
+    /// Takes note of what `port` did to the table of host ports, or to a link's limits.
     pub fn wakes(&mut self, wake: &Wake, port: u32, now: Instant) {
         let is_doubtful = match wake {
             Wake::Table(_) => true,
@@ -124,6 +161,7 @@ impl Watch {
                 let veth = host_veth_of(owner);
                 !self.seeded || self.links.values().any(|link| Some(&link.name) == veth.as_ref())
             }
+            Wake::Traffic { link, parent, gone } => return self.traffic(*link, *parent, *gone, now),
             Wake::Nexthop(_) | Wake::Sysctl | Wake::Overrun => false,
         };
         if is_doubtful {
@@ -163,8 +201,66 @@ impl Watch {
         }
         self.routes.retain(|_, index| *index != link.index);
         self.neighbours.retain(|key, _| key.link != link.index);
+        self.ports.remove(&link.index);
+        self.limits.retain(|(of, _)| *of != link.index);
         if self.suspects.links.remove(&link.name) && self.suspects.is_none() {
             drop(self.take());
+        }
+    }
+
+    fn port(&mut self, link: IfIndex, port: Option<BridgePort>) -> Option<IfIndex> {
+        let is_on = self.links.get(&link).is_some_and(|link| link.up);
+        let before = self.ports.insert(link, port).flatten();
+        // An ADD puts it on the bridge before it is on.
+        (is_on && before.is_some() && before != port).then_some(link)
+    }
+
+    fn bridge(&mut self, change: Change, link: &Link, now: Instant) {
+        let before = match change {
+            Change::Put => self.bridges.insert(link.index, link.clone()),
+            Change::Delete => self.bridges.remove(&link.index),
+        };
+        if before.is_some_and(|before| before.up && (!link.up || link.mac != before.mac)) {
+            self.suspect_bridge(link.index, now);
+        }
+    }
+
+    /// All pods on it are doubtful.
+    fn suspect_bridge(&mut self, bridge: IfIndex, now: Instant) {
+        let on_it = self.ports.iter().filter(|(_, port)| port.is_some_and(|port| port.bridge == bridge));
+        let names: Vec<_> = on_it.filter_map(|(link, _)| Some(self.links.get(link)?.name.clone())).collect();
+        names.into_iter().for_each(|name| self.suspect(name, now));
+    }
+
+    /// A DEL deletes it after the pod's link.
+    fn ifb(&mut self, change: Change, link: &Link, now: Instant) {
+        let before = match change {
+            Change::Put => self.ifbs.insert(link.index, link.clone()),
+            Change::Delete => {
+                self.limits.retain(|(of, _)| *of != link.index);
+                self.ifbs.remove(&link.index)
+            }
+        };
+        if before.is_some_and(|before| before.up && (!link.up || change == Change::Delete)) {
+            self.suspect_veth_of(link, now);
+        }
+    }
+
+    fn suspect_veth_of(&mut self, ifb: &Link, now: Instant) {
+        let veth = ifb.name.as_str().get(IFB_DIGITS_AT..).and_then(host_veth_of);
+        if let Some(veth) = veth.filter(|veth| self.links.values().any(|link| link.name == *veth)) {
+            self.suspect(veth, now);
+        }
+    }
+
+    /// What an ADD makes there, it makes once.
+    fn traffic(&mut self, link: IfIndex, parent: u32, gone: bool, now: Instant) {
+        let is_doubtful = gone || !self.limits.insert((link, parent));
+        match (self.links.get(&link), self.ifbs.get(&link).cloned()) {
+            (Some(veth), _) if is_doubtful => self.suspect(veth.name.clone(), now),
+            (_, Some(ifb)) if is_doubtful => self.suspect_veth_of(&ifb, now),
+            (None, None) => drop(self.limits.remove(&(link, parent))),
+            _ => {}
         }
     }
 
@@ -204,7 +300,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{LinkKind, Via};
+    use ferrule_model::{Address, AddressKey, Via};
 
     const VETH: IfIndex = IfIndex(7);
 
@@ -296,7 +392,10 @@ mod tests {
         }
         // So too of a pod that was there before.
         let mut watch = watch();
-        watch.settled(vec![Settled { link: link(true), ways: vec![way()] }], false);
+        watch.settled(
+            vec![Settled { link: link(true), ways: vec![way()], bridge: None, ifb: None, is_limited: false }],
+            false,
+        );
         told(&mut watch, &[Event::Route(Change::Delete, dst, route)]);
         assert!(watch.due().is_some());
     }
@@ -349,5 +448,73 @@ mod tests {
         assert!(watch.take().0.ports);
         watch.wakes(&Wake::Table("ferrule-hostports"), 1, now);
         assert!(watch.take().0.ports);
+    }
+
+    #[test]
+    fn a_bridge_and_the_place_on_it_are_doubtful_once_the_pod_is_on() {
+        let index = IfIndex(3);
+        let bridge = |up| Link {
+            index,
+            name: IfName::new("fbr0").unwrap(),
+            kind: LinkKind::Other("bridge".into()),
+            ..link(up)
+        };
+        let port = |isolated| Event::Port(VETH, Some(BridgePort { bridge: index, hairpin: true, isolated }));
+        let address = AddressKey { link: index, prefix: "10.244.1.1/24".parse().unwrap() };
+        let add = [
+            Event::Link(Change::Put, bridge(true)),
+            Event::Link(Change::Put, link(false)),
+            port(false),
+            port(true),
+            Event::Link(Change::Put, link(true)),
+            port(true),
+            Event::Address(Change::Put, address, Address::default()),
+        ];
+        let disturbances = [
+            Event::Port(VETH, None),
+            port(false),
+            Event::Link(Change::Put, bridge(false)),
+            Event::Link(Change::Put, Link { mac: None, ..bridge(true) }),
+            Event::Address(Change::Delete, address, Address::default()),
+        ];
+        for event in disturbances {
+            let mut watch = watch();
+            told(&mut watch, &add);
+            assert_eq!(watch.due(), None, "ADD");
+            told(&mut watch, std::slice::from_ref(&event));
+            assert!(watch.take().0.links.contains(&link(true).name), "{event:?}");
+            told(&mut watch, &[Event::Link(Change::Delete, link(false)), event]);
+            assert_eq!(watch.due(), None, "nobody is on it any more");
+        }
+    }
+
+    #[test]
+    fn limits_are_doubtful_when_they_go_or_come_a_second_time() {
+        let mut watch = watch();
+        let now = Instant::now();
+        let ifb = |up| Link { index: IfIndex(9), name: IfName::new("fei0123456789ab").unwrap(), ..link(up) };
+        let wake = |link, parent, gone| Wake::Traffic { link, parent, gone };
+        told(&mut watch, &added());
+        told(&mut watch, &[Event::Link(Change::Put, ifb(true))]);
+        for (link, parent) in
+            [(VETH, PARENTS[0]), (IfIndex(9), PARENTS[0]), (VETH, PARENTS[1]), (VETH, PARENTS[2])]
+        {
+            watch.wakes(&wake(link, parent, false), 1, now);
+        }
+        watch.wakes(&wake(IfIndex(2), PARENTS[0], true), 1, now);
+        assert_eq!(watch.due(), None, "ADD, and another's");
+        for doubt in
+            [wake(VETH, PARENTS[0], true), wake(VETH, PARENTS[0], false), wake(IfIndex(9), PARENTS[0], true)]
+        {
+            watch.wakes(&doubt, 1, now);
+            assert!(watch.take().0.links.contains(&link(true).name), "{doubt:?}");
+        }
+        for event in [Event::Link(Change::Put, ifb(false)), Event::Link(Change::Delete, ifb(true))] {
+            told(&mut watch, &[Event::Link(Change::Put, ifb(true)), event]);
+            assert!(watch.take().0.links.contains(&link(true).name));
+        }
+        told(&mut watch, &[Event::Link(Change::Put, ifb(true)), Event::Link(Change::Delete, link(false))]);
+        told(&mut watch, &[Event::Link(Change::Delete, ifb(true))]);
+        assert_eq!(watch.due(), None, "DEL");
     }
 }

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use ferrule_model::{Attachment, host_veth_name};
+use ferrule_model::{Attachment, IfName, host_veth_name};
 use ferrule_netlink::netns::{self, Netns};
+use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::{Kernel, Netlink};
 use serde_json::{Value, json};
 
 use crate::lab::Node;
@@ -70,6 +72,25 @@ impl<'a> Pod<'a> {
         let attachment =
             Attachment { network: "pods".into(), container_id: self.id.into(), ifname: "eth0".into() };
         host_veth_name(&attachment).to_string()
+    }
+
+    /// The device that limits what it sends.
+    pub(crate) fn ifb(&self) -> String {
+        self.veth().replace("fer", "fei")
+    }
+
+    /// Its limits as they are in the kernel: of what it receives, whether what it sends goes by its device, and of that.
+    pub(crate) fn limits(&self) -> Option<(Tbf, Tbf)> {
+        let name = |text: String| IfName::new(text).unwrap();
+        let look = || {
+            let mut kernel = Netlink::open().unwrap();
+            let veth = kernel.link(&name(self.veth())).unwrap()?.index;
+            let ifb = kernel.link(&name(self.ifb())).unwrap().filter(|ifb| ifb.up)?.index;
+            let redirected = kernel.redirect_of(veth).unwrap() == Some(ifb);
+            let limits = kernel.limit_of(veth).unwrap().zip(kernel.limit_of(ifb).unwrap());
+            limits.filter(|_| redirected)
+        };
+        self.node.inside(look)
     }
 
     /// Whether the node keeps it.

@@ -9,11 +9,12 @@
 use std::net::IpAddr;
 
 use ferrule_model::LinkKind;
-use ferrule_netlink::Place;
+
+use super::Place;
 
 /// The node's own of these addresses. Those that mean another machine on another link are not among them: loopback
 /// addresses, and link-local ones of IPv6.
-pub fn own(places: &[Place]) -> impl Iterator<Item = IpAddr> {
+pub fn nodes_own(places: &[Place]) -> impl Iterator<Item = IpAddr> {
     places.iter().filter(|place| is_own(place)).map(|place| place.address)
 }
 
@@ -52,7 +53,7 @@ mod tests {
             (other(""), "fe80::1", false, false),
         ] {
             let place = Place { address: address.parse().unwrap(), kind, is_source };
-            assert_eq!(own(std::slice::from_ref(&place)).count() == 1, is_own, "{place:?}");
+            assert_eq!(nodes_own(std::slice::from_ref(&place)).count() == 1, is_own, "{place:?}");
         }
     }
 }
