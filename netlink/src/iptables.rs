@@ -66,7 +66,7 @@ impl IptablesError {
     /// Whether this process cannot have made anything there.
     pub fn is_out_of_reach(&self) -> bool {
         match self {
-            Self::Hidden => true,
+            Self::Hidden | Self::Nft(NftError::Run(_)) => true,
             Self::Run { source, .. } => source.kind() == ErrorKind::NotFound,
             Self::Refused { .. } | Self::Nft(_) | Self::Names { .. } => false,
         }

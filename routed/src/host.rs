@@ -20,6 +20,10 @@ use crate::rules::Rules;
 use crate::sysctl::Setting;
 use crate::{forward, masquerade, networks, rules, sysctl};
 
+/// What it means that there is no masquerade table, and how to do without.
+const WITHOUT_MASQUERADE: &str = "until then what pods send out of the cluster keeps their addresses, and nobody there can answer; \
+                                  if another program masquerades it, set [routing] masquerade = false";
+
 /// Keeps the host's side right.
 #[derive(Debug)]
 pub struct Host {
@@ -202,7 +206,7 @@ impl Host {
         };
         self.complain(
             "nft",
-            failed.err().map(|error| format!("masquerading: {error}")).into_iter().collect(),
+            failed.err().map(|error| format!("{error}; {WITHOUT_MASQUERADE}")).into_iter().collect(),
         );
     }
 
@@ -225,12 +229,15 @@ impl Host {
                 Ok(true) => tracing::info!("{program} is without rules of ours again"),
                 Ok(false) => {}
                 Err(error) if !wanted && error.is_out_of_reach() => {}
+                // That is said of the masquerade table.
+                Err(IptablesError::Nft(NftError::Run(_))) if self.config.routing.masquerade => {}
                 Err(error) => failed.push(error.to_string()),
             }
         }
         if wanted {
             match nft::list_chains() {
                 Ok(chains) => failed.extend(forward::out_of_reach(&chains)),
+                Err(NftError::Run(_)) if self.config.routing.masquerade => {}
                 Err(error) => failed.push(error.to_string()),
             }
         }

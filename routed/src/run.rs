@@ -21,7 +21,7 @@ use crate::host::{CleanError, Host};
 use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
 use crate::keeper;
-use crate::nodes::{Cluster, Nodes, OwnNode};
+use crate::nodes::{Cluster, NodeUpdate, Nodes, OwnNode};
 use crate::outlook::Outlook;
 use crate::report::{LINES, log_lines};
 use crate::source::{AnySource, NodeEvent, Source, origin};
@@ -314,6 +314,8 @@ pub(crate) struct Table {
     nodes: Nodes,
     config: Config,
     said_override: bool,
+    /// The log says that the source has no such node any more.
+    said_left: bool,
     notifier: Notifier,
     /// This node's WireGuard key, and what was said of what the source says of it.
     key: Option<WgKey>,
@@ -330,6 +332,7 @@ impl Table {
             nodes,
             config,
             said_override: false,
+            said_left: false,
             notifier,
             key: None,
             said_key: None,
@@ -352,7 +355,15 @@ impl Table {
                 self.tell_own(own);
                 changes
             }
-            NodeEvent::Changes(updates) => self.nodes.update(updates),
+            NodeEvent::Changes(updates) => {
+                let own = self.nodes.own_name();
+                let own = updates.iter().rev().find_map(|update| match update {
+                    NodeUpdate::Put(node) => (node.name == own).then_some(OwnNode::Present),
+                    NodeUpdate::Remove(name) => (name == own && was_known).then_some(OwnNode::Left),
+                });
+                own.into_iter().for_each(|own| self.tell_own(own));
+                self.nodes.update(updates)
+            }
         };
         let lines: Vec<_> = changes.iter().take(LINES + 1).map(ToString::to_string).collect();
         log_lines(&lines, changes.len(), "more nodes came, went or changed", |line| tracing::info!("{line}"));
@@ -380,10 +391,14 @@ impl Table {
         let _ = ask.reply.send(Known { waiting_for, nodes: nodes.len(), snapshot, news, page });
     }
 
-    fn tell_own(&self, own: OwnNode) {
+    fn tell_own(&mut self, own: OwnNode) {
+        // Each time it is listed it is still gone.
+        let was_gone = std::mem::replace(&mut self.said_left, own == OwnNode::Left);
         let ((origin, remedy), name) = (origin(&self.config.routing), self.nodes.own_name());
         match own {
+            OwnNode::Present if was_gone => tracing::info!("{origin} has this node, {name}, again"),
             OwnNode::Present => {}
+            OwnNode::Left if was_gone => {}
             OwnNode::Unknown => {
                 self.notifier.status(&format!("waiting for a node called {name} in {origin}"));
                 tracing::error!(
@@ -391,7 +406,8 @@ impl Table {
                 );
             }
             OwnNode::Left => tracing::warn!(
-                "{origin} has no node called {name}, which is this one, any more; what was known of it stays"
+                "{origin} has no node called {name}, which is this one, any more: the others lose their routes to its pods; what was \
+                 known of it stays here; {remedy}"
             ),
         }
     }

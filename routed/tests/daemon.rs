@@ -300,3 +300,22 @@ fn sighup_makes_it_read_again_and_another_configuration_counts_at_once() {
     assert_eq!(node.state().replace("mtu 1400", "mtu 1450"), before, "nothing else is another");
     assert!(daemon.signal(Signal::SIGTERM).success());
 }
+
+#[test]
+fn without_nft_the_routes_are_there_and_one_line_says_what_is_not() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let mut command = node.daemon_command();
+    command.env("PATH", "/nowhere");
+    let daemon = node.start_as(command);
+    daemon.wait_until_ready();
+    daemon.wait_for_log("install the package nftables");
+    assert!(node.state().contains("10.244.2.0/24"));
+    // It is tried again with each change.
+    node.write_nodes(&[1, 2, 3]);
+    assert!(within(PATIENCE, || node.state().contains("10.244.3.0/24")).is_some());
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    let log = std::fs::read_to_string(node.path("log")).unwrap();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("nft")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("masquerade = false"), "{lines:#?}");
+}

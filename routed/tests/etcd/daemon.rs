@@ -248,3 +248,31 @@ fn a_node_without_an_address_waits_for_its_default_route_and_one_without_room_fo
     let (value, ..) = lab.etcd(|etcd| etcd.subnet("10.5.1.0-24").unwrap());
     assert!(value.contains("\"PublicIP\":\"192.0.2.1\",\"PublicIPv6\":null"), "{value}");
 }
+
+#[test]
+fn a_network_that_is_changed_in_etcd_is_one_line_that_says_what_follows() {
+    let mut lab = Lab::new();
+    lab.configure("");
+    lab.etcd(|etcd| {
+        etcd.start();
+        etcd.put_config(NETWORK);
+    });
+    let daemon = lab.node.start();
+    daemon.wait_until_ready();
+    let own = lab.etcd(|etcd| etcd.subnets().pop().expect("a subnet"));
+    let before = lab.node.state();
+    let backend = r#""Backend":{"Type":"vxlan"}"#;
+    lab.etcd(|etcd| etcd.put_config(NETWORK));
+    lab.etcd(|etcd| etcd.put_config(&format!(r#"{{"Network":"10.0.0.0/8","SubnetLen":24,{backend}}}"#)));
+    daemon.wait_for_log(&format!("the network is 10.0.0.0/8 now; this node's subnet {own} is one of it"));
+    lab.etcd(|etcd| etcd.put_config(&format!(r#"{{"Network":"10.6.0.0/16",{backend}}}"#)));
+    daemon
+        .wait_for_log(&format!("the network is 10.6.0.0/16 now, and this node's subnet {own} is none of it"));
+    lab.etcd(|etcd| etcd.put_config("{}"));
+    daemon.wait_for_log("was changed and cannot be used: it has no Network");
+    lab.etcd(|etcd| drop(etcd.ctl(&["del", "/coreos.com/network/config"])));
+    daemon.wait_for_log("/coreos.com/network/config is gone from etcd");
+    assert_eq!(lines(&daemon.log(), "network/config"), 4, "{}", daemon.log());
+    assert_eq!(lab.etcd(|etcd| etcd.subnets()), [own]);
+    assert_eq!(lab.node.state(), before);
+}

@@ -109,6 +109,27 @@ fn the_node_is_told_available_once_its_routes_are_there_and_not_before() {
 }
 
 #[test]
+fn this_nodes_object_that_is_deleted_is_one_line_and_what_was_known_stays() {
+    let (lab, server) = lab();
+    (1..=2).for_each(|number| server.put(node(number)));
+    let daemon = lab.start();
+    daemon.wait_until_ready();
+    server.delete("n1");
+    daemon.wait_for_log("has no node called n1, which is this one, any more");
+    // Listed again, it is still gone.
+    server.forget();
+    server.cut();
+    server.put(node(3));
+    assert!(within(PATIENCE, || lab.state().contains("10.244.3.0/24")).is_some(), "{}", daemon.log());
+    let state = lab.state();
+    assert!(state.contains("10.244.2.0/24") && state.contains("unreachable 10.244.1.0/24"), "{state}");
+    server.put(node(1));
+    daemon.wait_for_log("has this node, n1, again");
+    assert_eq!(lines(&daemon.log(), "has no node called n1"), 1, "{}", daemon.log());
+    assert!(daemon.log().contains("see that the kubelet has registered it"));
+}
+
+#[test]
 fn a_right_that_is_missing_is_named_once_and_what_it_held_up_goes_on_when_it_is_given() {
     let (lab, server) = lab();
     (1..=2).for_each(|number| server.put(node(number)));

@@ -35,9 +35,12 @@ pub(super) enum Unless {
     ChangedSince(i64),
 }
 
-/// A watch that has begun.
+/// A watch that has begun, and the right that it needs.
 #[derive(Debug)]
-pub(super) struct Watch(Messages);
+pub(super) struct Watch {
+    messages: Messages,
+    right: Right,
+}
 
 impl Api {
     /// Connects to a member, with the files as they are now, and logs in.
@@ -222,9 +225,25 @@ impl Api {
         let key = self.subnets_key();
         let range_end = end_of(&key);
         let create = WatchCreateRequest { key: key.into(), range_end, start_revision: revision };
-        let question = WatchRequest { create: Some(create) };
         let right = self.all("read");
-        Ok(Watch(self.channel.listen("/etcdserverpb.Watch/Watch", &question, &right).await?))
+        self.listen(create, right).await
+    }
+
+    /// Begins to watch the network's configuration, from `revision` on.
+    ///
+    /// # Errors
+    /// What can happen to every request.
+    pub(super) async fn watch_config(&mut self, revision: i64) -> Result<Watch, Fault> {
+        let key = self.config_key();
+        let right = Right { kind: "read", key: key.clone(), is_prefix: false };
+        let create = WatchCreateRequest { key: key.into(), range_end: Vec::new(), start_revision: revision };
+        self.listen(create, right).await
+    }
+
+    async fn listen(&mut self, create: WatchCreateRequest, right: Right) -> Result<Watch, Fault> {
+        let question = WatchRequest { create: Some(create) };
+        let messages = self.channel.listen("/etcdserverpb.Watch/Watch", &question, &right).await?;
+        Ok(Watch { messages, right })
     }
 
     /// What has changed. Cancel safe.
@@ -232,8 +251,8 @@ impl Api {
     /// # Errors
     /// The watch cannot go on; [`Fault::Compacted`] if the server does not remember what came since it began.
     pub(super) async fn changes(&self, watch: &mut Watch) -> Result<Vec<Event>, Fault> {
-        let right = self.all("read");
-        events(self.channel.next(&mut watch.0, &right).await?, &right)
+        let Watch { messages, right } = watch;
+        events(self.channel.next(messages, right).await?, right)
     }
 }
 

@@ -185,9 +185,14 @@ impl Keeper {
         let nodes = self.nodes(&mine, &all, local);
         self.tell(NodeEvent::Snapshot(nodes)).await?;
         let mut watch = api.watch(revision + 1).await?;
+        let mut config = api.watch_config(revision + 1).await?;
         loop {
             let events = tokio::select! {
                 events = api.changes(&mut watch) => events?,
+                events = api.changes(&mut config) => {
+                    events?.iter().for_each(|event| self.tell_config(event, &network, &mine));
+                    continue;
+                }
                 () = until(mine.renewal) => {
                     renew(&mut api, &mut mine).await?;
                     continue;
@@ -207,6 +212,33 @@ impl Keeper {
         };
         let network = Network::parse(&text, &self.config.routing);
         network.map_err(|why| Fault::Network(format!("{key} in etcd cannot be used: {why}")))
+    }
+
+    /// The network's configuration was written to. It counts from the next round on, as it does for flannel from its next start:
+    /// that is to be known before.
+    fn tell_config(&self, event: &Event, network: &Network, mine: &Mine) {
+        let key = format!("{}/config", self.config.routing.etcd.prefix);
+        let value = event.kv.as_ref().filter(|_| event.kind == 0).map(|kv| kv.value.as_slice());
+        let stays = "this node keeps its subnet until routed starts or connects anew";
+        let name = mine.subnets.name();
+        match value.map(|text| Network::parse(text, &self.config.routing)) {
+            None => tracing::error!("{key} is gone from etcd; {stays}, and needs it then: write it again"),
+            Some(Err(why)) => {
+                tracing::error!(
+                    "{key} in etcd was changed and cannot be used: {why}; {stays}, and needs it then"
+                );
+            }
+            Some(Ok(new)) if new == *network => {}
+            Some(Ok(new)) if new.has(&mine.subnets) => tracing::info!(
+                "{key} in etcd was changed: the network is {} now; this node's subnet {name} is one of it",
+                new.words()
+            ),
+            Some(Ok(new)) => tracing::warn!(
+                "{key} in etcd was changed: the network is {} now, and this node's subnet {name} is none of it; {stays}, and \
+                 takes another then: its pods have to be made anew",
+                new.words()
+            ),
+        }
     }
 
     /// Makes sure that one subnet is this node's: that lease, all there are, and their revision.
