@@ -43,7 +43,7 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
     Ok(kernel.links()?.into_iter().map(|link| (link.index, link)).collect())
 }
 
-/// The links that hold the addresses of `own`. Pods' links and `device` are not looked at.
+/// The links that hold the addresses of `own`; of several with one address, one that works. Pods' links and `device` are not looked at.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -69,10 +69,7 @@ pub fn underlay<K: Kernel>(
                 mtu: link.mtu,
                 usable: link.up && link.carrier,
             };
-            match Family::of(address) {
-                Family::V4 => underlay.v4 = Some(uplink),
-                Family::V6 => underlay.v6 = Some(uplink),
-            }
+            underlay.offer(uplink);
         }
     }
     Ok(underlay)

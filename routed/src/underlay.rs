@@ -44,6 +44,18 @@ impl Underlay {
         if own.v4.is_some() { self.v4 } else { self.v6 }
     }
 
+    /// Takes a link with the node's address, unless there is one already that is as good: one that is off carries nothing,
+    /// whatever address it was left with.
+    pub fn offer(&mut self, uplink: Uplink) {
+        let place = match Family::of(uplink.address) {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        if place.is_none_or(|known| uplink.usable && !known.usable) {
+            *place = Some(uplink);
+        }
+    }
+
     /// All there are.
     pub fn all(&self) -> impl Iterator<Item = Uplink> {
         [self.v4, self.v6].into_iter().flatten()

@@ -135,3 +135,28 @@ fn native_on_a_small_link_is_ipv4_with_a_warning() {
     assert_eq!(node_file(&node).map(|file| (file.mtu, file.pod_cidrs.len())), Some((1200, 1)));
     daemon.wait_for_log("leave pods 1200 bytes, and IPv6 needs 1280: pods have IPv4 only");
 }
+
+/// Another link has the node's address, and is off.
+#[test]
+fn the_uplink_is_the_link_that_works() {
+    let node = Node::new("native");
+    node.write_nodes(&[1, 2]);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let by = |link: &str| node.ip("route show 10.244.2.0/24").contains(&format!("dev {link}"));
+    assert!(by("eth0"));
+    node.ip("link add spare type veth peer name spare-wire");
+    node.ip("addr add 192.0.2.1/24 dev spare");
+    node.write_nodes(&[1, 2, 3]);
+    let has_third = || has_route(&node, 3);
+    assert!(within(PATIENCE, has_third).is_some() && by("eth0"), "{}", daemon.log());
+    drop(daemon);
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert!(by("eth0") && has_third(), "{}", daemon.log());
+    // Now the other one is the one that works.
+    node.ip("link set spare-wire up");
+    node.ip("link set spare up");
+    node.ip("link set eth0 down");
+    assert!(within(PATIENCE, || by("spare")).is_some(), "{}", daemon.log());
+}
