@@ -134,6 +134,11 @@ install: ## Installs what `make build` made; the network's configuration list co
 	install -D -m 0644 conf/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf
 	install -D -m 0644 conf/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.network
 	install -D -m 0644 conf/systemd/network/00-ferrule.link $(LIBDIR)/systemd/network/00-ferrule.link
+	install -D -m 0644 conf/NetworkManager/conf.d/10-ferrule.conf $(LIBDIR)/NetworkManager/conf.d/10-ferrule.conf
+	install -D -m 0644 conf/avahi/ferrule.conf $(DOCDIR)/avahi-daemon.conf
+	install -D -m 0644 conf/connman/ferrule.conf $(DOCDIR)/connman.conf
+	install -D -m 0644 conf/dhcpcd/ferrule.conf $(DOCDIR)/dhcpcd.conf
+	install -D -m 0644 conf/ifupdown/ferrule.conf $(DOCDIR)/interfaces
 	install -d $(LIBDIR)/systemd/system
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/ipamd.service >$(LIBDIR)/systemd/system/ipamd.service
 	install -m 0644 conf/systemd/ipamd.socket $(LIBDIR)/systemd/system/ipamd.socket
@@ -149,4 +154,6 @@ uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrul
 	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service)
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
+	rm -f $(LIBDIR)/NetworkManager/conf.d/10-ferrule.conf
+	rm -f $(addprefix $(DOCDIR)/,avahi-daemon.conf connman.conf dhcpcd.conf interfaces)
 	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf $(DOCDIR)/kubernetes.conf

@@ -37,18 +37,29 @@ die() {
     exit 1
 }
 
-# What the machine's own network and directories look like, as far as this user may look.
+# What this run could have changed on the machine itself, had its namespaces not held: links, routes, nexthop objects and tables by the
+# names and numbers that Ferrule and the lab give, the sysctls that routed sets, and names in Ferrule's directories. What others do
+# meanwhile is not its business.
 machine_state() {
-    local family
-    ip -j link show
+    local family directory
+    ip -o link show | awk -F': ' '{ print $2 }' | grep -E '^(ferrule|fe[ri][0-9a-f]{12}|seg[0-9])' || true
     for family in -4 -6; do
-        # What a route's neighbour was last seen to do, and for how long it lasts, changes by itself.
-        ip "$family" route show table all | sed -E 's/ expires [0-9]+sec//; s/ (linkdown|dead)//g'
-        ip "$family" rule show
+        ip "$family" route show table all proto 70 | sed -E 's/ (linkdown|dead)//g'
     done
-    nft list ruleset 2>/dev/null | sed -E 's/packets [0-9]+ bytes [0-9]+//' || true
+    ip nexthop show proto 70 2>/dev/null || true
+    nft list tables 2>/dev/null | grep -w ferrule || true
     grep -H . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding 2>/dev/null || true
-    ls -lA /run/netns /run/ferrule /etc/cni /etc/ferrule /opt/cni /usr/local/bin 2>/dev/null || true
+    for directory in /run/ferrule /etc/ferrule /etc/cni/net.d /opt/cni/bin /usr/local/bin; do
+        find "$directory" -maxdepth 1 \( -path '*ferrule*' -o -name ipamd -o -name routed \) 2>/dev/null | sort || true
+    done
+}
+
+# Without a build there is nothing to run.
+require_build() {
+    local file
+    for file in "$@"; do
+        [[ -x $file ]] || die "--no-build, and $file was never built; type: ./test-netns.sh"
+    done
 }
 
 build() {
@@ -91,6 +102,7 @@ main() {
     local target=${CARGO_TARGET_DIR:-target}
     local plugin
     plugin=$target/$(rustc -vV | sed -n 's/^host: //p')/plugin/ferrule
+    ((must_build)) || require_build "$target"/release/{ipamd,routed,netns-lab} "$plugin"
 
     local before status=0
     logs=$(mktemp -d "${TMPDIR:-/tmp}/ferrule-lab.XXXXXXXX")
@@ -105,7 +117,7 @@ main() {
         --bin-dir "$target/release" --plugin "$plugin" --conf-dir conf --log-dir "$logs" "${keep[@]}" || status=$?
 
     if ! diff <(echo "$before") <(machine_state) >"$logs/machine.diff"; then
-        echo "✘ the machine's own network or directories changed during the run ($logs/machine.diff):" >&2
+        echo "✘ something of Ferrule's appeared on the machine itself, or went, during the run ($logs/machine.diff):" >&2
         cat "$logs/machine.diff" >&2
         status=1
     fi
