@@ -99,7 +99,7 @@ fn rate(value: &Value, rate: &'static str, burst: &'static str) -> Result<Option
         (_, 0) => missing(burst, rate),
         (0, _) => missing(rate, burst),
         (bits, _) if bits < 8 => Err(wrong(rate, format!("{bits} is less than 8 bits a second"))),
-        (bits, Rate::NOT_CHOSEN) => Ok(Some(Rate::of(bits))),
+        (bits, burst) if Rate::NOT_CHOSEN.contains(&burst) => Ok(Some(Rate::of(bits))),
         (bits, burst_bits) => Ok(Some(Rate { bits, burst_bits })),
     }
 }
@@ -110,9 +110,10 @@ fn wrong(field: &str, reason: String) -> Error {
 }
 
 impl Rate {
-    /// The burst that kubelet sends with every rate, as its annotations have none (`math.MaxInt32`). Taken by its word, it
-    /// would let 256 MB through before anything is limited.
-    const NOT_CHOSEN: u64 = i32::MAX as u64;
+    /// The bursts that are sent with every rate, as kubelet's annotations have none: the largest numbers of Go's types, of
+    /// which containerd writes one or the other by its version. Taken by its word, it would let up to 512 MB through before
+    /// anything is limited.
+    const NOT_CHOSEN: [u64; 4] = [i32::MAX as u64, u32::MAX as u64, i64::MAX as u64, u64::MAX];
     /// The part of a second that a burst lasts which nobody chose, at the rate: a fortieth, so that the first second has 2.5 %
     /// more than each other, and longer than any wait of a busy node's for its turn.
     const BURSTS_A_SECOND: u64 = 40;

@@ -73,13 +73,13 @@ fn what_arrives_is_what_was_asked_for_in_both_directions() {
     });
 }
 
-/// As kubelet asks for it through containerd: with each rate a burst of 2^31-1 bits, which nobody chose.
+/// As kubelet asks for it through containerd: with each rate a burst of 2^31-1 or 2^32-1 bits, which nobody chose.
 #[test]
 fn a_burst_that_nobody_chose_does_not_undo_the_limit_in_the_first_second() {
     with_lab(|lab| {
         for limit in [2_000_000, 20_000_000, 200_000_000] {
             let limits = json!({ "capabilities": { "bandwidth": true }, "runtimeConfig": { "bandwidth": {
-                "ingressRate": limit, "ingressBurst": i32::MAX, "egressRate": limit, "egressBurst": i32::MAX
+                "ingressRate": limit, "ingressBurst": i32::MAX, "egressRate": limit, "egressBurst": u32::MAX
             } } });
             let added = result(&lab.bench.verb_with("ADD", &[], &limits));
             let pod = lab.pod("pod");

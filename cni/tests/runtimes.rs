@@ -78,6 +78,20 @@ fn every_runtimes_limits_ranges_and_name_service_are_the_same_request() {
     assert_eq!(golden("podman").wanted.aliases, ["web"]);
 }
 
+/// What containerd 2.4 wrote for a pod of kubelet 1.36's with host ports and the annotations of both limits.
+#[test]
+fn what_a_kubelet_and_a_containerd_wrote_is_read() {
+    let expected = asking(&json!({
+        "portMappings": [
+            { "hostPort": 8088, "containerPort": 8080, "protocol": "tcp" },
+            { "hostPort": 8089, "containerPort": 8081, "protocol": "udp" }
+        ],
+        "bandwidth": { "ingressRate": 20_000_000, "ingressBurst": 500_000, "egressRate": 20_000_000, "egressBurst": 500_000 }
+    }));
+    let captured = golden("captured-containerd-2.4-kubelet-1.36");
+    assert_eq!(captured.config.extras, expected.unwrap().config.extras, "the burst is not taken by its word");
+}
+
 #[test]
 fn the_configurations_own_fields_are_matched_the_same_way() {
     let plain = json!({
