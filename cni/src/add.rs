@@ -29,7 +29,8 @@ const FORWARDING: Duration = Duration::from_millis(100);
 
 /// Attaches the pod and tells the result, which has to arrive: who is not told of a pod does not detach it.
 ///
-/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again.
+/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again. Gives what an
+/// operator should know of it, a line each.
 ///
 /// # Errors
 /// What failed first, and what else failed while it was taken back.
@@ -37,7 +38,7 @@ pub fn add<N: Node>(
     node: &N,
     request: &Add,
     tell: impl FnOnce(AddResult) -> Result<(), Error>,
-) -> Result<(), Failure> {
+) -> Result<Vec<String>, Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
     let config = &request.config;
@@ -57,6 +58,7 @@ pub fn add<N: Node>(
         netns,
         pair: Pair::NotMade,
         lease: Lease::None,
+        warnings: Vec::new(),
     };
     let attached = attempt.attach(&mut ipam).and_then(|result| {
         tell(match &request.previous {
@@ -64,7 +66,10 @@ pub fn add<N: Node>(
             None => result,
         })
     });
-    attached.map_err(|error| Failure { error, clean_up: attempt.take_back(&mut ipam) })
+    match attached {
+        Ok(()) => Ok(attempt.warnings),
+        Err(error) => Err(Failure { error, clean_up: attempt.take_back(&mut ipam) }),
+    }
 }
 
 /// The pod's namespace, which is not the node's.
@@ -111,6 +116,7 @@ struct Attempt<'a, N: Node> {
     netns: N::Netns,
     pair: Pair,
     lease: Lease,
+    warnings: Vec<String>,
 }
 
 impl<N: Node> Attempt<'_, N> {
@@ -146,7 +152,7 @@ impl<N: Node> Attempt<'_, N> {
         }
         let link = (&self.spec, &ends);
         let bridged = matches!(config.mode, Mode::Bridge(_));
-        config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
+        self.warnings = config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.
         write_record(&config.runtime_dir, &self.host_side(&ends, &grant, &result)?).map_err(Error::Record)?;
         Ok(result)

@@ -45,7 +45,7 @@ impl Extras {
         VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
     }
 
-    /// Gives the pod, which may be on a bridge, what was asked for.
+    /// Gives the pod, which may be on a bridge, what was asked for, and tells what an operator should know of that.
     ///
     /// # Errors
     /// Something is not to be had; what was done by then is there until [`remove`].
@@ -57,9 +57,9 @@ impl Extras {
         (spec, ends): (&VethSpec, &Ends),
         bridged: bool,
         grant: &Grant,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
         if self.is_none() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut link = ends.host.clone();
         if let Some(alias) = spec.alias.as_ref().filter(|_| !may_have_some(&link)) {
@@ -70,7 +70,7 @@ impl Extras {
         }
         shaping::put(host, &link, &self.bandwidth, attachment, grant.mtu.unwrap_or(link.mtu))?;
         if self.ports.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let addresses: Vec<_> = grant.hosts().collect();
         let wanted = ports::elements(&self.ports, &addresses, attachment, bridged)?;

@@ -6,7 +6,7 @@
 //! it look again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ferrule_model::{Attachment, Family};
 use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
@@ -63,11 +63,11 @@ const LOOK: &str = "look for the host ports";
 const REMOVE: &str = "close the host ports";
 const FORGET: &str = "forget the UDP connections of a host port";
 
-/// Grants the `wanted` elements to a pod.
+/// Grants the `wanted` elements to a pod, and tells what an operator should know of that.
 ///
 /// # Errors
 /// Another pod has one of the ports, or the kernel refused; then nothing has been granted.
-pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -> Result<(), Error> {
+pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -> Result<Vec<String>, Error> {
     let mut netfilter = node.netfilter().map_err(talking(OPEN))?;
     let mut attempts = 0;
     // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod may
@@ -82,15 +82,49 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
         netfilter.load(SKELETON).map_err(|error| Error::HostPort(HostPortError::Table(error)))?;
     }
     // What came for a port before it was the pod's would go on to where it went then.
+    let comes_here = |granted: &Granted, destination: IpAddr| match granted.host_ip {
+        Some(address) => address == destination,
+        None => destination.is_loopback() || own.contains(&destination),
+    };
     let stale = |granted: &Granted, flow: &Flow| {
         let leads_to = SocketAddr::new(flow.answers_from, flow.answering_port);
-        let comes_here = match granted.host_ip {
-            Some(address) => address == flow.destination,
-            None => flow.destination.is_loopback() || own.contains(&flow.destination),
-        };
-        comes_here && leads_to != granted.pod
+        comes_here(granted, flow.destination) && leads_to != granted.pod
     };
-    forget(&mut netfilter, wanted, stale)
+    forget(&mut netfilter, wanted, stale)?;
+    Ok(passed_by(node, wanted, comes_here))
+}
+
+/// The node's processes that listen on a port which is a pod's now. They go on without hearing anything, so somebody has to be told.
+fn passed_by<N: Node>(
+    node: &N,
+    wanted: &[Element],
+    comes_here: impl Fn(&Granted, IpAddr) -> bool,
+) -> Vec<String> {
+    let mut warnings = BTreeSet::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let mut granted =
+            wanted.iter().filter_map(Granted::of).filter(|it| it.protocol == protocol).peekable();
+        if granted.peek().is_none() {
+            continue;
+        }
+        // A kernel that cannot tell has no more to say than nothing.
+        let listeners = node.listeners(protocol.number()).unwrap_or_default();
+        for granted in granted {
+            let hears = |at: &&SocketAddr| {
+                let address = at.ip();
+                at.port() == granted.host_port && (address.is_unspecified() || comes_here(&granted, address))
+            };
+            warnings.extend(listeners.iter().filter(hears).map(|at| {
+                let port = granted.name();
+                format!(
+                    "a process of the node listens on {protocol} {at} and hears nothing of what comes to host port {port}, \
+                     which is the pod's (`ss -lnp 'sport = :{}'` shows whose it is)",
+                    granted.host_port
+                )
+            }));
+        }
+    }
+    warnings.into_iter().collect()
 }
 
 /// The same without the table's making, with these addresses of the node: `false` if a part of the table is missing; then nothing

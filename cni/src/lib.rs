@@ -51,7 +51,7 @@ use spec::{Verb, Version};
 pub struct Answer {
     /// For standard output: a result, an error object, or nothing. The result of ADD is written already.
     pub stdout: Vec<u8>,
-    /// For standard error: one line on failure.
+    /// For standard error: one line on failure, or one for each thing that an operator should know.
     pub log: Option<String>,
     /// The exit code is 0.
     pub ok: bool,
@@ -95,6 +95,7 @@ pub fn serve<N: Node>(
     };
     let named = |verb: Verb, what: &dyn Display| format!("{} {what}: ", verb.as_str());
     let network = face == Face::Network;
+    let mut warnings = Vec::new();
     let (what, version, outcome) = match &request {
         Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
         Request::Version => {
@@ -107,7 +108,11 @@ pub fn serve<N: Node>(
                 let text = json(&result.in_version(version));
                 stdout.write_all(&text).and_then(|()| stdout.flush()).map_err(Error::Stdout)
             };
-            let done = if network { add::add(node, add, tell) } else { face::add(add, tell) };
+            let done = if network {
+                add::add(node, add, tell).map(|said| warnings = said)
+            } else {
+                face::add(add, tell)
+            };
             (named(Verb::Add, &add.attachment), version, done)
         }
         Request::Del(del) => {
@@ -128,7 +133,7 @@ pub fn serve<N: Node>(
         }
     };
     match outcome {
-        Ok(()) => succeeded(Vec::new()),
+        Ok(()) => Answer { log: log.warned(&what, &warnings), ..succeeded(Vec::new()) },
         Err(failure) => log.failed(&what, version, &failure),
     }
 }
@@ -140,9 +145,19 @@ struct Log {
 }
 
 impl Log {
+    fn warned(&self, what: &str, warnings: &[String]) -> Option<String> {
+        let trace = self.trace();
+        let line = |warning: &String| format!("ferrule: {what}{warning}{trace}\n");
+        Some(warnings.iter().map(line).collect::<String>()).filter(|lines| !lines.is_empty())
+    }
+
+    fn trace(&self) -> String {
+        self.trace.as_ref().map_or_else(String::new, |trace| format!(" traceparent={trace}"))
+    }
+
     fn failed(&self, what: &str, version: Version, failure: &Failure) -> Answer {
         let object = failure.object(version);
-        let trace = self.trace.as_ref().map_or_else(String::new, |trace| format!(" traceparent={trace}"));
+        let trace = self.trace();
         // What the caller wrote may be in the message, and must not begin a line of its own.
         let line = format!("ferrule: {what}{object}{trace}").replace(|c: char| c.is_control(), " ");
         Answer { log: Some(line + "\n"), stdout: json(&object), ok: false }

@@ -2,7 +2,7 @@
 //! a fake in its place.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ferrule_model::{Family, IfIndex, IfName, Mac};
@@ -67,6 +67,12 @@ pub trait Node {
     /// The sysctl cannot be written; without IPv6 there is none.
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
 
+    /// The addresses and ports of the node on which its processes listen by this protocol, TCP or UDP.
+    ///
+    /// # Errors
+    /// The kernel cannot tell.
+    fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, Error>;
+
     /// Says on `link`, a link in `netns`, that `mac` has these addresses.
     ///
     /// # Errors
@@ -120,6 +126,10 @@ impl Node for RealNode {
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
         sysctl::set(&format!("net/ipv6/conf/{link}/accept_dad"), "0").map(drop)
+    }
+
+    fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, Error> {
+        ferrule_netlink::listeners(protocol)
     }
 
     fn announce(&self, netns: &Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {

@@ -55,7 +55,8 @@ pub struct PortMapping {
 }
 
 impl Protocol {
-    const fn number(self) -> u8 {
+    /// That of IP.
+    pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,

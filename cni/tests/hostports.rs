@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use support::lab::{CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, seen, serve, with_lab};
 use support::machine::Machine;
-use support::{attachment, failure, result};
+use support::{attachment, failure, result, warned};
 
 /// All elements of the table that are some pod's.
 fn elements() -> usize {
@@ -172,7 +172,8 @@ fn a_port_is_on_the_nodes_own_addresses_and_not_on_those_of_services() {
                 seen(from, at(node, 8080)).unwrap();
             }
         }
-        result(&lab.add("second", "decaf", &named));
+        let (_, warning) = warned(&lab.add("second", "decaf", &named));
+        assert!(warning.contains(&format!("listens on tcp {}:8080", SERVICE[0])), "{warning}");
         serve(&second, 80);
         assert_eq!(seen(&lab.client, at(SERVICE[0], 8080)).unwrap(), ip(CLIENT[0]));
     });
@@ -277,7 +278,9 @@ fn udp_connections_follow_the_pod() {
         process.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         assert_eq!(arrives(&process), Some(ip(CLIENT[0])));
         lab.machine.add_pod("fourth");
-        result(&lab.add("fourth", "beef", &mappings));
+        let (_, warning) = warned(&lab.add("fourth", "beef", &mappings));
+        assert!(warning.contains("a process of the node listens on udp 0.0.0.0:5353"), "{warning}");
+        assert_eq!(warning.matches('\n').count(), 1, "{warning}");
         assert_eq!(arrives(&server("fourth")), Some(ip(CLIENT[0])), "nor with a process that answered");
     });
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use support::lab::{DEADLINE, Lab, NODE, addresses, asking, at, command, ip, output, seen, serve, with_lab};
 use support::machine::Machine;
-use support::{attachment, result};
+use support::{attachment, result, warned};
 
 /// How long nothing has to come for it not to come.
 const SILENCE: Duration = Duration::from_millis(300);
@@ -166,7 +166,8 @@ fn from_the_nodes_loopback_addresses_a_port_is_reached_and_nothing_else_is_chang
         let mut client = TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let mut served = server.accept().unwrap().0;
         served.set_read_timeout(Some(DEADLINE)).unwrap();
-        result(&lab.add("pod", "c0ffee", &mappings));
+        let (_, warning) = warned(&lab.add("pod", "c0ffee", &mappings));
+        assert!(warning.contains("listens on tcp 127.0.0.1:40000"), "{warning}");
         serve(&lab.pod("pod"), 80);
         let host = Netns::current().unwrap();
         for place in ["127.0.0.1", "127.1.2.3"] {

@@ -25,6 +25,7 @@ pub mod forwarding;
 pub mod iptables;
 mod kernel;
 mod link;
+mod listeners;
 mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
@@ -49,6 +50,7 @@ pub use announce::announce;
 pub use bridge::Bridges;
 pub use error::{Error, Refusal};
 pub use kernel::Kernel;
+pub use listeners::listeners;
 pub use lookup::Path;
 pub use own::Port;
 pub use own_side::{NamespaceId, own_addresses};

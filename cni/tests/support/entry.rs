@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ferrule_cni::request::Request;
@@ -109,6 +109,10 @@ impl Node for Untouchable {
     }
 
     fn without_dad(&self, _link: &IfName) -> Result<(), SysctlError> {
+        panic!("touched")
+    }
+
+    fn listeners(&self, _protocol: u8) -> Result<Vec<SocketAddr>, ferrule_netlink::Error> {
         panic!("touched")
     }
 

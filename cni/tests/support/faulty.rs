@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -129,6 +129,10 @@ impl<M: Machine> Node for FaultyNode<'_, M> {
 
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError> {
         self.machine.without_dad(link)
+    }
+
+    fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, Error> {
+        self.machine.listeners(protocol)
     }
 
     fn announce(&self, netns: &M::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {

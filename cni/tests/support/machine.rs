@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
@@ -42,6 +42,7 @@ pub(crate) trait Machine {
         netns: Option<&Self::Netns>,
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError>;
+    fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, ferrule_netlink::Error>;
     fn announce(&self, netns: &Self::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()>;
     fn forwards(&self, family: Family) -> bool;
 
@@ -119,6 +120,10 @@ impl Machine for FakeMachine {
         _link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError> {
         Ok(Ok(()))
+    }
+
+    fn listeners(&self, _protocol: u8) -> Result<Vec<SocketAddr>, ferrule_netlink::Error> {
+        Ok(Vec::new())
     }
 
     fn announce(
@@ -203,6 +208,10 @@ impl Machine for RealMachine {
         link: &IfName,
     ) -> Result<Result<(), SysctlError>, NetnsError> {
         RealNode.enable_ipv6(netns, link)
+    }
+
+    fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, ferrule_netlink::Error> {
+        RealNode.listeners(protocol)
     }
 
     fn announce(&self, netns: &Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()> {

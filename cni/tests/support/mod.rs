@@ -163,6 +163,12 @@ pub(crate) fn result(answer: &Answer) -> Value {
     if answer.stdout.is_empty() { Value::Null } else { serde_json::from_slice(&answer.stdout).unwrap() }
 }
 
+/// What an ADD that succeeded wrote, and what it said to the operator besides.
+pub(crate) fn warned(answer: &Answer) -> (Value, String) {
+    assert!(answer.ok, "{answer:?} {}", String::from_utf8_lossy(&answer.stdout));
+    (serde_json::from_slice(&answer.stdout).unwrap(), answer.log.clone().unwrap_or_default())
+}
+
 /// The code and the message of a verb that failed.
 pub(crate) fn failure(answer: &Answer) -> (u64, String) {
     assert!(!answer.ok, "{}", String::from_utf8_lossy(&answer.stdout));
