@@ -230,7 +230,7 @@ impl<K: Tunnels> Worker<K> {
             if self.watch.due().is_some_and(|due| due <= now) {
                 self.look_at_pods();
             }
-            let (work, at) = self.next();
+            let (work, at) = self.next(now);
             if at <= now {
                 return Some(work);
             }
@@ -252,8 +252,7 @@ impl<K: Tunnels> Worker<K> {
     }
 
     /// What is due next, and when.
-    fn next(&self) -> (Work, Instant) {
-        let now = Instant::now();
+    fn next(&self, now: Instant) -> (Work, Instant) {
         let later = (Work::Everything, now + FULL_DIFF);
         if self.cluster.is_none() {
             return later;
