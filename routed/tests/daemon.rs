@@ -190,8 +190,11 @@ fn a_foreign_link_with_our_name_is_left_alone_and_taken_over_once_it_is_gone() {
     let daemon = node.start();
     daemon.wait_for_log("the link ferrule.1 is not Ferrule's (it is a bridge device)");
     assert!(node.ip("-d link show ferrule.1").contains("bridge"));
+    assert!(daemon.signal(Signal::SIGTERM).success());
     assert!(node.cleanup().status.success());
     assert!(node.ip("-d link show ferrule.1").contains("bridge"), "cleanup leaves it alone too");
+    let daemon = node.start();
+    daemon.wait_for_log("the link ferrule.1 is not Ferrule's (it is a bridge device)");
     node.ip("link del ferrule.1");
     daemon.wait_until_ready();
     assert!(node.state().contains("10.244.2.0/24"));
