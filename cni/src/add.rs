@@ -150,7 +150,7 @@ impl<N: Node> Attempt<'_, N> {
         if let Mode::Bridge(_) = config.mode {
             self.announce(&ends, &grant)?;
         }
-        let link = (&self.spec, &ends);
+        let link = (&self.spec, &ends, self.pair == Pair::NotMade);
         let bridged = matches!(config.mode, Mode::Bridge(_));
         self.warnings = config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.

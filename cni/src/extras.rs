@@ -54,14 +54,21 @@ impl Extras {
         node: &N,
         host: &mut N::Kernel,
         attachment: &Attachment,
-        (spec, ends): (&VethSpec, &Ends),
+        (spec, ends, was_there): (&VethSpec, &Ends, bool),
         bridged: bool,
         grant: &Grant,
     ) -> Result<Vec<String>, Error> {
-        if self.is_none() {
+        let mut link = ends.host.clone();
+        if self.is_none() && !was_there {
             return Ok(Vec::new());
         }
-        let mut link = ends.host.clone();
+        let addresses: Vec<_> = grant.hosts().collect();
+        let wanted = ports::elements(&self.ports, &addresses, attachment, bridged)?;
+        if was_there {
+            // An ADD before may have been asked for more. Its mark does not tell: the attempt to make the pair has renewed it.
+            shaping::lift(host, &link, &self.bandwidth, attachment)?;
+            hostports::keep(node, attachment, &wanted)?;
+        }
         if let Some(alias) = spec.alias.as_ref().filter(|_| !may_have_some(&link)) {
             // An ADD before did not ask for any.
             host.set_alias(&link.name, alias)
@@ -72,8 +79,6 @@ impl Extras {
         if self.ports.is_empty() {
             return Ok(Vec::new());
         }
-        let addresses: Vec<_> = grant.hosts().collect();
-        let wanted = ports::elements(&self.ports, &addresses, attachment, bridged)?;
         hostports::put(node, host, &wanted)
     }
 

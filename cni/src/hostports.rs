@@ -248,6 +248,15 @@ pub(crate) fn remove<N: Node>(node: &N, attachment: &Attachment) -> Result<(), E
     remove_where(node, |element| element.comment == owner)
 }
 
+/// Removes what is `attachment`'s and not `wanted`.
+///
+/// # Errors
+/// The kernel refused, or did not answer.
+pub(crate) fn keep<N: Node>(node: &N, attachment: &Attachment, wanted: &[Element]) -> Result<(), Error> {
+    let owner = Owner::of(attachment).to_string();
+    remove_where(node, |element| element.comment == owner && !wanted.contains(element))
+}
+
 /// Removes what is in `network` and none of the `valid` attachments'.
 ///
 /// # Errors

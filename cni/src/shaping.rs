@@ -177,6 +177,28 @@ pub(crate) fn put<K: Kernel + Traffic>(
     Ok(())
 }
 
+/// Takes off what an ADD before limited and `bandwidth` does not.
+///
+/// # Errors
+/// The kernel refused.
+pub(crate) fn lift<K: Kernel + Traffic>(
+    host: &mut K,
+    link: &Link,
+    bandwidth: &Bandwidth,
+    attachment: &Attachment,
+) -> Result<(), Error> {
+    let failed = |source| Error::Kernel { doing: "end the limit of an ADD before", source };
+    if bandwidth.ingress.is_none() {
+        host.unlimit(link.index).map_err(failed)?;
+    }
+    if bandwidth.egress.is_none() {
+        // The redirection first: what is redirected to a device that is gone is lost.
+        host.keep(link.index).map_err(failed)?;
+        remove(host, attachment)?;
+    }
+    Ok(())
+}
+
 /// Deletes the device that limits what the pod sends, if it has one.
 ///
 /// # Errors

@@ -53,6 +53,14 @@ fn granted<M: Machine>(bench: &Bench<'_, M>) -> Vec<String> {
     texts
 }
 
+/// Whether what it receives is limited, what it sends is redirected, and the device for that is there.
+fn limits<M: Machine>(bench: &Bench<'_, M>) -> (bool, bool, bool) {
+    let mut host = bench.machine.host();
+    let veth = host.link(&ferrule_model::host_veth_name(&attachment())).unwrap().unwrap();
+    let ifb = host.link(&ifb_name(&attachment())).unwrap().is_some();
+    (host.limit_of(veth.index).unwrap().is_some(), host.redirect_of(veth.index).unwrap().is_some(), ifb)
+}
+
 fn verb<M: Machine>(bench: &Bench<'_, M>, command: &str, container_id: &str, fields: &Value) -> Answer {
     let path = bench.machine.path(if container_id == "c0ffee" { "pod" } else { container_id });
     bench.verb_with(command, &[("CNI_CONTAINERID", container_id), ("CNI_NETNS", &path)], fields)
@@ -91,6 +99,25 @@ on_both_kernels! {
         result(&verb(&bench, "DEL", "c0ffee", &json!({})));
         assert_eq!(elements(&bench), []);
         assert_eq!(bench.world().host_state(), before.host_state());
+    }
+
+    fn an_add_that_is_repeated_with_less_leaves_what_it_asks_for_and_no_more(bench) {
+        result(&verb(&bench, "ADD", "c0ffee", &asking(everything())));
+        assert_eq!(limits(&bench), (true, true, true));
+        let mut fewer = everything();
+        fewer["portMappings"].as_array_mut().unwrap().remove(0);
+        fewer["bandwidth"] = json!({ "ingressRate": 8_000_000, "ingressBurst": 800_000 });
+        result(&verb(&bench, "ADD", "c0ffee", &asking(fewer)));
+        assert_eq!(granted(&bench), ["udp 192.0.2.1:5353 -> 10.244.1.1:53"]);
+        assert_eq!(limits(&bench), (true, false, false));
+        result(&verb(&bench, "ADD", "c0ffee", &asking(json!({}))));
+        assert_eq!(granted(&bench), [""; 0]);
+        assert_eq!(limits(&bench), (false, false, false));
+        // And with more again.
+        result(&verb(&bench, "ADD", "c0ffee", &asking(everything())));
+        assert_eq!((granted(&bench).len(), limits(&bench)), (3, (true, true, true)));
+        result(&verb(&bench, "DEL", "c0ffee", &json!({})));
+        assert_eq!(elements(&bench), []);
     }
 
     fn whichever_request_fails_nothing_is_left(bench) {

@@ -216,6 +216,12 @@ impl<K: Kernel + Traffic> Traffic for FaultyKernel<K> {
         self.faults.request(|| self.kernel.redirect(from, to))
     }
 
+    fn unlimit(&mut self, link: IfIndex) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.unlimit(link))
+    }
+    fn keep(&mut self, from: IfIndex) -> Result<(), Error> {
+        self.faults.request(|| self.kernel.keep(from))
+    }
     fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
         self.faults.request(|| self.kernel.limit_of(link))
     }

@@ -48,6 +48,18 @@ impl Traffic for FakeKernel {
         })
     }
 
+    fn unlimit(&mut self, link: IfIndex) -> Result<(), Error> {
+        self.change("qdisc del root", link, |state| {
+            state.limits.remove(&link);
+        })
+    }
+
+    fn keep(&mut self, from: IfIndex) -> Result<(), Error> {
+        self.change("qdisc del ingress", from, |state| {
+            state.redirects.remove(&from);
+        })
+    }
+
     fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
         self.read("qdisc show root", |state| state.limits.get(&link).copied())
     }

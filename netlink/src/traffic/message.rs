@@ -73,6 +73,10 @@ pub(super) fn no_ingress(link: IfIndex) -> Request {
     Request { kind: DELQDISC, flags: 0, payload: header(link, INGRESS_HANDLE, INGRESS, 0) }
 }
 
+pub(super) fn no_limit(link: IfIndex) -> Request {
+    Request { kind: DELQDISC, flags: 0, payload: header(link, TBF_HANDLE, ROOT, 0) }
+}
+
 pub(super) fn ingress(link: IfIndex) -> Request {
     let mut payload = header(link, INGRESS_HANDLE, INGRESS, 0);
     append(&mut payload, &[text(KIND, "ingress")]);

@@ -69,6 +69,18 @@ pub trait Traffic {
     /// `ENOENT` if the kernel lacks a part of it, `ENODEV` if there is no such link.
     fn redirect(&mut self, from: IfIndex, to: IfIndex) -> Result<(), Error>;
 
+    /// Ends the limit of what `link` sends; without one nothing is done.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is no such link.
+    fn unlimit(&mut self, link: IfIndex) -> Result<(), Error>;
+
+    /// Ends the redirection of what `from` receives; without one nothing is done.
+    ///
+    /// # Errors
+    /// `ENODEV` if there is no such link.
+    fn keep(&mut self, from: IfIndex) -> Result<(), Error>;
+
     /// The limit of what `link` sends, if there is one.
     ///
     /// # Errors

@@ -40,6 +40,16 @@ impl Traffic for Netlink {
         )
     }
 
+    fn unlimit(&mut self, link: IfIndex) -> Result<(), Error> {
+        let done = self.carry_out(&[message::no_limit(link)], &format!("qdisc del dev {link} root"));
+        without_one(done)
+    }
+
+    fn keep(&mut self, from: IfIndex) -> Result<(), Error> {
+        let done = self.carry_out(&[message::no_ingress(from)], &format!("qdisc del dev {from} ingress"));
+        without_one(done)
+    }
+
     fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
         let name = format!("qdisc show dev {link} root");
         match self.one(message::root_of(link), name) {
@@ -52,5 +62,13 @@ impl Traffic for Netlink {
     fn redirect_of(&mut self, link: IfIndex) -> Result<Option<IfIndex>, Error> {
         let found = self.list_raw(&message::filters_of(link))?;
         Ok(found.iter().find_map(message::parse_redirect))
+    }
+}
+
+/// Success where there was nothing to delete: no discipline of this kind (`qdisc_get`), or another than ours.
+fn without_one(done: Result<(), Error>) -> Result<(), Error> {
+    match done {
+        Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EINVAL)) => Ok(()),
+        done => done,
     }
 }
