@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ferrule_model::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, VethSpec,
+    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via,
 };
 
 use crate::{Error, Refusal};
@@ -49,6 +49,17 @@ pub trait Kernel {
     /// # Errors
     /// The socket failed. No route is `None`, and so is one that [`Route`] cannot express.
     fn route_match(&mut self, dst: std::net::IpAddr) -> Result<Option<(RouteKey, Route)>, Error>;
+
+    /// The link that a packet to `dst` would leave by, were it sent now: of several next hops, that of this destination.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn way_to(&mut self, dst: std::net::IpAddr) -> Result<Option<IfIndex>, Error> {
+        Ok(self.route_match(dst)?.and_then(|(_, route)| match route.kind {
+            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => Some(link),
+            RouteKind::Unicast(Via::Nexthop(_)) | RouteKind::Unreachable => None,
+        }))
+    }
 
     /// One neighbour, without listing all.
     ///

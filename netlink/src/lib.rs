@@ -54,7 +54,7 @@ pub use listeners::listeners;
 pub use lookup::Path;
 pub use own::Port;
 pub use own_side::{NamespaceId, own_addresses};
-pub use places::{Place, Places, nodes_own};
+pub use places::{FAR, Place, Places, nodes_own};
 pub use real::Netlink;
 pub use renamed::Renamed;
 pub use tunnels::{Tunnels, kernel_release};

@@ -14,7 +14,7 @@ use crate::{Error, Kernel, Netlink, decode, encode};
 pub use own::nodes_own;
 
 /// Far away from any node: networks for documentation (RFC 5737, RFC 3849), which have no route but the default one.
-const FAR: [IpAddr; 2] = [
+pub const FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1)),
 ];

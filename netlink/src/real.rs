@@ -206,6 +206,10 @@ impl Kernel for Netlink {
         Ok(found(answer)?.and_then(|message| decode::route(&message.payload)))
     }
 
+    fn way_to(&mut self, dst: IpAddr) -> Result<Option<IfIndex>, Error> {
+        Ok(self.path_to(dst)?.map(|path| path.link))
+    }
+
     fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
         let answer =
             self.one(encode::one_neighbour(&key), format!("neigh get {} dev {}", key.address, key.link));

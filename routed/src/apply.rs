@@ -216,14 +216,14 @@ impl<K: Tunnels> Applier<K> {
     /// # Errors
     /// As [`Applier::pass`].
     pub fn check(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
-        match self.as_left()? {
+        match self.as_left(cluster)? {
             Some(report) => Ok(report),
             None => self.pass(cluster, now),
         }
     }
 
     /// Reads everything; a report if it is as the last pass left it and should be.
-    fn as_left(&mut self) -> Result<Option<Report>, PassError> {
+    fn as_left(&mut self, cluster: &Cluster) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
         let devices: Vec<_> = belief.devices().collect();
@@ -235,7 +235,7 @@ impl<K: Tunnels> Applier<K> {
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), wireguard::epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
-        let underlay = observe::underlay(kernel, own, not_looked_at, links)?;
+        let underlay = observe::underlay(kernel, cluster, not_looked_at, links)?;
         if underlay != ground.underlay || !seen.is(known) {
             return Ok(None);
         }
@@ -270,7 +270,7 @@ impl<K: Tunnels> Applier<K> {
         let settings = &self.routing.vxlan.clone();
         let own = &cluster.own;
         let not_looked_at = device::find(&links, settings, own.vtep_mac).map(|link| link.index);
-        let underlay = observe::underlay(&mut self.kernel, own, not_looked_at, &links)?;
+        let underlay = observe::underlay(&mut self.kernel, cluster, not_looked_at, &links)?;
         let mut report = self.begin(own, &underlay, &links)?;
         let mtu = report.mtu;
         let spec = desired::device(&self.routing, own, &underlay);

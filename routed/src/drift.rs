@@ -1,12 +1,12 @@
 //! Whether something that the kernel tells disagrees with what we believe of it: pure. Echoes of our own changes agree,
 //! so they start nothing.
 
-use ferrule_model::{Change, IfIndex, IfName, Link, PROTOCOL, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IfName, Link, PROTOCOL, RouteKey, VxlanSpec, is_host_veth};
 use ferrule_netlink::monitor::Event;
 
 use crate::nodes::Node;
 use crate::objects::Objects;
-use crate::observe::Links;
+use crate::observe::{self, Links};
 use crate::owner;
 use ferrule_netlink::wake::NexthopEvent;
 
@@ -124,7 +124,11 @@ impl Belief {
             Change::Put => self.links.insert(link.index, link.clone()),
             Change::Delete => self.links.remove(&link.index),
         };
-        let matters = self.is_device(link.index)
+        // Where the node's address is on a link that carries nothing, any other may be the one that does.
+        let is_way = !is_host_veth(link.name.as_str())
+            && self.uplinks.iter().any(|index| self.links.get(index).is_some_and(observe::only_holds));
+        let matters = is_way
+            || self.is_device(link.index)
             || link.name == self.wireguard_name
             || self.uplinks.contains(&link.index)
             || link.name == self.device_name

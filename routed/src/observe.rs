@@ -1,16 +1,22 @@
 //! Reading the kernel: the links, the underlay, and everything that is ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_model::{
-    Family, IfIndex, Link, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route, RouteKey, is_host_veth,
+    Family, IfIndex, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route, RouteKey,
+    is_host_veth,
 };
-use ferrule_netlink::{Error, Kernel, Tunnels};
+use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
 
 use crate::desired::{Underlay, Uplink};
-use crate::nodes::Node;
+use crate::nodes::Cluster;
 use crate::objects::Objects;
 use crate::owner;
+
+/// So many other nodes at most are asked for the way to, one after another through the whole list.
+const ASKED: usize = 32;
+/// What a link can be expected to take as long as nobody knows which it is.
+const ETHERNET_MTU: u32 = 1500;
 
 /// All links by their numbers.
 pub type Links = BTreeMap<IfIndex, Link>;
@@ -43,36 +49,79 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
     Ok(kernel.links()?.into_iter().map(|link| (link.index, link)).collect())
 }
 
-/// The links that hold the addresses of `own`; of several with one address, one that works. Pods' links and `device` are not looked at.
+/// The links that hold the addresses of this node. Of several with one address it is one that works, and of several that work
+/// the one by which the other nodes are reached. Pods' links and `device` are not looked at.
 ///
 /// # Errors
 /// The kernel cannot be read.
 pub fn underlay<K: Kernel>(
     kernel: &mut K,
-    own: &Node,
+    cluster: &Cluster,
     device: Option<IfIndex>,
     links: &Links,
 ) -> Result<Underlay, Error> {
-    let mut underlay = Underlay::default();
+    let mut found = Vec::new();
     let candidates =
         links.values().filter(|link| Some(link.index) != device && !is_host_veth(link.name.as_str()));
     for link in candidates {
         for key in kernel.addresses(link.index)?.into_keys() {
             let address = key.prefix.ip();
-            if own.address(Family::of(address)) != Some(address) {
+            if cluster.own.address(Family::of(address)) != Some(address) {
                 continue;
             }
-            let uplink = Uplink {
-                link: link.index,
-                address,
-                prefix_len: key.prefix.prefix(),
-                mtu: link.mtu,
-                usable: link.up && link.carrier,
+            let (prefix_len, usable) = (key.prefix.prefix(), link.up && link.carrier);
+            found.push(Uplink { link: link.index, address, prefix_len, mtu: link.mtu, usable });
+        }
+    }
+    let mut underlay = Underlay::default();
+    for family in Family::BOTH {
+        let is_holder = |link| links.get(&link).is_some_and(only_holds);
+        let mut all: Vec<_> =
+            found.iter().copied().filter(|uplink| Family::of(uplink.address) == family).collect();
+        let is_open = all.iter().filter(|uplink| uplink.usable).count() > 1;
+        let asks = is_open || all.iter().any(|uplink| is_holder(uplink.link));
+        let ways = if asks { ways(kernel, cluster, family, links)? } else { Vec::new() };
+        all.sort_by_key(|uplink| !ways.iter().any(|way| way.index == uplink.link));
+        for uplink in all {
+            let mtu = match is_holder(uplink.link) {
+                true => ways.iter().map(|way| way.mtu).min().unwrap_or(uplink.mtu.min(ETHERNET_MTU)),
+                false => uplink.mtu,
             };
-            underlay.offer(uplink);
+            underlay.offer(Uplink { mtu, ..uplink });
         }
     }
     Ok(underlay)
+}
+
+/// A link that has addresses, and that no packet leaves the node by.
+pub fn only_holds(link: &Link) -> bool {
+    match &link.kind {
+        LinkKind::Loopback => true,
+        LinkKind::Other(kind) => kind == "dummy",
+        _ => false,
+    }
+}
+
+/// The links by which packets to the other nodes leave; while there are no others, the link of the default route.
+fn ways<'a, K: Kernel>(
+    kernel: &mut K,
+    cluster: &Cluster,
+    family: Family,
+    links: &'a Links,
+) -> Result<Vec<&'a Link>, Error> {
+    let step = cluster.others.len().div_ceil(ASKED).max(1);
+    let nodes = cluster.others.values().step_by(step).filter_map(|node| node.address(family));
+    let far = FAR.into_iter().filter(|far| Family::of(*far) == family);
+    let mut ways = BTreeSet::new();
+    for dst in nodes {
+        ways.extend(kernel.way_to(dst)?);
+    }
+    if ways.is_empty() {
+        for dst in far {
+            ways.extend(kernel.way_to(dst)?);
+        }
+    }
+    Ok(ways.iter().filter_map(|way| links.get(way)).filter(|link| !only_holds(link)).collect())
 }
 
 /// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were

@@ -224,6 +224,10 @@ impl<K: Kernel> Kernel for Noting<K> {
         self.kernel.route_match(dst)
     }
 
+    fn way_to(&mut self, dst: IpAddr) -> Result<Option<IfIndex>, Error> {
+        self.kernel.way_to(dst)
+    }
+
     fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {
         if self.is_new(key.link) { Ok(None) } else { self.kernel.neighbour(key) }
     }

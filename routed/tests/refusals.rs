@@ -160,3 +160,52 @@ fn the_uplink_is_the_link_that_works() {
     node.ip("link set eth0 down");
     assert!(within(PATIENCE, || by("spare")).is_some(), "{}", daemon.log());
 }
+
+/// As where a routing protocol announces the node's address by each of its links.
+#[test]
+fn an_address_on_lo_has_the_mtu_of_the_links_that_packets_leave_by() {
+    for (backend, least) in [("vxlan", 1350), ("native", 1400)] {
+        let node = Node::bare(1, backend);
+        for (link, mtu, number) in [("up1", 1400, 1), ("up2", 9000, 2)] {
+            node.ip(&format!("link add {link} mtu {mtu} type veth peer name {link}-wire"));
+            node.ip(&format!("link set {link}-wire up"));
+            node.ip(&format!("link set {link} up"));
+            node.ip(&format!("addr add 198.51.100.{number}/32 peer 198.51.100.10{number} dev {link}"));
+        }
+        node.ip("addr add 192.0.2.1/32 dev lo");
+        let paths = "nexthop via 198.51.100.101 dev up1 nexthop via 198.51.100.102 dev up2";
+        node.ip(&format!("route add 192.0.2.0/24 {paths}"));
+        let others = (1..30).map(|number| {
+            format!("[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\npod_cidrs = [\"10.244.{number}.0/24\"]\n")
+        });
+        node.write_nodes_text(&others.collect::<String>());
+        let daemon = node.start();
+        let has = |mtu: u32| move |file: NodeFile| file.mtu == mtu;
+        let is = |mtu: u32| within(PATIENCE, || node_file(&node).is_some_and(has(mtu))).is_some();
+        assert!(is(least), "{backend}: {:?}\n{}", node_file(&node), daemon.log());
+        // A link that is not the uplink by its address counts at once, too.
+        node.ip("link set up1 mtu 1390");
+        let follows = || node_file(&node).is_some_and(has(least - 10));
+        assert!(within(Duration::from_secs(10), follows).is_some(), "{}", daemon.log());
+    }
+}
+
+/// Both links have the address, and both are up.
+#[test]
+fn of_two_links_that_work_the_uplink_is_the_one_with_the_route_to_the_others() {
+    let node = Node::bare(1, "native");
+    for link in ["first", "second"] {
+        node.ip(&format!("link add {link} type veth peer name {link}-wire"));
+        node.ip(&format!("link set {link}-wire up"));
+        node.ip(&format!("link set {link} up"));
+        node.ip(&format!("addr add 192.0.2.1/24 dev {link} noprefixroute"));
+    }
+    node.ip("route add 192.0.2.0/24 dev first");
+    let by = |link: &str| node.ip("route show 10.244.2.0/24").contains(&format!("dev {link}"));
+    node.write_nodes(&[1, 2]);
+    for link in ["second", "first"] {
+        node.ip(&format!("route replace 192.0.2.0/24 dev {link}"));
+        let daemon = node.start();
+        assert!(within(PATIENCE, || by(link)).is_some(), "{link}\n{}", daemon.log());
+    }
+}
