@@ -17,7 +17,7 @@ fn a_result_that_nobody_reads_is_a_failure_and_no_crash() {
     assert_eq!(version().stdout(writer).status().unwrap().code(), Some(1));
 }
 
-/// Else the first socket would be standard output, and get the result.
+/// Else the first socket would be standard output, and get the result. Nobody hears that, so it is a failure.
 #[test]
 fn streams_that_are_closed_are_nobodys() {
     let mut shell = Command::new("sh");
@@ -25,9 +25,10 @@ fn streams_that_are_closed_are_nobodys() {
     let trace = tempfile::NamedTempFile::new().unwrap();
     shell.arg(env!("CARGO_BIN_EXE_ferrule")).arg(trace.path());
     let status = shell.env_clear().env("PATH", "/usr/bin:/bin").env("CNI_COMMAND", "VERSION").status();
-    assert_eq!(status.unwrap().code(), Some(0));
+    assert_eq!(status.unwrap().code(), Some(1));
     let calls = std::fs::read_to_string(trace.path()).unwrap();
-    let opened = calls.lines().filter(|call| call.contains("\"/dev/null\"")).count();
-    assert_eq!(opened, 3, "{calls}");
-    assert!(calls.lines().any(|call| call.starts_with("write(1, \"{\\\"cniVersion\\\"")), "{calls}");
+    let opened = |file: &str| calls.lines().filter(|call| call.contains(file)).count();
+    assert_eq!((opened("\"/dev/null\""), opened("\"/dev/full\"")), (2, 1), "{calls}");
+    let result = calls.lines().find(|call| call.contains("{\\\"cniVersion\\\""));
+    assert!(result.is_some_and(|call| call.contains("ENOSPC")), "{calls}");
 }

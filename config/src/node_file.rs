@@ -122,9 +122,11 @@ mod tests {
     #[test]
     fn values_that_cannot_be_are_refused() {
         let refuse = |text: &str| NodeFile::parse(text, Path::new("node.json")).unwrap_err().to_string();
+        let mtu = |mtu, cidr| refuse(&text(mtu, cidr));
+        assert!(mtu(67, "10.244.1.0/24").starts_with("node.json:1:1: mtu: 67 is not between 68 and"));
         assert!(
-            refuse(&text(100, "10.244.1.0/24"))
-                .starts_with("node.json:1:1: mtu: 100 is not between 1280 and")
+            mtu(1279, "fd00::/64").starts_with("node.json:1:1: mtu: 1279 is not between 1280 and"),
+            "IPv6"
         );
         assert!(refuse(&text(1450, "10.244.1.1/24")).contains("pod_cidrs: \"10.244.1.1/24\" has bits set"));
         assert!(refuse(&text(1450, "10.244.1.0/24\",\"10.244.1.8/29")).contains("10.244.1.0/24 overlaps"));

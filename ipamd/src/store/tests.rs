@@ -517,8 +517,11 @@ fn no_damage_goes_unnoticed() {
     assert!(noticed > 15, "{noticed}: too little damage to prove anything");
     std::fs::remove_dir_all(&place).unwrap();
     let missing = SledStore::new(&place).load().unwrap_err();
-    let said = "up to number 0, and the file of the last ones those from 1089 to 1600";
-    assert!(missing.to_string().contains(said), "{missing}");
+    let missing = missing.to_string();
+    let said = missing.split_once("up to number 0, and the file of the last ones those from ");
+    let first = said.and_then(|(_, said)| said.strip_suffix(" to 1600"));
+    // Where a half began goes by when the keeper got to the one before.
+    assert!(first.is_some_and(|first| first.parse::<u32>().is_ok_and(|first| first > 1)), "{missing}");
 }
 
 /// The same of the commits that sled does not have yet: all of them are there, or the store says that it is damaged. Only of the
