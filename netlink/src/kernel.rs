@@ -7,7 +7,7 @@ use ferrule_model::{
     NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via,
 };
 
-use crate::{Error, Refusal};
+use crate::{Error, Path, Refusal};
 
 /// One network namespace of a kernel.
 ///
@@ -50,13 +50,16 @@ pub trait Kernel {
     /// The socket failed. No route is `None`, and so is one that [`Route`] cannot express.
     fn route_match(&mut self, dst: std::net::IpAddr) -> Result<Option<(RouteKey, Route)>, Error>;
 
-    /// The link that a packet to `dst` would leave by, were it sent now: of several next hops, that of this destination.
+    /// How a packet to `dst` would leave, were it sent now: of several next hops, by that of this destination.
     ///
     /// # Errors
     /// The socket failed.
-    fn way_to(&mut self, dst: std::net::IpAddr) -> Result<Option<IfIndex>, Error> {
+    fn way_to(&mut self, dst: std::net::IpAddr) -> Result<Option<Path>, Error> {
         Ok(self.route_match(dst)?.and_then(|(_, route)| match route.kind {
-            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => Some(link),
+            RouteKind::Unicast(Via::Gateway { link, address, .. }) => {
+                Some(Path { link, gateway: Some(address), source: route.source })
+            }
+            RouteKind::Unicast(Via::Link(link)) => Some(Path { link, gateway: None, source: route.source }),
             RouteKind::Unicast(Via::Nexthop(_)) | RouteKind::Unreachable => None,
         }))
     }

@@ -206,8 +206,8 @@ impl Kernel for Netlink {
         Ok(found(answer)?.and_then(|message| decode::route(&message.payload)))
     }
 
-    fn way_to(&mut self, dst: IpAddr) -> Result<Option<IfIndex>, Error> {
-        Ok(self.path_to(dst)?.map(|path| path.link))
+    fn way_to(&mut self, dst: IpAddr) -> Result<Option<Path>, Error> {
+        self.path_to(dst)
     }
 
     fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {

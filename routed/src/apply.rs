@@ -29,6 +29,7 @@ use crate::place::{Found, name_foreign, route_at};
 use crate::reconcile::Pass;
 use crate::report::{self, Report};
 use crate::spare;
+use crate::taken::Taken;
 use crate::wireguard::{self, Identity, Wg};
 
 mod devices;
@@ -235,8 +236,8 @@ impl<K: Tunnels> Applier<K> {
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), wireguard::epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
-        let underlay = observe::underlay(kernel, cluster, not_looked_at, links)?;
-        if underlay != ground.underlay || !seen.is(known) {
+        let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, not_looked_at), links)?;
+        if underlay != ground.underlay || taken != ground.taken || !seen.is(known) {
             return Ok(None);
         }
         let first = (belief.spec.as_ref(), settings, own.vtep_mac);
@@ -270,7 +271,8 @@ impl<K: Tunnels> Applier<K> {
         let settings = &self.routing.vxlan.clone();
         let own = &cluster.own;
         let not_looked_at = device::find(&links, settings, own.vtep_mac).map(|link| link.index);
-        let underlay = observe::underlay(&mut self.kernel, cluster, not_looked_at, &links)?;
+        let (underlay, taken) =
+            observe::underlay(&mut self.kernel, cluster, (&self.routing, not_looked_at), &links)?;
         let mut report = self.begin(own, &underlay, &links)?;
         let mtu = report.mtu;
         let spec = desired::device(&self.routing, own, &underlay);
@@ -292,7 +294,7 @@ impl<K: Tunnels> Applier<K> {
             &Objects::default(),
         )?;
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
-        let ground = Ground { device6, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
+        let ground = Ground { device6, taken, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
         let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
         let goal = Goal::new(ground, cluster, &seen.nexthops);
         spare::hold(&mut seen.ours, goal.skipped());
@@ -369,6 +371,7 @@ impl<K: Tunnels> Applier<K> {
             mtu,
             device: stays(device),
             device6: None,
+            taken: Taken::default(),
             wireguard: stays(wireguard).zip(self.identity.as_ref()).map(wg),
         }
     }

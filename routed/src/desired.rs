@@ -16,6 +16,7 @@ use ferrule_model::{
 };
 
 use crate::nodes::Node;
+use crate::taken::Taken;
 pub use crate::underlay::{Underlay, Uplink};
 use crate::wireguard::{self, Wg};
 
@@ -27,6 +28,9 @@ const LAST_RESORT: u32 = u32::MAX;
 const VXLAN_OVERHEAD: u32 = 50;
 /// What an IPv6 header has more than one of IPv4.
 const V6_OVERHEAD: u32 = 20;
+
+/// What to do about a pod CIDR that takes what is the machine's.
+const OTHER_CIDR: &str = "give it a pod CIDR outside of the nodes' own networks";
 
 /// Where a wanted route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +129,12 @@ pub enum Why {
     NoKey,
     /// This node, or one whose name comes before, claims some of the same.
     Clash,
+    /// One of its pod CIDRs holds the next hop of this node's default route.
+    Gateway(IpAddr),
+    /// One of them holds an address of this machine's.
+    OwnAddress(IpAddr),
+    /// One of them and the network that this node's uplink is connected to overlap.
+    Connected(IpNetwork),
 }
 
 impl fmt::Display for Skipped {
@@ -158,6 +168,15 @@ impl fmt::Display for Skipped {
                 "its WireGuard key is not known; it is published by the node's own routed, or stands as `wireguard_key` in \
                  the nodes file (`routed wireguard-key` prints it there)",
             ),
+            Why::Gateway(gateway) => {
+                write!(f, "its pod CIDR holds {gateway}, the gateway of this machine's default route; {OTHER_CIDR}")
+            }
+            Why::OwnAddress(address) => {
+                write!(f, "its pod CIDR holds {address}, an address of this machine; {OTHER_CIDR}")
+            }
+            Why::Connected(network) => {
+                write!(f, "its pod CIDR overlaps {network}, the network of this machine's link to the nodes; {OTHER_CIDR}")
+            }
             Why::Clash => f.write_str(
                 "another node has the same pod CIDR, address, VTEP MAC or WireGuard key, and comes first by its name; give each node \
                  its own",
@@ -282,6 +301,8 @@ pub struct Ground {
     pub wireguard: Option<Wg>,
     /// The same of the second one, where IPv6 has one of its own.
     pub device6: Option<Option<IfIndex>>,
+    /// What no pod CIDR may take.
+    pub taken: Taken,
 }
 
 impl Ground {
@@ -291,7 +312,8 @@ impl Ground {
         others.clone().for_each(|node| self.pieces(node, &mut all));
         let mut wanted = self.own_part();
         all.routes.extend(std::mem::take(&mut wanted.routes));
-        if let Some(all) = all.distinct() {
+        if let Some(mut all) = all.distinct() {
+            all.skipped.append(&mut wanted.skipped);
             return Wanted { addresses: wanted.addresses, ..all };
         }
         wanted = self.own_part();
@@ -305,6 +327,10 @@ impl Ground {
         let mut wanted = Wanted::default();
         // A packet to an address that no pod has must not leave by the default route and come back.
         for cidr in &self.own.pod_cidrs {
+            if let Some(why) = self.taken.clash([cidr].into_iter()) {
+                wanted.skipped.push(Skipped { node: self.own.name.clone(), cidrs: vec![*cidr], why });
+                continue;
+            }
             let key = RouteKey { metric: LAST_RESORT, ..RouteKey::main(*cidr) };
             wanted.routes.insert(key, Target::Unreachable);
         }
@@ -329,6 +355,10 @@ impl Ground {
 
     /// The same, piece by piece.
     fn pieces(&self, node: &Node, pieces: &mut Pieces) {
+        if let Some(why) = self.taken.clash(node.pod_cidrs.iter()) {
+            let (node, cidrs) = (node.name.clone(), node.pod_cidrs.clone());
+            return pieces.skipped.push(Skipped { node, cidrs, why });
+        }
         let first = pieces.routes.len();
         for family in Family::BOTH {
             let Some(vtep) = node.vtep(family) else { continue };

@@ -49,6 +49,7 @@ pub mod run;
 pub mod source;
 mod spare;
 pub mod sysctl;
+pub mod taken;
 pub mod tell;
 pub mod underlay;
 pub mod window;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ferrule_config::Routing;
 use ferrule_model::{
-    Family, IfIndex, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route, RouteKey,
-    is_host_veth,
+    Family, IfIndex, IfName, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route,
+    RouteKey, is_host_veth,
 };
 use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
 
@@ -12,6 +13,7 @@ use crate::desired::{Underlay, Uplink};
 use crate::nodes::Cluster;
 use crate::objects::Objects;
 use crate::owner;
+use crate::taken::Taken;
 
 /// So many other nodes at most are asked for the way to, one after another through the whole list.
 const ASKED: usize = 32;
@@ -50,22 +52,26 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
 }
 
 /// The links that hold the addresses of this node. Of several with one address it is one that works, and of several that work
-/// the one by which the other nodes are reached. Pods' links and `device` are not looked at.
+/// the one by which the other nodes are reached. Pods' links and `device` are not looked at. And what of the machine's own no pod CIDR
+/// may take; what our devices have is none of it.
 ///
 /// # Errors
 /// The kernel cannot be read.
 pub fn underlay<K: Kernel>(
     kernel: &mut K,
     cluster: &Cluster,
-    device: Option<IfIndex>,
+    (routing, device): (&Routing, Option<IfIndex>),
     links: &Links,
-) -> Result<Underlay, Error> {
-    let mut found = Vec::new();
+) -> Result<(Underlay, Taken), Error> {
+    let (mut found, mut addresses) = (Vec::new(), Vec::new());
     let candidates =
         links.values().filter(|link| Some(link.index) != device && !is_host_veth(link.name.as_str()));
     for link in candidates {
         for key in kernel.addresses(link.index)?.into_keys() {
             let address = key.prefix.ip();
+            if !is_ours(routing, &link.name) {
+                addresses.push(address);
+            }
             if cluster.own.address(Family::of(address)) != Some(address) {
                 continue;
             }
@@ -90,7 +96,18 @@ pub fn underlay<K: Kernel>(
             underlay.offer(Uplink { mtu, ..uplink });
         }
     }
-    Ok(underlay)
+    let mut gateways = Vec::new();
+    for far in FAR {
+        gateways.extend(kernel.way_to(far)?.and_then(|path| path.gateway));
+    }
+    let taken = Taken::new(gateways, addresses.into_iter(), &cluster.own.pod_cidrs, &underlay);
+    Ok((underlay, taken))
+}
+
+/// The name is that of one of our devices.
+fn is_ours(routing: &Routing, name: &IfName) -> bool {
+    let (vxlan, wireguard) = (&routing.vxlan, &routing.wireguard);
+    *name == vxlan.device || Some(name) == vxlan.device6.as_ref() || *name == wireguard.device
 }
 
 /// A link that has addresses, and that no packet leaves the node by.
@@ -114,11 +131,11 @@ fn ways<'a, K: Kernel>(
     let far = FAR.into_iter().filter(|far| Family::of(*far) == family);
     let mut ways = BTreeSet::new();
     for dst in nodes {
-        ways.extend(kernel.way_to(dst)?);
+        ways.extend(kernel.way_to(dst)?.map(|path| path.link));
     }
     if ways.is_empty() {
         for dst in far {
-            ways.extend(kernel.way_to(dst)?);
+            ways.extend(kernel.way_to(dst)?.map(|path| path.link));
         }
     }
     Ok(ways.iter().filter_map(|way| links.get(way)).filter(|link| !only_holds(link)).collect())

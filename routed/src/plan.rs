@@ -224,7 +224,7 @@ impl<K: Kernel> Kernel for Noting<K> {
         self.kernel.route_match(dst)
     }
 
-    fn way_to(&mut self, dst: IpAddr) -> Result<Option<IfIndex>, Error> {
+    fn way_to(&mut self, dst: IpAddr) -> Result<Option<ferrule_netlink::Path>, Error> {
         self.kernel.way_to(dst)
     }
 

@@ -4,7 +4,8 @@
 //! with a pod CIDR that holds a node's address or an address of Services: its routes would take the way of the nodes
 //! themselves. Of those that claim one address, MAC, key or overlapping pod CIDRs, this node comes first, then who is ready,
 //! then who is newer, then who comes first by name. So all nodes but the two decide alike, in whatever order they hear
-//! of it. What only this machine can know (its own links) is looked at in [`crate::desired`].
+//! of it. What only this machine can know (its own links) is in [`crate::taken`], and
+//! [`crate::desired`] leaves out by it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};

@@ -209,3 +209,38 @@ fn of_two_links_that_work_the_uplink_is_the_one_with_the_route_to_the_others() {
         assert!(within(PATIENCE, || by(link)).is_some(), "{link}\n{}", daemon.log());
     }
 }
+
+#[test]
+fn a_pod_cidr_that_takes_what_is_the_machines_is_left_out_by_name() {
+    let node = Node::new("native");
+    node.ip("addr add 198.51.100.9/24 dev eth0");
+    node.ip("route add default via 198.51.100.1");
+    node.ip("link add docker0 type veth peer name docker0-wire");
+    node.ip("addr add 172.17.0.1/16 dev docker0");
+    let entry = |number: u8, cidr: &str| {
+        format!("[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\npod_cidrs = [\"{cidr}\"]\n")
+    };
+    let clashing = [(3, "192.0.2.64/26"), (4, "198.51.100.0/29"), (5, "172.17.0.0/24")];
+    let text = [(1, "10.244.1.0/24"), (2, "10.244.2.0/24")].iter().chain(&clashing);
+    node.write_nodes_text(&text.map(|(number, cidr)| entry(*number, cidr)).collect::<String>());
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    assert!(has_route(&node, 2));
+    for (number, reason) in [
+        (3, "overlaps 192.0.2.0/24, the network of this machine's link"),
+        (4, "holds 198.51.100.1, the gateway"),
+        (5, "holds 172.17.0.1, an address of this machine"),
+    ] {
+        let cidr = clashing[number - 3].1;
+        daemon.wait_for_log(&format!("no route to {cidr} of node n{number}: its pod CIDR {reason}"));
+        assert_eq!(node.ip(&format!("route show {cidr}")), "");
+    }
+    drop(daemon);
+
+    // This node's own: nothing of its network is cut off.
+    node.write_nodes_text(&(entry(1, "192.0.2.64/26") + &entry(2, "10.244.2.0/24")));
+    let daemon = node.start();
+    daemon.wait_for_log("no route to 192.0.2.64/26 of node n1: its pod CIDR overlaps 192.0.2.0/24");
+    assert!(within(PATIENCE, || has_route(&node, 2)).is_some(), "{}", daemon.log());
+    assert_eq!(node.ip("route show 192.0.2.64/26"), "");
+}

@@ -43,6 +43,7 @@ fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Opt
         mtu: 1450,
         device,
         device6: None,
+        taken: Taken::default(),
         wireguard: None,
     };
     ground.objects(cluster.others.values().map(AsRef::as_ref))
@@ -119,6 +120,7 @@ fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
     let ground = |underlay: Underlay| Ground {
         mtu: 1430,
         wireguard: None,
+        taken: Taken::default(),
         backend: Backend::Vxlan,
         own: node("a", 1),
         underlay,
@@ -232,6 +234,7 @@ fn a_tunnel_too_small_for_ipv6_carries_ipv4_and_names_what_is_left_out() {
         mtu: 1250,
         device: Some(DEVICE),
         device6: None,
+        taken: Taken::default(),
         wireguard: None,
     };
     let cluster = cluster();

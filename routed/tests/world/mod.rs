@@ -82,7 +82,7 @@ impl<K: Kernel> Kernel for Watched<K> {
     fn route_match(&mut self, dst: IpAddr) -> Result<Option<(RouteKey, Route)>, Error> {
         self.kernel.route_match(dst)
     }
-    fn way_to(&mut self, dst: IpAddr) -> Result<Option<IfIndex>, Error> {
+    fn way_to(&mut self, dst: IpAddr) -> Result<Option<ferrule_netlink::Path>, Error> {
         self.kernel.way_to(dst)
     }
     fn neighbour(&mut self, key: NeighbourKey) -> Result<Option<Neighbour>, Error> {

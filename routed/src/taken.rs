@@ -1,0 +1,90 @@
+//! What this machine has itself, and no pod CIDR may take: pure. A route to such a network would take the way of the node's
+//! own packets. What nodes say of each other is looked at in [`crate::roll`].
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ferrule_model::{IpNetwork, ordinal};
+
+use crate::desired::{Underlay, Why};
+
+/// Addresses and networks that are no pod's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// The next hops of the default routes.
+    gateways: Vec<IpAddr>,
+    /// The machine's own addresses outside of its pods' networks.
+    addresses: BTreeMap<(bool, u128), IpAddr>,
+    /// The networks that the uplinks are connected to.
+    networks: Vec<IpNetwork>,
+}
+
+impl Taken {
+    /// What is taken where these are the gateways, the machine's addresses, its pods' networks and its uplinks.
+    pub fn new(
+        gateways: Vec<IpAddr>,
+        addresses: impl Iterator<Item = IpAddr>,
+        pods: &[IpNetwork],
+        underlay: &Underlay,
+    ) -> Self {
+        let is_pods = |address: &IpAddr| pods.iter().any(|cidr| cidr.contains(*address));
+        let addresses = addresses.filter(|address| !is_pods(address));
+        let addresses = addresses.map(|address| (ordinal(address), address)).collect();
+        let connected = underlay.all().filter_map(|uplink| {
+            let network = IpNetwork::new(uplink.address, uplink.prefix_len).ok()?;
+            IpNetwork::new(network.network(), network.prefix()).ok()
+        });
+        Self { gateways, addresses, networks: connected.collect() }
+    }
+
+    /// Why these pod CIDRs, one of them at least, cannot be a node's.
+    pub fn clash<'a>(&self, mut cidrs: impl Iterator<Item = &'a IpNetwork>) -> Option<Why> {
+        cidrs.find_map(|cidr| {
+            if let Some(gateway) = self.gateways.iter().find(|gateway| cidr.contains(**gateway)) {
+                return Some(Why::Gateway(*gateway));
+            }
+            let range = ordinal(cidr.network())..=ordinal(last(cidr));
+            if let Some((_, address)) = self.addresses.range(range).next() {
+                return Some(Why::OwnAddress(*address));
+            }
+            let overlaps =
+                |network: &&IpNetwork| network.contains(cidr.network()) || cidr.contains(network.network());
+            self.networks.iter().find(overlaps).map(|network| Why::Connected(*network))
+        })
+    }
+}
+
+/// The last address of a network.
+fn last(network: &IpNetwork) -> IpAddr {
+    match network {
+        IpNetwork::V4(network) => network.broadcast().into(),
+        IpNetwork::V6(network) => network.broadcast().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::Uplink;
+    use ferrule_model::IfIndex;
+
+    #[test]
+    fn what_is_the_machines_own_is_no_nodes_pods() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let uplink = Uplink { link: IfIndex(2), address, prefix_len: 24, mtu: 1500, usable: true };
+        let underlay = Underlay { v4: Some(uplink), v6: None };
+        let addresses =
+            ["192.0.2.1", "10.244.1.1", "172.17.0.1", "fd00:17::1"].map(|text| text.parse().unwrap());
+        let pods = ["10.244.1.0/24".parse().unwrap()];
+        let gateway: IpAddr = "198.51.100.1".parse().unwrap();
+        let taken = Taken::new(vec![gateway], addresses.into_iter(), &pods, &underlay);
+        let why = |cidr: &str| taken.clash([cidr.parse().unwrap()].iter());
+        assert_eq!(why("10.244.1.0/24"), None, "gateways of pods are on the links of pods");
+        assert_eq!(why("10.244.2.0/24"), None);
+        assert_eq!(why("198.51.100.0/24"), Some(Why::Gateway(gateway)));
+        assert_eq!(why("172.17.0.0/24"), Some(Why::OwnAddress("172.17.0.1".parse().unwrap())));
+        assert_eq!(why("fd00:17::/64"), Some(Why::OwnAddress("fd00:17::1".parse().unwrap())));
+        assert_eq!(why("192.0.0.0/16"), Some(Why::OwnAddress(address)));
+        assert_eq!(why("192.0.2.64/26"), Some(Why::Connected("192.0.2.0/24".parse().unwrap())));
+    }
+}
