@@ -86,11 +86,16 @@ fn identity(config: &Config) -> Result<(Option<Identity>, bool), RunError> {
 /// The cluster, once the source tells of this node.
 async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluster, RunError> {
     let is_file = config.routing.source == SourceKind::File;
+    let none = || RunError::NoNodes { name: name.to_owned(), origin: origin(&config.routing).0 };
     if is_file {
         // It is there and good, or it is not: nobody writes a better one while somebody waits for a plan.
         let path = &config.routing.file.path;
         let good = EditedNodes::read(path).and_then(|text| EditedNodes::parse(text, path));
-        good.map_err(RunError::NodesFile)?;
+        let good = good.map_err(RunError::NodesFile)?;
+        // One line says so, and the table of nodes would have said another: that it waits.
+        if !good.nodes().is_empty() && good.nodes().iter().all(|node| node.name != name) {
+            return Err(none());
+        }
     }
     let mut source = AnySource::reading(config, name, runtime_dir);
     let mut table = Table::new(name, config.clone(), Notifier);
@@ -105,7 +110,6 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
         }
     };
     let wait = if is_file { FILE_WAIT } else { SERVER_WAIT };
-    let none = || RunError::NoNodes { name: name.to_owned(), origin: origin(&config.routing).0 };
     tokio::time::timeout(wait, told).await.ok().flatten().ok_or_else(none)
 }
 
