@@ -6,9 +6,16 @@
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
+
+/// How long one that ends may still have the name: a program that it was about to start, nft for instance, holds its files for a
+/// moment longer than itself. Whoever starts it anew does not wait for that.
+const LEAVING: Duration = Duration::from_secs(2);
+/// Nobody tells when the name is free.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The right to be the one daemon of this name here, until it is dropped or its process dies.
 #[derive(Debug)]
@@ -34,6 +41,16 @@ impl Alone {
     /// # Errors
     /// [`NotAlone`].
     pub fn be(daemon: &'static str) -> Result<Self, NotAlone> {
+        let until = Instant::now() + LEAVING;
+        loop {
+            match Self::try_be(daemon) {
+                Err(_) if Instant::now() < until => std::thread::sleep(AGAIN),
+                done => return done,
+            }
+        }
+    }
+
+    fn try_be(daemon: &'static str) -> Result<Self, NotAlone> {
         match bind(daemon) {
             Ok(held) => return Ok(Self { _held: Some(held) }),
             Err(error) if error.kind() != ErrorKind::AddrInUse => {
