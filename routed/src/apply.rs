@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, Link, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Link, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Tunnels};
@@ -61,6 +61,8 @@ pub enum PassError {
 pub struct Applier<K> {
     kernel: K,
     routing: Routing,
+    /// The networks that an operator has given to pods.
+    given: Vec<IpNetwork>,
     /// Who this node is to WireGuard; needed where there is to be a device.
     identity: Option<Identity>,
     backoff: Backoff,
@@ -112,7 +114,13 @@ struct Walked {
 impl<K: Tunnels> Applier<K> {
     /// An applier that knows nothing yet of the kernel.
     pub fn new(kernel: K, routing: Routing) -> Self {
-        Self { kernel, routing, identity: None, backoff: Backoff::default(), left: None }
+        Self { kernel, routing, given: Vec::new(), identity: None, backoff: Backoff::default(), left: None }
+    }
+
+    /// The same where an operator has given these networks to pods.
+    #[must_use]
+    pub fn with_given(self, given: &[IpNetwork]) -> Self {
+        Self { given: given.to_vec(), ..self }
     }
 
     /// The same with what WireGuard needs.
@@ -235,8 +243,7 @@ impl<K: Tunnels> Applier<K> {
         let peers = std::mem::take(&mut seen.peers);
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), wireguard::epoch_s());
         let (own, links) = (&ground.own, &seen.links);
-        let not_looked_at = device::find(links, settings, own.vtep_mac).map(|link| link.index);
-        let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, not_looked_at), links)?;
+        let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, &self.given), links)?;
         if underlay != ground.underlay || taken != ground.taken || !seen.is(known) {
             return Ok(None);
         }
@@ -270,9 +277,8 @@ impl<K: Tunnels> Applier<K> {
         let links = observe::links(&mut self.kernel)?;
         let settings = &self.routing.vxlan.clone();
         let own = &cluster.own;
-        let not_looked_at = device::find(&links, settings, own.vtep_mac).map(|link| link.index);
         let (underlay, taken) =
-            observe::underlay(&mut self.kernel, cluster, (&self.routing, not_looked_at), &links)?;
+            observe::underlay(&mut self.kernel, cluster, (&self.routing, &self.given), &links)?;
         let mut report = self.begin(own, &underlay, &links)?;
         let mtu = report.mtu;
         let spec = desired::device(&self.routing, own, &underlay);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_config::Routing;
 use ferrule_model::{
-    Family, IfIndex, IfName, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState, Route,
-    RouteKey, is_host_veth,
+    Family, IfIndex, IfName, IpNetwork, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState,
+    Route, RouteKey, is_host_veth,
 };
 use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
 
 use crate::desired::{Underlay, Uplink};
+use crate::device;
 use crate::nodes::Cluster;
 use crate::objects::Objects;
 use crate::owner;
@@ -52,7 +53,7 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
 }
 
 /// The links that hold the addresses of this node. Of several with one address it is one that works, and of several that work
-/// the one by which the other nodes are reached. Pods' links and `device` are not looked at. And what of the machine's own no pod CIDR
+/// the one by which the other nodes are reached. Pods' links and our device are not looked at. And what of the machine's own no pod CIDR
 /// may take; what our devices have is none of it.
 ///
 /// # Errors
@@ -60,9 +61,10 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
 pub fn underlay<K: Kernel>(
     kernel: &mut K,
     cluster: &Cluster,
-    (routing, device): (&Routing, Option<IfIndex>),
+    (routing, given): (&Routing, &[IpNetwork]),
     links: &Links,
 ) -> Result<(Underlay, Taken), Error> {
+    let device = device::find(links, &routing.vxlan, cluster.own.vtep_mac).map(|link| link.index);
     let (mut found, mut addresses) = (Vec::new(), Vec::new());
     let candidates =
         links.values().filter(|link| Some(link.index) != device && !is_host_veth(link.name.as_str()));
@@ -101,7 +103,7 @@ pub fn underlay<K: Kernel>(
         gateways.extend(kernel.way_to(far)?.and_then(|path| path.gateway));
     }
     let taken = Taken::new(gateways, addresses.into_iter(), &cluster.own.pod_cidrs, &underlay);
-    Ok((underlay, taken))
+    Ok((underlay, taken.with_given(given)))
 }
 
 /// The name is that of one of our devices.

@@ -47,8 +47,9 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     let cluster =
         runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name, &args.runtime_dir))?;
     let (identity, is_new) = identity(&config)?;
-    let mut applier =
-        Applier::new(Noting::new(Netlink::open()?), config.routing.clone()).with_identity(identity);
+    let mut applier = Applier::new(Noting::new(Netlink::open()?), config.routing.clone())
+        .with_given(&config.cluster.pod_cidrs)
+        .with_identity(identity);
     let report = applier.pass(&cluster, Instant::now())?;
     let mut lines = applier.kernel().lines()?;
     if is_new {

@@ -136,7 +136,9 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let (inbox, messages) = mpsc::channel();
     let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone())?;
     let outlook = Arc::new(Outlook::default());
-    let applier = Applier::new(kernel, config.routing.clone()).with_identity(identity);
+    let applier = Applier::new(kernel, config.routing.clone())
+        .with_given(&config.cluster.pod_cidrs)
+        .with_identity(identity);
     let pods = keep::start(
         Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open)), runtime_dir),
         inbox.clone(),

@@ -17,6 +17,8 @@ pub struct Taken {
     addresses: BTreeMap<(bool, u128), IpAddr>,
     /// The networks that the uplinks are connected to.
     networks: Vec<IpNetwork>,
+    /// What an operator has given to pods.
+    given: Vec<IpNetwork>,
 }
 
 impl Taken {
@@ -34,7 +36,14 @@ impl Taken {
             let network = IpNetwork::new(uplink.address, uplink.prefix_len).ok()?;
             IpNetwork::new(network.network(), network.prefix()).ok()
         });
-        Self { gateways, addresses, networks: connected.collect() }
+        Self { gateways, addresses, networks: connected.collect(), given: Vec::new() }
+    }
+
+    /// The same where an operator has given these networks to pods: then no host of a larger network that the uplink is
+    /// connected to, as 10.0.0.0/8, is in them. Gateways and addresses that are seen there count all the same.
+    #[must_use]
+    pub fn with_given(self, given: &[IpNetwork]) -> Self {
+        Self { given: given.to_vec(), ..self }
     }
 
     /// Why these pod CIDRs, one of them at least, cannot be a node's.
@@ -49,7 +58,12 @@ impl Taken {
             }
             let overlaps =
                 |network: &&IpNetwork| network.contains(cidr.network()) || cidr.contains(network.network());
-            self.networks.iter().find(overlaps).map(|network| Why::Connected(*network))
+            let is_given = self
+                .given
+                .iter()
+                .any(|given| given.contains(cidr.network()) && given.prefix() <= cidr.prefix());
+            let connected = self.networks.iter().find(overlaps).filter(|_| !is_given);
+            connected.map(|network| Why::Connected(*network))
         })
     }
 }
@@ -86,5 +100,11 @@ mod tests {
         assert_eq!(why("fd00:17::/64"), Some(Why::OwnAddress("fd00:17::1".parse().unwrap())));
         assert_eq!(why("192.0.0.0/16"), Some(Why::OwnAddress(address)));
         assert_eq!(why("192.0.2.64/26"), Some(Why::Connected("192.0.2.0/24".parse().unwrap())));
+        let taken =
+            taken.clone().with_given(&["192.0.2.64/26".parse().unwrap(), "198.51.100.0/24".parse().unwrap()]);
+        let why = |cidr: &str| taken.clash([cidr.parse().unwrap()].iter());
+        assert_eq!(why("192.0.2.64/27"), None, "an operator has given it to pods");
+        assert_eq!(why("192.0.2.128/27"), Some(Why::Connected("192.0.2.0/24".parse().unwrap())));
+        assert_eq!(why("198.51.100.0/25"), Some(Why::Gateway(gateway)), "that is seen, whatever is given");
     }
 }
