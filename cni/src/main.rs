@@ -2,9 +2,7 @@
 //! answers. Nothing else ever goes to standard output.
 #![no_main]
 
-use std::fs::File;
-use std::io::{Write, stderr, stdin, stdout};
-use std::os::fd::AsFd;
+use std::io::{self, Write, stderr, stdin, stdout};
 use std::path::Path;
 
 use ferrule_cni::{Answer, Face, RealNode, serve};
@@ -13,9 +11,7 @@ ferrule_netlink::start!(plugin);
 
 /// Gives the exit status.
 fn plugin() -> u8 {
-    // A file of its own: the library's standard output takes a failure for success where it cannot be written at all.
-    let Ok(own) = stdout().as_fd().try_clone_to_owned() else { return 1 };
-    let mut output = File::from(own);
+    let mut output = Output;
     let variable = |name: &str| std::env::var_os(name);
     let Answer { stdout: result, log, ok } = serve(face(), variable, stdin().lock(), &mut output, &RealNode);
     // One write each, so that lines of plugins running at the same time do not mix. A log that nobody reads is no
@@ -24,6 +20,19 @@ fn plugin() -> u8 {
         let _ = stderr().write_all(line.as_bytes());
     }
     u8::from(output.write_all(&result).is_err() || !ok)
+}
+
+/// Standard output as the kernel has it: the library's takes a failure for success where it cannot be written at all.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(nix::unistd::write(stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The name it was called by decides.
