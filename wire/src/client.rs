@@ -108,16 +108,20 @@ impl Client {
     /// # Errors
     /// The last [`ClientError::Connect`] once the deadline has passed; other errors at once.
     pub fn connect_wait(path: &Path, deadline: Instant) -> Result<Self, ClientError> {
+        let mut last = None;
         loop {
-            let error = match Self::connect(path, deadline) {
-                Ok(client) => return Ok(client),
-                Err(error) => error,
+            let error = match (Self::connect(path, deadline), last.take()) {
+                (Ok(client), _) => return Ok(client),
+                // The sleep before was longer than asked for. What was seen until then says more.
+                (Err(ClientError::Deadline { .. }), Some(last)) => return Err(last),
+                (Err(error), _) => error,
             };
             let ClientError::Connect { source, .. } = &error else { return Err(error) };
             let absent = matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
             if !absent || deadline.saturating_duration_since(Instant::now()) <= LOOK_INTERVAL {
                 return Err(error);
             }
+            last = Some(error);
             sleep(LOOK_INTERVAL);
         }
     }
