@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 use ferrule_daemon::CommonArgs;
 
-use crate::tell::Form;
+use crate::show::tell::Form;
 
 /// What stands below the options in `--help`.
 const MORE: &str = "\

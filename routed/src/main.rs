@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use ferrule_daemon::{AskError, start_logging};
 use routed::cli::{Cli, Command};
-use routed::{plan, run, tell};
+use routed::pass::plan;
+use routed::run;
+use routed::show::tell;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

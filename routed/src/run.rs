@@ -16,19 +16,19 @@ use ferrule_netlink::{Netlink, Port};
 use tokio::sync::{oneshot, watch};
 
 use crate::again;
-use crate::apply::{Applier, PassError};
+use crate::decide::nodes::{Cluster, NodeUpdate, Nodes, OwnNode};
+use crate::decide::report::{LINES, log_lines};
+use crate::host::keeper;
 use crate::host::{CleanError, Host};
 use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
-use crate::keeper;
-use crate::nodes::{Cluster, NodeUpdate, Nodes, OwnNode};
-use crate::outlook::Outlook;
-use crate::report::{LINES, log_lines};
+use crate::pass::apply::{Applier, PassError};
+use crate::pass::wireguard::Identity;
+use crate::pass::wireguard::key::KeyError;
+use crate::pass::worker::{Message, Status, Worker};
+use crate::show::outlook::Outlook;
+use crate::show::window::{Ask, Known, Window};
 use crate::source::{AnySource, NodeEvent, Source, origin};
-use crate::window::{Ask, Known, Window};
-use crate::wireguard::Identity;
-use crate::wireguard::key::KeyError;
-use crate::worker::{Message, Status, Worker};
 
 /// What the socket and its lock are called after.
 pub const PROGRAM: &str = "routed";

@@ -19,8 +19,8 @@ use ferrule_netlink::wake::NexthopEvent;
 use nix::errno::Errno;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use routed::apply::Applier;
-use routed::nodes::Cluster;
+use routed::decide::nodes::Cluster;
+use routed::pass::apply::Applier;
 use world::{Watched, Way, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle};
 
 /// What another program does on the node.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, NodeFile};
 use nix::sys::signal::Signal;
-use routed::nodes::{Node, Nodes};
+use routed::decide::nodes::{Node, Nodes};
 use routed::source::{EtcdSource, NodeEvent, Source};
 use server::{Etcd, flannels};
 

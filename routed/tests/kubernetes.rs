@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use api_server::{ApiServer, Streaming, node};
-use routed::nodes::{Node, Nodes};
+use routed::decide::nodes::{Node, Nodes};
 use routed::source::{KubernetesSource, NodeEvent, Source};
 use serde_json::json;
 

@@ -18,8 +18,8 @@ use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::{Kernel, Netlink};
 use nix::errno::Errno;
 use proptest::prelude::*;
-use routed::apply::Applier;
-use routed::nodes::{Cluster, Node};
+use routed::decide::nodes::{Cluster, Node};
+use routed::pass::apply::Applier;
 use world::{Watched, changes, clusters, essence};
 
 /// A node's machine: an underlay link with both addresses.
@@ -72,7 +72,7 @@ impl Machine {
         for link in kernel.links().unwrap() {
             let index = link.index;
             if matches!(link.kind, LinkKind::Vxlan(_)) {
-                let ours = |key: &AddressKey| routed::owner::is_our_address(key);
+                let ours = |key: &AddressKey| routed::decide::owner::is_our_address(key);
                 state
                     .addresses
                     .extend(kernel.addresses(index).unwrap().into_iter().filter(|(key, _)| ours(key)));

@@ -120,7 +120,7 @@ fn a_configured_mtu_above_the_links_is_the_links_with_a_warning() {
         daemon.wait_until_ready();
         assert_eq!(node_file(&node).map(|file| file.mtu), Some(found));
         daemon.wait_for_log(&format!(
-            "WARN routed::worker: [routing] mtu = 9000 is more than the {found} bytes"
+            "WARN routed::pass::worker: [routing] mtu = 9000 is more than the {found} bytes"
         ));
     }
 }

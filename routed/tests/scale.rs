@@ -12,8 +12,8 @@ use ferrule_config::Routing;
 use ferrule_model::{Address, AddressKey, IfIndex, IfName, LinkChange, Mac, Op, VethSpec, vtep_mac};
 use ferrule_netlink::fake::{FakeKernel, FakeWorld};
 use ferrule_netlink::{Kernel, Netlink, Tunnels, netns};
-use routed::apply::Applier;
-use routed::nodes::{Cluster, Node, NodeChange};
+use routed::decide::nodes::{Cluster, Node, NodeChange};
+use routed::pass::apply::Applier;
 use world::machine;
 
 const NODES: u16 = 5_000;

@@ -14,7 +14,7 @@ use ferrule_netlink::Kernel;
 use ferrule_netlink::fake::FakeWorld;
 use nix::errno::Errno;
 use proptest::prelude::*;
-use routed::nodes::{Cluster, Node};
+use routed::decide::nodes::{Cluster, Node};
 use world::{
     Way, applier, backend, changes, cluster, essence, faults, machine, scratch, settle, strict_applier,
     two_nodes, working,

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::{AddressKey, FdbKey, IfIndex, NeighbourKey, Op, PeerKey, RouteKey};
 
-use crate::objects::{Keys, Objects};
+use crate::decide::objects::{Keys, Objects};
 
 /// The first wait after a refusal.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest: that of the full comparison, which looks at everything anyway.
-const LONGEST: Duration = crate::worker::FULL_DIFF;
+const LONGEST: Duration = crate::pass::worker::FULL_DIFF;
 
 /// One of our devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use ferrule_netlink::events::Caller;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 
-use crate::observe::Links;
+use crate::pass::observe::Links;
 
 /// The masquerade table, among the other objects.
 const TABLE: &str = "table";

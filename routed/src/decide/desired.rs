@@ -1,7 +1,7 @@
 //! What there should be in the kernel, worked out from the configuration, the nodes and the underlay: pure.
 //!
 //! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
-//! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::nexthops`].
+//! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::decide::nexthops`].
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -15,10 +15,10 @@ use ferrule_model::{
     Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix, ordinal,
 };
 
-use crate::nodes::Node;
-use crate::taken::Taken;
-pub use crate::underlay::{Underlay, Uplink};
-use crate::wireguard::{self, Wg};
+use crate::decide::nodes::Node;
+use crate::decide::taken::Taken;
+pub use crate::decide::underlay::{Underlay, Uplink};
+use crate::pass::wireguard::{self, Wg};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
 /// network, of metric 0 in IPv4, which must win whoever was first.

@@ -4,10 +4,10 @@
 use ferrule_model::{Change, IfIndex, IfName, Link, PROTOCOL, RouteKey, VxlanSpec, is_host_veth};
 use ferrule_netlink::monitor::Event;
 
-use crate::nodes::Node;
-use crate::objects::Objects;
-use crate::observe::{self, Links};
-use crate::owner;
+use crate::decide::nodes::Node;
+use crate::decide::objects::Objects;
+use crate::decide::owner;
+use crate::pass::observe::{self, Links};
 use ferrule_netlink::wake::NexthopEvent;
 
 /// What we believe is in the kernel.

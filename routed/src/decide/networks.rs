@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ferrule_model::{IpNetwork, family};
 
-use crate::nodes::Cluster;
+use crate::decide::nodes::Cluster;
 
 /// The networks of all pods: the configured ones, or those of all known nodes.
 pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwork> {
@@ -59,7 +59,7 @@ fn is_other(network: &IpNetwork, address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nodes::Node;
+    use crate::decide::nodes::Node;
     use ferrule_model::vtep_mac;
     use proptest::prelude::*;
 

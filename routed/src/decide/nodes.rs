@@ -1,6 +1,6 @@
 //! The table of the cluster's nodes: pure. Snapshots and changes come in from a source; what has really changed goes out.
 //!
-//! What the nodes mean for the kernel is decided in [`crate::desired`].
+//! What the nodes mean for the kernel is decided in [`crate::decide::desired`].
 
 use std::collections::BTreeMap;
 use std::fmt;

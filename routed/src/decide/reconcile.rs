@@ -17,8 +17,8 @@ use ferrule_model::{
 };
 use ferrule_netlink::Refusal;
 
-use crate::backoff::{Backoff, Key};
-use crate::objects::{Keys, Objects};
+use crate::decide::backoff::{Backoff, Key};
+use crate::decide::objects::{Keys, Objects};
 
 /// The batches of a pass, in their order.
 const STAGES: [Stage; 13] = [

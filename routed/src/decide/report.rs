@@ -7,9 +7,9 @@ use ferrule_model::{Change, IfIndex, IfName, LinkChange, Nexthop, Op};
 use ferrule_netlink::Refusal;
 use nix::errno::Errno;
 
-use crate::desired::Skipped;
-use crate::objects::Objects;
-use crate::observe::Links;
+use crate::decide::desired::Skipped;
+use crate::decide::objects::Objects;
+use crate::pass::observe::Links;
 
 /// Lines of one kind that are logged before they are only counted.
 pub const LINES: usize = 8;

@@ -4,8 +4,8 @@
 //! with a pod CIDR that holds a node's address or an address of Services: its routes would take the way of the nodes
 //! themselves. Of those that claim one address, MAC, key or overlapping pod CIDRs, this node comes first, then who is ready,
 //! then who is newer, then who comes first by name. So all nodes but the two decide alike, in whatever order they hear
-//! of it. What only this machine can know (its own links) is in [`crate::taken`], and
-//! [`crate::desired`] leaves out by it.
+//! of it. What only this machine can know (its own links) is in [`crate::decide::taken`], and
+//! [`crate::decide::desired`] leaves out by it.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use ferrule_config::{Config, Tunnel};
 use ferrule_model::{Family, IpNetwork, Mac, WgKey, ordinal};
 
-use crate::nodes::{Node, NodeUpdate};
+use crate::decide::nodes::{Node, NodeUpdate};
 
 /// What decides between nodes that claim the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! What this machine has itself, and no pod CIDR may take: pure. A route to such a network would take the way of the node's
-//! own packets. What nodes say of each other is looked at in [`crate::roll`].
+//! own packets. What nodes say of each other is looked at in [`crate::decide::roll`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ferrule_model::{IpNetwork, ordinal};
 
-use crate::desired::{Underlay, Why};
+use crate::decide::desired::{Underlay, Why};
 
 /// Addresses and networks that are no pod's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,7 +79,7 @@ fn last(network: &IpNetwork) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::Uplink;
+    use crate::decide::desired::Uplink;
     use ferrule_model::IfIndex;
 
     #[test]

@@ -1,10 +1,10 @@
-//! The links that carry packets between the nodes, as they are now: pure. They are found by [`crate::observe`].
+//! The links that carry packets between the nodes, as they are now: pure. They are found by [`crate::pass::observe`].
 
 use std::net::IpAddr;
 
 use ferrule_model::{Family, IfIndex, IpNetwork};
 
-use crate::nodes::Node;
+use crate::decide::nodes::Node;
 
 /// The link that carries packets between the nodes in one family, as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

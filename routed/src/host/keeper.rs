@@ -1,7 +1,7 @@
 //! The thread on which the host's side is kept: nft and iptables are programs of their own, and with thousands of networks
 //! they take longer than all routes together. No route waits for them.
 //!
-//! What is to be kept is decided in [`crate::host`]; when, in [`crate::worker`].
+//! What is to be kept is decided in [`crate::host`]; when, in [`crate::pass::worker`].
 
 use std::io;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::decide::nodes::Cluster;
 use crate::host::Host;
-use crate::nodes::Cluster;
-use crate::worker::Status;
+use crate::pass::worker::Status;
 
 /// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
 const LOOK: Duration = Duration::from_millis(700);

@@ -13,7 +13,7 @@ use std::fmt::Write;
 
 use ferrule_model::{Family, IpNetwork, family, host_prefix};
 
-use crate::networks::in_order;
+use crate::decide::networks::in_order;
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_table_is_as_it_was_agreed() {
-        assert_eq!(example(), include_str!("../tests/golden/masquerade.nft"));
+        assert_eq!(example(), include_str!("../../tests/golden/masquerade.nft"));
     }
 
     /// Else it would be put back for ever.

@@ -1,4 +1,4 @@
-//! The masquerade table in the kernel, kept by nft: what it is to say is made in [`crate::masquerade`].
+//! The masquerade table in the kernel, kept by nft: what it is to say is made in [`crate::host::masquerade`].
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::nft::{self, NftError};
 use nix::errno::Errno;
 
-use crate::masquerade;
+use crate::host::masquerade;
 
 /// Keeps the table.
 #[derive(Debug, Default)]

@@ -14,11 +14,12 @@ use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
 use ferrule_netlink::sysctl::Watched;
 
-use crate::drift::Belief;
-use crate::nodes::{Cluster, Node};
-use crate::rules::Rules;
-use crate::sysctl::Setting;
-use crate::{forward, masquerade, networks, rules, sysctl};
+use crate::decide::drift::Belief;
+use crate::decide::networks;
+use crate::decide::nodes::{Cluster, Node};
+use crate::host::rules::Rules;
+use crate::host::sysctl::Setting;
+use crate::host::{forward, masquerade, rules, sysctl};
 
 /// What it means that there is no masquerade table, and how to do without.
 const WITHOUT_MASQUERADE: &str = "until then what pods send out of the cluster keeps their addresses, and nobody there can answer; \

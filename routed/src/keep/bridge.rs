@@ -7,7 +7,7 @@ use ferrule_model::{
 use ferrule_netlink::{Bridges, Error, sysctl};
 
 use super::repair::{Fix, of};
-use crate::report;
+use crate::decide::report;
 
 /// What there has to be.
 #[derive(Debug, Clone, Copy)]

@@ -17,9 +17,9 @@ use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
 use super::watch::{Settled, Suspects};
 use super::{bridge, limits};
-use crate::culprit::Culprits;
-use crate::report::{self, log_lines};
-use crate::worker::{FULL_DIFF, Message};
+use crate::decide::culprit::Culprits;
+use crate::decide::report::{self, log_lines};
+use crate::pass::worker::{FULL_DIFF, Message};
 
 /// What complaints are about that are about no single pod.
 const RECORDS: &str = "records";

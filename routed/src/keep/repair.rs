@@ -2,7 +2,7 @@
 
 use ferrule_model::{HostSide, Link, Neighbour, Op, Route, RouteKey, WayTo};
 
-use crate::report;
+use crate::decide::report;
 
 /// What there is of one address.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use ferrule_netlink::events::Caller;
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 
-use crate::culprit::Culprits;
-use crate::observe::Links;
+use crate::decide::culprit::Culprits;
+use crate::pass::observe::Links;
 
 /// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
 /// between two repairs of the same thing, in a fight with another program.

@@ -2,7 +2,7 @@
 //! different.
 //!
 //! A pass that reads ([`Applier::pass`]) compares everything. It is started by a change of this node, by an event that
-//! disagrees with what the last pass left ([`crate::drift`]), and by the clock. A change of other nodes
+//! disagrees with what the last pass left ([`crate::decide::drift`]), and by the clock. A change of other nodes
 //! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
 //! are not as they should be. All others are: that is what "observed" and "differing" keep.
 
@@ -16,21 +16,21 @@ use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Tunnels};
 use nix::errno::Errno;
 
-use crate::backoff::{Backoff, Which};
-use crate::desired::{self, Ground, Underlay};
-use crate::device::{self, Device};
-use crate::drift::{Belief, Concern, Second};
-use crate::goal::Goal;
-use crate::nodes::{Cluster, Node, NodeChange};
-use crate::objects::{Keys, Objects};
-use crate::observe::{self, Links};
-use crate::owner::{self, ForeignDevice};
-use crate::place::{Found, name_foreign, route_at};
-use crate::reconcile::Pass;
-use crate::report::{self, Report};
-use crate::spare;
-use crate::taken::Taken;
-use crate::wireguard::{self, Identity, Wg};
+use crate::decide::backoff::{Backoff, Which};
+use crate::decide::desired::{self, Ground, Underlay};
+use crate::decide::drift::{Belief, Concern, Second};
+use crate::decide::goal::Goal;
+use crate::decide::nodes::{Cluster, Node, NodeChange};
+use crate::decide::objects::{Keys, Objects};
+use crate::decide::owner::{self, ForeignDevice};
+use crate::decide::reconcile::Pass;
+use crate::decide::report::{self, Report};
+use crate::decide::taken::Taken;
+use crate::pass::device::{self, Device};
+use crate::pass::observe::{self, Links};
+use crate::pass::place::{Found, name_foreign, route_at};
+use crate::pass::spare;
+use crate::pass::wireguard::{self, Identity, Wg};
 
 mod devices;
 

@@ -1,17 +1,17 @@
-//! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::owner`].
+//! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::decide::owner`].
 
 use ferrule_config::Vxlan;
 use ferrule_model::{IfIndex, Link, LinkKind, Mac, Op, VxlanSpec};
 use ferrule_netlink::{Kernel, Refusal, Tunnels, kernel_release};
 use nix::errno::Errno;
 
-use crate::apply::PassError;
-use crate::holder;
-use crate::objects::Objects;
-use crate::observe::Links;
-use crate::offload;
-use crate::owner::{self, DeviceStep};
-use crate::report::{self, Report};
+use crate::decide::objects::Objects;
+use crate::decide::owner::{self, DeviceStep};
+use crate::decide::report::{self, Report};
+use crate::pass::apply::PassError;
+use crate::pass::holder;
+use crate::pass::observe::Links;
+use crate::pass::offload;
 
 /// The device, as far as a pass has come to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use ferrule_model::{
 };
 use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
 
-use crate::desired::{Underlay, Uplink};
-use crate::device;
-use crate::nodes::Cluster;
-use crate::objects::Objects;
-use crate::owner;
-use crate::taken::Taken;
+use crate::decide::desired::{Underlay, Uplink};
+use crate::decide::nodes::Cluster;
+use crate::decide::objects::Objects;
+use crate::decide::owner;
+use crate::decide::taken::Taken;
+use crate::pass::device;
 
 /// So many other nodes at most are asked for the way to, one after another through the whole list.
 const ASKED: usize = 32;

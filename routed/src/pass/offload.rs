@@ -8,7 +8,7 @@
 use ferrule_model::IfName;
 use ferrule_netlink::{Error, Tunnels};
 
-use crate::report::{self, Report};
+use crate::decide::report::{self, Report};
 
 /// The first kernel whose checksums are right.
 const RIGHT: (u32, u32) = (5, 8);

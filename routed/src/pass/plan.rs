@@ -18,16 +18,16 @@ use ferrule_model::{
 use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Tunnels};
 use nix::errno::Errno;
 
-use crate::apply::Applier;
+use crate::decide::nodes::Cluster;
+use crate::decide::objects::Objects;
+use crate::decide::report;
 use crate::host::Host;
-use crate::nodes::Cluster;
-use crate::objects::Objects;
-use crate::observe::Links;
-use crate::report;
+use crate::pass::apply::Applier;
+use crate::pass::observe::Links;
+use crate::pass::wireguard::Identity;
+use crate::pass::worker::Message;
 use crate::run::{RunError, Table, system};
 use crate::source::{AnySource, Source, origin};
-use crate::wireguard::Identity;
-use crate::worker::Message;
 
 /// How long the nodes may take: a file is read at once, an API server has to answer.
 const FILE_WAIT: Duration = Duration::from_secs(2);

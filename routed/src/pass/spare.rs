@@ -7,12 +7,12 @@ use std::time::Instant;
 use ferrule_model::{IfName, IpNetwork, Link, RouteKind, Via};
 use ferrule_netlink::{Error, Kernel};
 
-use crate::apply::PassError;
-use crate::backoff::{Backoff, Key, Which};
-use crate::desired::{Skipped, Why};
-use crate::device::Device;
-use crate::objects::Objects;
-use crate::report::Report;
+use crate::decide::backoff::{Backoff, Key, Which};
+use crate::decide::desired::{Skipped, Why};
+use crate::decide::objects::Objects;
+use crate::decide::report::Report;
+use crate::pass::apply::PassError;
+use crate::pass::device::Device;
 
 /// A device as far as it came; `name` is what it is called, `is_right` whether a link can be used as it in spite of what was refused.
 ///

@@ -16,13 +16,13 @@ use ferrule_netlink::wake::Wake;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
-use crate::apply::{Applier, PassError};
-use crate::culprit::Culprits;
+use crate::decide::culprit::Culprits;
+use crate::decide::nodes::{Cluster, NodeChange};
+use crate::decide::report::{Report, log_lines};
+use crate::host::keeper::{Ground, Job};
 use crate::keep::{self, Settled, Watch};
-use crate::keeper::{Ground, Job};
-use crate::nodes::{Cluster, NodeChange};
-use crate::outlook::{Outlook, View};
-use crate::report::{Report, log_lines};
+use crate::pass::apply::{Applier, PassError};
+use crate::show::outlook::{Outlook, View};
 
 /// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
 /// link) is found then at the latest.
@@ -347,7 +347,7 @@ impl<K: Tunnels> Worker<K> {
         let result = self.applier.update(cluster, changes, begin);
         self.ended(cluster, result, (begin.elapsed(), false));
         let concerns_host = |change: &NodeChange| {
-            let pods = |node: &Option<Arc<crate::nodes::Node>>| {
+            let pods = |node: &Option<Arc<crate::decide::nodes::Node>>| {
                 node.as_ref().map_or(Vec::new(), |node| node.pod_cidrs.clone())
             };
             pods(&change.before) != pods(&change.after)

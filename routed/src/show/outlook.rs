@@ -10,10 +10,10 @@ use ferrule_daemon::{Counter, Histogram};
 use ferrule_model::{IpNetwork, Mac, WgKey};
 use ferrule_wire::routed::{Kind, Objects};
 
-use crate::apply::Standing;
-use crate::backoff::{Key, Refused};
-use crate::nodes::{Cluster, Node};
-use crate::report::{Report, Tally};
+use crate::decide::backoff::{Key, Refused};
+use crate::decide::nodes::{Cluster, Node};
+use crate::decide::report::{Report, Tally};
+use crate::pass::apply::Standing;
 
 /// All kinds of objects, in the order in which they are told.
 pub const KINDS: [Kind; 7] =

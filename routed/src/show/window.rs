@@ -13,11 +13,11 @@ use ferrule_wire::{CallError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::nodes::Node;
-use crate::outlook::{KINDS, Outlook, View};
+use crate::decide::nodes::Node;
+use crate::pass::worker::Status;
 use crate::run;
+use crate::show::outlook::{KINDS, Outlook, View};
 use crate::source::origin;
-use crate::worker::Status;
 
 /// Nodes and failures in one message; a name has 253 bytes at most, a reason some hundreds.
 const PAGE: usize = 256;

@@ -6,8 +6,8 @@ use ferrule_config::{Config, ConfigError, Edit, EditedNodes};
 use ferrule_daemon::FileWatch;
 
 use super::{NodeEvent, Source};
-use crate::nodes::Node;
-use crate::roll::{Rank, Roll};
+use crate::decide::nodes::Node;
+use crate::decide::roll::{Rank, Roll};
 
 /// A watched nodes file.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::nodes::NodeUpdate;
+    use crate::decide::nodes::NodeUpdate;
     use ferrule_daemon::write_atomically;
 
     const GOOD: &str = "[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n";

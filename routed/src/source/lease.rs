@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::subnets::Subnets;
-use crate::nodes::Node;
+use crate::decide::nodes::Node;
 
 /// The value of a lease. The order of the fields is flannel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,5 @@
 //! Where the nodes of the cluster come from. A source tells a complete snapshot first, and whenever it is not sure what it
-//! has missed; in between it may tell changes. What really is another than before is worked out in [`crate::nodes`].
+//! has missed; in between it may tell changes. What really is another than before is worked out in [`crate::decide::nodes`].
 //!
 //! A source never fails: one that cannot tell anything says so in the log and is silent, and what is in the kernel stays.
 
@@ -22,7 +22,7 @@ use ferrule_config::{Config, Routing, Vxlan};
 use ferrule_model::{IfName, LinkKind, Mac, WgKey};
 use ferrule_netlink::{Kernel, Netlink};
 
-use crate::nodes::{Node, NodeUpdate};
+use crate::decide::nodes::{Node, NodeUpdate};
 
 /// What a source tells.
 #[derive(Debug, Clone, PartialEq, Eq)]

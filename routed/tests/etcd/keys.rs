@@ -25,8 +25,9 @@ fn subject(etcd: &Etcd, last: u8, routing: &str, key: u8) -> Subject {
 /// The keys of the others, by the byte that their addresses end with.
 fn keys(node: &Subject) -> BTreeMap<u8, Option<u8>> {
     let others = node.known.cluster().map(|cluster| cluster.others).unwrap_or_default();
-    let one =
-        |node: &routed::nodes::Node| (node.v4.unwrap().octets()[3], node.wireguard_key.map(|key| key.0[0]));
+    let one = |node: &routed::decide::nodes::Node| {
+        (node.v4.unwrap().octets()[3], node.wireguard_key.map(|key| key.0[0]))
+    };
     others.values().map(|node| one(node)).collect()
 }
 

@@ -17,9 +17,9 @@ use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
 use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
 use nix::errno::Errno;
 use proptest::prelude::*;
-use routed::apply::Applier;
-use routed::nodes::{Cluster, Node, NodeChange};
-use routed::wireguard::Identity;
+use routed::decide::nodes::{Cluster, Node, NodeChange};
+use routed::pass::apply::Applier;
+use routed::pass::wireguard::Identity;
 
 /// A kernel that is looked at after every single change.
 pub(crate) struct Watched<K> {

@@ -1,8 +1,8 @@
 //! What there should be, for one node and another.
 
 use super::*;
-use crate::nodes::Cluster;
-use crate::nodes::vtep_mac6;
+use crate::decide::nodes::Cluster;
+use crate::decide::nodes::vtep_mac6;
 use ferrule_model::vtep_mac;
 
 const ETH0: IfIndex = IfIndex(2);

@@ -6,7 +6,7 @@ use ferrule_model::vtep_mac;
 use proptest::prelude::*;
 
 use super::*;
-use crate::nodes::vtep_mac6;
+use crate::decide::nodes::vtep_mac6;
 
 fn config() -> Config {
     let text = "[cluster]\nservice_cidrs = [\"10.96.0.0/16\"]\n";

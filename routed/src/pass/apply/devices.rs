@@ -6,15 +6,16 @@ use ferrule_model::{Link, Mac, Op};
 use ferrule_netlink::Tunnels;
 
 use super::{Applier, PassError, second_settings};
-use crate::backoff::Which;
-use crate::desired::{self, Underlay};
-use crate::device::{self, Device};
-use crate::drift::{Belief, Second};
-use crate::nodes::Node;
-use crate::objects::Objects;
-use crate::observe::{self, Links};
-use crate::report::Report;
-use crate::{owner, spare, wireguard};
+use crate::decide::backoff::Which;
+use crate::decide::desired::{self, Underlay};
+use crate::decide::drift::{Belief, Second};
+use crate::decide::nodes::Node;
+use crate::decide::objects::Objects;
+use crate::decide::owner;
+use crate::decide::report::Report;
+use crate::pass::device::{self, Device};
+use crate::pass::observe::{self, Links};
+use crate::pass::{spare, wireguard};
 
 impl<K: Tunnels> Applier<K> {
     pub(super) fn spare(

@@ -4,13 +4,13 @@ use ferrule_model::{IfIndex, Link, LinkChange, LinkKind, Op, WireguardSettings, 
 use ferrule_netlink::Tunnels;
 
 use super::ALIAS;
-use crate::apply::PassError;
-use crate::device::{Device, carry_out};
-use crate::drift::Belief;
-use crate::holder;
-use crate::observe::Links;
-use crate::owner::ForeignDevice;
-use crate::report::{self, Report};
+use crate::decide::drift::Belief;
+use crate::decide::owner::ForeignDevice;
+use crate::decide::report::{self, Report};
+use crate::pass::apply::PassError;
+use crate::pass::device::{Device, carry_out};
+use crate::pass::holder;
+use crate::pass::observe::Links;
 
 /// What a device is brought to.
 pub struct Wish<'a> {

@@ -18,8 +18,8 @@ use ferrule_model::{
     Family, IfIndex, IpNetwork, Peer, PeerKey, PeerState, WgKey, WgSecret, WireguardSettings, WireguardSpec,
 };
 
-use crate::desired::{Underlay, Why, pod_mtu};
-use crate::nodes::Node;
+use crate::decide::desired::{Underlay, Why, pod_mtu};
+use crate::decide::nodes::Node;
 
 /// Outer IPv4 (20) and UDP (8) headers, WireGuard's (16) and its tag (16).
 pub const OVERHEAD: u32 = 60;
@@ -178,7 +178,13 @@ mod tests {
         let routing = Routing { backend: Backend::Wireguard, ..Routing::default() };
         let uplink = |address: &str| {
             let address = address.parse().unwrap();
-            crate::desired::Uplink { link: IfIndex(2), address, prefix_len: 24, mtu: 1500, usable: true }
+            crate::decide::desired::Uplink {
+                link: IfIndex(2),
+                address,
+                prefix_len: 24,
+                mtu: 1500,
+                usable: true,
+            }
         };
         let underlay = Underlay { v4: Some(uplink("192.0.2.1")), v6: Some(uplink("2001:db8::1")) };
         let mtu = |own: &Node| spec(&routing, own, &underlay).unwrap().mtu;

@@ -8,7 +8,7 @@ use ferrule_model::{Mac, vtep_mac};
 
 use super::objects::{Entry, Seen};
 use super::patch::Matter;
-use crate::nodes::{Node, vtep_mac6};
+use crate::decide::nodes::{Node, vtep_mac6};
 use crate::source::lease::{Annotations, Macs, Public, Value};
 
 /// What this node's annotations are, and should be.

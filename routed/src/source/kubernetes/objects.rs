@@ -12,8 +12,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 use super::fault::Fault;
-use crate::nodes::{Node, vtep_mac6};
-use crate::roll::Rank;
+use crate::decide::nodes::{Node, vtep_mac6};
+use crate::decide::roll::Rank;
 use crate::source::lease::{self as flannel, Public};
 
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::objects::Seen;
-use crate::nodes::{Node, NodeUpdate};
-use crate::roll::{Rank, Roll};
+use crate::decide::nodes::{Node, NodeUpdate};
+use crate::decide::roll::{Rank, Roll};
 
 /// What is made of an object: a node, or why it makes none.
 type Entry = Result<(Node, Rank), String>;
