@@ -6,30 +6,20 @@
 //! [`spec`] and [`result`] are the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
 //! come from is `ipamd`'s affair, other nodes are `routed`'s.
 
-pub mod add;
-pub mod bridge;
-pub mod check;
-pub mod config;
-pub mod del;
-pub mod delegate;
-pub mod error;
-pub mod extras;
-pub mod face;
-pub mod gc;
-pub mod grant;
-mod hostend;
-mod hostports;
-mod ipam;
-mod ipamd;
-pub mod node;
-pub mod pod;
-pub mod ports;
-pub mod request;
-pub mod result;
-pub mod shaping;
-pub mod spec;
-pub mod status;
-pub mod wanted;
+pub mod act;
+pub mod ask;
+pub mod decide;
+pub mod edge;
+pub mod verbs;
+
+pub use act::{extras, node, shaping};
+pub use ask::delegate;
+pub use decide::{bridge, grant, pod, ports};
+pub use edge::{config, error, request, result, spec, wanted};
+pub use verbs::{add, check, del, face, gc, status};
+
+use act::{hostend, hostports};
+use ask::{ipam, ipamd};
 
 use std::ffi::OsString;
 use std::fmt::Display;

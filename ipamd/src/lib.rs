@@ -5,34 +5,20 @@
 //! else is waiting, commits all changes to the `store` as one, and only then lets the answers go. `recover` turns
 //! what the store holds into a service at start.
 
-pub mod adopt;
-mod check;
-pub mod clock;
-pub mod compact;
-pub mod home;
-pub mod leaks;
-pub mod pool;
-pub mod recover;
-pub mod service;
-pub mod sight;
-pub mod store;
-pub mod writer;
-
-mod connection;
-mod daemon;
-mod flannel;
-mod inputs;
-mod metrics;
+pub mod decide;
+pub mod look;
 mod moving;
-mod news;
-mod pace;
-mod pools;
 mod reasons;
-mod reclaim;
-pub mod rescue;
-mod resting;
-mod table;
-mod tell;
+pub mod serve;
+pub mod store;
+
+pub use decide::{adopt, compact, leaks, pool, recover, service};
+pub use look::{clock, home, sight};
+pub use serve::{rescue, writer};
+
+pub(crate) use decide::{check, pools, resting, table};
+pub(crate) use look::{flannel, inputs};
+pub(crate) use serve::{daemon, metrics, news, pace, reclaim, tell};
 
 pub use daemon::{RunError, run};
 pub use moving::{MoveError, Moving, export, import};

@@ -1,0 +1,16 @@
+//! The running daemon: it takes calls, answers them, and shows what it does.
+//!
+//! `daemon` puts the parts together and ends them. `connection` hands each call to the [`writer`], the one thread that owns what
+//! changes; `pace` times its rounds, and `news` logs what it did. `reclaim` searches for leases whose pods are gone, [`rescue`]
+//! opens the store and replaces a damaged one, `metrics` shows figures and health. `tell` is the other side of the
+//! socket: the commands `list` and `pools`, which ask the daemon that runs. These modules may import all neighbours but `moving`.
+
+pub(crate) mod connection;
+pub(crate) mod daemon;
+pub(crate) mod metrics;
+pub(crate) mod news;
+pub(crate) mod pace;
+pub(crate) mod reclaim;
+pub mod rescue;
+pub(crate) mod tell;
+pub mod writer;
