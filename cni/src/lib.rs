@@ -1,10 +1,9 @@
 //! The CNI plugin `ferrule`: one process for each verb, from environment and standard input to one JSON text.
 //!
-//! [`request`] turns what the runtime says into a typed request and finds every fault in it; then one file does the
-//! verb: [`add`], [`del`], [`check`], [`status`], [`gc`]. [`pod`] and [`bridge`] decide, without effects, what a pod needs of the
-//! kernel;
-//! [`spec`] and [`result`] are the specification's vocabulary, [`error`] its error object, [`node`] the seam to the kernel. Where leases
-//! come from is `ipamd`'s affair, other nodes are `routed`'s.
+//! A call walks through the folders so: [`edge`] reads what the runtime says into a typed request and finds every fault in
+//! it; then one file of [`verbs`] does the verb. It has addresses asked for by [`ask`], the pure [`decide`] works out what the
+//! pod needs of the kernel, and [`act`] does it. Where leases come from is the affair of `ipamd`; the ways to other nodes are
+//! the affair of `routed`.
 
 pub mod act;
 pub mod ask;
@@ -12,29 +11,20 @@ pub mod decide;
 pub mod edge;
 pub mod verbs;
 
-pub use act::{extras, node, shaping};
-pub use ask::delegate;
-pub use decide::{bridge, grant, pod, ports};
-pub use edge::{config, error, request, result, spec, wanted};
-pub use verbs::{add, check, del, face, gc, status};
-
-use act::{hostend, hostports};
-use ask::{ipam, ipamd};
-
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{Read, Write};
 
 use serde::Serialize;
 
+pub use act::node::{Node, RealNode};
+use edge::error::{Error, Failure};
+pub use edge::request::Face;
+use edge::request::{Request, Unreadable};
+use edge::result::AddResult;
+use edge::spec::{Verb, Version};
 pub use ferrule_model::table;
-pub use node::{Node, RealNode};
-
-use error::{Error, Failure};
-pub use request::Face;
-use request::{Request, Unreadable};
-use result::AddResult;
-use spec::{Verb, Version};
+use verbs::{add, check, del, face, gc, status};
 
 /// What the process leaves behind.
 #[derive(Debug)]

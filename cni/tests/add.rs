@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use ferrule_cni::pod;
+use ferrule_cni::decide::pod;
 use ferrule_model::{HostSide, IfName, Limits, VethSpec, Way, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
 use nix::time::{ClockId, clock_gettime};

@@ -8,7 +8,7 @@ mod support;
 use std::path::Path;
 
 use ferrule_cni::Answer;
-use ferrule_cni::ports::Granted;
+use ferrule_cni::decide::ports::Granted;
 use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, host_veth_name, ifb_name};
 use ferrule_netlink::Kernel;
@@ -83,7 +83,7 @@ impl<M: Machine> Pod<'_, M> {
         let mut host = self.bench.machine.host();
         let links = [host_veth_name(&self.attachment()), ifb_name(&self.attachment())];
         let link = links.map(|name| host.link(&name).unwrap().is_some());
-        let owner = ferrule_cni::ports::Owner::of(&self.attachment()).to_string();
+        let owner = ferrule_cni::decide::ports::Owner::of(&self.attachment()).to_string();
         (elements(self.bench).iter().filter(|element| element.comment == owner).count(), link)
     }
 }

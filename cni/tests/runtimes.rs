@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 
 use ferrule_cni::Face;
-use ferrule_cni::request::{Add, Gc, Request};
+use ferrule_cni::edge::request::{Add, Gc, Request};
 use serde_json::{Value, json};
 
 const RUNTIMES: [&str; 6] = ["containerd-1.7", "containerd-2", "cri-o", "multus", "nerdctl", "podman"];

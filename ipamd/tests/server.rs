@@ -6,11 +6,11 @@ use ferrule_wire::{
     Allocate, Attachment, CallError, Check, Client, ClientError, DEFINITION, GetInfo,
     GetInterfaceDescription, INTERFACE, List, MESSAGE_CAP, Method, Pools, Release, SERVICE_INTERFACE, Status,
 };
-use ipamd::clock::boot_clock;
-use ipamd::pool::PoolSpec;
-use ipamd::service::Settings;
+use ipamd::decide::pool::PoolSpec;
+use ipamd::decide::service::Settings;
+use ipamd::look::clock::boot_clock;
+use ipamd::serve::writer::Writer;
 use ipamd::store::MemoryStore;
-use ipamd::writer::Writer;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;

@@ -9,13 +9,13 @@ use ferrule_netlink::netfilter::Element;
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 
-use crate::error::Error;
-use crate::grant::Grant;
-use crate::hostports;
-use crate::node::Node;
-use crate::pod::Ends;
-use crate::ports::{self, Owner, PortMapping};
-use crate::shaping::{self, Bandwidth};
+use crate::act::hostports;
+use crate::act::node::Node;
+use crate::act::shaping::{self, Bandwidth};
+use crate::decide::grant::Grant;
+use crate::decide::pod::Ends;
+use crate::decide::ports::{self, Owner, PortMapping};
+use crate::edge::error::Error;
 
 /// What the runtime asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

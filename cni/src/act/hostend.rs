@@ -3,7 +3,7 @@
 use ferrule_model::{IfName, Link};
 use ferrule_netlink::Renamed;
 
-use crate::error::Error;
+use crate::edge::error::Error;
 
 /// Deletes the link that was made under this name, and gives it as it was; `None` if there is none.
 ///

@@ -14,9 +14,9 @@ use ferrule_netlink::nft::NftError;
 use ferrule_netlink::{Error as NetlinkError, Places, Renamed, nodes_own};
 use nix::errno::Errno;
 
-use crate::error::Error;
-use crate::node::Node;
-use crate::ports::{self, Granted, Owner, Protocol};
+use crate::act::node::Node;
+use crate::decide::ports::{self, Granted, Owner, Protocol};
+use crate::edge::error::Error;
 use crate::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
 /// Attempts of a transaction between which somebody else's came each time.

@@ -12,8 +12,8 @@ use ferrule_netlink::{Error as NetlinkError, Kernel};
 use nix::errno::Errno;
 use serde_json::Value;
 
-use crate::config::only;
-use crate::error::Error;
+use crate::edge::config::only;
+use crate::edge::error::Error;
 
 /// `runtimeConfig.bandwidth`, by the pod's directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,7 +88,10 @@ fn rate(value: &Value, rate: &'static str, burst: &'static str) -> Result<Option
         Some(Value::Number(number)) if number.as_u64().is_some() => Ok(number.as_u64().unwrap_or_default()),
         Some(other) => {
             let found = other.to_string();
-            Err(wrong(field, format!("{} is not a whole number of bits", crate::config::clipped(&found))))
+            Err(wrong(
+                field,
+                format!("{} is not a whole number of bits", crate::edge::config::clipped(&found)),
+            ))
         }
     };
     let missing = |field, other| {

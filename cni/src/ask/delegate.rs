@@ -13,10 +13,10 @@ use ferrule_model::json::named;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::Error;
-use crate::ipamd;
-use crate::result::AddResult;
-use crate::spec::{Verb, Version};
+use crate::ask::ipamd;
+use crate::edge::error::Error;
+use crate::edge::result::AddResult;
+use crate::edge::spec::{Verb, Version};
 
 /// How long it may take, whatever the verb: as long as an ADD waits for `ipamd`. A release that gets no answer cannot be
 /// queued here, so DEL is as patient as ADD.

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork};
 
-use crate::config::Config;
-use crate::delegate::{Delegate, Running};
-use crate::error::Error;
-use crate::grant::Grant;
-use crate::ipamd::{self, Ipamd};
-use crate::request::Add;
-use crate::spec::Verb;
+use crate::ask::delegate::{Delegate, Running};
+use crate::ask::ipamd::{self, Ipamd};
+use crate::decide::grant::Grant;
+use crate::edge::config::Config;
+use crate::edge::error::Error;
+use crate::edge::request::Add;
+use crate::edge::spec::Verb;
 
 /// Gives one attachment its addresses: asked first, answered later, so that the caller can work meanwhile.
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]

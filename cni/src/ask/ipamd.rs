@@ -11,10 +11,10 @@ use ferrule_wire::{
 };
 use nix::time::{ClockId, clock_gettime};
 
-use crate::config::Config;
-use crate::error::{Error, unreachable};
-use crate::grant::Grant;
-use crate::request::Add;
+use crate::decide::grant::Grant;
+use crate::edge::config::Config;
+use crate::edge::error::{Error, unreachable};
+use crate::edge::request::Add;
 
 /// How long ADD waits for a daemon that is not up yet: a restart takes less, and the runtime tries again anyway.
 pub(crate) const START_WAIT: Duration = Duration::from_secs(3);

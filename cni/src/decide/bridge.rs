@@ -1,5 +1,5 @@
 //! Mode `bridge`: what a pod needs that shares an Ethernet segment with the others of its subnet, as kubenet and flannel
-//! have it. Pure; the routed mode's is in [`crate::pod`].
+//! have it. Pure; the routed mode's is in [`crate::decide::pod`].
 //!
 //! The node is on the segment too, with the gateway's address on the bridge. Pods find each other and it by ARP and NDP,
 //! and the node reaches them by the subnet's route. The bridge is made when the first pod needs it, with a MAC of its
@@ -12,10 +12,10 @@ use ferrule_model::{
     VethSpec, Via, bridge_mac, family,
 };
 
-use crate::config::Bridge;
-use crate::grant::{Grant, Granted};
-use crate::pod::{self, Ends, anywhere};
-use crate::result::{self, AddResult};
+use crate::decide::grant::{Grant, Granted};
+use crate::decide::pod::{self, Ends, anywhere};
+use crate::edge::config::Bridge;
+use crate::edge::result::{self, AddResult};
 
 /// The bridge of a configuration.
 pub fn spec(bridge: &Bridge) -> BridgeSpec {

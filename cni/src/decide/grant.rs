@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ferrule_model::{Family, IpNetwork, family, host_prefix};
 use ferrule_wire::{Lease, PoolStatus};
 
-use crate::error::Error;
-use crate::result::{AddResult, Dns, Route};
+use crate::edge::error::Error;
+use crate::edge::result::{AddResult, Dns, Route};
 
 /// What an attachment is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Grant {
 
     /// Of another plugin's result.
     pub(crate) fn of(result: AddResult) -> Self {
-        let granted = |ip: &crate::result::Ip| Granted { address: ip.address, gateway: ip.gateway };
+        let granted = |ip: &crate::edge::result::Ip| Granted { address: ip.address, gateway: ip.gateway };
         let addresses = result.ips.iter().map(granted).collect();
         Self { addresses, routes: result.routes, dns: result.dns, mtu: None }
     }

@@ -15,9 +15,9 @@ use ferrule_model::{
 };
 use ferrule_wire::Pod;
 
-use crate::grant::Grant;
-use crate::result::{self, AddResult};
-use crate::wanted::Wanted;
+use crate::decide::grant::Grant;
+use crate::edge::result::{self, AddResult};
+use crate::edge::wanted::Wanted;
 
 /// The loopback device of every network namespace (`LOOPBACK_IFINDEX`).
 const LOOPBACK: IfIndex = IfIndex(1);
@@ -201,7 +201,7 @@ pub(crate) fn interfaces(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grant::Granted;
+    use crate::decide::grant::Granted;
     use ferrule_model::{PROTOCOL, RouteKind};
     use proptest::prelude::*;
 

@@ -15,8 +15,8 @@ use ferrule_model::{Attachment, Family, IfName, IpNetwork, family, host_veth_of}
 use ferrule_netlink::netfilter::Element;
 use serde_json::{Map, Value};
 
-use crate::config::{mistyped, only};
-use crate::error::Error;
+use crate::edge::config::{mistyped, only};
+use crate::edge::error::Error;
 use crate::table::{MAPS, OWN, SETS, STAND_IN};
 
 /// A protocol with ports.
@@ -167,7 +167,7 @@ fn one(entry: &Map<String, Value>) -> Result<PortMapping, (&'static str, String)
 }
 
 fn clipped(text: &str) -> &str {
-    crate::config::clipped(text)
+    crate::edge::config::clipped(text)
 }
 
 impl PortMapping {

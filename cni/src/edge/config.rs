@@ -10,13 +10,14 @@ use ferrule_model::{Attachment, IfName, is_host_veth};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::delegate::Delegate;
-use crate::error::Error;
-use crate::extras::Extras;
-use crate::result::{AddResult, Dns, Route};
-use crate::spec::Version;
-use crate::wanted::CAPABILITIES;
-use crate::{ports, shaping};
+use crate::act::extras::Extras;
+use crate::act::shaping;
+use crate::ask::delegate::Delegate;
+use crate::decide::ports;
+use crate::edge::error::Error;
+use crate::edge::result::{AddResult, Dns, Route};
+use crate::edge::spec::Version;
+use crate::edge::wanted::CAPABILITIES;
 
 /// Where `ipamd` lives unless the configuration says otherwise.
 const RUNTIME_DIR: &str = "/run/ferrule";

@@ -14,9 +14,9 @@ use ferrule_netlink::sysctl::SysctlError;
 use ferrule_wire::{CallError, ClientError, QueueError, RecordError};
 use serde::Serialize;
 
-use crate::hostports::HostPortError;
-use crate::shaping::ShapingError;
-use crate::spec::{Verb, Version};
+use crate::act::hostports::HostPortError;
+use crate::act::shaping::ShapingError;
+use crate::edge::spec::{Verb, Version};
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]

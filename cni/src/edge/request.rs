@@ -6,12 +6,12 @@ use std::io::Read;
 use ferrule_model::{Attachment, IfName};
 use ferrule_wire::Pod;
 
-use crate::config::{Config, Document, clipped, is_identifier};
-use crate::delegate::Delegate;
-use crate::error::Error;
-use crate::result::AddResult;
-use crate::spec::{Verb, Version};
-use crate::wanted::{Arguments, Wanted, is_true};
+use crate::ask::delegate::Delegate;
+use crate::edge::config::{Config, Document, clipped, is_identifier};
+use crate::edge::error::Error;
+use crate::edge::result::AddResult;
+use crate::edge::spec::{Verb, Version};
+use crate::edge::wanted::{Arguments, Wanted, is_true};
 
 /// No network configuration with a `prevResult` comes near this.
 const STDIN_MAX: u64 = 1 << 20;

@@ -11,7 +11,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::spec::Version;
+use crate::edge::spec::Version;
 
 /// All fields of a result, in every version.
 const NAMES: [&str; 28] = [

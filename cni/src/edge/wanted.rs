@@ -8,9 +8,9 @@ use ferrule_model::{IpNetwork, Mac};
 use ferrule_wire::{AddressRange, Pod};
 use serde_json::{Map, Value};
 
-use crate::config::{clipped, mistyped, only, wrong};
-use crate::error::Error;
-use crate::result::Dns;
+use crate::edge::config::{clipped, mistyped, only, wrong};
+use crate::edge::error::Error;
+use crate::edge::result::Dns;
 
 /// The annotations of the pod, if the network's list declares this capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";

@@ -11,17 +11,17 @@ use ferrule_netlink::{Bridges, Kernel, Renamed};
 use ferrule_wire::{ClientError, remove_record, write_record};
 use nix::errno::Errno;
 
-use crate::bridge;
-use crate::config::{Bridge, Mode};
-use crate::error::{Error, Failure, refused};
-use crate::extras;
-use crate::grant::Grant;
-use crate::hostend;
-use crate::ipam::{self, Ipam};
-use crate::node::Node;
-use crate::pod::{self, Ends};
-use crate::request::{Add, Sandbox};
-use crate::result::{AddResult, Dns};
+use crate::act::extras;
+use crate::act::hostend;
+use crate::act::node::Node;
+use crate::ask::ipam::{self, Ipam};
+use crate::decide::bridge;
+use crate::decide::grant::Grant;
+use crate::decide::pod::{self, Ends};
+use crate::edge::config::{Bridge, Mode};
+use crate::edge::error::{Error, Failure, refused};
+use crate::edge::request::{Add, Sandbox};
+use crate::edge::result::{AddResult, Dns};
 
 /// Longest wait for a bridge to forward what comes from a new port. It takes a millisecond or two, unless somebody has switched on the
 /// spanning tree protocol, which takes half a minute.

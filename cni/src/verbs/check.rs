@@ -11,16 +11,16 @@ use ferrule_model::{
 };
 use ferrule_netlink::{Bridges, Kernel};
 
-use crate::add::sandbox;
-use crate::bridge;
-use crate::config::Mode;
-use crate::error::{Error, Failure};
-use crate::grant::Granted;
-use crate::ipam;
-use crate::node::Node;
-use crate::pod::{Ends, are_joined, default_route, gateway, gateway_route};
-use crate::request::Check;
-use crate::result::{self, Interface, Ip};
+use crate::act::node::Node;
+use crate::ask::ipam;
+use crate::decide::bridge;
+use crate::decide::grant::Granted;
+use crate::decide::pod::{Ends, are_joined, default_route, gateway, gateway_route};
+use crate::edge::config::Mode;
+use crate::edge::error::{Error, Failure};
+use crate::edge::request::Check;
+use crate::edge::result::{self, Interface, Ip};
+use crate::verbs::add::sandbox;
 
 /// Compares the attachment with the result of its ADD.
 ///

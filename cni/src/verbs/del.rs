@@ -5,12 +5,12 @@
 use ferrule_model::host_veth_name;
 use ferrule_wire::remove_record;
 
-use crate::error::{Error, Failure};
-use crate::extras;
-use crate::hostend;
-use crate::ipam::Releasing;
-use crate::node::Node;
-use crate::request::Del;
+use crate::act::extras;
+use crate::act::hostend;
+use crate::act::node::Node;
+use crate::ask::ipam::Releasing;
+use crate::edge::error::{Error, Failure};
+use crate::edge::request::Del;
 
 /// Detaches the pod.
 ///

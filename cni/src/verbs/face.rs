@@ -3,11 +3,11 @@
 
 use ferrule_model::{IpNetwork, family, host_prefix};
 
-use crate::error::{Error, Failure};
-use crate::ipam::{self, Ipam};
-use crate::pod::anywhere;
-use crate::request::{Add, Check, Del, Gc};
-use crate::result::{AddResult, Ip, Route};
+use crate::ask::ipam::{self, Ipam};
+use crate::decide::pod::anywhere;
+use crate::edge::error::{Error, Failure};
+use crate::edge::request::{Add, Check, Del, Gc};
+use crate::edge::result::{AddResult, Ip, Route};
 
 /// Gives addresses with the length of their subnet's prefix, and a gateway that no pod ever gets. Unless the
 /// configuration has routes, everything goes by the gateway.
@@ -26,14 +26,15 @@ pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> 
         }
         Err(error) => return Err(error.into()),
     };
-    let ip = |granted: &crate::grant::Granted| Ip {
+    let ip = |granted: &crate::decide::grant::Granted| Ip {
         version: None,
         interface: None,
         address: granted.address,
         gateway: granted.gateway,
     };
-    let out =
-        |granted: &crate::grant::Granted| Route::plain(anywhere(family(&granted.address)), granted.gateway);
+    let out = |granted: &crate::decide::grant::Granted| {
+        Route::plain(anywhere(family(&granted.address)), granted.gateway)
+    };
     let told = tell(AddResult {
         ips: grant.addresses.iter().map(ip).collect(),
         routes: match &request.config.routes {
@@ -69,7 +70,7 @@ pub fn check(request: &Check) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Code 50.
-pub fn status(config: &crate::config::Config) -> Result<(), Failure> {
+pub fn status(config: &crate::edge::config::Config) -> Result<(), Failure> {
     Ok(ipam::status(config).map(drop)?)
 }
 

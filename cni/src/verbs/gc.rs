@@ -8,12 +8,12 @@ use ferrule_model::{IfName, Link, host_veth_name, is_host_veth};
 use ferrule_netlink::{Kernel, Renamed};
 use ferrule_wire::{Record, Records};
 
-use crate::error::{Error, Failure};
-use crate::extras;
-use crate::ipam;
-use crate::node::Node;
-use crate::pod::network_of;
-use crate::request::Gc;
+use crate::act::extras;
+use crate::act::node::Node;
+use crate::ask::ipam;
+use crate::decide::pod::network_of;
+use crate::edge::error::{Error, Failure};
+use crate::edge::request::Gc;
 
 /// Removes what is left behind. An error does not stop it.
 ///

@@ -1,9 +1,9 @@
 //! STATUS: could ADD be served now?
 
-use crate::config::Config;
-use crate::error::{Error, Failure};
-use crate::ipam;
-use crate::node::Node;
+use crate::act::node::Node;
+use crate::ask::ipam;
+use crate::edge::config::Config;
+use crate::edge::error::{Error, Failure};
 
 /// Asks whoever gives addresses, without whom no pod is attached, and looks whether the node forwards packets, without which no
 /// pod reaches anything. What else the kernel would refuse shows only when it is tried.

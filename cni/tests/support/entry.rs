@@ -7,10 +7,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use ferrule_cni::request::Request;
-use ferrule_cni::result::AddResult;
-use ferrule_cni::spec::Version;
-use ferrule_cni::{Answer, Face, Node, pod, ports, run};
+use ferrule_cni::decide::{pod, ports};
+use ferrule_cni::edge::request::Request;
+use ferrule_cni::edge::result::AddResult;
+use ferrule_cni::edge::spec::Version;
+use ferrule_cni::{Answer, Face, Node, run};
 use ferrule_model::{IfIndex, IfName, Mac, host_prefix};
 use ferrule_netlink::fake::{FakeKernel, FakeNetns};
 use ferrule_netlink::netns::NetnsError;

@@ -4,9 +4,9 @@
 //! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the routes
 //! and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
 
-use crate::compact::Packed;
-use crate::service::Change;
-use crate::sight::PodLink;
+use crate::decide::compact::Packed;
+use crate::decide::service::Change;
+use crate::look::sight::PodLink;
 use ferrule_model::host_veth_name;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::IpNetwork;

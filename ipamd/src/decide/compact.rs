@@ -4,7 +4,7 @@
 //! Numbers are LEB128. A text that ends in lower-case hexadecimal digits or a UUID, as ids of containers, uids of pods and
 //! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
 
-use crate::resting::Former;
+use crate::decide::resting::Former;
 use ferrule_model::AttachmentHash;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};

@@ -7,12 +7,12 @@
 //! Nothing here has an effect: no clock, no file, no socket, no process, no thread.
 
 pub mod adopt;
-pub(crate) mod check;
+mod check;
 pub mod compact;
 pub mod leaks;
 pub mod pool;
 pub(crate) mod pools;
 pub mod recover;
-pub(crate) mod resting;
+mod resting;
 pub mod service;
-pub(crate) mod table;
+mod table;

@@ -1,7 +1,7 @@
 //! Which pools there are: those of the configuration, else the node's CIDRs out of `node.json`. Pure.
 
-use crate::pool::PoolSpec;
-use crate::service::Settings;
+use crate::decide::pool::PoolSpec;
+use crate::decide::service::Settings;
 use ferrule_config::{Config, NodeFile};
 use ferrule_wire::AddressRange;
 use std::collections::BTreeMap;

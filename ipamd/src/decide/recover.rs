@@ -1,7 +1,7 @@
 //! What the store holds, turned into a service. Pure.
 
-use crate::compact::Packed;
-use crate::service::{Change, Released, Service, Settings};
+use crate::decide::compact::Packed;
+use crate::decide::service::{Change, Released, Service, Settings};
 use crate::store::{Batch, Contents};
 use ipnetwork::IpNetwork;
 use std::time::Duration;
@@ -79,8 +79,8 @@ pub(crate) fn once_each(contents: &Contents) -> Result<(), Doubled> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pool::PoolSpec;
-    use crate::service::{Answer, Former, Holdings, Request};
+    use crate::decide::pool::PoolSpec;
+    use crate::decide::service::{Answer, Former, Holdings, Request};
     use ferrule_wire::{Allocate, Attachment, Lease};
 
     fn settings() -> Settings {

@@ -1,7 +1,7 @@
 //! Who had an address that rests, for people who ask why it does. Pure. That it rests, and until when, is `pool`'s.
 
-use crate::compact::Packed;
-use crate::service::Released;
+use crate::decide::compact::Packed;
+use crate::decide::service::Released;
 use ferrule_wire::{Attachment, Pod};
 use std::collections::HashMap;
 use std::net::IpAddr;

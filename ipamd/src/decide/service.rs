@@ -4,11 +4,11 @@
 //! Pure: `now` is handed in (`CLOCK_BOOTTIME`, so that a wall clock set back changes nothing), there is no I/O. Making
 //! changes durable and undoing them when the store fails lives in `writer`.
 
-use crate::check;
-use crate::compact::Packed;
-use crate::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
-use crate::resting::Formers;
-use crate::table::Table;
+use crate::decide::check;
+use crate::decide::compact::Packed;
+use crate::decide::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
+use crate::decide::resting::Formers;
+use crate::decide::table::Table;
 use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, Check, CheckReply, Collect, CollectReply, Family, Lease,
     PoolStatus, PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use crate::resting::Former;
+pub use crate::decide::resting::Former;
 
 /// Most leases in one answer: at the longest names that [`check`] lets through, they fit in one message.
 pub const PAGE: usize = 64;

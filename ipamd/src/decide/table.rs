@@ -1,7 +1,7 @@
 //! The table of leases, ordered by attachment. Pure. Each lease is one short piece of memory; who asks for it gets it
 //! unpacked.
 
-use crate::compact::Packed;
+use crate::decide::compact::Packed;
 use ferrule_wire::{Attachment, Lease};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;

@@ -1,10 +1,10 @@
 //! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel, followed while the daemon runs. What follows from
 //! them is worked out in `pools`.
 
-use crate::flannel::Flannel;
-use crate::pools::settings;
+use crate::decide::pools::settings;
+use crate::decide::service::Settings;
+use crate::look::flannel::Flannel;
 use crate::reasons::chain;
-use crate::service::Settings;
 use ferrule_config::{Config, ConfigError, DEFAULT_CONFIG, NODE_FILE, NodeFile};
 use ferrule_daemon::{CommonArgs, FileWatch};
 use ferrule_netlink::own_addresses;

@@ -5,7 +5,7 @@
 //! `/sys/class/net`. All of them are of the network namespace that this process runs in, which has to be the host's;
 //! `home` tells whether it is.
 
-use crate::home::{Home, Whereabouts};
+use crate::look::home::{Home, Whereabouts};
 use ferrule_wire::Attachment;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -90,7 +90,7 @@ fn called(name: &ferrule_model::IfName) -> Presence {
 /// The name under which the link `name` was made, if it is a pod's that somebody renamed: its alias tells whom it serves, and it has
 /// the second name of that.
 fn made_as(name: &str) -> Option<String> {
-    let (attachment, _) = crate::adopt::told(&alias(name))?;
+    let (attachment, _) = crate::decide::adopt::told(&alias(name))?;
     let made_as = ferrule_model::host_veth_name(&attachment);
     let second = ferrule_model::second_name(&made_as)?;
     let is_same = if_nametoindex(second.as_str()).ok()? == if_nametoindex(name).ok()?;

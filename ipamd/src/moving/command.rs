@@ -3,11 +3,11 @@
 use super::host_local::{HostLocalError, Network};
 use super::namespaces::{LookError, Namespaces};
 use super::plan::{self, Fate, Found, Line};
-use crate::clock::{boot_clock, boot_id};
-use crate::daemon::store_path;
-use crate::inputs::Inputs;
-use crate::recover::{Doubled, recover};
-use crate::service::{Answer, Request, Service, Settings};
+use crate::decide::recover::{Doubled, recover};
+use crate::decide::service::{Answer, Request, Service, Settings};
+use crate::look::clock::{boot_clock, boot_id};
+use crate::look::inputs::Inputs;
+use crate::serve::daemon::store_path;
 use crate::store::{Batch, SledStore, Store, StoreError};
 use ferrule_daemon::CommonArgs;
 use ferrule_daemon::varlink::{Lock, SocketError};
@@ -147,7 +147,7 @@ impl Books {
         let owner = Owner::of(path.parent().unwrap_or(&path));
         let boot_id = boot_id().map_err(failed("read the boot id from /proc"))?;
         owner.act(|| {
-            let lock = Lock::take(&common.runtime_dir, crate::daemon::PROGRAM)?;
+            let lock = Lock::take(&common.runtime_dir, crate::serve::daemon::PROGRAM)?;
             let mut store = SledStore::new(&path);
             let contents = store.load()?;
             let (service, batch) = recover(contents, inputs.settings(), &boot_id, boot_clock()())?;

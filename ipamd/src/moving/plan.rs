@@ -2,9 +2,9 @@
 
 use super::host_local::Entry;
 use super::namespaces::Namespaces;
-use crate::compact::Packed;
-use crate::pool::{Pool, PoolSpec};
-use crate::service::Change;
+use crate::decide::compact::Packed;
+use crate::decide::pool::{Pool, PoolSpec};
+use crate::decide::service::Change;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// The pool of addresses that are in no pool, when there is none at all.
-const NO_POOL: &str = crate::pools::NODE_POOL;
+const NO_POOL: &str = crate::decide::pools::NODE_POOL;
 
 /// What becomes of an attachment, or of an entry of host-local.
 #[derive(Debug, Clone, PartialEq, Eq)]

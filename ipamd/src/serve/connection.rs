@@ -1,7 +1,7 @@
 //! What a caller of the socket asks for, handed to the writer; how it is talked to is `ferrule_daemon`'s part.
 
-use crate::service::{Answer, PAGE, Request};
-use crate::writer::Handle;
+use crate::decide::service::{Answer, PAGE, Request};
+use crate::serve::writer::Handle;
 use ferrule_daemon::varlink::{Caller, EndError, Service};
 use ferrule_netlink::NamespaceId;
 use ferrule_wire::{Call, CallError, DEFINITION, INTERFACE};

@@ -1,11 +1,11 @@
 //! The running daemon: parts put together, its files followed, releases drained, and the end.
 
-use crate::clock::{boot_clock, boot_id};
-use crate::inputs::Inputs;
-use crate::metrics::Outside;
-use crate::reclaim::search;
-use crate::rescue::{self, RescueError};
-use crate::writer::{Handle, StartError, Writer};
+use crate::look::clock::{boot_clock, boot_id};
+use crate::look::inputs::Inputs;
+use crate::serve::metrics::Outside;
+use crate::serve::reclaim::search;
+use crate::serve::rescue::{self, RescueError};
+use crate::serve::writer::{Handle, StartError, Writer};
 use ferrule_config::{Config, ConfigError};
 use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};

@@ -1,8 +1,8 @@
 //! What is counted, and the pages that show it: `/metrics`, `/healthz` and `/readyz`. How they get to a caller is
 //! `ferrule_daemon`'s part; what is in the pools is asked of the writer when somebody looks.
 
-use crate::service::{Answer, Change, Request};
-use crate::writer::Handle;
+use crate::decide::service::{Answer, Change, Request};
+use crate::serve::writer::Handle;
 use ferrule_daemon::{Counter, Exposition, Histogram, Kind, Page, Pages, process_figures};
 use ferrule_wire::{CallError, Family, PoolStatus, Status};
 use std::collections::BTreeMap;

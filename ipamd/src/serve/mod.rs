@@ -5,12 +5,12 @@
 //! opens the store and replaces a damaged one, `metrics` shows figures and health. `tell` is the other side of the
 //! socket: the commands `list` and `pools`, which ask the daemon that runs. These modules may import all neighbours but `moving`.
 
-pub(crate) mod connection;
+mod connection;
 pub(crate) mod daemon;
-pub(crate) mod metrics;
-pub(crate) mod news;
-pub(crate) mod pace;
-pub(crate) mod reclaim;
+mod metrics;
+mod news;
+mod pace;
+mod reclaim;
 pub mod rescue;
 pub(crate) mod tell;
 pub mod writer;

@@ -1,11 +1,11 @@
 //! The search for leases that nobody uses any more: looks at all leases again and again, and has those taken back that
 //! `leaks` finds lost. The look at the kernel's files happens on a thread of its own, so that nobody waits for it.
 
-use crate::home::Whereabouts;
-use crate::leaks::{Found, Lost, Suspects};
-use crate::service::{Answer, PAGE, Request};
-use crate::sight::{Node, Sight};
-use crate::writer::Handle;
+use crate::decide::leaks::{Found, Lost, Suspects};
+use crate::decide::service::{Answer, PAGE, Request};
+use crate::look::home::Whereabouts;
+use crate::look::sight::{Node, Sight};
+use crate::serve::writer::Handle;
 use ferrule_wire::Lease;
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! `ipamd list` and `ipamd pools`: what the daemon that runs has given, and what is left, for people and as JSON.
 
-use crate::clock::boot_clock;
+use crate::look::clock::boot_clock;
 use clap::Args;
 use ferrule_daemon::{AskError, Asked, CommonArgs, ago, print, print_json, table};
 use ferrule_wire::{Family, Lease, List, ListReply, PoolStatus, Pools, Status};
@@ -22,7 +22,7 @@ pub struct Form {
 /// # Errors
 /// The daemon cannot be asked.
 pub fn list(common: &CommonArgs, form: Form) -> Result<(), AskError> {
-    let mut ipamd = Asked::connect(&common.runtime_dir, crate::daemon::PROGRAM)?;
+    let mut ipamd = Asked::connect(&common.runtime_dir, crate::serve::daemon::PROGRAM)?;
     let mut leases = Vec::new();
     ipamd.ask(|client| client.call_more(&List {}, |page| leases.extend(page.leases)))?;
     if form.json {
@@ -56,7 +56,7 @@ fn row(lease: &Lease, now: Duration) -> [String; 7] {
 /// # Errors
 /// The daemon cannot be asked, or there is no pool: then why.
 pub fn pools(common: &CommonArgs, form: Form) -> Result<(), AskError> {
-    let mut ipamd = Asked::connect(&common.runtime_dir, crate::daemon::PROGRAM)?;
+    let mut ipamd = Asked::connect(&common.runtime_dir, crate::serve::daemon::PROGRAM)?;
     let answer = ipamd.ask(|client| client.call(&Pools {}))?;
     if form.json {
         return print_json(&answer);

@@ -7,17 +7,17 @@
 //! Queued releases go through here too. They are performed before an `Allocate`: one for the same attachment was meant for the
 //! lease before, and must never end the one to come.
 
-use crate::adopt::adopt;
-use crate::clock::Clock;
-use crate::home::Home;
-use crate::leaks::{Lost, is_still_lost};
-use crate::metrics::{self, Metrics, Reason};
-use crate::news::{News, joined, log_held};
-use crate::pace::{Pace, Part};
+use crate::decide::adopt::adopt;
+use crate::decide::leaks::{Lost, is_still_lost};
+use crate::decide::recover::{Doubled, recover};
+use crate::decide::service::{Answer, Change, Request, Service, Settings};
+use crate::look::clock::Clock;
+use crate::look::home::Home;
+use crate::look::sight::{PodLink, Sight};
 use crate::reasons::chain;
-use crate::recover::{Doubled, recover};
-use crate::service::{Answer, Change, Request, Service, Settings};
-use crate::sight::{PodLink, Sight};
+use crate::serve::metrics::{self, Metrics, Reason};
+use crate::serve::news::{News, joined, log_held};
+use crate::serve::pace::{Pace, Part};
 use crate::store::{Batch, Store, StoreError};
 use ferrule_daemon::log_as_one;
 use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};

@@ -12,7 +12,7 @@
 use super::commits::Mark;
 use super::record::{Record, Subject, Told, put_last};
 use super::{Contents, StoreError};
-use crate::compact::Broken;
+use crate::decide::compact::Broken;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 

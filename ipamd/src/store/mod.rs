@@ -11,7 +11,7 @@ mod record;
 pub use disk::SledStore;
 pub use memory::{Faults, MemoryStore};
 
-use crate::service::{Change, Holdings};
+use crate::decide::service::{Change, Holdings};
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;

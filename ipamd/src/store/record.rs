@@ -2,8 +2,8 @@
 
 use super::Batch;
 use super::commits::Mark;
-use crate::compact::{Broken, Compact, Packed, array, attachment_hash, byte, number, put_number};
-use crate::service::{Change, Former, Released};
+use crate::decide::compact::{Broken, Compact, Packed, array, attachment_hash, byte, number, put_number};
+use crate::decide::service::{Change, Former, Released};
 use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;

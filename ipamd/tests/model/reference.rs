@@ -5,8 +5,8 @@ use super::common::attachment;
 use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, Check, Collect, Family, Lease, PoolStatus,
 };
-use ipamd::pool::PoolSpec;
-use ipamd::service::Settings;
+use ipamd::decide::pool::PoolSpec;
+use ipamd::decide::service::Settings;
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

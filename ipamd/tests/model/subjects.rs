@@ -7,10 +7,10 @@ use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, Check, Client, ClientError, Collect, Lease, Method,
     PoolStatus, Pools, Release, Resting, Status,
 };
-use ipamd::clock::Clock;
-use ipamd::service::{Answer, Request};
+use ipamd::decide::service::{Answer, Request};
+use ipamd::look::clock::Clock;
+use ipamd::serve::writer::{Handle, Writer};
 use ipamd::store::SledStore;
-use ipamd::writer::{Handle, Writer};
 use ipnetwork::IpNetwork;
 use std::fs;
 use std::net::IpAddr;
