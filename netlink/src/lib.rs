@@ -8,6 +8,7 @@
 //!
 //! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
 
+mod advertised;
 mod announce;
 mod attributes;
 mod bridge;
@@ -46,6 +47,7 @@ mod tunnels;
 pub mod wake;
 mod wireguard;
 
+pub use advertised::advertised;
 pub use announce::announce;
 pub use bridge::Bridges;
 pub use error::{Error, Refusal};

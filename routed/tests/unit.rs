@@ -163,22 +163,79 @@ fn the_unit_reaches_no_store_but_with_the_drop_in_for_it() {
 }
 
 /// As a container has it: /proc/sys cannot be written.
-#[test]
-fn where_sysctls_cannot_be_written_it_names_them_and_does_the_rest() {
-    let node = Node::new("vxlan");
-    node.write_nodes(&[1, 2]);
-    node.run("sysctl", "-w net.ipv4.ip_forward=1");
+fn start_without_sysctls(node: &Node) -> lab::Daemon {
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh", "setpriv"]);
     command.args(["--bounding-set=-all,+net_admin,+dac_override", env!("CARGO_BIN_EXE_routed")]);
     command.args(node.arguments().split(' '));
-    let daemon = node.start_as(command);
+    node.start_as(command)
+}
+
+#[test]
+fn where_sysctls_cannot_be_written_it_names_them_and_does_the_rest() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    node.run("sysctl", "-w net.ipv4.ip_forward=1");
+    assert_eq!(node.run("sysctl", "-n net.ipv6.conf.eth0.accept_ra").trim(), "1");
+    let daemon = start_without_sysctls(&node);
     daemon.wait_until_ready();
     assert!(node.state().contains("10.244.2.0/24"), "{}", daemon.log());
     daemon.wait_for_log("net/ipv6/conf/all/forwarding: Read-only file system (os error 30); it is 0 and has to be 1: set it on \
                          the node itself");
-    for right in ["net/ipv4/ip_forward", "rp_filter"] {
+    for right in ["net/ipv4/ip_forward", "rp_filter", "accept_ra"] {
         assert!(!daemon.log().contains(right), "what is right needs nobody:\n{}", daemon.log());
     }
+}
+
+/// One router advertisement with a default route and a prefix for addresses, to whoever is at the other end of the link `wire`.
+const ADVERTISEMENT: &str = "
+import socket, struct
+prefix = socket.inet_pton(socket.AF_INET6, '2001:db8:5::')
+option = struct.pack('>BBBBIII', 3, 4, 64, 0xc0, 86400, 14400, 0) + prefix
+message = struct.pack('>BBHBBHII', 134, 0, 0, 64, 0, 1800, 0, 0) + option
+source = socket.inet_pton(socket.AF_INET6, 'fe80::9')
+everybody = socket.inet_pton(socket.AF_INET6, 'ff02::1')
+whole = source + everybody + struct.pack('>II', len(message), 58) + message
+total = sum(struct.unpack('>%dH' % (len(whole) // 2), whole))
+while total >> 16:
+    total = (total & 0xffff) + (total >> 16)
+message = message[:2] + struct.pack('>H', 0xffff & ~total) + message[4:]
+head = struct.pack('>IHBB', 6 << 28, len(message), 58, 255) + source + everybody
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(('wire', 0))
+wire.send(bytes.fromhex('333300000001' + '020000000009' + '86dd') + head + message)
+";
+
+/// Without it the node would lose its default route as soon as it forwards.
+#[test]
+fn accept_ra_that_cannot_be_written_is_named_where_a_router_gives_ipv6() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let send = || Command::new("python3").args(["-c", ADVERTISEMENT]).status();
+    let sent = node.inside(send).expect("python3 is needed: install the package python3");
+    assert!(sent.success());
+    let has_default = || node.ip("-6 route show default").contains("via fe80::9 dev eth0 proto ra");
+    assert!(within(PATIENCE, has_default).is_some(), "{}", node.ip("-6 route show"));
+    let said = "net/ipv6/conf/eth0/accept_ra: Read-only file system (os error 30); it is 1 and has to be 2";
+    let daemon = start_without_sysctls(&node);
+    daemon.wait_until_ready();
+    daemon.wait_for_log(said);
+    drop(daemon);
+    // What a node has left where somebody else has switched forwarding on: the kernel takes the default route away at once.
+    node.ip("-6 route del default");
+    let daemon = start_without_sysctls(&node);
+    daemon.wait_for_log(said);
+    drop(daemon);
+    // As a unit has it: written before forwarding begins, on whatever link the router is.
+    node.ip("link add eth1 type veth peer name wire1");
+    node.ip("link set wire1 up");
+    node.ip("link set eth1 up");
+    node.ip("-6 route add default via fe80::8 dev eth1 proto ra metric 2048");
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    for link in ["eth0", "eth1"] {
+        assert_eq!(node.run("sysctl", &format!("-n net.ipv6.conf.{link}.accept_ra")).trim(), "2", "{link}");
+    }
+    assert!(node.ip("-6 route show default").contains("via fe80::8 dev eth1 proto ra"), "{}", daemon.log());
 }

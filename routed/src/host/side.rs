@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use ferrule_config::{Config, MTU_MIN, NODE_FILE, NodeFile, subnet_env_text};
 use ferrule_daemon::write_atomically;
 use ferrule_model::{Family, IpNetwork, family, table};
+use ferrule_netlink::advertised;
 use ferrule_netlink::forwarding;
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
 use ferrule_netlink::nft::{self, NftError};
@@ -37,8 +38,8 @@ pub struct Host {
     rules: Rules,
     /// iptables was found right, or made so.
     forward: bool,
-    /// The sysctls of which the kernel tells no change.
-    silent: Vec<(Setting, Option<Watched>)>,
+    /// The sysctls that are right, and of which the kernel tells no change.
+    silent: Vec<(Setting, Watched)>,
     /// Complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
@@ -97,7 +98,7 @@ impl Host {
     /// What [`Host::prepare`] and the others would do, for a person.
     pub fn plan(&self, cluster: &Arc<Cluster>, belief: &Belief, mtu: u32) -> Vec<String> {
         let (uplinks, tunnels) = belief.names();
-        let settings = sysctl::settings(&uplinks, &tunnels);
+        let settings = sysctl::settings(&uplinks, &tunnels, &advertised().unwrap_or_default());
         let mut lines = sysctl::plan(&settings, &tunnels);
         if !lines.iter().any(|line| line.contains("ip_forward")) {
             let stopped = forwarding::stopped().unwrap_or_default();
@@ -142,8 +143,14 @@ impl Host {
 
     /// Sets the sysctls.
     pub fn prepare(&mut self, uplinks: &[String], tunnels: &[String]) {
-        let settings = sysctl::settings(uplinks, tunnels);
+        let given = advertised();
+        let unknown = given
+            .as_ref()
+            .err()
+            .map(|error| format!("which links have IPv6 by router advertisements cannot be told: {error}"));
+        let settings = sysctl::settings(uplinks, tunnels, &given.unwrap_or_default());
         let (mut changed, mut failed) = sysctl::apply(&settings);
+        failed.extend(unknown);
         // A node that begins to forward does so on all its links.
         match forwarding::stopped() {
             Ok(stopped) => {
@@ -156,10 +163,11 @@ impl Host {
         // What cannot be set is tried again with the next pass.
         let silent = settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty());
         let watched = |setting: Setting| {
-            let watched = Watched::open(&setting.name).ok();
-            (setting, watched)
+            let watched = Watched::open(&setting.name).ok()?;
+            let is_right = watched.look(|now| !setting.is_wrong(now))?;
+            is_right.then_some((setting, watched))
         };
-        self.silent = silent.map(watched).collect();
+        self.silent = silent.filter_map(watched).collect();
         if !changed.is_empty() {
             tracing::info!("sysctl {}", changed.join(" "));
         }
@@ -173,9 +181,8 @@ impl Host {
 
     /// Sets those of them that are not as they have to be any more.
     pub fn put_silent_right(&mut self) {
-        let is_right = |setting: &Setting, watched: &Option<Watched>| {
-            let looked = watched.as_ref().and_then(|watched| watched.look(|now| !setting.is_wrong(now)));
-            looked.unwrap_or(false)
+        let is_right = |setting: &Setting, watched: &Watched| {
+            watched.look(|now| !setting.is_wrong(now)).unwrap_or(false)
         };
         let doubtful = self.silent.iter().filter(|(setting, watched)| !is_right(setting, watched));
         let doubtful: Vec<_> = doubtful.map(|(setting, _)| setting.clone()).collect();

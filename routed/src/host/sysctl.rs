@@ -1,6 +1,9 @@
 //! The kernel parameters that routing needs: which, as a pure list, and setting them.
 
+use std::collections::BTreeSet;
+
 use ferrule_model::is_host_veth;
+use ferrule_netlink::advertised;
 use ferrule_netlink::forwarding::Stopped;
 use ferrule_netlink::sysctl::{self, SysctlError};
 
@@ -21,35 +24,56 @@ impl Setting {
         now != self.value && self.only_from.is_none_or(|from| from == now)
     }
 
-    /// Whether the value `now` does as well, where the wished one cannot be had. `all` is what the same parameter of all links
-    /// is: of reverse path filtering the larger of both counts (ip-sysctl), and only 1 is strict.
-    fn does(&self, now: &str, all: impl FnOnce() -> Option<String>) -> bool {
+    /// Whether the value `now` does as well, where the wished one cannot be had.
+    fn does(&self, now: &str, beside: &Beside<'_>) -> bool {
         let number = |text: &str| text.parse::<i64>().ok();
         if self.name.ends_with("/rp_filter") {
-            return number(now).max(all().as_deref().and_then(number)).is_some_and(|counts| counts != 1);
+            // The larger of the link's own and that of all links counts (ip-sysctl), and only 1 is strict.
+            let all = (beside.rp_filter_of_all)();
+            return number(now).max(all.as_deref().and_then(number)).is_some_and(|counts| counts != 1);
+        }
+        if let Some(link) = self.accept_ra_of() {
+            return !(beside.is_advertised)(link);
         }
         // Forwarding: whatever is not 0 is on.
         self.value == "1" && number(now).is_some_and(|now| now != 0)
     }
 
+    /// The link whose `accept_ra` this is.
+    fn accept_ra_of(&self) -> Option<&str> {
+        self.name.strip_prefix("net/ipv6/conf/")?.strip_suffix("/accept_ra")
+    }
+
     /// Whether the kernel tells nobody of a change: it does of forwarding and reverse path filtering (`RTM_NEWNETCONF`), and of
     /// nothing that has to do with router advertisements.
     pub fn is_silent(&self) -> bool {
-        self.name.ends_with("/accept_ra")
+        self.accept_ra_of().is_some()
     }
 }
 
+/// What else decides whether a value does.
+struct Beside<'a> {
+    /// The reverse path filtering of all links.
+    rp_filter_of_all: &'a dyn Fn() -> Option<String>,
+    /// Whether a link has IPv6 from a router that advertises itself. Only then is anything lost where advertisements are not
+    /// taken any more.
+    is_advertised: &'a dyn Fn(&str) -> bool,
+}
+
 /// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `tunnels` are
-/// our devices.
+/// our devices, and `given` are the links that have IPv6 from a router that advertises itself.
 ///
 /// Once a node forwards IPv6, it takes no more router advertisements where `accept_ra` is 1, and would lose its default
-/// route: hence 2, "also while forwarding" (ip-sysctl), before forwarding begins. Strict reverse path filtering would drop
+/// route, by whatever link that leads: hence 2, "also while forwarding" (ip-sysctl), before forwarding begins. On an uplink the
+/// first advertisement may still be on its way. Strict reverse path filtering would drop
 /// what another node sends from its own address to a pod through the tunnel, as the answer leaves by the underlay: hence
 /// 2, loose, on our own devices, which wins over 1 in `all`.
-pub fn settings(uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
+pub fn settings(uplinks: &[String], tunnels: &[String], given: &BTreeSet<String>) -> Vec<Setting> {
     let always = |name: &str, value| Setting { name: name.to_owned(), value, only_from: None };
+    let others = given.iter().filter(|link| !uplinks.contains(link) && !tunnels.contains(link));
     let mut settings: Vec<_> = uplinks
         .iter()
+        .chain(others)
         .map(|link| Setting {
             name: format!("net/ipv6/conf/{link}/accept_ra"),
             value: "2",
@@ -118,9 +142,13 @@ fn set(setting: &Setting) -> Result<bool, String> {
     if !setting.is_wrong(&now) {
         return Ok(false);
     }
-    let all = || sysctl::get("net/ipv4/conf/all/rp_filter").ok();
+    let beside = Beside {
+        rp_filter_of_all: &|| sysctl::get("net/ipv4/conf/all/rp_filter").ok(),
+        // Where the kernel does not tell, an operator had better look.
+        is_advertised: &|link| advertised().map_or(true, |links| links.contains(link)),
+    };
     match sysctl::set(name, value) {
-        Err(_) if setting.does(&now, all) => Ok(false),
+        Err(_) if setting.does(&now, &beside) => Ok(false),
         result => result.map_err(|error| cannot(setting, &now, &error)),
     }
 }
@@ -153,10 +181,12 @@ mod tests {
 
     #[test]
     fn router_advertisements_are_secured_before_forwarding_begins() {
-        let settings = settings(&["eth0".into()], &["ferrule.1".into()]);
+        let given = BTreeSet::from(["eth0", "eth1", "ferrule.1"].map(String::from));
+        let settings = settings(&["eth0".into()], &["ferrule.1".into()], &given);
         let names: Vec<_> = settings.iter().map(|setting| setting.name.as_str()).collect();
         let expected = [
             "net/ipv6/conf/eth0/accept_ra",
+            "net/ipv6/conf/eth1/accept_ra",
             "net/ipv4/ip_forward",
             "net/ipv6/conf/all/forwarding",
             "net/ipv4/conf/ferrule.1/rp_filter",
@@ -167,10 +197,11 @@ mod tests {
 
     #[test]
     fn a_value_that_does_as_well_is_no_fault_where_the_wished_one_cannot_be_had() {
-        let settings = settings(&["eth0".into()], &["ferrule.1".into()]);
-        let does = |name: &str, now: &str, all: &str| {
+        let settings = settings(&["eth0".into()], &["ferrule.1".into()], &BTreeSet::new());
+        let does = |name: &str, now: &str, all: &str, given_on: &str| {
             let setting = settings.iter().find(|setting| setting.name.ends_with(name)).unwrap();
-            setting.does(now, || Some(all.to_owned()))
+            let (all, is_advertised) = (|| Some(all.to_owned()), |link: &str| link == given_on);
+            setting.does(now, &Beside { rp_filter_of_all: &all, is_advertised: &is_advertised })
         };
         for (now, all, right) in [
             ("0", "0", true),
@@ -180,11 +211,12 @@ mod tests {
             ("1", "0", false),
             ("1", "1", false),
         ] {
-            assert_eq!(does("rp_filter", now, all), right, "rp_filter is {now}, that of all links {all}");
+            assert_eq!(does("rp_filter", now, all, ""), right, "rp_filter is {now}, that of all links {all}");
         }
-        assert!(does("ip_forward", "2", ""));
-        assert!(!does("ip_forward", "0", ""));
-        assert!(!does("accept_ra", "1", ""));
+        assert!(does("ip_forward", "2", "", ""));
+        assert!(!does("ip_forward", "0", "", ""));
+        assert!(!does("accept_ra", "1", "", "eth0"), "the router's default route would end");
+        assert!(does("accept_ra", "1", "", "eth1"), "nothing was ever advertised on eth0");
     }
 
     #[test]
