@@ -12,7 +12,7 @@ use ferrule_cni::decide::ports::Granted;
 use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, host_veth_name, ifb_name};
 use ferrule_netlink::Kernel;
-use ferrule_netlink::netfilter::{Change, Element, Netfilter};
+use ferrule_netlink::nft::{Change, Element, Netfilter};
 use ferrule_netlink::traffic::{Tbf, Traffic};
 use serde_json::{Value, json};
 

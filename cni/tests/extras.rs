@@ -12,7 +12,7 @@ use ferrule_cni::decide::ports::Granted;
 use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Address, AddressKey, Attachment, Op, ifb_name};
 use ferrule_netlink::Kernel;
-use ferrule_netlink::netfilter::{Element, Flow, Netfilter};
+use ferrule_netlink::nft::{Element, Flow, Netfilter};
 use ferrule_netlink::traffic::{Tbf, Traffic};
 use serde_json::{Value, json};
 
@@ -90,7 +90,7 @@ on_both_kernels! {
         host.limit(ifb.index, Tbf { rate: 7, burst: 7000 }).unwrap();
         let elements_before = elements(&bench);
         let first = elements_before.iter().find(|element| element.set == MAPS[0]).unwrap();
-        bench.machine.netfilter().change(TABLE, &[ferrule_netlink::netfilter::Change::Delete(first)], None).unwrap();
+        bench.machine.netfilter().change(TABLE, &[ferrule_netlink::nft::Change::Delete(first)], None).unwrap();
         let (code, text) = failure(&verb(&bench, "CHECK", "c0ffee", &check));
         assert_eq!(code, 103);
         assert!(text.contains("host port tcp 8080: expected to 10.244.1.1:80, found none"), "{text}");
@@ -201,7 +201,7 @@ on_both_kernels! {
         assert_eq!(result(&verb(&bench, "ADD", "c0ffee", &fields)), added);
         assert_eq!((elements(&bench), bench.world()), complete);
         let gone = elements(&bench).into_iter().next().unwrap();
-        bench.machine.netfilter().change(TABLE, &[ferrule_netlink::netfilter::Change::Delete(&gone)], None).unwrap();
+        bench.machine.netfilter().change(TABLE, &[ferrule_netlink::nft::Change::Delete(&gone)], None).unwrap();
         bench.machine.host().delete_link(&ifb_name(&attachment())).unwrap();
         result(&verb(&bench, "ADD", "c0ffee", &fields));
         assert_eq!(elements(&bench), complete.0);

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, host_veth_name};
 use ferrule_netlink::Kernel;
-use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::Netns;
+use ferrule_netlink::nft::{Netfilter, NetfilterSocket};
 use serde_json::{Value, json};
 
 use support::lab::{CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, seen, serve, with_lab};

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use ferrule_cni::table::{MAPS, SETS, TABLE};
 use ferrule_model::{is_host_veth, is_ifb};
-use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns};
+use ferrule_netlink::nft::{Netfilter, NetfilterSocket};
 use ferrule_netlink::{Kernel, Netlink};
 use ferrule_wire::{Client, Lease, List, Records, SOCKET_NAME};
 use serde_json::{Value, json};

@@ -2,7 +2,7 @@
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables ([`nft`] for rulesets, [`netfilter`] for the elements of their maps), iptables ([`iptables`]), bandwidth ([`traffic`])
+//! ([`sysctl`]), nftables and tracked connections ([`nft`]), iptables ([`iptables`]), bandwidth ([`traffic`])
 //! the own side's namespace and addresses, asked without any privilege ([`NamespaceId`], [`own_addresses`]),
 //! and, with the feature `monitor`, the kernel's events (`events`).
 //!
@@ -31,7 +31,6 @@ mod local;
 mod lookup;
 #[cfg(feature = "monitor")]
 pub mod monitor;
-pub mod netfilter;
 pub mod netns;
 pub mod nft;
 mod own;

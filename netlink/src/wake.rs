@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use crate::Port;
 use crate::decode;
 use crate::encode::rtm;
-use crate::netfilter;
+use crate::nft;
 use crate::own::without;
 use crate::socket::{Message, messages};
 
@@ -183,7 +183,7 @@ fn table_event(message: &Message, tables: &[&'static str]) -> Option<Wake> {
     let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
     let name = name.value().strip_suffix(b"\0")?;
     let table = tables.iter().find(|table| table.as_bytes() == name)?;
-    let owner = || netfilter::owners(message).into_iter().find(|owner| !owner.is_empty());
+    let owner = || nft::owners(message).into_iter().find(|owner| !owner.is_empty());
     match message.kind.to_be_bytes() {
         [_, NEWSETELEM] => owner().is_none().then_some(Wake::Table(table)),
         [_, DELSETELEM] => Some(owner().map_or(Wake::Table(table), Wake::Element)),

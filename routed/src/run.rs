@@ -11,7 +11,7 @@ use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{Alone, CommonArgs, HttpLimits, NotAlone, Notifier, Shutdown, serve_metrics};
 use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::events::Events;
-use ferrule_netlink::netfilter::NetfilterSocket;
+use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port};
 use tokio::sync::{oneshot, watch};
 

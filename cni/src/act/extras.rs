@@ -5,7 +5,7 @@
 //! host's end says in its alias that there may be some; where the host's end is gone already, they are looked for.
 
 use ferrule_model::{Attachment, HostPorts, IpNetwork, Link, PortElement, VethSpec};
-use ferrule_netlink::netfilter::Element;
+use ferrule_netlink::nft::Element;
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ferrule_model::{Family, IfIndex, IfName, Mac};
-use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{Netns, NetnsError};
+use ferrule_netlink::nft::{Netfilter, NetfilterSocket};
 use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Error, Netlink, Places, Renamed};

@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ferrule_model::json::field;
 use ferrule_model::{Attachment, Family, IfName, IpNetwork, family, host_veth_of};
-use ferrule_netlink::netfilter::Element;
+use ferrule_netlink::nft::Element;
 use serde_json::{Map, Value};
 
 use crate::edge::config::{mistyped, only};

@@ -90,7 +90,7 @@ pub(crate) struct Untouchable;
 impl Node for Untouchable {
     type Netns = FakeNetns;
     type Kernel = FakeKernel;
-    type Netfilter = ferrule_netlink::netfilter::FakeNetfilter;
+    type Netfilter = ferrule_netlink::nft::FakeNetfilter;
 
     fn netns(&self, path: &Path) -> Result<FakeNetns, NetnsError> {
         // As far as a request that is read well goes.

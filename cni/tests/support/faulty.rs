@@ -13,9 +13,8 @@ use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Mac,
     Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
 };
-use ferrule_netlink::netfilter::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::netns::NetnsError;
-use ferrule_netlink::nft::NftError;
+use ferrule_netlink::nft::{Change, Element, Flow, Netfilter, NftError};
 use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::traffic::{Tbf, Traffic};
 use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal, Renamed};

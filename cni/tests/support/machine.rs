@@ -13,8 +13,8 @@ use ferrule_model::{
     RouteKey,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
-use ferrule_netlink::netfilter::{FakeNetfilter, Netfilter, NetfilterSocket};
 use ferrule_netlink::netns::{self, Netns, NetnsError};
+use ferrule_netlink::nft::{FakeNetfilter, Netfilter, NetfilterSocket};
 use ferrule_netlink::sysctl::{self, SysctlError};
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Kernel, Netlink, Places, Renamed};

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use ferrule_netlink::netfilter::{Netfilter, NetfilterSocket};
-use ferrule_netlink::nft::{self, NftError};
+use ferrule_netlink::nft::{self, Netfilter, NetfilterSocket, NftError};
 use nix::errno::Errno;
 
 use crate::host::masquerade;

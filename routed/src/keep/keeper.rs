@@ -7,7 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use ferrule_model::{BridgePort, Family, HostSide, IfName, IpNetwork, Link, Op, Way};
-use ferrule_netlink::netfilter::Netfilter;
+use ferrule_netlink::nft::Netfilter;
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Error, Places, Refusal, nodes_own, sysctl};
 use ferrule_wire::{Record, RecordError, Records};

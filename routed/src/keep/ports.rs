@@ -6,8 +6,7 @@ use std::net::IpAddr;
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 use ferrule_model::{HostSide, PortElement};
 use ferrule_netlink::Error;
-use ferrule_netlink::netfilter::{Change, Element, Netfilter};
-use ferrule_netlink::nft::NftError;
+use ferrule_netlink::nft::{Change, Element, Netfilter, NftError};
 use ferrule_wire::Records;
 use nix::errno::Errno;
 
@@ -211,7 +210,7 @@ fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<S
 mod tests {
     use super::*;
     use ferrule_model::{Attachment, HostPorts, Limits, Way, pod_mac};
-    use ferrule_netlink::netfilter::FakeNetfilter;
+    use ferrule_netlink::nft::FakeNetfilter;
     use ferrule_wire::{remove_record, write_record};
 
     thread_local! {

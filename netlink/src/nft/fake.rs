@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ferrule_model::Family;
 use nix::errno::Errno;
 
-use super::{Change, Element, Flow, Netfilter};
+use super::{Change, Element, Flow, Netfilter, NftError};
 use crate::Error;
-use crate::nft::NftError;
 
 /// The fake; clones share everything.
 #[derive(Debug, Clone, Default)]

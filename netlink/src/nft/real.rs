@@ -4,7 +4,7 @@ use ferrule_model::Family;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::{Change, Element, Flow, Netfilter, message};
+use super::{Change, Element, Flow, Netfilter, codec};
 use crate::Error;
 use crate::socket::Socket;
 
@@ -26,19 +26,19 @@ impl NetfilterSocket {
 
 impl Netfilter for NetfilterSocket {
     fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
-        let [begin, end] = message::bounds(generation);
-        let requests = message::changes(table, changes);
+        let [begin, end] = codec::bounds(generation);
+        let requests = codec::changes(table, changes);
         let done = self.socket.transaction(&begin, &requests, &end)?;
         done.map_err(|refusal| Error::Refused { request: format!("nft element of {table}"), refusal })
     }
 
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
-        let messages = self.socket.dump(&message::list(table, set))?;
-        Ok(messages.iter().flat_map(|found| message::parse_elements(found, set)).collect())
+        let messages = self.socket.dump(&codec::list(table, set))?;
+        Ok(messages.iter().flat_map(|found| codec::parse_elements(found, set)).collect())
     }
 
     fn has_table(&mut self, table: &str) -> Result<bool, Error> {
-        match self.socket.batch(&[message::table(table)])?.results.into_iter().next() {
+        match self.socket.batch(&[codec::table(table)])?.results.into_iter().next() {
             Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(false),
             Some(Err(refusal)) => Err(Error::Refused { request: format!("nft table {table}"), refusal }),
             _ => Ok(true),
@@ -46,11 +46,11 @@ impl Netfilter for NetfilterSocket {
     }
 
     fn generation(&mut self) -> Result<u32, Error> {
-        let answers = self.socket.batch(&[message::generation()])?;
+        let answers = self.socket.batch(&[codec::generation()])?;
         if let Some(Err(refusal)) = answers.results.into_iter().next() {
             return Err(Error::Refused { request: "nft generation".into(), refusal });
         }
-        let found = answers.messages.iter().find_map(message::parse_generation);
+        let found = answers.messages.iter().find_map(codec::parse_generation);
         found.ok_or_else(|| Error::Decode("nothing about the generation of the rulesets".into()))
     }
 
@@ -60,8 +60,8 @@ impl Netfilter for NetfilterSocket {
         port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
-        let listed = self.socket.dump(&message::udp_flows(family, port))?;
-        let flows = listed.iter().filter_map(|found| message::parse_udp_flow(found, family));
+        let listed = self.socket.dump(&codec::udp_flows(family, port))?;
+        let flows = listed.iter().filter_map(|found| codec::parse_udp_flow(found, family));
         // A kernel that does not know the filter tells of all.
         let flows = flows.filter(|(flow, _)| port.is_none_or(|port| port == flow.port));
         let requests: Vec<_> = flows.filter(|(flow, _)| wanted(flow)).map(|(_, delete)| delete).collect();

@@ -1,10 +1,14 @@
-//! The parts of netfilter that change with every pod: elements of nftables' maps and sets, a map's or set's worth in
-//! one transaction, and the connections that the kernel tracks. A table's skeleton is a script's affair ([`nft`]).
+//! nftables, and the connections that the kernel tracks.
+//!
+//! A table has two parts. Its skeleton (chains, rules, empty sets and maps) changes rarely and is a script for the program
+//! `nft` ([`program`], one process a script). The elements of its sets and maps change with every pod and go to the kernel as
+//! netlink messages (`codec`), all of one transaction together.
 //!
 //! [`Netfilter`] is the seam: [`NetfilterSocket`] on the real kernel, [`FakeNetfilter`] on maps.
 
+mod codec;
 mod fake;
-mod message;
+mod program;
 mod real;
 
 use std::net::IpAddr;
@@ -12,10 +16,10 @@ use std::net::IpAddr;
 use ferrule_model::Family;
 
 use crate::Error;
-use crate::nft::{self, NftError};
 use crate::socket::Message;
 
 pub use fake::FakeNetfilter;
+pub use program::{NftError, apply, has_chain, list_chains, list_rules, list_table};
 pub use real::NetfilterSocket;
 
 /// One element of a set, or of a map if it has a value. Fields of a concatenation begin at multiples of four bytes and are
@@ -104,17 +108,17 @@ pub trait Netfilter {
     /// them; `None` if there is no such table.
     ///
     /// # Errors
-    /// As [`nft::list_rules`].
+    /// As [`list_rules`].
     fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
-        nft::list_rules("inet", table)
+        list_rules("inet", table)
     }
 
     /// Carries out a script of `nft(8)`.
     ///
     /// # Errors
-    /// As [`nft::apply`].
+    /// As [`apply`].
     fn load(&mut self, script: &str) -> Result<(), NftError> {
-        nft::apply(script)
+        apply(script)
     }
 
     /// Forgets those of the UDP connections to `port`, or to any, that are `wanted`, and tells how many: their next packet is
@@ -132,5 +136,5 @@ pub trait Netfilter {
 
 /// Whose the elements are that a message tells of.
 pub(crate) fn owners(message: &Message) -> Vec<String> {
-    message::parse_elements(message, "").into_iter().map(|element| element.comment).collect()
+    codec::parse_elements(message, "").into_iter().map(|element| element.comment).collect()
 }

@@ -4,7 +4,7 @@
 use std::net::UdpSocket;
 
 use ferrule_model::Family;
-use ferrule_netlink::netfilter::{Change, Element, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
+use ferrule_netlink::nft::{Change, Element, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
 use ferrule_netlink::{netns, nft};
 use nix::errno::Errno;
 
