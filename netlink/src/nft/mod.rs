@@ -7,74 +7,22 @@
 //! [`Netfilter`] is the seam: [`NetfilterSocket`] on the real kernel, [`FakeNetfilter`] on maps.
 
 mod codec;
+mod conntrack;
+mod element;
 mod fake;
 mod program;
 mod real;
-
-use std::net::IpAddr;
 
 use ferrule_model::Family;
 
 use crate::Error;
 use crate::socket::Message;
 
+pub use conntrack::Flow;
+pub use element::{Change, Element};
 pub use fake::FakeNetfilter;
 pub use program::{NftError, apply, has_chain, list_chains, list_rules, list_table};
 pub use real::NetfilterSocket;
-
-/// One element of a set, or of a map if it has a value. Fields of a concatenation begin at multiples of four bytes and are
-/// in network byte order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Element {
-    /// Name of its set or map.
-    pub set: &'static str,
-    /// What is looked up.
-    pub key: Vec<u8>,
-    /// What it leads to; empty in a set.
-    pub value: Vec<u8>,
-    /// A text that the kernel keeps and `nft list` shows, at most 252 bytes: whose it is.
-    pub comment: String,
-}
-
-/// A change of a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change<'a> {
-    /// Adds an element whose key is not there yet.
-    Add(&'a Element),
-    /// Deletes the element of this key.
-    Delete(&'a Element),
-    /// Deletes all elements of this set.
-    Clear(&'static str),
-}
-
-impl Change<'_> {
-    /// Whether both do the same with elements of the same set.
-    fn goes_with(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Add(a), Self::Add(b)) | (Self::Delete(a), Self::Delete(b)) => a.set == b.set,
-            _ => false,
-        }
-    }
-}
-
-/// A connection that the kernel tracks, as its first packet was and as the answers are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flow {
-    /// Where the first packet came from.
-    pub source: IpAddr,
-    /// Where it was sent.
-    pub destination: IpAddr,
-    /// To which port.
-    pub port: u16,
-    /// Where the answers come from: the destination after translation.
-    pub answers_from: IpAddr,
-    /// From which port.
-    pub answering_port: u16,
-    /// Where the answers go: the source after translation.
-    pub answers_to: IpAddr,
-    /// Whether there was an answer.
-    pub answered: bool,
-}
 
 /// Tables of the family `inet`, and tracked connections, of one network namespace.
 pub trait Netfilter {

@@ -4,7 +4,7 @@ use ferrule_model::Family;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::{Change, Element, Flow, Netfilter, codec};
+use super::{Change, Element, Flow, Netfilter, codec, conntrack};
 use crate::Error;
 use crate::socket::Socket;
 
@@ -60,8 +60,8 @@ impl Netfilter for NetfilterSocket {
         port: Option<u16>,
         wanted: &dyn Fn(&Flow) -> bool,
     ) -> Result<usize, Error> {
-        let listed = self.socket.dump(&codec::udp_flows(family, port))?;
-        let flows = listed.iter().filter_map(|found| codec::parse_udp_flow(found, family));
+        let listed = self.socket.dump(&conntrack::udp_flows(family, port))?;
+        let flows = listed.iter().filter_map(|found| conntrack::parse_udp_flow(found, family));
         // A kernel that does not know the filter tells of all.
         let flows = flows.filter(|(flow, _)| port.is_none_or(|port| port == flow.port));
         let requests: Vec<_> = flows.filter(|(flow, _)| wanted(flow)).map(|(_, delete)| delete).collect();
