@@ -23,6 +23,7 @@ pub mod fake;
 #[cfg(test)]
 mod fixtures;
 pub mod forwarding;
+mod generic;
 pub mod iptables;
 mod kernel;
 mod link;

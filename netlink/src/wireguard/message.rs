@@ -1,4 +1,4 @@
-//! WireGuard's messages: `linux/wireguard.h` and `linux/genetlink.h`.
+//! WireGuard's messages: `linux/wireguard.h`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,20 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use ferrule_model::{
     IfIndex, IpNetwork, Peer, PeerKey, PeerState, WgKey, WgSecret, WireguardSettings, WireguardState,
 };
-use netlink_packet_core::{DefaultNla, NlasIterator};
+use netlink_packet_core::DefaultNla;
 use nix::libc;
 
-use crate::attributes::{append, nested};
+use crate::attributes::nested;
+use crate::generic::{self, HEADER_LEN, attributes};
 use crate::socket::Request;
 
-/// `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, `CTRL_ATTR_FAMILY_ID` and `CTRL_ATTR_FAMILY_NAME`.
-const CONTROL: u16 = 0x10;
-const GET_FAMILY: u8 = 3;
-const FAMILY_ID: u16 = 1;
-const FAMILY_NAME: u16 = 2;
-/// `struct genlmsghdr`: command, version, two bytes for nothing.
-const HEADER_LEN: usize = 4;
+/// `WG_GENL_VERSION`, and the name of WireGuard's family.
 const VERSION: u8 = 1;
+pub(super) const FAMILY: &str = "wireguard";
 
 const GET_DEVICE: u8 = 0;
 const SET_DEVICE: u8 = 1;
@@ -50,19 +46,6 @@ mod allowed {
     pub(super) const FAMILY: u16 = 1;
     pub(super) const ADDRESS: u16 = 2;
     pub(super) const MASK: u16 = 3;
-}
-
-/// Asks for the number of WireGuard's family.
-pub(super) fn family() -> Request {
-    let mut payload = header(GET_FAMILY);
-    append(&mut payload, &[DefaultNla::new(FAMILY_NAME, b"wireguard\0".to_vec())]);
-    Request { kind: CONTROL, flags: 0, payload }
-}
-
-/// The number in the answer.
-pub(super) fn parse_family(payload: &[u8]) -> Option<u16> {
-    let found = attributes(payload.get(HEADER_LEN..)?).find(|(kind, _)| *kind == FAMILY_ID)?;
-    Some(u16::from_ne_bytes(found.1.try_into().ok()?))
 }
 
 /// Asks for all of a device: a dump.
@@ -189,19 +172,8 @@ fn parse_socket_address(bytes: &[u8]) -> Option<SocketAddr> {
 }
 
 fn request(family: u16, command: u8, link: IfIndex, more: &[DefaultNla]) -> Request {
-    let mut payload = header(command);
-    append(&mut payload, &[DefaultNla::new(device::INDEX, link.0.to_ne_bytes().to_vec())]);
-    append(&mut payload, more);
-    Request { kind: family, flags: 0, payload }
-}
-
-fn header(command: u8) -> Vec<u8> {
-    vec![command, VERSION, 0, 0]
-}
-
-/// The attributes that can be read, up to the first that cannot.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, Vec<u8>)> {
-    NlasIterator::new(bytes).map_while(Result::ok).map(|nla| (nla.kind(), nla.value().to_vec()))
+    let index = DefaultNla::new(device::INDEX, link.0.to_ne_bytes().to_vec());
+    generic::request(family, (command, VERSION), &[&[index], more].concat())
 }
 
 #[cfg(test)]
@@ -298,7 +270,6 @@ mod tests {
             let mut bent = good.clone();
             bent[cut] ^= 0xff;
             take(&bent, LINK, &mut state);
-            assert_eq!(parse_family(&bent[..cut]), None);
         }
     }
 }

@@ -4,12 +4,8 @@ use ferrule_model::{IfIndex, Op, WireguardSpec, WireguardState};
 use nix::errno::Errno;
 
 use super::message;
-use crate::netns::Netns;
-use crate::socket::{Answers, Socket};
+use crate::socket::Answers;
 use crate::{Error, Kernel, Netlink, Refusal, link};
-
-/// `NETLINK_GENERIC`.
-const PROTOCOL: isize = 16;
 
 impl Netlink {
     /// Carries out ops that concern WireGuard.
@@ -70,24 +66,7 @@ impl Netlink {
 
     /// `None` while the kernel has no WireGuard: it loads the module when a device is made.
     fn wireguard_family(&mut self) -> Result<Option<u16>, Error> {
-        let Answers { results, messages } = self.generic()?.batch(&[message::family()])?;
-        match results.into_iter().next() {
-            Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(None),
-            Some(Err(refusal)) => Err(Error::Refused { request: "ctrl get name wireguard".into(), refusal }),
-            _ => Ok(messages.iter().find_map(|answer| message::parse_family(&answer.payload))),
-        }
-    }
-
-    fn generic(&mut self) -> Result<&mut Socket, Error> {
-        let open = || Socket::of(PROTOCOL);
-        let socket = match self.generic.take() {
-            Some(socket) => socket,
-            None if self.elsewhere => {
-                Socket::opened_in(&Netns::of_socket(&self.socket).map_err(Error::Open)?, open)?
-            }
-            None => open()?,
-        };
-        Ok(self.generic.insert(socket))
+        self.generic_family(message::FAMILY)
     }
 }
 
