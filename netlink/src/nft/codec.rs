@@ -1,8 +1,7 @@
 //! Elements, tables and the generation of the rulesets as netlink messages of nftables, both ways.
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_CREATE, NLM_F_EXCL, NlasIterator,
-    ParseableParametrized,
+    DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_CREATE, NLM_F_EXCL, NlasIterator, ParseableParametrized,
 };
 use netlink_packet_netfilter::nftables::{
     DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage, SetElementAttribute,

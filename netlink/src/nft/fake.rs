@@ -103,6 +103,10 @@ impl Netfilter for FakeNetfilter {
         Ok(world.tables.get(table).map(|sets| sets.keys().cloned().collect::<Vec<_>>().join("\n")))
     }
 
+    fn whole(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        self.rules(table)
+    }
+
     /// Understands of a script what table it adds, with which sets and maps.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
         let mut world = self.lock();

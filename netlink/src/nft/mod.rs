@@ -1,8 +1,10 @@
 //! nftables, and the connections that the kernel tracks.
 //!
 //! A table has two parts. Its skeleton (chains, rules, empty sets and maps) changes rarely and is a script for the program
-//! `nft` ([`program`], one process a script). The elements of its sets and maps change with every pod and go to the kernel as
+//! `nft` ([`apply`], one process a script). The elements of its sets and maps change with every pod and go to the kernel as
 //! netlink messages (`codec`), all of one transaction together.
+//!
+//! [`KeptTable`] has a skeleton stay as its text says, whatever others do to it.
 //!
 //! [`Netfilter`] is the seam: [`NetfilterSocket`] on the real kernel, [`FakeNetfilter`] on maps.
 
@@ -10,6 +12,7 @@ mod codec;
 mod conntrack;
 mod element;
 mod fake;
+mod kept;
 mod program;
 mod real;
 
@@ -21,6 +24,7 @@ use crate::socket::Message;
 pub use conntrack::Flow;
 pub use element::{Change, Element};
 pub use fake::FakeNetfilter;
+pub use kept::{Found, KeptError, KeptTable, Text, removal, replacement, same};
 pub use program::{NftError, apply, has_chain, list_chains, list_rules, list_table};
 pub use real::NetfilterSocket;
 
@@ -59,6 +63,14 @@ pub trait Netfilter {
     /// As [`list_rules`].
     fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
         list_rules("inet", table)
+    }
+
+    /// The same with the elements.
+    ///
+    /// # Errors
+    /// As [`list_table`].
+    fn whole(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        list_table("inet", table)
     }
 
     /// Carries out a script of `nft(8)`.

@@ -18,9 +18,6 @@ use crate::decide::networks::in_order;
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
 
-/// A set of the table that always is there, and is small.
-pub const SET: &str = "own_pods4";
-
 /// What kube-proxy marks packets with that it will masquerade (KUBE-MARK-MASQ; `masqueradeBit` 14, its default).
 const MASQUERADED_BY_OTHERS: &str = "0x00004000";
 
@@ -49,22 +46,6 @@ pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
     }
     text.push_str("\t}\n}\n");
     text
-}
-
-/// The transaction that puts `table` in the place of whatever table of its name there is.
-pub fn replacement(table: &str) -> String {
-    format!("{}{table}", removal())
-}
-
-/// The transaction that removes the table, if there is one: a deletion alone would fail where there is none.
-pub fn removal() -> String {
-    format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
-}
-
-/// Whether two texts say the same: how nft breaks its lines is its own affair.
-pub fn same(a: &str, b: &str) -> bool {
-    let words = |text| str::split(text, [' ', '\t', '\n', ',', ';']).filter(|word: &&str| !word.is_empty());
-    words(a).eq(words(b))
 }
 
 fn names(of: Family) -> (&'static str, char) {
@@ -137,12 +118,12 @@ mod tests {
     fn the_kernel_tells_the_table_as_it_was_given() {
         let listed = netns::make().unwrap().run(|| {
             for text in [example(), table(&[], &[]), example()] {
-                nft::apply(&replacement(&text)).unwrap();
+                nft::apply(&nft::replacement(TABLE, &text)).unwrap();
                 let listed = nft::list_table("inet", TABLE).unwrap().unwrap();
-                assert!(same(&listed, &text), "given:\n{text}\nlisted:\n{listed}");
+                assert!(nft::same(&listed, &text), "given:\n{text}\nlisted:\n{listed}");
             }
-            nft::apply(&removal()).unwrap();
-            nft::apply(&removal()).unwrap();
+            nft::apply(&nft::removal(TABLE)).unwrap();
+            nft::apply(&nft::removal(TABLE)).unwrap();
             nft::list_table("inet", TABLE).unwrap()
         });
         assert_eq!(listed.unwrap(), None);
@@ -151,8 +132,8 @@ mod tests {
     #[test]
     fn a_change_by_hand_is_another_text() {
         let changed = example().replace("masquerade fully-random", "masquerade");
-        assert!(!same(&example(), &changed));
-        assert!(!same(&example(), &example().replace("172.16.0.0/12, ", "")));
-        assert!(same(&example(), &example().replace(", ", ",\n\t\t\t")));
+        assert!(!nft::same(&example(), &changed));
+        assert!(!nft::same(&example(), &example().replace("172.16.0.0/12, ", "")));
+        assert!(nft::same(&example(), &example().replace(", ", ",\n\t\t\t")));
     }
 }

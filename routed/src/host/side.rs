@@ -12,7 +12,7 @@ use ferrule_model::{Family, IpNetwork, family, table};
 use ferrule_netlink::advertised;
 use ferrule_netlink::forwarding;
 use ferrule_netlink::iptables::{self, IptablesError, Variant};
-use ferrule_netlink::nft::{self, NftError};
+use ferrule_netlink::nft::{self, KeptError, NftError};
 use ferrule_netlink::sysctl::Watched;
 
 use crate::decide::drift::Belief;
@@ -107,7 +107,7 @@ impl Host {
         let masquerades = self.config.routing.masquerade;
         let outcome = self.work_out(cluster);
         match rules::list() {
-            Ok(Some(listed)) if masquerades && masquerade::same(&listed, &outcome.table) => {}
+            Ok(Some(listed)) if masquerades && nft::same(&listed, &outcome.table) => {}
             Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
             Ok(None) => {}
             Ok(Some(_)) => lines.push(format!("remove nftables table inet {}", masquerade::TABLE)),
@@ -206,7 +206,7 @@ impl Host {
         let failed = if self.config.routing.masquerade {
             self.rules.keep(&outcome.table, by)
         } else {
-            rules::remove().map(|removed| {
+            rules::remove().map_err(KeptError::from).map(|removed| {
                 if removed {
                     tracing::info!("the nftables table inet {} is removed", masquerade::TABLE);
                 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 use ferrule_model::{HostSide, PortElement};
 use ferrule_netlink::Error;
-use ferrule_netlink::nft::{Change, Element, Netfilter, NftError};
+use ferrule_netlink::nft::{Change, Element, Found, KeptError, KeptTable, Netfilter, Text};
 use ferrule_wire::Records;
 use nix::errno::Errno;
 
@@ -17,7 +17,7 @@ use super::repair;
 pub enum PortsError {
     /// The table.
     #[error("host ports: {0}")]
-    Table(#[from] NftError),
+    Table(#[from] KeptError),
     /// Its elements.
     #[error("host ports: {0}")]
     Kernel(#[from] Error),
@@ -37,8 +37,7 @@ pub struct Outcome {
 pub struct Ports<N> {
     open: fn() -> Result<N, Error>,
     netfilter: Option<N>,
-    /// How this version of nft prints the table's rules.
-    printed: Option<String>,
+    table: KeptTable,
     /// The node's addresses, as they were last put into the table.
     own: BTreeSet<IpAddr>,
     /// The generation of the rulesets in which all was found right. As long as that lasts, nobody has changed any ruleset.
@@ -48,7 +47,13 @@ pub struct Ports<N> {
 impl<N: Netfilter> Ports<N> {
     /// By way of what `open` opens, once it is needed.
     pub fn new(open: fn() -> Result<N, Error>) -> Self {
-        Self { open, netfilter: None, printed: None, own: BTreeSet::new(), right_in: None }
+        Self {
+            open,
+            netfilter: None,
+            table: KeptTable::new(TABLE, Text::Script),
+            own: BTreeSet::new(),
+            right_in: None,
+        }
     }
 
     /// Looks at the ports of these pods, which are all that have some, on the node's `own` addresses, and puts right what differs.
@@ -124,19 +129,12 @@ impl<N: Netfilter> Ports<N> {
         Ok(outcome)
     }
 
-    /// The table with its rules; a sentence if it was not there, or not as it has to be. Rules that nobody has seen yet are written
-    /// afresh, which changes nothing where they are right.
+    /// The table with its rules; a sentence if it was not there, or not as it has to be.
     fn rules(&mut self, netfilter: &mut N, by: &str) -> Result<Option<String>, PortsError> {
-        let found = netfilter.rules(TABLE)?;
-        if found.is_some() && found == self.printed {
-            return Ok(None);
-        }
-        netfilter.load(SKELETON)?;
-        self.printed = netfilter.rules(TABLE)?;
-        let verb = match &found {
-            None => "deleted",
-            found if *found == self.printed => return Ok(None),
-            Some(_) => "changed",
+        let verb = match self.table.keep(netfilter, SKELETON)? {
+            Found::Right => return Ok(None),
+            Found::Missing => "deleted",
+            Found::Different => "changed",
         };
         Ok(Some(format!("the nftables table inet {TABLE} was {verb} by someone else{by}; put back")))
     }
