@@ -197,8 +197,7 @@ mod tests {
     #[test]
     fn a_script_puts_rules_right_and_leaves_elements_alone() {
         in_namespace(|netfilter| {
-            let port =
-                Element { set: "s", key: vec![0, 80], value: Vec::new(), comment: String::new() };
+            let port = Element { set: "s", key: vec![0, 80], value: Vec::new(), comment: String::new() };
             let mut table = KeptTable::new("kept", Text::Script);
             assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Missing);
             netfilter.change("kept", &[Change::Add(&port)], None).unwrap();
