@@ -6,7 +6,7 @@
 //! the affair of `routed`.
 
 pub mod act;
-pub mod ask;
+mod ask;
 pub mod decide;
 pub mod edge;
 pub mod verbs;
@@ -23,7 +23,6 @@ pub use edge::request::Face;
 use edge::request::{Request, Unreadable};
 use edge::result::AddResult;
 use edge::spec::{Verb, Version};
-pub use ferrule_model::table;
 use verbs::{add, check, del, face, gc, status};
 
 /// What the process leaves behind.

@@ -66,7 +66,7 @@ fn portmap_and_bandwidth_work_behind_ours() {
         let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &version));
         let mapped = reference(lab, "portmap", "ADD", &runtime, &ours);
         let limited = reference(lab, "bandwidth", "ADD", &runtime, &mapped);
-        assert_eq!(nft::list_table("inet", ferrule_cni::table::TABLE).unwrap(), None, "none of ours");
+        assert_eq!(nft::list_table("inet", ferrule_model::table::TABLE).unwrap(), None, "none of ours");
 
         serve(&lab.pod("pod"), 80);
         let host = Netns::current().unwrap();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ferrule_cni::Answer;
 use ferrule_cni::decide::ports::Granted;
-use ferrule_cni::table::{MAPS, SETS, TABLE};
+use ferrule_model::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Address, AddressKey, Attachment, Op, ifb_name};
 use ferrule_netlink::Kernel;
 use ferrule_netlink::nft::{Element, Flow, Netfilter};

@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ferrule_cni::table::{MAPS, SETS, TABLE};
+use ferrule_model::table::{MAPS, SETS, TABLE};
 use ferrule_model::{Attachment, host_veth_name};
 use ferrule_netlink::Kernel;
 use ferrule_netlink::netns::Netns;

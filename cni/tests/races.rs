@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ferrule_cni::table::{MAPS, SETS, TABLE};
+use ferrule_model::table::{MAPS, SETS, TABLE};
 use ferrule_model::{is_host_veth, is_ifb};
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::nft::{Netfilter, NetfilterSocket};

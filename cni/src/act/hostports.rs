@@ -9,47 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ferrule_model::{Attachment, Family};
-use ferrule_netlink::nft::{Change, Element, Flow, Netfilter, NftError};
+use ferrule_netlink::nft::{Change, Element, Flow, Netfilter};
 use ferrule_netlink::{Error as NetlinkError, Places, Renamed, nodes_own};
 use nix::errno::Errno;
 
 use crate::act::node::Node;
-use crate::decide::ports::{self, Granted, Owner, Protocol};
-use crate::edge::error::Error;
-use crate::table::{MAPS, OWN, SETS, SKELETON, TABLE};
+use crate::decide::ports::{self, Granted, Owner};
+use crate::edge::error::{Error, HostPortError};
+use crate::edge::mappings::Protocol;
+use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
 /// Attempts of a transaction between which somebody else's came each time.
 const ATTEMPTS: u32 = 100;
 /// Attempts to make a table that is gone again each time.
 const TABLE_ATTEMPTS: u32 = 5;
-
-/// Why host ports cannot be granted.
-#[derive(Debug, thiserror::Error)]
-pub enum HostPortError {
-    /// Another pod has the port.
-    #[error("host port {port} is taken by {owner}: delete that pod, or ask for another hostPort")]
-    Taken {
-        /// The port.
-        port: String,
-        /// Whose it is.
-        owner: String,
-    },
-    /// The table, or a part of it that is missing, could not be made.
-    #[error(
-        "cannot make the nftables table {TABLE} for host ports: {0} (`nft list table inet {TABLE}` shows what is there; the \
-         host ports in it work on)"
-    )]
-    Table(#[source] NftError),
-    /// Somebody removes the table, or a part of it, as often as it is made.
-    #[error(
-        "the nftables table {TABLE} went, or a part of it, as soon as it was made: find the program that flushes the \
-         rulesets (`nft monitor` shows it at work)"
-    )]
-    Flushed,
-    /// Every attempt met another transaction.
-    #[error("nftables' rulesets changed during each of {ATTEMPTS} attempts to change the host ports")]
-    Busy,
-}
 
 fn talking(doing: &'static str) -> impl FnOnce(NetlinkError) -> Error {
     move |source| Error::Kernel { doing, source }
@@ -195,7 +168,7 @@ fn replace(
             done => return done.map_err(talking(PUT)),
         }
     }
-    Err(Error::HostPort(HostPortError::Busy))
+    Err(Error::HostPort(HostPortError::Busy { attempts: ATTEMPTS }))
 }
 
 /// An error if the owner of `element` is attached: its veth is there.
@@ -298,7 +271,7 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
         // An established one would keep its translation, and reach whoever gets the address next.
         return forget(&mut netfilter, &found, |granted, flow| flow.answers_from == granted.pod.ip());
     }
-    Err(Error::HostPort(HostPortError::Busy))
+    Err(Error::HostPort(HostPortError::Busy { attempts: ATTEMPTS }))
 }
 
 /// Ports of one family up to which each is asked for by itself. Every question makes the kernel go through all it tracks.

@@ -1,7 +1,6 @@
 //! Another IPAM plugin, executed as the specification's section 4 says: found in `CNI_PATH`, given our environment and
 //! our configuration, its errors handed on as they are. One that does not end is ended.
 
-use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -14,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::ask::ipamd;
+use crate::edge::config::Delegate;
 use crate::edge::error::Error;
 use crate::edge::result::AddResult;
 use crate::edge::spec::{Verb, Version};
@@ -27,21 +27,6 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 const OUTPUT_MAX: u64 = 1 << 20;
 /// How often a plugin that has said everything is looked at until it has ended, which it does at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-
-/// The plugin named in `ipam.type`, with what it is to be given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Delegate {
-    /// Name of its file.
-    pub(crate) plugin: String,
-    /// `CNI_PATH`.
-    pub(crate) path: Option<OsString>,
-    /// The other variables of ours.
-    pub(crate) variables: Vec<(&'static str, OsString)>,
-    /// The whole configuration.
-    pub(crate) stdin: Vec<u8>,
-    /// Whether there is a result of ADD, so that the plugin holds something.
-    pub(crate) has_result: bool,
-}
 
 /// The plugin at work. It ends with this, unless it has ended before.
 pub(crate) struct Running {
@@ -93,96 +78,94 @@ impl Drop for Running {
     }
 }
 
-impl Delegate {
-    /// Starts it. The answer is fetched with [`finish`](Self::finish).
-    pub(crate) fn start(&self, verb: Verb) -> Result<Running, Error> {
-        let deadline = Instant::now() + WAIT;
-        let file = self.find()?;
-        let failed = |reason: io::Error| self.failed(format!("cannot execute {}: {reason}", file.display()));
-        let mut command = Command::new(&file);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.env("CNI_COMMAND", verb.as_str());
-        command.envs(self.path.iter().map(|path| ("CNI_PATH", path)));
-        // Its standard error is ours: the runtime's log.
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
-        let (pipes, text) = ((child.stdin.take(), child.stdout.take()), self.stdin.clone());
-        let (sender, output) = channel();
-        // A thread, because a pipe has no deadline. It ends with the plugin, or with us.
-        thread::spawn(move || {
-            let (Some(mut stdin), Some(stdout)) = pipes else { return };
-            // One that ends without reading says why on its standard output.
-            let _ = stdin.write_all(&text);
-            drop(stdin);
-            let mut written = Vec::new();
-            let read = stdout.take(OUTPUT_MAX).read_to_end(&mut written);
-            let _ = sender.send(read.map(|_| written));
+/// Starts it. The answer is fetched with [`finish`].
+pub(crate) fn start(delegate: &Delegate, verb: Verb) -> Result<Running, Error> {
+    let deadline = Instant::now() + WAIT;
+    let file = find(delegate)?;
+    let failed = |reason: io::Error| failed(delegate, format!("cannot execute {}: {reason}", file.display()));
+    let mut command = Command::new(&file);
+    command.envs(delegate.variables.iter().map(|(name, value)| (name, value)));
+    command.env("CNI_COMMAND", verb.as_str());
+    command.envs(delegate.path.iter().map(|path| ("CNI_PATH", path)));
+    // Its standard error is ours: the runtime's log.
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let (pipes, text) = ((child.stdin.take(), child.stdout.take()), delegate.stdin.clone());
+    let (sender, output) = channel();
+    // A thread, because a pipe has no deadline. It ends with the plugin, or with us.
+    thread::spawn(move || {
+        let (Some(mut stdin), Some(stdout)) = pipes else { return };
+        // One that ends without reading says why on its standard output.
+        let _ = stdin.write_all(&text);
+        drop(stdin);
+        let mut written = Vec::new();
+        let read = stdout.take(OUTPUT_MAX).read_to_end(&mut written);
+        let _ = sender.send(read.map(|_| written));
+    });
+    Ok(Running { verb, child, deadline, output })
+}
+
+/// Waits for its end and gives what it wrote.
+pub(crate) fn finish(delegate: &Delegate, mut running: Running) -> Result<Vec<u8>, Error> {
+    let ended = running.end().map_err(|reason| failed(delegate, reason.to_string()))?;
+    let Some((status, output)) = ended else {
+        return Err(Error::DelegateHangs {
+            plugin: delegate.plugin.clone(),
+            verb: running.verb,
+            waited: WAIT,
         });
-        Ok(Running { verb, child, deadline, output })
+    };
+    if status.success() {
+        return Ok(output);
     }
+    let object = serde_json::from_slice(&output).and_then(|mut value| {
+        named(&mut value, &["code", "msg", "details"]);
+        serde_json::from_value(value)
+    });
+    let Ok(Object { code, msg, details }) = object else {
+        return Err(failed(delegate, format!("{status} without an error object")));
+    };
+    let plugin = delegate.plugin.clone();
+    // So the reference library answers what came with 1.1.0, until it knew of it.
+    let knows_not = msg.contains("missing containerID") || msg.contains("unknown CNI_COMMAND");
+    if running.verb.since() == Version::V1_1_0 && knows_not {
+        return Err(Error::DelegateTooOld { plugin, verb: running.verb, msg });
+    }
+    Err(Error::Delegate { plugin, code, msg, details })
+}
 
-    /// Waits for its end and gives what it wrote.
-    pub(crate) fn finish(&self, mut running: Running) -> Result<Vec<u8>, Error> {
-        let ended = running.end().map_err(|reason| self.failed(reason.to_string()))?;
-        let Some((status, output)) = ended else {
-            return Err(Error::DelegateHangs {
-                plugin: self.plugin.clone(),
-                verb: running.verb,
-                waited: WAIT,
-            });
-        };
-        if status.success() {
-            return Ok(output);
-        }
-        let object = serde_json::from_slice(&output).and_then(|mut value| {
-            named(&mut value, &["code", "msg", "details"]);
-            serde_json::from_value(value)
-        });
-        let Ok(Object { code, msg, details }) = object else {
-            return Err(self.failed(format!("{status} without an error object")));
-        };
-        let plugin = self.plugin.clone();
-        // So the reference library answers what came with 1.1.0, until it knew of it.
-        let knows_not = msg.contains("missing containerID") || msg.contains("unknown CNI_COMMAND");
-        if running.verb.since() == Version::V1_1_0 && knows_not {
-            return Err(Error::DelegateTooOld { plugin, verb: running.verb, msg });
-        }
-        Err(Error::Delegate { plugin, code, msg, details })
-    }
+/// Runs a verb that answers nothing.
+pub(crate) fn run(delegate: &Delegate, verb: Verb) -> Result<(), Error> {
+    start(delegate, verb).and_then(|running| finish(delegate, running)).map(drop)
+}
 
-    /// Runs a verb that answers nothing.
-    pub(crate) fn run(&self, verb: Verb) -> Result<(), Error> {
-        self.start(verb).and_then(|running| self.finish(running)).map(drop)
+/// DEL. A plugin that is not there holds nothing, unless an ADD with it succeeded.
+pub(crate) fn release(delegate: &Delegate) -> Result<(), Error> {
+    match run(delegate, Verb::Del) {
+        Err(Error::DelegateNotFound { .. }) if !delegate.has_result => Ok(()),
+        result => result,
     }
+}
 
-    /// DEL. A plugin that is not there holds nothing, unless an ADD with it succeeded.
-    pub(crate) fn release(&self) -> Result<(), Error> {
-        match self.run(Verb::Del) {
-            Err(Error::DelegateNotFound { .. }) if !self.has_result => Ok(()),
-            result => result,
-        }
+/// The result of its ADD.
+pub(crate) fn result(delegate: &Delegate, running: Running) -> Result<AddResult, Error> {
+    let text = finish(delegate, running)?;
+    let read = serde_json::from_slice::<Value>(&text).map_err(|error| error.to_string());
+    let read = read.and_then(|value| AddResult::read(&value));
+    let result = read.map_err(|reason| failed(delegate, format!("its result cannot be read: {reason}")))?;
+    if result.ips.is_empty() {
+        return Err(failed(delegate, "there is no address in its result".into()));
     }
+    Ok(result)
+}
 
-    /// The result of its ADD.
-    pub(crate) fn result(&self, running: Running) -> Result<AddResult, Error> {
-        let text = self.finish(running)?;
-        let read = serde_json::from_slice::<Value>(&text).map_err(|error| error.to_string());
-        let read = read.and_then(|value| AddResult::read(&value));
-        let result = read.map_err(|reason| self.failed(format!("its result cannot be read: {reason}")))?;
-        if result.ips.is_empty() {
-            return Err(self.failed("there is no address in its result".into()));
-        }
-        Ok(result)
-    }
+fn find(delegate: &Delegate) -> Result<PathBuf, Error> {
+    let found = delegate.path.iter().flat_map(std::env::split_paths).map(|dir| dir.join(&delegate.plugin));
+    found.into_iter().find(|file| file.is_file()).ok_or_else(|| Error::DelegateNotFound {
+        plugin: delegate.plugin.clone(),
+        path: delegate.path.clone().unwrap_or_default().display().to_string(),
+    })
+}
 
-    fn find(&self) -> Result<PathBuf, Error> {
-        let found = self.path.iter().flat_map(std::env::split_paths).map(|dir| dir.join(&self.plugin));
-        found.into_iter().find(|file| file.is_file()).ok_or_else(|| Error::DelegateNotFound {
-            plugin: self.plugin.clone(),
-            path: self.path.clone().unwrap_or_default().display().to_string(),
-        })
-    }
-
-    fn failed(&self, reason: String) -> Error {
-        Error::DelegateFailed { plugin: self.plugin.clone(), reason }
-    }
+fn failed(delegate: &Delegate, reason: String) -> Error {
+    Error::DelegateFailed { plugin: delegate.plugin.clone(), reason }
 }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork};
 
-use crate::ask::delegate::{Delegate, Running};
+use crate::ask::delegate::{self, Running};
 use crate::ask::ipamd::{self, Ipamd};
 use crate::decide::grant::Grant;
-use crate::edge::config::Config;
+use crate::edge::config::{Config, Delegate};
 use crate::edge::error::Error;
 use crate::edge::request::Add;
 use crate::edge::spec::Verb;
@@ -35,7 +35,7 @@ impl<'a> Ipam<'a> {
         match self {
             Self::Daemon(daemon) => daemon.ask(add),
             Self::Plugin(delegate, running) => {
-                *running = Some(delegate.start(Verb::Add)?);
+                *running = Some(delegate::start(delegate, Verb::Add)?);
                 Ok(())
             }
         }
@@ -46,7 +46,7 @@ impl<'a> Ipam<'a> {
         match self {
             Self::Daemon(daemon) => daemon.answer(),
             Self::Plugin(delegate, running) => match running.take() {
-                Some(running) => Ok((Grant::of(delegate.result(running)?), false)),
+                Some(running) => Ok((Grant::of(delegate::result(delegate, running)?), false)),
                 None => Err(Error::Lease("nobody was asked".into())),
             },
         }
@@ -74,7 +74,7 @@ impl<'a> Releasing<'a> {
     pub(crate) fn release(self, attachment: &Attachment) -> Result<(), Error> {
         match self {
             Self::Daemon(daemon) => daemon.release(attachment),
-            Self::Plugin(delegate) => delegate.release(),
+            Self::Plugin(delegate) => delegate::release(delegate),
         }
     }
 }
@@ -92,7 +92,7 @@ pub(crate) fn check(
     others: &[IpNetwork],
 ) -> Result<(), Error> {
     match &config.delegate {
-        Some(delegate) => delegate.run(Verb::Check),
+        Some(delegate) => delegate::run(delegate, Verb::Check),
         None => ipamd::check(config, attachment, addresses, others),
     }
 }
@@ -100,7 +100,7 @@ pub(crate) fn check(
 /// Takes back what none of the `valid` attachments has, except where a link is `stuck`.
 pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<IfName>) -> Result<(), Error> {
     match &config.delegate {
-        Some(delegate) => delegate.run(Verb::Gc),
+        Some(delegate) => delegate::run(delegate, Verb::Gc),
         None => ipamd::collect(config, valid, stuck),
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<If
 /// Whether the next ADD would get an address; the families it would get, as far as that is known.
 pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     match &config.delegate {
-        Some(delegate) => match delegate.run(Verb::Status) {
+        Some(delegate) => match delegate::run(delegate, Verb::Status) {
             Err(error @ Error::DelegateHangs { .. }) => {
                 Err(Error::NotAvailable { reason: error.to_string(), source: None })
             }

@@ -3,6 +3,7 @@
 //! Runtimes and libraries add fields of their own, so unknown ones are left alone, unless they look like one
 //! of ours misspelt.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ferrule_model::json::{field, in_words, is_name, is_unset, named};
@@ -10,11 +11,10 @@ use ferrule_model::{Attachment, IfName, is_host_veth};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::act::extras::Extras;
-use crate::act::shaping;
-use crate::ask::delegate::Delegate;
-use crate::decide::ports;
+use crate::edge::bandwidth::{self, Bandwidth};
 use crate::edge::error::Error;
+use crate::edge::fields::{clipped, kind, mistyped, unknown, wrong};
+use crate::edge::mappings::{self, PortMapping};
 use crate::edge::result::{AddResult, Dns, Route};
 use crate::edge::spec::Version;
 use crate::edge::wanted::CAPABILITIES;
@@ -89,6 +89,37 @@ pub struct Bridge {
     pub name: IfName,
     /// Pods reach the node and what is behind it, but not each other.
     pub isolated: bool,
+}
+
+/// What the runtime asks for beside the link: host ports and a limited bandwidth.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Extras {
+    /// `runtimeConfig.portMappings`.
+    pub ports: Vec<PortMapping>,
+    /// `runtimeConfig.bandwidth`.
+    pub bandwidth: Bandwidth,
+}
+
+impl Extras {
+    /// Whether nothing is asked for.
+    pub const fn is_none(&self) -> bool {
+        self.ports.is_empty() && self.bandwidth.is_none()
+    }
+}
+
+/// The plugin named in `ipam.type`, with what it is to be given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delegate {
+    /// Name of its file.
+    pub plugin: String,
+    /// `CNI_PATH`.
+    pub path: Option<OsString>,
+    /// The other variables of ours.
+    pub variables: Vec<(&'static str, OsString)>,
+    /// The whole configuration.
+    pub stdin: Vec<u8>,
+    /// Whether there is a result of ADD, so that the plugin holds something.
+    pub has_result: bool,
 }
 
 impl Config {
@@ -207,8 +238,8 @@ impl Document {
 
     fn extras(&self) -> Result<Extras, Error> {
         Ok(Extras {
-            ports: ports::read(self.runtime_config("portMappings")?)?,
-            bandwidth: shaping::read(self.runtime_config("bandwidth")?)?,
+            ports: mappings::read(self.runtime_config("portMappings")?)?,
+            bandwidth: bandwidth::read(self.runtime_config("bandwidth")?)?,
         })
     }
 
@@ -436,33 +467,10 @@ fn parts<T: DeserializeOwned>(value: &Value, name: &str, fault: &str) -> Result<
     read.map_err(|error| wrong(name, format!("{fault}: {}", in_words(&error.to_string(), "an object"))))
 }
 
-/// A field that is none of `names`.
-fn unknown<'a>(fields: &'a Map<String, Value>, names: &[&str]) -> Option<&'a String> {
-    fields.keys().find(|key| !names.iter().any(|name| is_name(key, name)))
-}
-
-/// Refuses what a capability's argument says beyond `names`: the pod would lack it.
-pub(crate) fn only(fields: &Map<String, Value>, of: &str, names: &[&str]) -> Result<(), Error> {
-    let is_known = |key: &str| names.iter().any(|name| is_name(key, name));
-    match fields.iter().find(|(key, value)| !is_known(key) && !is_unset(value)) {
-        None => Ok(()),
-        Some((key, _)) => {
-            let reason = format!("the plugin knows no such field here: {} are", names.join(", "));
-            Err(wrong(&format!("{of}.{}", clipped(key)), reason))
-        }
-    }
-}
-
 /// The grammar of container identifiers and network names: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`.
 pub(crate) fn is_identifier(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphanumeric())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
-}
-
-/// The first part of a text that somebody else wrote, for a message.
-pub(crate) fn clipped(text: &str) -> &str {
-    const MAX: usize = 100;
-    text.char_indices().nth(MAX).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Whether `key` is `ours` in another case or with separators, or one letter away from it.
@@ -478,25 +486,6 @@ fn looks_like(key: &str, ours: &str) -> bool {
     let (a, b) = (&a[same_start..], &b[same_start..]);
     let same_end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
     a.len().max(b.len()) - same_end <= 1
-}
-
-pub(crate) fn wrong(field: &str, reason: impl Into<String>) -> Error {
-    Error::Config { field: field.to_owned(), reason: reason.into() }
-}
-
-pub(crate) fn mistyped(field: &str, expected: &str, found: &Value) -> Error {
-    wrong(field, format!("expected {expected}, found {}", kind(found)))
-}
-
-const fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]

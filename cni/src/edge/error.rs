@@ -14,9 +14,11 @@ use ferrule_netlink::sysctl::SysctlError;
 use ferrule_wire::{CallError, ClientError, QueueError, RecordError};
 use serde::Serialize;
 
-use crate::act::hostports::HostPortError;
-use crate::act::shaping::ShapingError;
 use crate::edge::spec::{Verb, Version};
+
+mod extras;
+
+pub use extras::{HostPortError, ShapingError};
 
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]

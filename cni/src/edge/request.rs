@@ -6,9 +6,9 @@ use std::io::Read;
 use ferrule_model::{Attachment, IfName};
 use ferrule_wire::Pod;
 
-use crate::ask::delegate::Delegate;
-use crate::edge::config::{Config, Document, clipped, is_identifier};
+use crate::edge::config::{Config, Delegate, Document, is_identifier};
 use crate::edge::error::Error;
+use crate::edge::fields::clipped;
 use crate::edge::result::AddResult;
 use crate::edge::spec::{Verb, Version};
 use crate::edge::wanted::{Arguments, Wanted, is_true};

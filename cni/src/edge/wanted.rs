@@ -8,8 +8,8 @@ use ferrule_model::{IpNetwork, Mac};
 use ferrule_wire::{AddressRange, Pod};
 use serde_json::{Map, Value};
 
-use crate::edge::config::{clipped, mistyped, only, wrong};
 use crate::edge::error::Error;
+use crate::edge::fields::{clipped, mistyped, only, wrong};
 use crate::edge::result::Dns;
 
 /// The annotations of the pod, if the network's list declares this capability.

@@ -3,7 +3,6 @@
 //! The question for addresses is on its way while the pair is made. Whatever fails, the pair goes, with all that hangs on it,
 //! and then the lease, unless the attachment had it before.
 
-use std::path::Path;
 use std::time::Duration;
 
 use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec, Way};
@@ -14,13 +13,16 @@ use nix::errno::Errno;
 use crate::act::extras;
 use crate::act::hostend;
 use crate::act::node::Node;
+use crate::act::sandbox::sandbox;
 use crate::ask::ipam::{self, Ipam};
 use crate::decide::bridge;
+use crate::decide::extras::{host_ports, mark};
 use crate::decide::grant::Grant;
 use crate::decide::pod::{self, Ends};
+use crate::decide::shaping::limits;
 use crate::edge::config::{Bridge, Mode};
 use crate::edge::error::{Error, Failure, refused};
-use crate::edge::request::{Add, Sandbox};
+use crate::edge::request::Add;
 use crate::edge::result::{AddResult, Dns};
 
 /// Longest wait for a bridge to forward what comes from a new port. It takes a millisecond or two, unless somebody has switched on the
@@ -47,12 +49,10 @@ pub fn add<N: Node>(
     let mut attempt = Attempt {
         node,
         request,
-        spec: config.extras.mark(pod::veth(
-            &request.attachment,
-            &request.ifname,
-            request.pod.as_ref(),
-            &request.wanted,
-        )),
+        spec: mark(
+            &config.extras,
+            pod::veth(&request.attachment, &request.ifname, request.pod.as_ref(), &request.wanted),
+        ),
         host: node.host().map_err(socket)?,
         inside: node.inside(&netns).map_err(socket)?,
         netns,
@@ -70,15 +70,6 @@ pub fn add<N: Node>(
         Ok(()) => Ok(attempt.warnings),
         Err(error) => Err(Failure { error, clean_up: attempt.take_back(&mut ipam) }),
     }
-}
-
-/// The pod's namespace, which is not the node's.
-pub(crate) fn sandbox<N: Node>(node: &N, sandbox: &Sandbox) -> Result<N::Netns, Error> {
-    let netns = node.netns(Path::new(&sandbox.path)).map_err(Error::Netns)?;
-    if !sandbox.may_be_own && node.is_own(&netns).map_err(Error::Netns)? {
-        return Err(Error::OwnNetns(sandbox.path.clone()));
-    }
-    Ok(netns)
 }
 
 /// What has become of the veth pair.
@@ -152,7 +143,8 @@ impl<N: Node> Attempt<'_, N> {
         }
         let link = (&self.spec, &ends, self.pair == Pair::NotMade);
         let bridged = matches!(config.mode, Mode::Bridge(_));
-        self.warnings = config.extras.put(self.node, &mut self.host, attachment, link, bridged, &grant)?;
+        self.warnings =
+            extras::put(&config.extras, self.node, &mut self.host, attachment, link, bridged, &grant)?;
         // The last step: what it says is there.
         write_record(&config.runtime_dir, &self.host_side(&ends, &grant, &result)?).map_err(Error::Record)?;
         Ok(result)
@@ -192,8 +184,8 @@ impl<N: Node> Attempt<'_, N> {
             netns: sandbox.path.clone(),
             mtu,
             way,
-            ports: config.extras.host_ports(attachment, grant, bridged)?,
-            limits: config.extras.bandwidth.limits(mtu),
+            ports: host_ports(&config.extras, attachment, grant, bridged)?,
+            limits: limits(&config.extras.bandwidth, mtu),
         })
     }
 

@@ -11,7 +11,9 @@ use ferrule_model::{
 };
 use ferrule_netlink::{Bridges, Kernel};
 
+use crate::act::extras;
 use crate::act::node::Node;
+use crate::act::sandbox::sandbox;
 use crate::ask::ipam;
 use crate::decide::bridge;
 use crate::decide::grant::Granted;
@@ -20,7 +22,6 @@ use crate::edge::config::Mode;
 use crate::edge::error::{Error, Failure};
 use crate::edge::request::Check;
 use crate::edge::result::{self, Interface, Ip};
-use crate::verbs::add::sandbox;
 
 /// Compares the attachment with the result of its ADD.
 ///
@@ -45,7 +46,7 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
         }
         let Check { config, attachment, .. } = request;
         let place = (&expected.addresses[..], expected.bridge.is_some());
-        let found = config.extras.differences(node, &mut host, attachment, &ends.host, place);
+        let found = extras::differences(&config.extras, node, &mut host, attachment, &ends.host, place);
         for (what, expected, found) in found.map_err(looking)? {
             changes.say(&what, &expected, &found);
         }

@@ -1,0 +1,58 @@
+//! What is written down of a pod's host ports, and the mark that tells whether a pod may have extras at all. Pure.
+//!
+//! Host ports and limited bandwidth do not all go with the veth pair. So that the many pods without them cost nothing more,
+//! the host's end says in its alias that there may be some.
+
+use ferrule_model::{Attachment, HostPorts, Link, PortElement, VethSpec};
+use ferrule_netlink::nft::Element;
+
+use crate::decide::grant::Grant;
+use crate::decide::ports::{Owner, elements};
+use crate::edge::config::Extras;
+use crate::edge::error::Error;
+use crate::edge::mappings::PortMapping;
+
+/// The end of a host's end's alias, as one more of the pod's names: none looks like it.
+const MARK: &str = ", (+)";
+/// The kernel keeps no more of an alias, and may have cut the mark off.
+const ALIAS_MAX: usize = 255;
+
+/// The veth pair with the mark, if it needs one.
+pub fn mark(extras: &Extras, spec: VethSpec) -> VethSpec {
+    if extras.is_none() {
+        return spec;
+    }
+    VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
+}
+
+/// Whether the attachment behind this host's end may have extras.
+pub fn may_have_some(link: &Link) -> bool {
+    link.alias.as_ref().is_none_or(|alias| alias.ends_with(MARK) || alias.len() >= ALIAS_MAX)
+}
+
+/// The host ports as they are written down.
+///
+/// # Errors
+/// As [`elements`].
+pub fn host_ports(
+    extras: &Extras,
+    attachment: &Attachment,
+    grant: &Grant,
+    bridged: bool,
+) -> Result<Option<HostPorts>, Error> {
+    if extras.ports.is_empty() {
+        return Ok(None);
+    }
+    let addresses: Vec<_> = grant.hosts().collect();
+    let elements = elements(&extras.ports, &addresses, attachment, bridged)?;
+    let names: Vec<_> = extras.ports.iter().map(PortMapping::name).collect();
+    Ok(Some(HostPorts {
+        owner: Owner::of(attachment).to_string(),
+        names: names.join(", "),
+        elements: elements.into_iter().map(written).collect(),
+    }))
+}
+
+fn written(Element { set, key, value, comment: _ }: Element) -> PortElement {
+    PortElement { set: set.to_owned(), key, value }
+}

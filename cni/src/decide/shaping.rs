@@ -1,0 +1,40 @@
+//! Bandwidth as the kernel is told it: token buckets, and the devices that hold those of what pods send. Pure.
+
+use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb};
+use ferrule_netlink::traffic::Tbf;
+
+use crate::edge::bandwidth::{Bandwidth, Rate};
+
+/// Ethernet's header with a VLAN tag: what a packet of the MTU's size has beside it.
+const HEADER: u32 = 18;
+
+/// The token bucket of a rate. It has room for one packet at least: with less, the kernel would send none of that size. A
+/// rate that is more than the kernel can be told is as good as no limit.
+pub fn tbf(rate: Rate, mtu: u32) -> Tbf {
+    let burst = u32::try_from(rate.burst_bits / 8).unwrap_or(u32::MAX);
+    let packet = mtu.saturating_add(HEADER);
+    Tbf { rate: (rate.bits / 8).min(Tbf::RATE_MAX), burst: burst.clamp(packet, Tbf::BURST_MAX) }
+}
+
+/// The limits of a pod with this MTU, as they are written down.
+pub fn limits(bandwidth: &Bandwidth, mtu: u32) -> Limits {
+    let bucket = |of: Rate| {
+        let Tbf { rate, burst } = tbf(of, mtu);
+        Bucket { rate, burst }
+    };
+    Limits { receives: bandwidth.ingress.map(bucket), sends: bandwidth.egress.map(bucket) }
+}
+
+/// The devices among `links` that are in `network` and none of the `valid` attachments'.
+pub fn stale<'a>(
+    links: &'a [Link],
+    network: &'a str,
+    valid: &[Attachment],
+) -> impl Iterator<Item = &'a IfName> {
+    let valid: Vec<_> = valid.iter().map(ifb_name).collect();
+    let ours = move |link: &&Link| {
+        let alias = link.alias.as_deref().unwrap_or_default();
+        is_ifb(link.name.as_str()) && alias.split_once(": ").is_some_and(|(of, _)| of == network)
+    };
+    links.iter().filter(ours).map(|link| &link.name).filter(move |name| !valid.contains(name))
+}

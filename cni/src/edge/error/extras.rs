@@ -1,0 +1,69 @@
+//! What host ports and limited bandwidth fail with.
+
+use std::fmt;
+
+use ferrule_model::table::TABLE;
+use ferrule_netlink::Error as NetlinkError;
+use ferrule_netlink::nft::NftError;
+use nix::errno::Errno;
+
+/// Why host ports cannot be granted.
+#[derive(Debug, thiserror::Error)]
+pub enum HostPortError {
+    /// Another pod has the port.
+    #[error("host port {port} is taken by {owner}: delete that pod, or ask for another hostPort")]
+    Taken {
+        /// The port.
+        port: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// The table, or a part of it that is missing, could not be made.
+    #[error(
+        "cannot make the nftables table {TABLE} for host ports: {0} (`nft list table inet {TABLE}` shows what is there; the \
+         host ports in it work on)"
+    )]
+    Table(#[source] NftError),
+    /// Somebody removes the table, or a part of it, as often as it is made.
+    #[error(
+        "the nftables table {TABLE} went, or a part of it, as soon as it was made: find the program that flushes the \
+         rulesets (`nft monitor` shows it at work)"
+    )]
+    Flushed,
+    /// Every attempt met another transaction.
+    #[error("nftables' rulesets changed during each of {attempts} attempts to change the host ports")]
+    Busy {
+        /// How many there were.
+        attempts: u32,
+    },
+}
+
+/// The kernel cannot limit bandwidth.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot limit the pod's bandwidth: {step}: {source}{}", Remedy(.module, .source))]
+pub struct ShapingError {
+    /// What could not be made.
+    pub step: &'static str,
+    /// The kernel module that does it.
+    pub module: &'static str,
+    /// What the kernel said.
+    #[source]
+    pub source: NetlinkError,
+}
+
+struct Remedy<'a>(&'static str, &'a NetlinkError);
+
+impl fmt::Display for Remedy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1.errno() {
+            Some(Errno::ENOENT | Errno::EOPNOTSUPP) => {
+                write!(
+                    f,
+                    "; the kernel lacks {0} (`modprobe {0}`, or leave the pod's bandwidth annotations out)",
+                    self.0
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
