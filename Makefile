@@ -88,9 +88,10 @@ style:
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --quiet --package ferrule-rooms
 
 .PHONY: lint
-lint: style deny ## Format, clippy without warnings, and what the dependencies may be
+lint: style deny ## Format, clippy without warnings, what the rooms import, and what the dependencies may be
 
 .PHONY: deny
 deny: ## Licences, bans and sources of the dependencies (deny.toml)

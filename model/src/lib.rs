@@ -1,12 +1,13 @@
 //! Values as the kernel keys them, and the arithmetic on them: what a link, an address, a route, a neighbour, an FDB
-//! entry and a nexthop object are, the [`Op`]s that change them, the [`Delta`] between two sets of them, and the
-//! [`Plan`] of changes in two namespaces.
+//! entry and a nexthop object are, the [`Op`]s that change them, the [`Delta`] between two sets of them, the
+//! [`Plan`] of changes in two namespaces, and what the kernel says: its [`Refusal`]s and its [`Event`]s.
 //!
 //! Pure: no socket, no clock, no process. Talking to a kernel is `ferrule-netlink`'s; deciding what there should be is
 //! the programs'.
 
 mod attachment;
 mod delta;
+mod event;
 mod hostside;
 pub mod json;
 mod mac;
@@ -14,12 +15,14 @@ mod names;
 mod op;
 mod plan;
 mod prefix;
+mod refusal;
 mod state;
 pub mod table;
 mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};
 pub use delta::Delta;
+pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
@@ -30,6 +33,7 @@ pub use names::{
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};
 pub use prefix::{Family, family, host_prefix, network_address, ordinal};
+pub use refusal::Refusal;
 pub use state::{
     Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour,
     NeighbourKey, Nexthop, NexthopId, Route, RouteKey, RouteKind, VethSpec, Via, Vxlan, VxlanSpec,

@@ -19,6 +19,8 @@ use crate::Port;
 use crate::monitor::{Event, Monitor};
 use crate::wake::{Wake, Wakes};
 
+pub use ferrule_model::Caller;
+
 /// `struct nlmsghdr`, and where its last field is, `nlmsg_pid`.
 const HEADER_LEN: usize = 16;
 const PORT: usize = 12;
@@ -36,23 +38,13 @@ pub struct Told {
     pub first: Option<Caller>,
 }
 
-/// Who changed something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// Its netlink port.
-    pub port: u32,
-    /// The name of the process that has this number here.
-    pub process: String,
-}
-
-impl Caller {
-    /// Whoever has this port; `None` if there is no such process, or it may not be seen.
-    pub fn of(port: u32) -> Option<Self> {
-        // The kernel by itself.
-        let port = Some(port).filter(|port| *port != 0)?;
-        let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
-        Some(Self { port, process: name.trim_end().to_owned() })
-    }
+/// Whoever has this netlink port, by the name of the process that has this number here; `None` if there is no such process,
+/// or it may not be seen.
+pub fn caller_of(port: u32) -> Option<Caller> {
+    // The kernel by itself.
+    let port = Some(port).filter(|port| *port != 0)?;
+    let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
+    Some(Caller { port, process: name.trim_end().to_owned() })
 }
 
 /// All subscriptions of a network namespace.
@@ -86,7 +78,7 @@ impl Events {
         let mut told = Told::default();
         for socket in self.ready(PollTimeout::NONE)? {
             match asker(socket) {
-                Ok(port) => told.first = told.first.or_else(|| Caller::of(port)),
+                Ok(port) => told.first = told.first.or_else(|| caller_of(port)),
                 // To be told of it once is to have been told.
                 Err(Errno::ENOBUFS) => told.wakes.push((Wake::Overrun, 0)),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}

@@ -10,10 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 
-use ferrule_model::{
-    Address, AddressKey, BridgePort, Change, FdbEntry, FdbKey, IfIndex, Link, Neighbour, NeighbourKey, Route,
-    RouteKey,
-};
+use ferrule_model::Change;
 use futures_util::{FutureExt, Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -23,6 +20,8 @@ use rtnetlink::sys::{AsyncSocket, SocketAddr};
 use crate::Port;
 use crate::decode::{self, Neigh};
 use crate::own::without;
+
+pub use ferrule_model::Event;
 
 /// Bytes for events that wait to be read: a node's departure at 5,000 nodes is some thousand of them.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -35,25 +34,6 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv4Route,
     MulticastGroup::Ipv6Route,
 ];
-
-/// Something changed, by whomever.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A link; `Put` also when it went up or down.
-    Link(Change, Link),
-    /// The bridge that the host's end of a pod's veth pair is on, and what kind of port it is.
-    Port(IfIndex, Option<BridgePort>),
-    /// An address of a link.
-    Address(Change, AddressKey, Address),
-    /// A route.
-    Route(Change, RouteKey, Route),
-    /// An entry of the ARP or NDP table.
-    Neighbour(Change, NeighbourKey, Neighbour),
-    /// An FDB entry.
-    Fdb(Change, FdbKey, FdbEntry),
-    /// Events were lost (`ENOBUFS`): everything has to be looked at.
-    Overrun,
-}
 
 /// The events of the namespace it was opened in.
 pub struct Monitor {
@@ -162,7 +142,10 @@ fn told(change: Change, neigh: &Neigh) -> Event {
 mod tests {
     use std::time::Duration;
 
-    use ferrule_model::{FdbEntry, IfName, LinkChange, LinkKind, Mac, Op, Via, Vxlan, VxlanSpec};
+    use ferrule_model::{
+        Address, AddressKey, FdbEntry, FdbKey, IfName, Link, LinkChange, LinkKind, Mac, Neighbour,
+        NeighbourKey, Op, Route, RouteKey, Via, Vxlan, VxlanSpec,
+    };
 
     use super::*;
     use crate::fixtures::a_pair;

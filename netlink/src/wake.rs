@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use ferrule_model::{Change, IfIndex, Nexthop, NexthopId};
+use ferrule_model::{Change, IfIndex};
 use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -21,6 +21,8 @@ use crate::encode::rtm;
 use crate::nft;
 use crate::own::without;
 use crate::socket::{Message, messages};
+
+pub use ferrule_model::{NexthopEvent, Wake};
 
 /// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
 /// a netlink address.
@@ -48,42 +50,6 @@ const DELSETELEM: u8 = 14;
 const BUFFER: usize = 32 << 10;
 /// Bytes of events that wait to be read.
 const RECEIVE_BUFFER: usize = 1 << 20;
-
-/// A nexthop object was made, changed or removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NexthopEvent {
-    /// Which.
-    pub change: Change,
-    /// Its number.
-    pub id: NexthopId,
-    /// What it says; `None` for a kind that is none of ours.
-    pub nexthop: Option<Nexthop>,
-}
-
-/// What was told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wake {
-    /// Of a nexthop object.
-    Nexthop(NexthopEvent),
-    /// A sysctl of forwarding or reverse path filtering was changed, by whomever.
-    Sysctl,
-    /// This nftables table was changed, by whomever.
-    Table(&'static str),
-    /// An element of one was removed, which says in its comment whose it is. That such a one was added is not told: whose it is,
-    /// did it.
-    Element(String),
-    /// A queueing discipline or a filter of this link was made, replaced or removed.
-    Traffic {
-        /// The link.
-        link: IfIndex,
-        /// What it hangs on there.
-        parent: u32,
-        /// It was removed.
-        gone: bool,
-    },
-    /// Events were lost.
-    Overrun,
-}
 
 /// The two subscriptions.
 #[derive(Debug)]
@@ -193,7 +159,7 @@ fn table_event(message: &Message, tables: &[&'static str]) -> Option<Wake> {
 
 #[cfg(test)]
 mod tests {
-    use ferrule_model::{IfIndex, LinkChange, Op};
+    use ferrule_model::{IfIndex, LinkChange, Nexthop, NexthopId, Op};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;

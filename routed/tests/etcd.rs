@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 use ferrule_config::{Config, NodeFile};
 use nix::sys::signal::Signal;
 use routed::decide::nodes::{Node, Nodes};
-use routed::source::{EtcdSource, NodeEvent, Source};
+use routed::pass::device::known_macs;
+use routed::source::{EtcdSource, KnownMacs, NodeEvent, Source};
 use server::{Etcd, flannels};
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -96,7 +97,10 @@ impl Subject {
              [routing.etcd]\nendpoints = {endpoints:?}\n{etcd}"
         );
         let config = Config::parse(&text, Path::new("test")).unwrap();
-        Self { source: EtcdSource::new(&config, name, runtime), known: Nodes::new(name) }
+        Self {
+            source: EtcdSource::new(&config, name, runtime, known_macs(&config.routing.vxlan)),
+            known: Nodes::new(name),
+        }
     }
 
     async fn event(&mut self) {
@@ -299,7 +303,7 @@ fn a_node_behind_a_nat_publishes_its_public_address_and_goes_by_its_own() {
             [etcd.url()]
         );
         let config = Config::parse(&text, Path::new("test")).unwrap();
-        let source = EtcdSource::new(&config, "a", Path::new("/nowhere"));
+        let source = EtcdSource::new(&config, "a", Path::new("/nowhere"), KnownMacs::default());
         let mut node = Subject { source, known: Nodes::new("a") };
         node.until(|node| node.own().is_some()).await;
         assert_eq!(node.own().unwrap().v4, Some([10, 1, 1, 1].into()));

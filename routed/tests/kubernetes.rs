@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use api_server::{ApiServer, Streaming, node};
 use routed::decide::nodes::{Node, Nodes};
+use routed::pass::device::known_macs;
 use routed::source::{KubernetesSource, NodeEvent, Source};
 use serde_json::json;
 
@@ -50,7 +51,7 @@ impl Pair {
         let text = format!("{text}[routing]\nsource = \"kubernetes\"\n");
         let mut config = ferrule_config::Config::parse(&text, Path::new("test")).unwrap();
         config.routing.kubernetes.kubeconfig = Some(server.kubeconfig());
-        let source = KubernetesSource::new(&config, "n1");
+        let source = KubernetesSource::new(&config, "n1", known_macs(&config.routing.vxlan));
         Self { server, source, known: Nodes::new("n1"), directory }
     }
 

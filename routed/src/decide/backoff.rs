@@ -11,7 +11,7 @@ use crate::decide::objects::{Keys, Objects};
 /// The first wait after a refusal.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest: that of the full comparison, which looks at everything anyway.
-const LONGEST: Duration = crate::pass::worker::FULL_DIFF;
+const LONGEST: Duration = crate::decide::drift::FULL_DIFF;
 
 /// One of our devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

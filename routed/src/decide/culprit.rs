@@ -7,26 +7,39 @@
 
 use std::collections::BTreeMap;
 
-use ferrule_netlink::events::Caller;
-use ferrule_netlink::monitor::Event;
-use ferrule_netlink::wake::Wake;
+use ferrule_model::{Caller, Event, Wake};
 
-use crate::pass::observe::Links;
+use crate::decide::objects::Links;
 
 /// The masquerade table, among the other objects.
 const TABLE: &str = "table";
 /// More are not remembered between two passes.
 const MOST: usize = 256;
 
+/// Says who has a netlink port now, if that can be seen.
+pub type Find = fn(u32) -> Option<Caller>;
+
 /// What somebody has changed since the last pass: by the object's name in the log, who.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Culprits {
+    find: Find,
     seen: BTreeMap<String, String>,
     /// Who was looked up already, while it was there.
     known: Option<Caller>,
 }
 
 impl Culprits {
+    /// Nobody yet. Who has a port is asked of `find` as soon as an event names it: a process may end right after its change.
+    pub fn new(find: Find) -> Self {
+        Self { find, seen: BTreeMap::new(), known: None }
+    }
+
+    /// All that was seen up to now; nothing of it is left here.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.find))
+    }
+
     /// Somebody who asked for one of the changes that are told next.
     pub fn knows(&mut self, caller: Option<Caller>) {
         self.known = caller;
@@ -59,7 +72,7 @@ impl Culprits {
     fn note(&mut self, object: String, port: u32) {
         if port != 0 && self.seen.len() < MOST {
             // The first one is it: what follows may be somebody's repair.
-            self.seen.entry(object).or_insert_with(|| who(port, self.known.as_ref()));
+            self.seen.entry(object).or_insert_with(|| who(port, self.known.as_ref(), self.find));
         }
     }
 
@@ -85,9 +98,9 @@ impl Culprits {
     }
 }
 
-fn who(port: u32, known: Option<&Caller>) -> String {
+fn who(port: u32, known: Option<&Caller>, find: Find) -> String {
     // A process that has ended has no name any more, nor one that may not be seen (ProtectProc= of the unit).
-    match known.filter(|known| known.port == port).cloned().or_else(|| Caller::of(port)) {
+    match known.filter(|known| known.port == port).cloned().or_else(|| find(port)) {
         Some(Caller { process, .. }) => format!("netlink port {port}; process {port} is {process}"),
         None => format!("netlink port {port}"),
     }
@@ -103,18 +116,19 @@ mod tests {
         let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
         let event = Event::Route(Change::Delete, key, Route::unreachable());
         let sentence = "route 10.244.2.0/24 was deleted by someone else; put back";
-        let mut culprits = Culprits::default();
+        // Two processes are there.
+        let find = |port: u32| {
+            let process = (port == 41 || port == 42).then(|| format!("program{port}"));
+            process.map(|process| Caller { port, process })
+        };
+        let mut culprits = Culprits::new(find);
         culprits.saw(&event, 0, None);
         assert_eq!(culprits.named(sentence), sentence, "the kernel by itself");
-        let own = std::process::id();
-        culprits.saw(&event, own, None);
-        culprits.saw(&event, own + 1, None);
-        let named = culprits.named(sentence);
-        assert!(
-            named.starts_with(&format!(
-                "route 10.244.2.0/24 was deleted by someone else (netlink port {own}; process {own} is "
-            )),
-            "{named}"
+        culprits.saw(&event, 41, None);
+        culprits.saw(&event, 42, None);
+        assert_eq!(
+            culprits.named(sentence),
+            "route 10.244.2.0/24 was deleted by someone else (netlink port 41; process 41 is program41); put back"
         );
         let other = "route 10.244.2.0/25 was deleted by someone else; put back";
         assert_eq!(culprits.named(other), other);

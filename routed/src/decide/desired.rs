@@ -18,7 +18,7 @@ use ferrule_model::{
 use crate::decide::nodes::Node;
 use crate::decide::taken::Taken;
 pub use crate::decide::underlay::{Underlay, Uplink};
-use crate::pass::wireguard::{self, Wg};
+use crate::decide::wireguard::{self, Wg};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
 /// network, of metric 0 in IPv4, which must win whoever was first.

@@ -1,14 +1,20 @@
 //! Whether something that the kernel tells disagrees with what we believe of it: pure. Echoes of our own changes agree,
 //! so they start nothing.
 
-use ferrule_model::{Change, IfIndex, IfName, Link, PROTOCOL, RouteKey, VxlanSpec, is_host_veth};
-use ferrule_netlink::monitor::Event;
+use std::time::Duration;
+
+use ferrule_model::{
+    Change, Event, IfIndex, IfName, Link, NexthopEvent, PROTOCOL, RouteKey, VxlanSpec, is_host_veth,
+};
 
 use crate::decide::nodes::Node;
-use crate::decide::objects::Objects;
+use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
-use crate::pass::observe::{self, Links};
-use ferrule_netlink::wake::NexthopEvent;
+use crate::decide::underlay::only_holds;
+
+/// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
+/// link) is found then at the latest.
+pub const FULL_DIFF: Duration = Duration::from_secs(30);
 
 /// What we believe is in the kernel.
 #[derive(Debug, Clone)]
@@ -126,7 +132,7 @@ impl Belief {
         };
         // Where the node's address is on a link that carries nothing, any other may be the one that does.
         let is_way = !is_host_veth(link.name.as_str())
-            && self.uplinks.iter().any(|index| self.links.get(index).is_some_and(observe::only_holds));
+            && self.uplinks.iter().any(|index| self.links.get(index).is_some_and(only_holds));
         let matters = is_way
             || self.is_device(link.index)
             || link.name == self.wireguard_name

@@ -11,8 +11,8 @@ use ferrule_model::{Nexthop, NexthopId};
 use crate::decide::desired::{Ground, HopKey, Skipped, Wanted};
 use crate::decide::nexthops::{self, Ids};
 use crate::decide::nodes::{Cluster, NodeChange};
+use crate::decide::objects::Nexthops;
 use crate::decide::objects::{Keys, Objects};
-use crate::pass::observe::Nexthops;
 
 /// Everything that should be there beside the device.
 #[derive(Debug, Clone)]

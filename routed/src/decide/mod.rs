@@ -2,7 +2,7 @@
 //! to the other. Everything here is pure: values come in, values go out, and the time is handed in.
 //!
 //! [`roll`] leaves out the nodes that clash with others, and [`nodes`] keeps the table. [`desired`] says what there should
-//! be, [`nexthops`] gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
+//! be, [`wireguard`] the same for its device, [`nexthops`] gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
 //! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
 //! what the kernel tells against what we believe. [`report`] and [`culprit`] make the sentences of the log.
 //!
@@ -24,3 +24,4 @@ pub mod report;
 pub mod roll;
 pub mod taken;
 pub mod underlay;
+pub mod wireguard;

@@ -3,9 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_model::{
-    Address, AddressKey, Delta, FdbEntry, FdbKey, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Peer,
-    PeerKey, Route, RouteKey,
+    Address, AddressKey, Delta, FdbEntry, FdbKey, IfIndex, Link, Neighbour, NeighbourKey, Nexthop, NexthopId,
+    Op, Peer, PeerKey, Route, RouteKey,
 };
+
+/// All links by their numbers.
+pub type Links = BTreeMap<IfIndex, Link>;
+
+/// All nexthop objects, other programs' included: their numbers are taken. `None` for the kinds that are none of ours.
+pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 
 /// The objects of every kind beside the device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

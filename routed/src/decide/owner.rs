@@ -9,8 +9,8 @@ use ferrule_model::{
     RouteKey, RouteKind, Via, VxlanSpec, is_host_veth,
 };
 
+use crate::decide::objects::Nexthops;
 use crate::decide::objects::Objects;
-use crate::pass::observe::Nexthops;
 
 /// Of the routes with our protocol number those that `routed` answers for: the ones out of pods' links are the
 /// plugin's. A route whose link is not among `links` is left alone, so `links` must have been listed after `routes`:

@@ -13,9 +13,8 @@ use std::time::Instant;
 
 use ferrule_model::{
     Address, AddressKey, Delta, FdbEntry, FdbKey, IpNetwork, Neighbour, NeighbourKey, Nexthop, NexthopId, Op,
-    Peer, PeerKey, Route, RouteKey, RouteKind, Via, ordinal,
+    Peer, PeerKey, Refusal, Route, RouteKey, RouteKind, Via, ordinal,
 };
-use ferrule_netlink::Refusal;
 
 use crate::decide::backoff::{Backoff, Key};
 use crate::decide::objects::{Keys, Objects};

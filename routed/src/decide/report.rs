@@ -3,13 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ferrule_model::{Change, IfIndex, IfName, LinkChange, Nexthop, Op};
-use ferrule_netlink::Refusal;
+use ferrule_model::{Change, IfIndex, IfName, LinkChange, Nexthop, Op, Refusal};
 use nix::errno::Errno;
 
 use crate::decide::desired::Skipped;
+use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
-use crate::pass::observe::Links;
 
 /// Lines of one kind that are logged before they are only counted.
 pub const LINES: usize = 8;

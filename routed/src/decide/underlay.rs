@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ferrule_model::{Family, IfIndex, IpNetwork};
+use ferrule_model::{Family, IfIndex, IpNetwork, Link, LinkKind};
 
 use crate::decide::nodes::Node;
 
@@ -66,5 +66,14 @@ impl Uplink {
     /// Whether `other` is a neighbour on this link, rather than behind a router.
     pub fn has_on_link(&self, other: IpAddr) -> bool {
         IpNetwork::new(self.address, self.prefix_len).is_ok_and(|network| network.contains(other))
+    }
+}
+
+/// A link that has addresses, and that no packet leaves the node by.
+pub fn only_holds(link: &Link) -> bool {
+    match &link.kind {
+        LinkKind::Loopback => true,
+        LinkKind::Other(kind) => kind == "dummy",
+        _ => false,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Instant;
 
 use ferrule_model::{BridgePort, Family, HostSide, IfName, IpNetwork, Link, Op, Way};
+use ferrule_netlink::events::caller_of;
 use ferrule_netlink::nft::Netfilter;
 use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Error, Places, Refusal, nodes_own, sysctl};
@@ -18,8 +19,9 @@ use super::repair::{self, Fix, Found};
 use super::watch::{Settled, Suspects};
 use super::{bridge, limits};
 use crate::decide::culprit::Culprits;
+use crate::decide::drift::FULL_DIFF;
 use crate::decide::report::{self, log_lines};
-use crate::pass::worker::{FULL_DIFF, Message};
+use crate::pass::worker::Message;
 
 /// What complaints are about that are about no single pod.
 const RECORDS: &str = "records";
@@ -58,7 +60,7 @@ fn keep<K: Bridges + Traffic + Places, N: Netfilter>(
         let job = match orders.recv_timeout(next_all.saturating_duration_since(Instant::now())) {
             Ok(job) => job,
             Err(RecvTimeoutError::Timeout) => {
-                Job { suspects: Suspects::everybody(), culprits: Culprits::default() }
+                Job { suspects: Suspects::everybody(), culprits: Culprits::new(caller_of) }
             }
             Err(RecvTimeoutError::Disconnected) => return,
         };

@@ -8,15 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use ferrule_model::{
-    BridgePort, Change, IfIndex, IfName, IpNetwork, Link, LinkKind, Mac, Neighbour, NeighbourKey, PROTOCOL,
-    Route, RouteKey, WayTo, host_prefix, host_veth_of, is_host_veth, is_ifb,
+    BridgePort, Caller, Change, Event, IfIndex, IfName, IpNetwork, Link, LinkKind, Mac, Neighbour,
+    NeighbourKey, PROTOCOL, Route, RouteKey, Wake, WayTo, host_prefix, host_veth_of, is_host_veth, is_ifb,
 };
-use ferrule_netlink::events::Caller;
-use ferrule_netlink::monitor::Event;
-use ferrule_netlink::wake::Wake;
 
-use crate::decide::culprit::Culprits;
-use crate::pass::observe::Links;
+use crate::decide::culprit::{Culprits, Find};
+use crate::decide::objects::Links;
 
 /// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
 /// between two repairs of the same thing, in a fight with another program.
@@ -65,7 +62,7 @@ pub struct Settled {
 }
 
 /// What is known of the pods' links, and doubted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Watch {
     links: Links,
     /// Who is behind an address, and with which MAC.
@@ -87,6 +84,23 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// Knows nothing yet. Who has a port is asked of `find`.
+    pub fn new(find: Find) -> Self {
+        Self {
+            links: Links::new(),
+            neighbours: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            bridges: Links::new(),
+            ifbs: Links::new(),
+            limits: BTreeSet::new(),
+            seeded: false,
+            suspects: Suspects::default(),
+            due: None,
+            culprits: Culprits::new(find),
+        }
+    }
+
     /// Somebody who asked for one of the changes that are told next.
     pub fn knows(&mut self, caller: Option<Caller>) {
         self.culprits.knows(caller);
@@ -100,7 +114,7 @@ impl Watch {
     /// Who is to be looked at, and who changed what.
     pub fn take(&mut self) -> (Suspects, Culprits) {
         self.due = None;
-        (std::mem::take(&mut self.suspects), std::mem::take(&mut self.culprits))
+        (std::mem::take(&mut self.suspects), self.culprits.take())
     }
 
     /// These were found, or made, right; `all` there are.
@@ -350,7 +364,7 @@ mod tests {
     }
 
     fn watch() -> Watch {
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(|_| None);
         watch.settled(Vec::new(), true);
         watch
     }
@@ -427,7 +441,7 @@ mod tests {
 
     #[test]
     fn before_everybody_was_looked_at_and_after_lost_events_everybody_is_doubtful() {
-        let mut before = Watch::default();
+        let mut before = Watch::new(|_| None);
         told(&mut before, &off());
         assert!(before.take().0.all);
         let mut watch = watch();

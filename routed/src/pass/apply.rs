@@ -21,16 +21,17 @@ use crate::decide::desired::{self, Ground, Underlay};
 use crate::decide::drift::{Belief, Concern, Second};
 use crate::decide::goal::Goal;
 use crate::decide::nodes::{Cluster, Node, NodeChange};
-use crate::decide::objects::{Keys, Objects};
+use crate::decide::objects::{Keys, Links, Objects};
 use crate::decide::owner::{self, ForeignDevice};
 use crate::decide::reconcile::Pass;
 use crate::decide::report::{self, Report};
 use crate::decide::taken::Taken;
+use crate::decide::wireguard::{self, Identity, Wg};
 use crate::pass::device::{self, Device};
-use crate::pass::observe::{self, Links};
+use crate::pass::observe;
 use crate::pass::place::{Found, name_foreign, route_at};
 use crate::pass::spare;
-use crate::pass::wireguard::{self, Identity, Wg};
+use crate::pass::wireguard::{device as wireguard_device, epoch_s};
 
 mod devices;
 
@@ -241,7 +242,7 @@ impl<K: Tunnels> Applier<K> {
         let mut seen =
             observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings), known)?;
         let peers = std::mem::take(&mut seen.peers);
-        seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), wireguard::epoch_s());
+        seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, &self.given), links)?;
         if underlay != ground.underlay || taken != ground.taken || !seen.is(known) {
@@ -256,8 +257,8 @@ impl<K: Tunnels> Applier<K> {
         let spec = wireguard::spec(&self.routing, own, &underlay);
         let keys = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
         let name = &self.routing.wireguard.device;
-        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: keys.as_ref(), name };
-        are_right &= wireguard::device::is_right(kernel, &wish, links, belief.wireguard)?;
+        let wish = wireguard_device::Wish { spec: spec.as_ref(), settings: keys.as_ref(), name };
+        are_right &= wireguard_device::is_right(kernel, &wish, links, belief.wireguard)?;
         if !are_right {
             return Ok(None);
         }
@@ -310,8 +311,7 @@ impl<K: Tunnels> Applier<K> {
         let fresh =
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
-        seen.ours.peers =
-            wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), wireguard::epoch_s());
+        seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
         let mut walked =
             self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);

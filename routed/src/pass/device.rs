@@ -1,17 +1,18 @@
 //! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::decide::owner`].
 
 use ferrule_config::Vxlan;
-use ferrule_model::{IfIndex, Link, LinkKind, Mac, Op, VxlanSpec};
-use ferrule_netlink::{Kernel, Refusal, Tunnels, kernel_release};
+use ferrule_model::{IfIndex, IfName, Link, LinkKind, Mac, Op, VxlanSpec};
+use ferrule_netlink::{Kernel, Netlink, Refusal, Tunnels, kernel_release};
 use nix::errno::Errno;
 
+use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
 use crate::decide::owner::{self, DeviceStep};
 use crate::decide::report::{self, Report};
 use crate::pass::apply::PassError;
 use crate::pass::holder;
-use crate::pass::observe::Links;
 use crate::pass::offload;
+use crate::source::KnownMacs;
 
 /// The device, as far as a pass has come to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +110,19 @@ pub fn is_right<K: Tunnels>(
 pub fn find<'a>(links: &'a Links, settings: &Vxlan, mac: Mac) -> Option<&'a Link> {
     let named = links.values().find(|link| link.name == settings.device);
     named.or_else(|| links.values().find(|link| owner::is_our_renamed_device(link, settings, mac)))
+}
+
+/// The MACs of the VXLAN devices, as far as there are any of these names and this number.
+pub fn known_macs(settings: &Vxlan) -> KnownMacs {
+    let Ok(mut kernel) = Netlink::open() else { return KnownMacs::default() };
+    let mut mac = |name: &IfName| {
+        let link = kernel.link(name).ok().flatten()?;
+        match link.kind {
+            LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni => link.mac,
+            _ => None,
+        }
+    };
+    KnownMacs { v4: mac(&settings.device), v6: settings.device6.as_ref().and_then(mac) }
 }
 
 /// Whether a link carries packets as `spec` says, be its MTU or MAC another.

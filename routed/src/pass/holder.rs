@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ferrule_model::{IfName, LinkKind};
 
-use crate::pass::observe::Links;
+use crate::decide::objects::Links;
 
 /// The sockets of the namespace that the asking thread is in.
 const TABLES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];

@@ -4,28 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_config::Routing;
 use ferrule_model::{
-    Family, IfIndex, IfName, IpNetwork, Link, LinkKind, Nexthop, NexthopId, PROTOCOL, PeerKey, PeerState,
-    Route, RouteKey, is_host_veth,
+    Family, IfIndex, IfName, IpNetwork, Link, PROTOCOL, PeerKey, PeerState, Route, RouteKey, is_host_veth,
 };
 use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
 
 use crate::decide::desired::{Underlay, Uplink};
 use crate::decide::nodes::Cluster;
-use crate::decide::objects::Objects;
+use crate::decide::objects::{Links, Nexthops, Objects};
 use crate::decide::owner;
 use crate::decide::taken::Taken;
+use crate::decide::underlay::only_holds;
 use crate::pass::device;
 
 /// So many other nodes at most are asked for the way to, one after another through the whole list.
 const ASKED: usize = 32;
 /// What a link can be expected to take as long as nobody knows which it is.
 const ETHERNET_MTU: u32 = 1500;
-
-/// All links by their numbers.
-pub type Links = BTreeMap<IfIndex, Link>;
-
-/// All nexthop objects, other programs' included: their numbers are taken. `None` for the kinds that are none of ours.
-pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 
 /// What is in the kernel now.
 #[derive(Debug, Clone, Default)]
@@ -110,15 +104,6 @@ pub fn underlay<K: Kernel>(
 fn is_ours(routing: &Routing, name: &IfName) -> bool {
     let (vxlan, wireguard) = (&routing.vxlan, &routing.wireguard);
     *name == vxlan.device || Some(name) == vxlan.device6.as_ref() || *name == wireguard.device
-}
-
-/// A link that has addresses, and that no packet leaves the node by.
-pub fn only_holds(link: &Link) -> bool {
-    match &link.kind {
-        LinkKind::Loopback => true,
-        LinkKind::Other(kind) => kind == "dummy",
-        _ => false,
-    }
 }
 
 /// The links by which packets to the other nodes leave; while there are no others, the link of the default route.

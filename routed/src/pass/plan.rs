@@ -19,12 +19,13 @@ use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Tunnels};
 use nix::errno::Errno;
 
 use crate::decide::nodes::Cluster;
+use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
 use crate::decide::report;
+use crate::decide::wireguard::Identity;
 use crate::host::Host;
 use crate::pass::apply::Applier;
-use crate::pass::observe::Links;
-use crate::pass::wireguard::Identity;
+use crate::pass::device;
 use crate::pass::worker::Message;
 use crate::run::{RunError, Table, system};
 use crate::source::{AnySource, Source, origin};
@@ -98,7 +99,7 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
             return Err(none());
         }
     }
-    let mut source = AnySource::reading(config, name, runtime_dir);
+    let mut source = AnySource::reading(config, name, runtime_dir, device::known_macs(&config.routing.vxlan));
     let mut table = Table::new(name, config.clone(), Notifier);
     let told = async {
         loop {

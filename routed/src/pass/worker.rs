@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::table::TABLE;
 use ferrule_netlink::Tunnels;
-use ferrule_netlink::events::Told;
+use ferrule_netlink::events::{Told, caller_of};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::Wake;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::decide::culprit::Culprits;
+use crate::decide::drift::FULL_DIFF;
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::report::{Report, log_lines};
 use crate::host::keeper::{Ground, Job};
@@ -24,9 +25,6 @@ use crate::keep::{self, Settled, Watch};
 use crate::pass::apply::{Applier, PassError};
 use crate::show::outlook::{Outlook, View};
 
-/// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
-/// link) is found then at the latest.
-pub const FULL_DIFF: Duration = Duration::from_secs(30);
 /// The least time between two passes that events start, and how many times the processor time of the last one it is at
 /// least: a fight with another program must not eat a core. How long a pass waited for a core says nothing of that, and on a
 /// busy node repairs would be late.
@@ -150,8 +148,8 @@ impl<K: Tunnels> Worker<K> {
     ) -> Self {
         Self {
             applier,
-            culprits: Culprits::default(),
-            watch: Watch::default(),
+            culprits: Culprits::new(caller_of),
+            watch: Watch::new(caller_of),
             pods,
             host,
             host_follows,

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::subnets::Subnets;
-use crate::decide::nodes::Node;
+use crate::decide::nodes::{Node, vtep_mac6};
 
 /// The value of a lease. The order of the fields is flannel's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +79,30 @@ pub(super) struct Macs {
     pub(super) v4: Mac,
     /// Of that for IPv6 alone.
     pub(super) v6: Mac,
+}
+
+/// Those of them that somebody has told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KnownMacs {
+    /// Of the device for IPv4, or for both families.
+    pub v4: Option<Mac>,
+    /// Of that for IPv6 alone.
+    pub v6: Option<Mac>,
+}
+
+impl KnownMacs {
+    /// Both of them, from now on: the known ones, else those that were `told`, else those that follow from the node's name.
+    pub(super) fn settle(&mut self, told: Self, name: &str) -> Macs {
+        Macs {
+            v4: *self.v4.get_or_insert_with(|| told.v4.unwrap_or_else(|| vtep_mac(name))),
+            v6: *self.v6.get_or_insert_with(|| told.v6.unwrap_or_else(|| vtep_mac6(name))),
+        }
+    }
+
+    /// The known ones.
+    pub(super) fn all(self) -> impl Iterator<Item = Mac> {
+        [self.v4, self.v6].into_iter().flatten()
+    }
 }
 
 /// What the kernel takes for a device (`is_valid_ether_addr`).
@@ -262,9 +286,9 @@ impl Value {
     }
 
     /// The MACs of the node's VXLAN devices, of IPv4 and of IPv6, those that are named and can be one.
-    pub(super) fn macs(&self) -> (Option<Mac>, Option<Mac>) {
+    pub(super) fn macs(&self) -> KnownMacs {
         let mac = |data: &Option<Data>| data.as_ref()?.vtep_mac.as_ref()?.parse().ok().filter(can_be);
-        (mac(&self.backend_data), mac(&self.backend_v6_data))
+        KnownMacs { v4: mac(&self.backend_data), v6: mac(&self.backend_v6_data) }
     }
 
     /// The public key of the node's WireGuard device, if it is told and can be one.
@@ -297,7 +321,7 @@ impl Value {
         if let Some(vni) = of_vxlan.map(|data| data.vni.unwrap_or(0)).find(|vni| *vni != own) {
             return Err(format!("its VNI is {vni}, and [routing.vxlan] vni is {own}"));
         }
-        let (v4, v6) = self.macs();
+        let KnownMacs { v4, v6 } = self.macs();
         if routing.vxlan.device6.is_none() {
             let mac = v4.or(v6).ok_or("it names no VtepMAC, which a tunnel to it needs")?;
             return Ok(Macs { v4: mac, v6: mac });

@@ -14,13 +14,13 @@ mod subnets;
 pub use etcd::EtcdSource;
 pub use file::FileSource;
 pub use kubernetes::KubernetesSource;
+pub use lease::KnownMacs;
 
 use std::future::Future;
 use std::path::Path;
 
-use ferrule_config::{Config, Routing, Vxlan};
-use ferrule_model::{IfName, LinkKind, Mac, WgKey};
-use ferrule_netlink::{Kernel, Netlink};
+use ferrule_config::{Config, Routing};
+use ferrule_model::WgKey;
 
 use crate::decide::nodes::{Node, NodeUpdate};
 
@@ -61,14 +61,16 @@ pub enum AnySource {
 }
 
 impl AnySource {
-    /// Begins to listen, for the node called `own_name`. Must be called within a tokio runtime. What earlier runs left in
-    /// `runtime_dir` counts.
-    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+    /// Begins to listen, for the node called `own_name`, whose VXLAN devices have these `macs`: the others may have them in
+    /// their kernels. Must be called within a tokio runtime. What earlier runs left in `runtime_dir` counts.
+    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         let routing = &config.routing;
         match routing.source {
             ferrule_config::Source::File => Self::File(Box::new(FileSource::new(config, own_name))),
-            ferrule_config::Source::Kubernetes => Self::Kubernetes(KubernetesSource::new(config, own_name)),
-            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir)),
+            ferrule_config::Source::Kubernetes => {
+                Self::Kubernetes(KubernetesSource::new(config, own_name, macs))
+            }
+            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::new(config, own_name, runtime_dir, macs)),
         }
     }
 }
@@ -76,13 +78,15 @@ impl AnySource {
 impl AnySource {
     /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
     /// annotation and no condition set.
-    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         match config.routing.source {
-            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir),
+            ferrule_config::Source::File => Self::new(config, own_name, runtime_dir, macs),
             ferrule_config::Source::Kubernetes => {
-                Self::Kubernetes(KubernetesSource::reading(config, own_name))
+                Self::Kubernetes(KubernetesSource::reading(config, own_name, macs))
             }
-            ferrule_config::Source::Etcd => Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir)),
+            ferrule_config::Source::Etcd => {
+                Self::Etcd(EtcdSource::reading(config, own_name, runtime_dir, macs))
+            }
         }
     }
 }
@@ -137,18 +141,4 @@ pub fn origin(routing: &Routing) -> (String, &'static str) {
             ("etcd".into(), "see what the log says of its subnet; it takes one for itself")
         }
     }
-}
-
-/// The MACs of the VXLAN devices, of the first and of the second, if there are any of these names and number: the others may
-/// have them in their kernels.
-fn device_macs(settings: &Vxlan) -> (Option<Mac>, Option<Mac>) {
-    let Ok(mut kernel) = Netlink::open() else { return (None, None) };
-    let mut mac = |name: &IfName| {
-        let link = kernel.link(name).ok().flatten()?;
-        match link.kind {
-            LinkKind::Vxlan(vxlan) if vxlan.vni == settings.vni => link.mac,
-            _ => None,
-        }
-    };
-    (mac(&settings.device), settings.device6.as_ref().and_then(mac))
 }

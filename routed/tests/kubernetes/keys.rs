@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ferrule_model::WgKey;
 use routed::source::kubernetes::WIREGUARD_KEY;
-use routed::source::{KubernetesSource, Source};
+use routed::source::{KnownMacs, KubernetesSource, Source};
 use serde_json::json;
 
 use crate::api_server::http::Request;
@@ -23,7 +23,7 @@ fn other(server: &ApiServer, name: &'static str, key: WgKey) -> std::sync::mpsc:
     std::thread::spawn(move || {
         // All its tasks end with it, as with a process.
         run(async move {
-            let mut source = KubernetesSource::new(&config, name);
+            let mut source = KubernetesSource::new(&config, name, KnownMacs::default());
             source.publish(key);
             while stopped.try_recv() == Err(TryRecvError::Empty) {
                 let _ = tokio::time::timeout(Duration::from_millis(5), source.next()).await;

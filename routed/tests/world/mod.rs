@@ -18,8 +18,8 @@ use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::decide::nodes::{Cluster, Node, NodeChange};
+use routed::decide::wireguard::Identity;
 use routed::pass::apply::Applier;
-use routed::pass::wireguard::Identity;
 
 /// A kernel that is looked at after every single change.
 pub(crate) struct Watched<K> {

@@ -10,12 +10,14 @@ use crate::decide::backoff::Which;
 use crate::decide::desired::{self, Underlay};
 use crate::decide::drift::{Belief, Second};
 use crate::decide::nodes::Node;
-use crate::decide::objects::Objects;
+use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
 use crate::decide::report::Report;
+use crate::decide::wireguard;
 use crate::pass::device::{self, Device};
-use crate::pass::observe::{self, Links};
-use crate::pass::{spare, wireguard};
+use crate::pass::observe;
+use crate::pass::spare;
+use crate::pass::wireguard::device as wireguard_device;
 
 impl<K: Tunnels> Applier<K> {
     pub(super) fn spare(
@@ -46,8 +48,8 @@ impl<K: Tunnels> Applier<K> {
         let spec = place.and_then(|(own, underlay)| wireguard::spec(&self.routing, own, underlay));
         let settings = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
         let name = &self.routing.wireguard.device;
-        let wish = wireguard::device::Wish { spec: spec.as_ref(), settings: settings.as_ref(), name };
-        wireguard::device::keep(&mut self.kernel, &wish, links, before, report)
+        let wish = wireguard_device::Wish { spec: spec.as_ref(), settings: settings.as_ref(), name };
+        wireguard_device::keep(&mut self.kernel, &wish, links, before, report)
     }
 
     /// Keeps the second device, where IPv6 has one of its own: how far that came, and what is believed of it.

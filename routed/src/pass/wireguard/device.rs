@@ -3,14 +3,14 @@
 use ferrule_model::{IfIndex, Link, LinkChange, LinkKind, Op, WireguardSettings, WireguardSpec};
 use ferrule_netlink::Tunnels;
 
-use super::ALIAS;
 use crate::decide::drift::Belief;
+use crate::decide::objects::Links;
 use crate::decide::owner::ForeignDevice;
 use crate::decide::report::{self, Report};
+use crate::decide::wireguard::ALIAS;
 use crate::pass::apply::PassError;
 use crate::pass::device::{Device, carry_out};
 use crate::pass::holder;
-use crate::pass::observe::Links;
 
 /// What a device is brought to.
 pub struct Wish<'a> {

@@ -9,7 +9,7 @@ use ferrule_daemon::write_secret;
 use ferrule_model::{WgKey, WgSecret};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use super::Identity;
+use crate::decide::wireguard::Identity;
 
 /// Where chance comes from.
 const CHANCE: &str = "/dev/urandom";

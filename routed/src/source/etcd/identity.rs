@@ -55,8 +55,8 @@ pub(super) enum Whose {
 impl Me {
     /// Whose the lease of this number with these subnets is. A `value` that cannot be read is nobody's.
     pub(super) fn whose(&self, lease: i64, subnets: &Subnets, value: Option<&Value>) -> Whose {
-        let (macs, key) = value.map_or(((None, None), None), |value| (value.macs(), value.public_key()));
-        let macs: Vec<_> = [macs.0, macs.1].into_iter().flatten().collect();
+        let macs: Vec<_> = value.map(Value::macs).unwrap_or_default().all().collect();
+        let key = value.and_then(Value::public_key);
         let is_named = lease == self.lease
             || macs.iter().any(|mac| self.macs.contains(mac))
             || key.is_some_and(|key| self.key == Some(key));

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use ferrule_config::{Config, Routing};
-use ferrule_model::{Mac, WgKey, vtep_mac};
+use ferrule_model::{WgKey, vtep_mac};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -24,7 +24,7 @@ use super::network::Network;
 use crate::decide::nodes::{Node, vtep_mac6};
 use crate::decide::roll::{Rank, Roll};
 use crate::source::NodeEvent;
-use crate::source::lease::{Macs, Public, Value};
+use crate::source::lease::{KnownMacs, Public, Value};
 use crate::source::pause::Pause;
 use crate::source::subnets::Subnets;
 
@@ -48,7 +48,7 @@ pub(super) struct Keeper {
     /// The subnets that this node had.
     previous: Option<Subnets>,
     /// The MACs of this node's VXLAN devices, once they are known.
-    macs: (Option<Mac>, Option<Mac>),
+    macs: KnownMacs,
     /// Its WireGuard key, if it has one.
     key: Option<WgKey>,
     /// The member that is asked next.
@@ -110,7 +110,7 @@ impl Keeper {
         config: Config,
         own_name: String,
         events: mpsc::Sender<NodeEvent>,
-        (previous, macs): (Option<Subnets>, (Option<Mac>, Option<Mac>)),
+        (previous, macs): (Option<Subnets>, KnownMacs),
         reads_only: bool,
     ) -> Self {
         Self {
@@ -291,8 +291,8 @@ impl Keeper {
         Taken { subnets, whose, .. }: Taken,
         own: Public,
     ) -> Result<Option<Mine>, Fault> {
-        let told = Value::parse(&kv.value).map_or((None, None), |value| value.macs());
-        let macs = self.macs(told);
+        let told = Value::parse(&kv.value).map(|value| value.macs()).unwrap_or_default();
+        let macs = self.macs.settle(told, &self.own_name);
         let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
         if self.reads_only {
             return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
@@ -334,7 +334,7 @@ impl Keeper {
     /// What is this node's own.
     fn me(&self, public: Public) -> Me {
         let derived = [vtep_mac(&self.own_name), vtep_mac6(&self.own_name)];
-        let macs = [self.macs.0, self.macs.1].into_iter().flatten().chain(derived).collect();
+        let macs = self.macs.all().chain(derived).collect();
         let (lease, previous) = (self.lease(), self.previous);
         Me { lease, macs, key: self.key, public, previous, has_twin: self.has_twin }
     }
@@ -355,7 +355,7 @@ impl Keeper {
 
     /// Takes free subnets, unless somebody else is faster: the next look tells.
     async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
-        let macs = self.macs((None, None));
+        let macs = self.macs.settle(KnownMacs::default(), &self.own_name);
         let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
         let number = if self.has_twin { 0 } else { self.lease() };
         let (lease, _) = api.grant(number, self.config.routing.etcd.lease.as_secs()).await?;
@@ -372,20 +372,12 @@ impl Keeper {
         Ok(())
     }
 
-    /// The MACs of this node: those of its devices, else those that a lease `told`, else those that follow from its name.
-    fn macs(&mut self, told: (Option<Mac>, Option<Mac>)) -> Macs {
-        let name = &self.own_name;
-        Macs {
-            v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
-            v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
-        }
-    }
-
     /// All nodes: this one first, with its `local` addresses, then the others.
     fn nodes(&mut self, mine: &Mine, all: &[KeyValue], local: Public) -> Vec<Node> {
         let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
         let own = Value::parse(&mine.value).and_then(|value| value.node(&mine.subnets, &self.config.routing));
-        let (name, macs) = (self.own_name.clone(), self.macs((None, None)));
+        let name = self.own_name.clone();
+        let macs = self.macs.settle(KnownMacs::default(), &name);
         // It was made here, so it can be read. What it has no need to say is known as well.
         let (v4, v6) = (local.v4, local.v6);
         let own = own.map(|node| Node { name, v4, v6, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });

@@ -25,7 +25,7 @@ use ferrule_model::WgKey;
 use tokio::sync::mpsc;
 
 use super::subnets::Subnets;
-use super::{NodeEvent, Source, device_macs};
+use super::{KnownMacs, NodeEvent, Source};
 use keeper::Keeper;
 
 /// Events that wait before the watch does. One may hold all nodes.
@@ -41,23 +41,22 @@ pub struct EtcdSource {
 
 impl EtcdSource {
     /// For the node called `own_name`, which takes a subnet and watches from the first [`Source::next`] on. The subnet
-    /// of an earlier run is known from `node.json` in `runtime_dir`, and the MAC that the other nodes know from the VXLAN
-    /// device that is there.
-    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
-        Self::begin(config, own_name, runtime_dir, false)
+    /// of an earlier run is known from `node.json` in `runtime_dir`, and `macs` are those that
+    /// the other nodes may know of its VXLAN devices.
+    pub fn new(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
+        Self::begin(config, own_name, runtime_dir, macs, false)
     }
 
     /// The same without ever writing: a node that has no subnet yet is not known.
-    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path) -> Self {
-        Self::begin(config, own_name, runtime_dir, true)
+    pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
+        Self::begin(config, own_name, runtime_dir, macs, true)
     }
 
-    fn begin(config: &Config, own_name: &str, runtime_dir: &Path, reads_only: bool) -> Self {
+    fn begin(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs, reads_only: bool) -> Self {
         let (sender, events) = mpsc::channel(WAITING);
         let previous = NodeFile::load(&runtime_dir.join(NODE_FILE)).ok();
         let previous = previous.and_then(|file| Subnets::of(&file.pod_cidrs));
-        let known = (previous, device_macs(&config.routing.vxlan));
-        let keeper = Keeper::new(config.clone(), own_name.to_owned(), sender, known, reads_only);
+        let keeper = Keeper::new(config.clone(), own_name.to_owned(), sender, (previous, macs), reads_only);
         Self { events, idle: Some(Box::new(keeper)) }
     }
 }

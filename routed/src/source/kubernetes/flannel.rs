@@ -4,12 +4,11 @@
 use std::net::{IpAddr, UdpSocket};
 
 use ferrule_config::Config;
-use ferrule_model::{Mac, vtep_mac};
 
 use super::objects::{Entry, Seen};
 use super::patch::Matter;
-use crate::decide::nodes::{Node, vtep_mac6};
-use crate::source::lease::{Annotations, Macs, Public, Value};
+use crate::decide::nodes::Node;
+use crate::source::lease::{Annotations, KnownMacs, Public, Value};
 
 /// What this node's annotations are, and should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,14 +32,14 @@ pub(super) struct View {
     config: Config,
     own_name: String,
     /// The MACs of this node's VXLAN devices, once they are known.
-    macs: (Option<Mac>, Option<Mac>),
+    macs: KnownMacs,
     /// Whether some link of this machine has an address.
     is_local: fn(IpAddr) -> bool,
 }
 
 impl View {
     /// `macs` are those of the VXLAN devices that are there.
-    pub(super) fn new(config: Config, own_name: String, macs: (Option<Mac>, Option<Mac>)) -> Self {
+    pub(super) fn new(config: Config, own_name: String, macs: KnownMacs) -> Self {
         Self { config, own_name, macs, is_local }
     }
 
@@ -70,12 +69,8 @@ impl View {
             v4: own.address.or_else(|| public.v4.filter(|address| is_local((*address).into()))).or(node.v4),
             v6: own.address6.or_else(|| public.v6.filter(|address| is_local((*address).into()))).or(node.v6),
         };
-        let told = told.map_or((None, None), |value| value.macs());
-        let name = &self.own_name;
-        let macs = Macs {
-            v4: *self.macs.0.get_or_insert_with(|| told.0.unwrap_or_else(|| vtep_mac(name))),
-            v6: *self.macs.1.get_or_insert_with(|| told.1.unwrap_or_else(|| vtep_mac6(name))),
-        };
+        let told = told.map(|value| value.macs()).unwrap_or_default();
+        let macs = self.macs.settle(told, &self.own_name);
         let public = overwrite.or(Public::configured(own)).or(local);
         let value = Value::of(public, &self.config.routing, macs, None);
         let entry = other(&value, node, &self.config);
@@ -116,7 +111,7 @@ mod tests {
         let mut config = Config::default();
         config.routing.vxlan.device = IfName::new("flannel.1").unwrap();
         let is_local = |address: IpAddr| address != IpAddr::from([198, 51, 100, 7]);
-        View { is_local, ..View::new(config, "n1".into(), (None, None)) }
+        View { is_local, ..View::new(config, "n1".into(), KnownMacs::default()) }
     }
 
     const THEIRS: &str = r#"{"flannel.alpha.coreos.com/backend-data":"{\"VNI\":1,\"VtepMAC\":\"82:4b:b6:2f:54:4e\"}",
@@ -195,8 +190,8 @@ mod tests {
 
     #[test]
     fn the_mac_of_the_device_that_is_there_wins() {
-        let mac: Mac = "02:00:00:00:00:01".parse().unwrap();
-        let mut view = View { macs: (Some(mac), None), ..view() };
+        let mac: ferrule_model::Mac = "02:00:00:00:00:01".parse().unwrap();
+        let mut view = View { macs: KnownMacs { v4: Some(mac), v6: None }, ..view() };
         let mut seen = object("n1", THEIRS);
         assert!(due(&view.look(&mut seen).unwrap()).is_some());
         assert_eq!(seen.entry.unwrap().vtep_mac, mac);

@@ -24,7 +24,7 @@ use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
 
 use super::lease::Public;
-use super::{NodeEvent, Source, device_macs};
+use super::{KnownMacs, NodeEvent, Source};
 use condition::Facts;
 use flannel::View;
 use watcher::Watcher;
@@ -41,24 +41,24 @@ pub struct KubernetesSource {
 
 impl KubernetesSource {
     /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
-    /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted.
-    pub fn new(config: &Config, own_name: &str) -> Self {
-        Self::begin(config, own_name, false)
+    /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted: those
+    /// tell the `macs` of its VXLAN devices.
+    pub fn new(config: &Config, own_name: &str, macs: KnownMacs) -> Self {
+        Self::begin(config, own_name, macs, false)
     }
 
     /// The same without ever writing.
-    pub fn reading(config: &Config, own_name: &str) -> Self {
-        Self::begin(config, own_name, true)
+    pub fn reading(config: &Config, own_name: &str, macs: KnownMacs) -> Self {
+        Self::begin(config, own_name, macs, true)
     }
 
-    fn begin(config: &Config, own_name: &str, reads_only: bool) -> Self {
+    fn begin(config: &Config, own_name: &str, macs: KnownMacs, reads_only: bool) -> Self {
         let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
         let (sender, events) = mpsc::channel(WAITING);
         let public = Public::configured(&config.node);
         let (facts, _) = watch::channel(Facts { public, ..Facts::default() });
         let mut watcher = Watcher::new(config, own_name.to_owned(), sender, facts.clone());
         if config.routing.flannel.annotations {
-            let macs = device_macs(&config.routing.vxlan);
             let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
             if !reads_only {
                 tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));

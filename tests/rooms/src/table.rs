@@ -1,0 +1,81 @@
+//! The table of rooms, and what a pure one may not do. A new room is one line here.
+
+/// A part of a crate, and what it may import.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Where it is, from the repository's root: a folder, or a module without its `.rs`.
+    pub place: &'static str,
+    /// The modules of its own crate that it may name; `None`: all of them.
+    pub imports: Option<&'static [&'static str]>,
+    /// It decides and has no effects.
+    pub pure: bool,
+}
+
+const fn pure(place: &'static str, imports: &'static [&'static str]) -> Room {
+    Room { place, imports: Some(imports), pure: true }
+}
+
+const fn pure_crate(place: &'static str) -> Room {
+    Room { place, imports: None, pure: true }
+}
+
+/// All rooms whose imports are checked.
+pub const ROOMS: &[Room] = &[
+    pure_crate("model/src"),
+    pure("routed/src/decide", &["decide"]),
+    pure("routed/src/host/forward", &["decide", "host::forward"]),
+    pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),
+    pure("routed/src/keep/repair", &["decide", "keep::repair"]),
+    pure("routed/src/keep/watch", &["decide", "keep::watch"]),
+];
+
+/// What a pure room may name of other crates, the standard library aside: values, and what turns them into text and back.
+pub const CRATES: &[&str] = &[
+    "ferrule_config",
+    "ferrule_model",
+    "ipnetwork",
+    "nix::errno",
+    "serde",
+    "serde_json",
+    "siphasher",
+    "thiserror",
+    "toml",
+];
+
+/// What it may not name of the standard library.
+pub const BANNED: &[&str] = &[
+    "std::env",
+    "std::fs",
+    "std::io::Read",
+    "std::io::Write",
+    "std::io::copy",
+    "std::io::stderr",
+    "std::io::stdin",
+    "std::io::stdout",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::ToSocketAddrs",
+    "std::net::UdpSocket",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant::now",
+    "std::time::SystemTime",
+    "std::time::UNIX_EPOCH",
+];
+
+/// What it may not call on a value, whatever the value is: these ask the clock or the file system without naming it.
+pub const BANNED_METHODS: &[&str] = &[
+    "canonicalize",
+    "elapsed",
+    "exists",
+    "is_dir",
+    "is_file",
+    "is_symlink",
+    "metadata",
+    "read_dir",
+    "read_link",
+    "symlink_metadata",
+    "to_socket_addrs",
+    "try_exists",
+];
