@@ -25,6 +25,7 @@ pub(crate) struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawNode {
     pub(crate) name: Option<Text>,
+    pub(crate) interface: Option<Text>,
     pub(crate) address: Option<Text>,
     pub(crate) address6: Option<Text>,
     pub(crate) public_address: Option<Text>,

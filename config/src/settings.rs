@@ -11,6 +11,7 @@ use toml::Spanned;
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::etcd::{Etcd, etcd};
+use crate::interface::{Interface, interface};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
@@ -61,6 +62,8 @@ pub struct Metrics {
 pub struct Node {
     /// The node's name; see [`crate::node_name`] for what holds without it.
     pub name: Option<String>,
+    /// The link by which the other nodes reach this one, where that is not to be found out by an address.
+    pub interface: Option<Interface>,
     /// This node's own IPv4 address towards the other nodes; without it, that which the list of nodes gives it.
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6.
@@ -280,6 +283,11 @@ fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
     }
     Ok(Node {
         name: raw.name.as_ref().map(|name| name.get_ref().clone()),
+        interface: raw
+            .interface
+            .as_ref()
+            .map(|text| interface(document, "node.interface", text))
+            .transpose()?,
         address: raw.address.as_ref().map(|text| document.ipv4("node.address", text)).transpose()?,
         address6: raw.address6.as_ref().map(|text| document.ipv6("node.address6", text)).transpose()?,
         public_address: raw
@@ -302,9 +310,10 @@ fn has_local(document: &Document<'_>, raw: &RawNode, source: Source) -> Checked<
         ("node.public_address6", &raw.public_address6, &raw.address6),
     ];
     for (key, public, local) in pairs {
-        if let (Some(public), None, Source::File) = (public, local, source) {
+        if let (Some(public), None, None, Source::File) = (public, local, &raw.interface, source) {
             let reason = "with a nodes file it is not known which address the machine itself has";
-            let remedy = format!("set {} too, to that address", key.replace("node.public_", ""));
+            let local = key.replace("node.public_", "");
+            let remedy = format!("set {local} too, to that address, or interface, to the link that has it");
             return Err(document.fault(public, key, reason, remedy));
         }
     }

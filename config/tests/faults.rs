@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use ferrule_config::{Config, ConfigError, NodeFile, NodesFile};
+use ferrule_config::{Config, ConfigError, Interface, NodeFile, NodesFile};
+use ferrule_model::IfName;
 use proptest::prelude::*;
 
 fn config_fault(text: &str) -> String {
@@ -216,8 +217,34 @@ fn addresses_must_be_of_their_family_and_reachable() {
     assert_eq!(
         config_fault("[node]\npublic_address = \"203.0.113.7\"\n"),
         "ferrule.toml:2:18: node.public_address: with a nodes file it is not known which address the machine itself has; set \
-         address too, to that address"
+         address too, to that address, or interface, to the link that has it"
     );
+}
+
+#[test]
+fn an_interface_is_a_name_a_network_or_an_address() {
+    let interface = |text: &str| {
+        let config = format!("[node]\ninterface = \"{text}\"\npublic_address = \"203.0.113.7\"\n");
+        Config::parse(&config, Path::new("ferrule.toml")).map(|config| config.node.interface.unwrap())
+    };
+    for (text, expected) in [
+        ("eth1", Interface::Name(IfName::new("eth1").unwrap())),
+        ("192.0.2.0/24", Interface::Network("192.0.2.0/24".parse().unwrap())),
+        ("2001:db8::/64", Interface::Network("2001:db8::/64".parse().unwrap())),
+        ("192.0.2.1", Interface::Network("192.0.2.1/32".parse().unwrap())),
+    ] {
+        let interface = interface(text).unwrap();
+        assert_eq!((interface.to_string().as_str(), &interface), (text, &expected));
+    }
+    for (text, reason) in [
+        ("192.0.2.1/24", "\"192.0.2.1/24\" has bits set behind the prefix; write 192.0.2.0/24"),
+        ("127.0.0.1", "127.0.0.1 is not an address by which other nodes can reach this one"),
+        ("eth 1", "\"eth 1\" is neither a link's name nor a network: "),
+        ("", "\"\" is neither a link's name nor a network: "),
+    ] {
+        let fault = interface(text).unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("ferrule.toml:2:13: node.interface: {reason}")), "{fault}");
+    }
 }
 
 #[test]

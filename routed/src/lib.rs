@@ -8,7 +8,7 @@
 //! table, the way through a host firewall, `node.json`. [`keep`] keeps what the plugin made for the pods, on another. What
 //! can be seen from outside is in [`show`].
 //!
-//! At the top, [`run`] connects the rooms, [`cli`] is the command line, and `again` is what SIGHUP does.
+//! At the top, [`run`] connects the rooms, `feed` begins the source, [`cli`] is the command line, and `again` is what SIGHUP does.
 //!
 //! Pure: all of [`decide`], `masquerade` and `forward` of [`host`], `watch` and `repair` of [`keep`]. Each room's own
 //! documentation says which of the others it imports.
@@ -16,6 +16,7 @@
 mod again;
 pub mod cli;
 pub mod decide;
+mod feed;
 pub mod host;
 pub mod keep;
 pub mod pass;

@@ -13,23 +13,25 @@ use ferrule_model::{WgKey, vtep_mac};
 use ferrule_netlink::events::Events;
 use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::again;
+use crate::decide::interface::Chosen;
 use crate::decide::nodes::{Cluster, NodeUpdate, Nodes, OwnNode};
 use crate::decide::report::{LINES, log_lines};
 use crate::decide::wireguard::Identity;
+use crate::feed::{self, Fed, Feed};
 use crate::host::keeper;
 use crate::host::{CleanError, Host};
 use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
 use crate::pass::apply::{Applier, PassError};
-use crate::pass::device;
+use crate::pass::uplink::UplinkError;
 use crate::pass::wireguard::key::KeyError;
 use crate::pass::worker::{Message, Status, Worker};
 use crate::show::outlook::Outlook;
 use crate::show::window::{Ask, Known, Window};
-use crate::source::{AnySource, NodeEvent, Source, origin};
+use crate::source::{NodeEvent, origin};
 
 /// What the socket and its lock are called after.
 pub const PROGRAM: &str = "routed";
@@ -46,6 +48,9 @@ pub enum RunError {
     /// The node has no name.
     #[error(transparent)]
     Name(#[from] NodeNameError),
+    /// It is not known by which link this node is reached.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
     /// Nobody tells of this node.
     #[error("{origin} does not tell of a node called {name}, which is this one; there is nothing to plan by")]
     NoNodes {
@@ -129,24 +134,19 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let lock = lock(runtime_dir)?;
     let _alone = Alone::be(PROGRAM)?;
     let identity = identity(&config.routing)?;
-    let mut source = AnySource::new(&config, &name, runtime_dir, device::known_macs(&config.routing.vxlan));
     let key = identity.as_ref().map(|identity| identity.key);
-    key.into_iter().for_each(|key| source.publish(key));
+    let notifier = Notifier;
+    let mut feed = Feed::new(&config, (&name, key), runtime_dir, notifier);
     let kernel = Netlink::open()?;
     // Before anything is read from the kernel: what others change in between is told.
     let (inbox, messages) = mpsc::channel();
-    let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone())?;
+    let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone(), feed.links())?;
     let outlook = Arc::new(Outlook::default());
     let applier = Applier::new(kernel, config.routing.clone())
         .with_given(&config.cluster.pod_cidrs)
         .with_identity(identity);
-    let pods = keep::start(
-        Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open)), runtime_dir),
-        inbox.clone(),
-    );
-    let pods = pods.map_err(system("start a thread"))?;
+    let pods = start_pods(runtime_dir, inbox.clone())?;
     let mut status = start_worker((applier, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
-    let notifier = Notifier;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
     let (window, mut asks) = Window::new(&name, &config, status.clone(), outlook);
@@ -165,23 +165,30 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
                 if again::is_due(args, table.config()) {
                     return Ok(End::Over);
                 }
-                source.look_again();
+                feed.look_again();
                 continue;
             }
-            news = source.next() => match table.take(news) {
-                Some(message) => message,
-                None => continue,
+            fed = feed.next() => match fed {
+                Fed::News(news) => match table.take(news) {
+                    Some(message) => message,
+                    None => continue,
+                },
+                Fed::Chosen(chosen) => {
+                    table.has_chosen(chosen);
+                    continue;
+                }
+                Fed::Moved => return Ok(End::Over),
             },
             error = &mut broken => return Err(RunError::Events(error.unwrap_or_else(|_| closed()))),
             changed = status.changed() => {
                 changed.map_err(|_| RunError::WorkerEnded)?;
                 if report(notifier, &mut told, &status.borrow_and_update()) {
-                    source.in_kernel();
+                    feed.in_kernel();
                 }
                 continue;
             }
             Some(ask) = asks.recv() => {
-                table.answer(ask);
+                table.answer(ask, feed.waiting_for());
                 continue;
             }
             () = watchdog.beat(), if turns(&status.borrow()) => continue,
@@ -241,6 +248,12 @@ pub(crate) fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> 
     is_needed.then(|| Identity::keep(&routing.wireguard.key_file)).transpose()
 }
 
+/// Starts the thread that keeps what the plugin made for pods.
+fn start_pods(runtime_dir: &Path, inbox: Sender<Message>) -> Result<Sender<keep::Job>, RunError> {
+    let keeper = Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open)), runtime_dir);
+    keep::start(keeper, inbox).map_err(system("start a thread"))
+}
+
 fn start_worker(
     (applier, pods): (Applier<Netlink>, Sender<keep::Job>),
     messages: Receiver<Message>,
@@ -265,6 +278,7 @@ fn listen(
     tables: &'static [&'static str],
     own: Port,
     inbox: Sender<Message>,
+    links: Option<Arc<Notify>>,
 ) -> Result<oneshot::Receiver<io::Error>, RunError> {
     let (tell_broken, broken) = oneshot::channel();
     let (tell_opened, opened) = mpsc::sync_channel(1);
@@ -277,6 +291,11 @@ fn listen(
         loop {
             match events.wait() {
                 Ok(told) => {
+                    if let Some(links) = &links
+                        && told.events.iter().any(|(event, _)| feed::concerns(event))
+                    {
+                        links.notify_one();
+                    }
                     if inbox.send(Message::Kernel(told)).is_err() {
                         return;
                     }
@@ -323,6 +342,8 @@ pub(crate) struct Table {
     /// This node's WireGuard key, and what was said of what the source says of it.
     key: Option<WgKey>,
     said_key: Option<Option<WgKey>>,
+    /// The link that `[node] interface` means.
+    chosen: Option<Chosen>,
 }
 
 impl Table {
@@ -339,7 +360,13 @@ impl Table {
             notifier,
             key: None,
             said_key: None,
+            chosen: None,
         }
+    }
+
+    /// This is the link by which the other nodes reach this one.
+    pub(crate) fn has_chosen(&mut self, chosen: Chosen) {
+        self.chosen = Some(chosen);
     }
 
     /// The configuration that runs.
@@ -381,11 +408,11 @@ impl Table {
     }
 
     /// What is known of the nodes, for somebody outside.
-    fn answer(&self, ask: Ask) {
+    fn answer(&self, ask: Ask, link: Option<String>) {
         let (nodes, origin) = (&self.nodes, origin(&self.config.routing).0);
         let waiting_for = match (nodes.is_own_known(), self.snapshot) {
             (true, _) => None,
-            (false, None) => Some(format!("the nodes in {origin}")),
+            (false, None) => link.or_else(|| Some(format!("the nodes in {origin}"))),
             (false, Some(_)) => Some(format!("a node called {} in {origin}", nodes.own_name())),
         };
         let page = nodes.page(ask.after.as_deref(), ask.most);
@@ -428,20 +455,33 @@ impl Table {
         }
     }
 
-    /// `[node] address` and `address6` win, for this node alone; the others go by the nodes file.
+    /// `[node] interface`, `address` and `address6` win, for this node alone; the others go by the nodes file.
     fn override_own(&mut self, cluster: &mut Cluster) {
         let (own, node) = (&mut cluster.own, &self.config.node);
-        let (v4, v6) = (node.address.or(own.v4), node.address6.or(own.v6));
+        cluster.uplink = self.chosen.as_ref().map(|chosen| chosen.link.clone());
+        let (v4, v6) = match &self.chosen {
+            Some(chosen) => chosen.addresses((own.v4, own.v6)),
+            None => (node.address.or(own.v4), node.address6.or(own.v6)),
+        };
         // What a nodes file says may be the address of a NAT, and then the configuration says so as well.
         let told = (node.public_address.or(v4), node.public_address6.or(v6));
         if told != (own.v4, own.v6)
             && (v4, v6) != (own.v4, own.v6)
             && !std::mem::replace(&mut self.said_override, true)
         {
-            tracing::warn!(
-                "[node] address of this node's configuration is not what the nodes file says of it; other nodes send to \
-                 the address in the nodes file"
-            );
+            match &self.chosen {
+                // By other sources the others are told.
+                Some(_) if self.config.routing.source != ferrule_config::Source::File => {}
+                Some(chosen) => tracing::warn!(
+                    "the link {} of [node] interface does not have the address that the nodes file gives this node; other nodes \
+                     send to the address in the nodes file",
+                    chosen.link
+                ),
+                None => tracing::warn!(
+                    "[node] address of this node's configuration is not what the nodes file says of it; other nodes send to \
+                     the address in the nodes file"
+                ),
+            }
         }
         (own.v4, own.v6) = (v4, v6);
     }

@@ -386,6 +386,12 @@ fn a_node_that_cannot_be_used_is_left_out_until_it_can() {
 
 #[test]
 fn the_others_go_by_the_public_address_and_the_node_itself_by_its_own() {
+    run(publishes("[node]\npublic_address = \"203.0.113.91\"\n"));
+    // As it is once the link is known.
+    run(publishes("[node]\ninterface = \"eth1\"\naddress = \"203.0.113.91\"\n"));
+}
+
+async fn publishes(text: &str) {
     let annotated = |number: u8, name: &str, value: &str| {
         let mut node = node(number);
         node["metadata"]["annotations"] = json!({name: value});
@@ -393,28 +399,25 @@ fn the_others_go_by_the_public_address_and_the_node_itself_by_its_own() {
     };
     let public = routed::source::kubernetes::PUBLIC_ADDRESS;
     let bears = |server: &ApiServer| server.node("n1")["metadata"]["annotations"][public].clone();
-    run(async {
-        let text = "[node]\npublic_address = \"203.0.113.91\"\n";
-        let mut pair = Pair::configured(text, |server| {
-            server.put(annotated(4, public, "203.0.113.94, 2001:db8:1::4"));
-            server.put(annotated(5, "flannel.alpha.coreos.com/public-ip-overwrite", "203.0.113.95"));
-            server.put(annotated(6, public, "here"));
-        });
-        pair.wait_for(&["n1", "n2", "n3", "n4", "n5"]).await;
-        let addresses = |node: &Node| (node.v4.unwrap().to_string(), node.v6.unwrap().to_string());
-        let of = |name: &str| addresses(&pair.node(name));
-        assert_eq!(of("n4"), ("203.0.113.94".into(), "2001:db8:1::4".into()));
-        assert_eq!(of("n5"), ("203.0.113.95".into(), "2001:db8::5".into()));
-        assert_eq!(of("n2").0, "192.0.2.2");
-        let own = |pair: &Pair| pair.known.cluster().unwrap().own;
-        assert_eq!(addresses(&own(&pair)).0, "192.0.2.1");
-        let deadline = Instant::now() + LIMIT;
-        while bears(&pair.server) != json!("203.0.113.91") {
-            assert!(Instant::now() < deadline, "{}", bears(&pair.server));
-            let _ = tokio::time::timeout(Duration::from_millis(50), pair.source.next()).await;
-        }
-        assert_eq!(own(&pair).v4, Some([192, 0, 2, 1].into()));
+    let mut pair = Pair::configured(text, |server| {
+        server.put(annotated(4, public, "203.0.113.94, 2001:db8:1::4"));
+        server.put(annotated(5, "flannel.alpha.coreos.com/public-ip-overwrite", "203.0.113.95"));
+        server.put(annotated(6, public, "here"));
     });
+    pair.wait_for(&["n1", "n2", "n3", "n4", "n5"]).await;
+    let addresses = |node: &Node| (node.v4.unwrap().to_string(), node.v6.unwrap().to_string());
+    let of = |name: &str| addresses(&pair.node(name));
+    assert_eq!(of("n4"), ("203.0.113.94".into(), "2001:db8:1::4".into()));
+    assert_eq!(of("n5"), ("203.0.113.95".into(), "2001:db8::5".into()));
+    assert_eq!(of("n2").0, "192.0.2.2");
+    let own = |pair: &Pair| pair.known.cluster().unwrap().own;
+    assert_eq!(addresses(&own(&pair)).0, "192.0.2.1");
+    let deadline = Instant::now() + LIMIT;
+    while bears(&pair.server) != json!("203.0.113.91") {
+        assert!(Instant::now() < deadline, "{}", bears(&pair.server));
+        let _ = tokio::time::timeout(Duration::from_millis(50), pair.source.next()).await;
+    }
+    assert_eq!(own(&pair).v4, Some([192, 0, 2, 1].into()));
 }
 
 /// An object of node `number` with another address and pod CIDR, and when it was made.

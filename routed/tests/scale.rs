@@ -40,7 +40,7 @@ fn node(number: u16, generation: u16) -> Node {
 
 fn cluster(count: u16) -> Cluster {
     let others = (1..count).map(|number| (format!("n{number}"), Arc::new(node(number, 0))));
-    Cluster { own: node(0, 0), others: others.collect() }
+    Cluster { own: node(0, 0), others: others.collect(), uplink: None }
 }
 
 /// A fake machine of a cluster of so many, at which nobody looks after every single change.

@@ -265,3 +265,27 @@ fn under_systemd_with_the_whole_unit_the_key_is_kept_and_the_device_is_set_up() 
         ("active".into(), "0".into())
     );
 }
+
+/// What the nodes find of each other in etcd is at the chosen link, and there is no way from one segment to the other.
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn encrypted_packets_go_to_the_addresses_of_the_chosen_link() {
+    let mut fleet = Fleet::new(3, "wireguard", Underlay::Both);
+    fleet
+        .second_segment(|number| vec![format!("198.51.100.{number}/24"), format!("2001:db8:b::{number}/64")]);
+    fleet.had_subnets();
+    let mut etcd = Etcd::new(fleet.nodes[0].directory.path(), 2379).at("192.0.2.1");
+    fleet.nodes[0].inside(|| {
+        etcd.start();
+        etcd.put_config(r#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48"}"#);
+    });
+    let more = format!("[routing.etcd]\nendpoints = [\"{}\"]\n", etcd.url());
+    for (node, number) in fleet.nodes.iter().zip(1..) {
+        node.configure_routing("source = \"etcd\"\n", &(settings(&fleet, number) + &more));
+        node.set_interface("198.51.100.0/24");
+    }
+    fleet.start();
+    fleet.wait_until_joined();
+    let endpoints = fleet.nodes[0].run("wg", "show ferrule-wg endpoints");
+    assert_eq!(endpoints.matches("\t198.51.100.").count(), 2, "{endpoints}");
+}

@@ -1,8 +1,9 @@
 //! What is worked out and not done: the table of nodes, what the kernel should hold for it, and the steps from the one
 //! to the other. Everything here is pure: values come in, values go out, and the time is handed in.
 //!
-//! [`roll`] leaves out the nodes that clash with others, and [`nodes`] keeps the table. [`desired`] says what there should
-//! be, [`wireguard`] the same for its device, [`nexthops`] gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
+//! [`interface`] chooses the link by which this node is reached. [`roll`] leaves out the nodes that clash with others, and
+//! [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device, [`nexthops`]
+//! gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
 //! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
 //! what the kernel tells against what we believe. [`report`] and [`culprit`] make the sentences of the log.
 //!
@@ -14,6 +15,7 @@ pub mod culprit;
 pub mod desired;
 pub mod drift;
 pub mod goal;
+pub mod interface;
 pub mod networks;
 pub mod nexthops;
 pub mod nodes;

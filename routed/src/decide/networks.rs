@@ -89,7 +89,7 @@ mod tests {
         };
         let own = node("a", &["10.244.1.0/24", "fd00:1::/64"]);
         let other = node("b", &["10.244.2.0/24"]);
-        let cluster = Cluster { own, others: [("b".into(), other.into())].into() };
+        let cluster = Cluster { own, others: [("b".into(), other.into())].into(), uplink: None };
         let configured = networks(&["10.244.0.0/16"]);
         assert_eq!(cluster_cidrs(&configured, &cluster), configured);
         assert_eq!(

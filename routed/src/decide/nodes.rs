@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ferrule_config::NodeEntry;
-use ferrule_model::{Delta, Family, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
+use ferrule_model::{Delta, Family, IfName, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
 
 /// One node of the cluster, as every source tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct Cluster {
     pub own: Node,
     /// All others, by name.
     pub others: BTreeMap<String, Arc<Node>>,
+    /// The link that carries packets to them, where an operator has chosen it.
+    pub uplink: Option<IfName>,
 }
 
 /// What a source tells of one node, whatever was known of it.
@@ -214,7 +216,7 @@ impl Nodes {
 
     /// The table, once the own node was seen.
     pub fn cluster(&self) -> Option<Cluster> {
-        Some(Cluster { own: self.own.as_deref()?.clone(), others: self.others.clone() })
+        Some(Cluster { own: self.own.as_deref()?.clone(), others: self.others.clone(), uplink: None })
     }
 
     /// The own node was seen.

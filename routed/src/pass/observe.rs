@@ -62,13 +62,15 @@ pub fn underlay<K: Kernel>(
     let (mut found, mut addresses) = (Vec::new(), Vec::new());
     let candidates =
         links.values().filter(|link| Some(link.index) != device && !is_host_veth(link.name.as_str()));
+    // An operator may have chosen the link.
+    let may_be_uplink = |link: &Link| cluster.uplink.as_ref().is_none_or(|chosen| *chosen == link.name);
     for link in candidates {
         for key in kernel.addresses(link.index)?.into_keys() {
             let address = key.prefix.ip();
             if !is_ours(routing, &link.name) {
                 addresses.push(address);
             }
-            if cluster.own.address(Family::of(address)) != Some(address) {
+            if cluster.own.address(Family::of(address)) != Some(address) || !may_be_uplink(link) {
                 continue;
             }
             let (prefix_len, usable) = (key.prefix.prefix(), link.up && link.carrier);
@@ -101,7 +103,7 @@ pub fn underlay<K: Kernel>(
 }
 
 /// The name is that of one of our devices.
-fn is_ours(routing: &Routing, name: &IfName) -> bool {
+pub(crate) fn is_ours(routing: &Routing, name: &IfName) -> bool {
     let (vxlan, wireguard) = (&routing.vxlan, &routing.wireguard);
     *name == vxlan.device || Some(name) == vxlan.device6.as_ref() || *name == wireguard.device
 }

@@ -26,6 +26,7 @@ use crate::decide::wireguard::Identity;
 use crate::host::Host;
 use crate::pass::apply::Applier;
 use crate::pass::device;
+use crate::pass::uplink;
 use crate::pass::worker::Message;
 use crate::run::{RunError, Table, system};
 use crate::source::{AnySource, Source, origin};
@@ -99,8 +100,13 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
             return Err(none());
         }
     }
-    let mut source = AnySource::reading(config, name, runtime_dir, device::known_macs(&config.routing.vxlan));
+    let wanted = config.node.interface.as_ref();
+    let chosen = wanted.map(|wanted| uplink::look(wanted, config, None)).transpose()?;
+    let node = chosen.as_ref().map_or_else(|| config.node.clone(), |chosen| chosen.configured(&config.node));
+    let told = Config { node, ..config.clone() };
+    let mut source = AnySource::reading(&told, name, runtime_dir, device::known_macs(&config.routing.vxlan));
     let mut table = Table::new(name, config.clone(), Notifier);
+    chosen.into_iter().for_each(|chosen| table.has_chosen(chosen));
     let told = async {
         loop {
             if let Some(Message::Cluster(cluster)) = table.take(source.next().await) {

@@ -131,9 +131,13 @@ impl fmt::Display for Public {
 }
 
 impl Public {
-    /// What `[node]` of the configuration says of it.
+    /// What `[node]` of the configuration says of it. Where an operator has chosen the link, the others are to use its addresses.
     pub(super) fn configured(node: &ferrule_config::Node) -> Self {
-        Self { v4: node.public_address, v6: node.public_address6 }
+        let public = Self { v4: node.public_address, v6: node.public_address6 };
+        match node.interface {
+            Some(_) => public.or(Self { v4: node.address, v6: node.address6 }),
+            None => public,
+        }
     }
 
     /// These, and where there are none those of `other`.

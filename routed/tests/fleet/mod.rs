@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ferrule_config::NodeFile;
 use ferrule_model::{
     Address, AddressKey, IfName, IpNetwork, LinkChange, Mac, Neighbour, NeighbourKey, Op, Route, RouteKey,
     VethSpec, Via,
@@ -132,6 +133,39 @@ impl Fleet {
         let fleet = Self { nodes, daemons, pods, segment, echoes };
         fleet.write_nodes(underlay, |_| String::new());
         fleet
+    }
+
+    /// Does something where the segments are.
+    pub(crate) fn on_segment<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.segment.run(act).unwrap()
+    }
+
+    /// One more segment, on which each node has the link `eth1` with these addresses.
+    pub(crate) fn second_segment(&self, addresses: impl Fn(u8) -> Vec<String>) {
+        let bridge = |arguments: &str| {
+            let ip = || std::process::Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+            let output = self.on_segment(ip);
+            assert!(output.status.success(), "ip {arguments}: {output:?}");
+        };
+        bridge("link add br1 type bridge mcast_snooping 0");
+        bridge("link set br1 up");
+        for (node, number) in self.nodes.iter().zip(1..) {
+            let port = format!("second{number}");
+            wire(&self.segment, node.netns(), (&port, "eth1"), 50 + number, &addresses(number));
+            bridge(&format!("link set {port} master br1"));
+        }
+    }
+
+    /// The subnets of the pods are their nodes' own, as after an earlier run.
+    pub(crate) fn had_subnets(&self) {
+        for (node, number) in self.nodes.iter().zip(1..) {
+            let cidrs = [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")];
+            let pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+            let file =
+                NodeFile { node: format!("n{number}"), pod_cidrs, cluster_cidrs: Vec::new(), mtu: 1450 };
+            std::fs::create_dir_all(node.path("run")).unwrap();
+            std::fs::write(node.path("run/node.json"), file.to_json()).unwrap();
+        }
     }
 
     /// The same nodes file on every node; `more` is added to a node's table.

@@ -73,6 +73,14 @@ impl Node {
         fs::write(self.path("ferrule.toml"), config).unwrap();
     }
 
+    /// Chooses the link, for the next start with the configuration as it is now.
+    pub(crate) fn set_interface(&self, interface: &str) {
+        let path = self.path("ferrule.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        let node = format!("[node]\ninterface = \"{interface}\"\n");
+        fs::write(path, text.replacen("[node]\n", &node, 1)).unwrap();
+    }
+
     /// For the next start.
     pub(crate) fn set_backend(&mut self, backend: &'static str) {
         self.backend = backend;

@@ -313,6 +313,7 @@ pub(crate) fn cluster() -> impl Strategy<Value = Cluster> {
     (own, others).prop_map(|(own, others)| Cluster {
         own,
         others: others.into_iter().map(|node| (node.name.clone(), Arc::new(node))).collect(),
+        uplink: None,
     })
 }
 
@@ -341,7 +342,7 @@ pub(crate) fn two_nodes() -> Cluster {
         wireguard_key: Some(WgKey([number; 32])),
         vtep_mac6: vtep_mac(&format!("n{number}/6")),
     };
-    Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]) }
+    Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]), uplink: None }
 }
 
 /// What is new in `after`.

@@ -23,7 +23,7 @@ fn node(name: &str, number: u8) -> Node {
 }
 
 fn cluster() -> Cluster {
-    Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2).into())]) }
+    Cluster { own: node("a", 1), others: BTreeMap::from([("b".into(), node("b", 2).into())]), uplink: None }
 }
 
 fn underlay() -> Underlay {
