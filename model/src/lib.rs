@@ -6,6 +6,7 @@
 //! the programs'.
 
 mod attachment;
+mod causes;
 mod delta;
 mod event;
 mod hostside;
@@ -21,6 +22,7 @@ pub mod table;
 mod wireguard;
 
 pub use attachment::{Attachment, AttachmentHash};
+pub use causes::{causes, chain};
 pub use delta::Delta;
 pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};

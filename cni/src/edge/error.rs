@@ -2,12 +2,11 @@
 //!
 //! The messages are read by people in the events of a pod: each names what was found and what to do.
 
-use std::error::Error as _;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ferrule_model::{Family, IfName, Place};
+use ferrule_model::{Family, IfName, Place, causes};
 use ferrule_netlink::Refusal;
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
@@ -332,21 +331,13 @@ impl Error {
 
     /// What lies behind the message, as far as it does not say it already.
     fn causes(&self) -> Vec<String> {
-        let mut causes: Vec<String> = Vec::new();
-        let mut said = self.to_string();
-        if let Self::Delegate { details, .. } = self {
-            causes.extend(Some(details.clone()).filter(|details| !details.is_empty()));
+        let mut behind = causes(self);
+        if let Self::Delegate { details, .. } = self
+            && !details.is_empty()
+        {
+            behind.insert(0, details.clone());
         }
-        let mut next = self.source();
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            if !said.contains(&text) {
-                said.push_str(&text);
-                causes.push(text);
-            }
-            next = cause.source();
-        }
-        causes
+        behind
     }
 }
 

@@ -3,7 +3,6 @@
 //!
 //! A source never fails: one that cannot tell anything says so in the log and is silent, and what is in the kernel stays.
 
-mod chain;
 pub mod etcd;
 mod file;
 pub mod kubernetes;

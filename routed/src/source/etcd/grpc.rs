@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::fault::{Fault, Right};
-use crate::source::chain::chain;
+use ferrule_model::chain;
 
 /// The way to a member and the handshakes take no longer.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -21,7 +21,7 @@ use tower::{BoxError, ServiceBuilder};
 use super::fault::Fault;
 use super::feed::Feed;
 use super::objects::{self, Page, Status, Told};
-use crate::source::chain::chain;
+use ferrule_model::chain;
 
 /// The way to the server and the TLS handshake take no longer.
 const CONNECT: Duration = Duration::from_secs(10);
