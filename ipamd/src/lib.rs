@@ -8,11 +8,9 @@
 pub mod decide;
 pub mod look;
 mod moving;
-mod reasons;
 pub mod serve;
 pub mod store;
 
 pub use moving::{MoveError, Moving, export, import};
-pub use reasons::chain;
 pub use serve::daemon::{RunError, run};
 pub use serve::tell::{Form, list, pools};

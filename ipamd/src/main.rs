@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Logging may be what failed, so the reason goes out by itself.
-            eprintln!("ipamd: {}", ipamd::chain(&*error));
+            eprintln!("ipamd: {}", ferrule_model::chain(&*error));
             ExitCode::FAILURE
         }
     }

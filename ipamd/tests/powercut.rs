@@ -15,7 +15,8 @@ mod common;
 
 use common::{Dice, Place, allocate, attachment, leases, until};
 use ferrule_wire::{Client, Release};
-use ipamd::store::{Contents, SledStore, Store};
+use ipamd::decide::holdings::Contents;
+use ipamd::store::{SledStore, Store};
 use ipnetwork::IpNetwork;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

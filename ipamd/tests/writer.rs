@@ -5,11 +5,12 @@ use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, ReleaseReply, Status, find_queued, make_queue,
     queue_release, queued,
 };
+use ipamd::decide::holdings::{Batch, Contents};
 use ipamd::decide::pool::PoolSpec;
 use ipamd::decide::service::{Answer, Request, Settings};
 use ipamd::look::clock::Clock;
 use ipamd::serve::writer::{Handle, Writer};
-use ipamd::store::{Batch, Contents, Faults, MemoryStore, SledStore, Store, StoreError, Waited};
+use ipamd::store::{Faults, MemoryStore, SledStore, Store, StoreError, Waited};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,8 +5,8 @@
 //! and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
 
 use crate::decide::compact::Packed;
-use crate::decide::service::Change;
-use crate::look::sight::PodLink;
+use crate::decide::holdings::Change;
+use crate::decide::seen::{PodLink, whom_it_serves};
 use ferrule_model::host_veth_name;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::IpNetwork;
@@ -79,30 +79,10 @@ fn lease(name: &str, link: &PodLink, pool_of: impl Fn(IpAddr) -> Option<String>,
     }
 }
 
-/// Whom a link says it serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the namespace or the pod if the
-/// runtime did not name them.
-pub(crate) fn told(alias: &str) -> Option<(Attachment, Option<Pod>)> {
-    let (network, rest) = alias.split_once(": ")?;
-    // Behind a comma the pod's other names follow.
-    let rest = rest.split_once(", ").map_or(rest, |(rest, _)| rest);
-    let (pod, end) = rest.rsplit_once(' ').map_or((None, rest), |(pod, end)| (Some(pod), end));
-    let (container_id, ifname) = end.rsplit_once('/')?;
-    let attachment = Attachment {
-        network: network.to_owned(),
-        container_id: container_id.to_owned(),
-        ifname: ifname.to_owned(),
-    };
-    let pod = pod.map(|pod| {
-        let (namespace, name) = pod.split_once('/').unwrap_or(("", pod));
-        Pod { namespace: namespace.to_owned(), name: name.to_owned(), uid: String::new() }
-    });
-    Some((attachment, pod))
-}
-
 /// Whom a link serves. What its alias says is believed if the link's name, a hash of the attachment, agrees.
 fn whom(name: &str, alias: &str) -> (Attachment, Option<Pod>) {
     let agrees = |(attachment, _): &(Attachment, _)| host_veth_name(attachment).as_str() == name;
-    told(alias).filter(agrees).unwrap_or_else(|| {
+    whom_it_serves(alias).filter(agrees).unwrap_or_else(|| {
         let attachment = Attachment {
             network: UNKNOWN.to_owned(),
             container_id: name.to_owned(),

@@ -4,7 +4,6 @@
 //! Numbers are LEB128. A text that ends in lower-case hexadecimal digits or a UUID, as ids of containers, uids of pods and
 //! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
 
-use crate::decide::resting::Former;
 use ferrule_model::AttachmentHash;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
@@ -19,6 +18,15 @@ const HEX_MIN: usize = 16;
 /// Length of a UUID as text, and the places of its dashes.
 const UUID: usize = 36;
 const DASHES: [usize; 4] = [8, 13, 18, 23];
+
+/// Whose a released address was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Former {
+    /// The attachment that had it.
+    pub attachment: Attachment,
+    /// Its pod, if the runtime named it.
+    pub pod: Option<Pod>,
+}
 
 /// Bytes that are not what was written here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -5,8 +5,7 @@
 //! the network namespace that the links are in: in another one all of them seem gone. The plugin's calls tell ([`Whereabouts`]);
 //! where the kernel does not say where they come from, the link of any lease that is seen.
 
-use crate::look::home::Whereabouts;
-use crate::look::sight::{Presence, Sight};
+use crate::decide::seen::{Presence, Sight, Whereabouts};
 use ferrule_wire::{Attachment, Lease};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

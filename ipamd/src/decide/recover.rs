@@ -1,8 +1,9 @@
 //! What the store holds, turned into a service. Pure.
 
 use crate::decide::compact::Packed;
-use crate::decide::service::{Change, Released, Service, Settings};
-use crate::store::{Batch, Contents};
+use crate::decide::holdings::{Batch, Contents};
+use crate::decide::holdings::{Change, Released};
+use crate::decide::service::{Service, Settings};
 use ipnetwork::IpNetwork;
 use std::time::Duration;
 
@@ -79,8 +80,10 @@ pub(crate) fn once_each(contents: &Contents) -> Result<(), Doubled> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::compact::Former;
+    use crate::decide::holdings::Holdings;
     use crate::decide::pool::PoolSpec;
-    use crate::decide::service::{Answer, Former, Holdings, Request};
+    use crate::decide::service::{Answer, Request};
     use ferrule_wire::{Allocate, Attachment, Lease};
 
     fn settings() -> Settings {

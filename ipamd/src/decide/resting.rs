@@ -1,23 +1,13 @@
 //! Who had an address that rests, for people who ask why it does. Pure. That it rests, and until when, is `pool`'s.
 
-use crate::decide::compact::Packed;
-use crate::decide::service::Released;
-use ferrule_wire::{Attachment, Pod};
+use crate::decide::compact::{Former, Packed};
+use crate::decide::holdings::Released;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// Below this many nothing is swept: it would not be worth the walk.
 const FEW: usize = 1024;
-
-/// Whose an address was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Former {
-    /// The attachment that had it.
-    pub attachment: Attachment,
-    /// Its pod, if the runtime named it.
-    pub pod: Option<Pod>,
-}
 
 /// The former holders of the addresses that rest. Those of addresses that have rested go in a sweep now and then, so that
 /// memory follows what rests, and not the line of released addresses.
@@ -57,6 +47,7 @@ impl Formers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrule_wire::Attachment;
 
     #[test]
     fn those_of_addresses_that_have_rested_do_not_pile_up() {

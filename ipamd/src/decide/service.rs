@@ -6,6 +6,7 @@
 
 use crate::decide::check;
 use crate::decide::compact::Packed;
+use crate::decide::holdings::{Change, Holdings, Released};
 use crate::decide::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
 use crate::decide::resting::Formers;
 use crate::decide::table::Table;
@@ -18,43 +19,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-pub use crate::decide::resting::Former;
-
 /// Most leases in one answer: at the longest names that [`check`] lets through, they fit in one message.
 pub const PAGE: usize = 64;
-
-/// One thing that the store has to hold. A batch of them is applied in order and as one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A lease was given.
-    Given(Packed<Lease>),
-    /// A lease ended.
-    Ended(Packed<Lease>),
-    /// An address was released.
-    Released(Released),
-    /// The release of an address does not matter any more.
-    Forgotten(IpAddr),
-}
-
-/// A released address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Released {
-    /// The address.
-    pub address: IpAddr,
-    /// When, on the boot clock.
-    pub at: Duration,
-    /// Whose it was, for people who ask why it rests.
-    pub of: Option<Packed<Former>>,
-}
-
-/// What the store holds: all there is to know apart from the configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holdings {
-    /// Leases, in no order.
-    pub leases: Vec<Packed<Lease>>,
-    /// Released addresses.
-    pub released: Vec<Released>,
-}
 
 /// What the configuration and `node.json` say.
 #[derive(Debug, Clone, PartialEq, Eq)]

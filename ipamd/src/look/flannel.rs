@@ -1,9 +1,9 @@
 //! The files of flannel that pools take their networks from (`subnet_env`), followed while the daemon runs. What stands in
 //! one is read in `ferrule_config`.
 
-use crate::reasons::chain;
 use ferrule_config::{Config, SubnetEnv};
 use ferrule_daemon::FileWatch;
+use ferrule_model::chain;
 use ipnetwork::IpNetwork;
 use std::future::{Future, poll_fn};
 use std::path::PathBuf;

@@ -4,8 +4,9 @@
 //! It is kept in a file: a daemon that was restarted knows it before the first call, so that leases are taken back on a node on
 //! which no pod can start any more.
 
-use crate::reasons::chain;
+use crate::decide::seen::Whereabouts;
 use ferrule_daemon::write_atomically;
+use ferrule_model::chain;
 use ferrule_netlink::NamespaceId;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,17 +17,6 @@ const FILE: &str = "ipamd.netns";
 
 /// No namespace has this number.
 const NONE: u64 = 0;
-
-/// What is known of where the links are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whereabouts {
-    /// The plugin calls from the namespace of this process.
-    Here,
-    /// It calls from another one: its links are not seen from here.
-    Elsewhere,
-    /// Nobody has called yet, or the kernel does not tell (before 5.14).
-    Untold,
-}
 
 /// The namespace of this process and the one of its callers.
 #[derive(Debug)]

@@ -4,9 +4,9 @@
 use crate::decide::pools::settings;
 use crate::decide::service::Settings;
 use crate::look::flannel::Flannel;
-use crate::reasons::chain;
 use ferrule_config::{Config, ConfigError, DEFAULT_CONFIG, NODE_FILE, NodeFile};
 use ferrule_daemon::{CommonArgs, FileWatch};
+use ferrule_model::chain;
 use ferrule_netlink::own_addresses;
 use std::collections::BTreeMap;
 use std::io;
@@ -33,7 +33,7 @@ impl Inputs {
     ///
     /// # Errors
     /// The configuration cannot be used.
-    pub(crate) fn open(common: &CommonArgs) -> Result<Self, crate::RunError> {
+    pub(crate) fn open(common: &CommonArgs) -> Result<Self, ConfigError> {
         // The watches before the first look, so that no change falls between.
         let path = common.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
         let config_watch = FileWatch::new(path);

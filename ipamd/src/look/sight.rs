@@ -5,7 +5,8 @@
 //! `/sys/class/net`. All of them are of the network namespace that this process runs in, which has to be the host's;
 //! `home` tells whether it is.
 
-use crate::look::home::{Home, Whereabouts};
+use crate::decide::seen::{PodLink, Presence, Sight, Whereabouts, whom_it_serves};
+use crate::look::home::Home;
 use ferrule_wire::Attachment;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -15,36 +16,6 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
-
-/// Whether something is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It is.
-    There,
-    /// It is not: the place where it would be was seen.
-    Gone,
-    /// It cannot be told, which never speaks against a lease.
-    Unknown,
-}
-
-/// A way to look; tests bring their own.
-pub trait Sight: Send + Sync {
-    /// Whether the path of a network namespace is there.
-    fn namespace(&self, path: &Path) -> Presence;
-    /// Whether the host's end of the attachment's veth pair is there.
-    fn link(&self, attachment: &Attachment) -> Presence;
-    /// Whether links are looked for where the plugin makes them.
-    fn whereabouts(&self) -> Whereabouts;
-}
-
-/// A pod's link on the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PodLink {
-    /// Its alias, in which the plugin tells whom it serves; empty if it cannot be read.
-    pub alias: String,
-    /// The single addresses that are routed to it, IPv4 first.
-    pub addresses: Vec<IpAddr>,
-}
 
 /// The node this process runs on.
 #[derive(Debug, Clone)]
@@ -90,7 +61,7 @@ fn called(name: &ferrule_model::IfName) -> Presence {
 /// The name under which the link `name` was made, if it is a pod's that somebody renamed: its alias tells whom it serves, and it has
 /// the second name of that.
 fn made_as(name: &str) -> Option<String> {
-    let (attachment, _) = crate::decide::adopt::told(&alias(name))?;
+    let (attachment, _) = whom_it_serves(&alias(name))?;
     let made_as = ferrule_model::host_veth_name(&attachment);
     let second = ferrule_model::second_name(&made_as)?;
     let is_same = if_nametoindex(second.as_str()).ok()? == if_nametoindex(name).ok()?;

@@ -3,12 +3,14 @@
 use super::host_local::{HostLocalError, Network};
 use super::namespaces::{LookError, Namespaces};
 use super::plan::{self, Fate, Found, Line};
+use crate::decide::holdings::Batch;
 use crate::decide::recover::{Doubled, recover};
 use crate::decide::service::{Answer, Request, Service, Settings};
 use crate::look::clock::{boot_clock, boot_id};
 use crate::look::inputs::Inputs;
-use crate::serve::daemon::store_path;
-use crate::store::{Batch, SledStore, Store, StoreError};
+use crate::store::path_in;
+use crate::store::{SledStore, Store, StoreError};
+use ferrule_config::ConfigError;
 use ferrule_daemon::CommonArgs;
 use ferrule_daemon::varlink::{Lock, SocketError};
 use ferrule_wire::{Lease, Pod};
@@ -58,7 +60,7 @@ pub enum MoveError {
     Doubled(#[from] Doubled),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Settings(#[from] Box<crate::RunError>),
+    Config(#[from] ConfigError),
     /// host-local's files cannot be used.
     #[error(transparent)]
     HostLocal(#[from] HostLocalError),
@@ -142,8 +144,8 @@ impl Books {
         let failed = |doing| move |source| MoveError::System { doing, source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(failed("begin"))?;
-        let inputs = runtime.block_on(async { Inputs::open(common) }).map_err(Box::new)?;
-        let path = store_path(inputs.config(), &common.runtime_dir);
+        let inputs = runtime.block_on(async { Inputs::open(common) })?;
+        let path = path_in(inputs.config().ipam.state_dir.as_deref(), &common.runtime_dir);
         let owner = Owner::of(path.parent().unwrap_or(&path));
         let boot_id = boot_id().map_err(failed("read the boot id from /proc"))?;
         owner.act(|| {

@@ -3,8 +3,8 @@
 use super::host_local::Entry;
 use super::namespaces::Namespaces;
 use crate::decide::compact::Packed;
+use crate::decide::holdings::Change;
 use crate::decide::pool::{Pool, PoolSpec};
-use crate::decide::service::Change;
 use ferrule_wire::{Attachment, Lease, Pod};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap};

@@ -2,25 +2,23 @@
 
 use crate::look::clock::{boot_clock, boot_id};
 use crate::look::inputs::Inputs;
-use crate::serve::metrics::Outside;
+use crate::serve::pages::Outside;
 use crate::serve::reclaim::search;
 use crate::serve::rescue::{self, RescueError};
 use crate::serve::writer::{Handle, StartError, Writer};
-use ferrule_config::{Config, ConfigError};
+use crate::store::path_in;
+use ferrule_config::ConfigError;
 use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
 use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};
 use ferrule_netlink::own_addresses;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
-
-/// Name of the store's directory in the runtime directory.
-const STORE_NAME: &str = "ipam";
 
 /// What the socket and its lock are called after.
 pub(crate) const PROGRAM: &str = "ipamd";
@@ -74,7 +72,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let mut inputs = Inputs::open(common)?;
     let lock = Lock::take(&runtime_dir, PROGRAM)?;
     let passed = lock.passed()?;
-    let opened = rescue::open(&store_path(inputs.config(), &runtime_dir))?;
+    let opened = rescue::open(&path_in(inputs.config().ipam.state_dir.as_deref(), &runtime_dir))?;
     let boot_id = boot_id().map_err(system("cannot read the boot id from /proc"))?;
     let links = rescue::links(opened.state)?;
     let mut writer =
@@ -119,11 +117,6 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
         (Ok(()), Ok(Ok(()))) => Ok(()),
         _ => Err(RunError::WriterDied),
     }
-}
-
-/// Where the leases are kept.
-pub(crate) fn store_path(config: &Config, runtime_dir: &Path) -> PathBuf {
-    config.ipam.state_dir.as_deref().unwrap_or(runtime_dir).join(STORE_NAME)
 }
 
 /// The daemon's own loop: what has to be done besides answering.

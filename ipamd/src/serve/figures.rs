@@ -1,18 +1,13 @@
-//! What is counted, and the pages that show it: `/metrics`, `/healthz` and `/readyz`. How they get to a caller is
-//! `ferrule_daemon`'s part; what is in the pools is asked of the writer when somebody looks.
+//! What is counted while the daemon runs, and how it is written for Prometheus. `pages` shows it.
 
-use crate::decide::service::{Answer, Change, Request};
-use crate::serve::writer::Handle;
-use ferrule_daemon::{Counter, Exposition, Histogram, Kind, Page, Pages, process_figures};
-use ferrule_wire::{CallError, Family, PoolStatus, Status};
+use crate::decide::holdings::Change;
+use crate::decide::service::Request;
+use ferrule_daemon::{Counter, Exposition, Histogram, Kind};
+use ferrule_wire::{CallError, Family, PoolStatus};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::timeout;
-
-/// How long a probe waits for the writer. A commit takes milliseconds; a disk that takes longer than this is the news.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The methods that the writer performs, in the order of the page.
 const METHODS: [&str; 8] = ["Allocate", "Release", "Check", "Status", "Collect", "List", "Pools", "Resting"];
@@ -104,7 +99,8 @@ impl Metrics {
         self.refused.increment();
     }
 
-    fn write(&self, page: &mut Exposition, pools: &[PoolStatus]) {
+    /// Writes all figures; `pools` are what the writer says of its pools now.
+    pub(crate) fn write(&self, page: &mut Exposition, pools: &[PoolStatus]) {
         page.family("ferrule_ipamd_build_info", Kind::Gauge, "The version that runs; always 1.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);
         page.family("ferrule_ipamd_leases", Kind::Gauge, "Leases in the store.")
@@ -203,55 +199,10 @@ pub(crate) const fn method(request: &Request) -> usize {
     }
 }
 
-/// The daemon as those see it who look from outside.
-pub(crate) struct Outside {
-    pub(crate) handle: Handle,
-}
-
-impl Outside {
-    /// The writer's answer, in time or not at all; a look is no call and is not counted as one.
-    async fn ask(&self, request: Request) -> Result<Answer, String> {
-        let asked = timeout(PATIENCE, self.handle.perform(request, Some(PATIENCE))).await;
-        asked.map_err(|_| "the writer does not answer".to_owned())?.map_err(|error| error.to_string())
-    }
-}
-
-impl Pages for Outside {
-    async fn page(&self, path: &str) -> Option<Page> {
-        let page = |result: Result<String, String>| match result {
-            Ok(text) => Page { good: true, text },
-            Err(reason) => Page { good: false, text: format!("{reason}\n") },
-        };
-        match path {
-            "/metrics" => {
-                // Without the writer the counters are still worth reading.
-                let pools = match self.ask(Request::Pools).await {
-                    Ok(Answer::Pools(reply)) => reply.pools,
-                    _ => Vec::new(),
-                };
-                let mut text = Exposition::new();
-                self.handle.metrics().write(&mut text, &pools);
-                process_figures(&mut text);
-                Some(page(Ok(text.into_text())))
-            }
-            // The writer turns. Asked often, so by what costs the same however many leases there are.
-            "/healthz" => {
-                let first_page = self.ask(Request::Leases { after: None }).await;
-                Some(page(first_page.map(|_| "ok\n".to_owned())))
-            }
-            // A pod would get an address.
-            "/readyz" => {
-                let status = self.ask(Request::Status(Status::default())).await;
-                Some(page(status.map(|_| "ok\n".to_owned())))
-            }
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrule_wire::Status;
 
     #[test]
     fn every_request_has_its_method_s_name() {

@@ -1,6 +1,6 @@
 //! What the log says of what the writer has done.
 
-use crate::decide::service::Change;
+use crate::decide::holdings::Change;
 use ferrule_wire::{Attachment, Lease};
 use std::net::IpAddr;
 use std::time::Duration;

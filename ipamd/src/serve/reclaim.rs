@@ -2,9 +2,10 @@
 //! `leaks` finds lost. The look at the kernel's files happens on a thread of its own, so that nobody waits for it.
 
 use crate::decide::leaks::{Found, Lost, Suspects};
+use crate::decide::seen::Sight;
+use crate::decide::seen::Whereabouts;
 use crate::decide::service::{Answer, PAGE, Request};
-use crate::look::home::Whereabouts;
-use crate::look::sight::{Node, Sight};
+use crate::look::sight::Node;
 use crate::serve::writer::Handle;
 use ferrule_wire::Lease;
 use std::collections::HashMap;

@@ -1,10 +1,12 @@
 //! Opening the store at the start, and what is done about one that is damaged: it is kept aside, a new one takes its place,
 //! and nothing is served before the addresses in use are known from the kernel (`sight`, `adopt`).
 
+use crate::decide::holdings::{Batch, Contents};
 use crate::decide::recover::once_each;
-use crate::look::sight::{PodLink, pod_links};
-use crate::reasons::chain;
-use crate::store::{Batch, Contents, SledStore, Store, StoreError, Waited};
+use crate::decide::seen::PodLink;
+use crate::look::sight::pod_links;
+use crate::store::{SledStore, Store, StoreError, Waited};
+use ferrule_model::chain;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -8,18 +8,20 @@
 //! lease before, and must never end the one to come.
 
 use crate::decide::adopt::adopt;
+use crate::decide::holdings::Batch;
+use crate::decide::holdings::Change;
 use crate::decide::leaks::{Lost, is_still_lost};
 use crate::decide::recover::{Doubled, recover};
-use crate::decide::service::{Answer, Change, Request, Service, Settings};
+use crate::decide::seen::{PodLink, Sight};
+use crate::decide::service::{Answer, Request, Service, Settings};
 use crate::look::clock::Clock;
 use crate::look::home::Home;
-use crate::look::sight::{PodLink, Sight};
-use crate::reasons::chain;
-use crate::serve::metrics::{self, Metrics, Reason};
+use crate::serve::figures::{Metrics, Reason, method};
 use crate::serve::news::{News, joined, log_held};
 use crate::serve::pace::{Pace, Part};
-use crate::store::{Batch, Store, StoreError};
+use crate::store::{Store, StoreError};
 use ferrule_daemon::log_as_one;
+use ferrule_model::chain;
 use ferrule_wire::{CallError, ClaimError, Lease, QueueError, QueuedRelease};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -102,7 +104,7 @@ impl Handle {
     /// # Errors
     /// As the interface file says.
     pub async fn ask(&self, request: Request, patience: Option<Duration>) -> Result<Answer, CallError> {
-        let (method, begun) = (metrics::method(&request), Instant::now());
+        let (method, begun) = (method(&request), Instant::now());
         let answered = self.perform(request, patience).await;
         self.metrics.answered(method, begun.elapsed(), answered.as_ref().err());
         answered

@@ -16,7 +16,8 @@
 use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
 use super::record::records;
-use super::{Batch, Contents, Store, StoreError, Waited};
+use super::{Store, StoreError, Waited};
+use crate::decide::holdings::{Batch, Contents};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::error::Error;

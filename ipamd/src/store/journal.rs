@@ -9,10 +9,11 @@
 //! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
 //! never forgotten before its beginning. Commits may be taken twice: they leave what they left the first time.
 
+use super::StoreError;
 use super::commits::Mark;
 use super::record::{Record, Subject, Told, put_last};
-use super::{Contents, StoreError};
 use crate::decide::compact::Broken;
+use crate::decide::holdings::Contents;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 

@@ -4,7 +4,8 @@
 use super::commits::Mark;
 use super::journal::{Journal, Loading, damaged, name};
 use super::record::records;
-use super::{Batch, Contents, Store, StoreError, Waited};
+use super::{Store, StoreError, Waited};
+use crate::decide::holdings::{Batch, Contents};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

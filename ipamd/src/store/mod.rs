@@ -11,10 +11,18 @@ mod record;
 pub use disk::SledStore;
 pub use memory::{Faults, MemoryStore};
 
-use crate::decide::service::{Change, Holdings};
+use crate::decide::holdings::{Batch, Contents};
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Name of the store's directory.
+const NAME: &str = "ipam";
+
+/// Where the leases are kept: in the directory that the configuration names, else in the runtime directory.
+pub(crate) fn path_in(state_dir: Option<&Path>, runtime_dir: &Path) -> PathBuf {
+    state_dir.unwrap_or(runtime_dir).join(NAME)
+}
 
 /// A store of leases. One thread uses it.
 pub trait Store: Send {
@@ -39,32 +47,6 @@ pub struct Waited {
     pub keeper: Duration,
     /// For the disk.
     pub disk: Duration,
-}
-
-/// What is written as one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch {
-    /// The changes, in order.
-    pub changes: Vec<Change>,
-    /// The boot that the times in the store belong to, if that is to be written.
-    pub boot_id: Option<String>,
-}
-
-impl Batch {
-    /// Nothing to write.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.boot_id.is_none()
-    }
-}
-
-/// What is in a store.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// The boot that the times belong to; `None` in a new store.
-    pub boot_id: Option<String>,
-    /// Leases and released addresses.
-    pub holdings: Holdings,
 }
 
 /// The store cannot do its work.

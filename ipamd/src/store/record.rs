@@ -1,9 +1,10 @@
 //! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s and `commits`'.
 
-use super::Batch;
 use super::commits::Mark;
+use crate::decide::compact::Former;
 use crate::decide::compact::{Broken, Compact, Packed, array, attachment_hash, byte, number, put_number};
-use crate::decide::service::{Change, Former, Released};
+use crate::decide::holdings::Batch;
+use crate::decide::holdings::{Change, Released};
 use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;

@@ -6,12 +6,11 @@ use super::commits::Mark;
 use super::journal::{Journal, Loading};
 use super::record::records;
 use super::*;
-use crate::decide::compact::Packed;
-use crate::decide::service::{Former, Released};
+use crate::decide::compact::{Former, Packed};
+use crate::decide::holdings::{Change, Holdings, Released};
 use ferrule_wire::{Attachment, Lease, Pod};
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn lease(container_id: &str, address: &str) -> Lease {

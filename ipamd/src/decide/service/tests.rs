@@ -1,6 +1,7 @@
 //! The service against plain expectations, and against a naive reference under random sequences.
 
 use super::*;
+use crate::decide::compact::Former;
 use ferrule_wire::{AddressRange, Pod};
 use proptest::prelude::*;
 

@@ -1,0 +1,58 @@
+//! The pages for those who look from outside: `/metrics`, `/healthz` and `/readyz`. `ferrule_daemon` brings them to the caller;
+//! the writer is asked what is in the pools when somebody looks.
+
+use crate::decide::service::{Answer, Request};
+use crate::serve::writer::Handle;
+use ferrule_daemon::{Exposition, Page, Pages, process_figures};
+use ferrule_wire::Status;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long a probe waits for the writer. A commit takes milliseconds; a disk that takes longer than this is the news.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The daemon as those see it who look from outside.
+pub(crate) struct Outside {
+    pub(crate) handle: Handle,
+}
+
+impl Outside {
+    /// The writer's answer, in time or not at all; a look is no call and is not counted as one.
+    async fn ask(&self, request: Request) -> Result<Answer, String> {
+        let asked = timeout(PATIENCE, self.handle.perform(request, Some(PATIENCE))).await;
+        asked.map_err(|_| "the writer does not answer".to_owned())?.map_err(|error| error.to_string())
+    }
+}
+
+impl Pages for Outside {
+    async fn page(&self, path: &str) -> Option<Page> {
+        let page = |result: Result<String, String>| match result {
+            Ok(text) => Page { good: true, text },
+            Err(reason) => Page { good: false, text: format!("{reason}\n") },
+        };
+        match path {
+            "/metrics" => {
+                // Without the writer the counters are still worth reading.
+                let pools = match self.ask(Request::Pools).await {
+                    Ok(Answer::Pools(reply)) => reply.pools,
+                    _ => Vec::new(),
+                };
+                let mut text = Exposition::new();
+                self.handle.metrics().write(&mut text, &pools);
+                process_figures(&mut text);
+                Some(page(Ok(text.into_text())))
+            }
+            // The writer turns. Asked often, so by what costs the same however many leases there are.
+            "/healthz" => {
+                let first_page = self.ask(Request::Leases { after: None }).await;
+                Some(page(first_page.map(|_| "ok\n".to_owned())))
+            }
+            // A pod would get an address.
+            "/readyz" => {
+                let status = self.ask(Request::Status(Status::default())).await;
+                Some(page(status.map(|_| "ok\n".to_owned())))
+            }
+            _ => None,
+        }
+    }
+}
