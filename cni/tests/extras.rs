@@ -120,6 +120,22 @@ on_both_kernels! {
         assert_eq!(elements(&bench), []);
     }
 
+    fn an_add_that_is_repeated_with_less_and_fails_leaves_what_the_next_del_removes(bench) {
+        let mut n = 0;
+        loop {
+            bench.config = asking(everything());
+            result(&bench.verb("ADD"));
+            bench.config = asking(json!({}));
+            let Some(answer) = bench.add_with_fault(n, Fault::Refused) else { break };
+            let (_, text) = failure(&answer);
+            result(&bench.verb("DEL"));
+            assert_eq!(elements(&bench), [], "{n}: {text}");
+            assert_eq!(bench.machine.host().link(&ifb_name(&attachment())).unwrap(), None, "{n}: {text}");
+            n += 1;
+        }
+        assert!(n > 8, "{n} requests");
+    }
+
     fn whichever_request_fails_nothing_is_left(bench) {
         let before = bench.world();
         bench.config = asking(everything());

@@ -166,8 +166,11 @@ fn a_long_alias_is_cut<M: Machine>() {
 
 fn a_taken_name_at_either_end_is_refused_and_nothing_made<M: Machine>() {
     let mut pair = Pair::<M>::new();
-    let error = pair.host.create_veth(&spec(), &pair.pod_netns).unwrap_err();
+    let before = pair.host.link(&name("fer0")).unwrap();
+    let renamed = VethSpec { alias: Some("another".into()), ..spec() };
+    let error = pair.host.create_veth(&renamed, &pair.pod_netns).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EEXIST), "{error}");
+    assert_eq!(pair.host.link(&name("fer0")).unwrap(), before, "the one that is there is left as it was");
     let other = VethSpec { host_name: name("fer1"), ..spec() };
     let error = pair.host.create_veth(&other, &pair.pod_netns).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EEXIST), "{error}");

@@ -9,7 +9,7 @@ use ferrule_netlink::{Error as NetlinkError, Kernel};
 
 use crate::act::node::Node;
 use crate::act::{hostports, shaping};
-use crate::decide::extras::may_have_some;
+use crate::decide::extras::{has_alias, may_have_some};
 use crate::decide::grant::Grant;
 use crate::decide::pod::Ends;
 use crate::decide::ports;
@@ -37,12 +37,12 @@ pub(crate) fn put<N: Node>(
     let addresses: Vec<_> = grant.hosts().collect();
     let wanted = ports::elements(&extras.ports, &addresses, attachment, bridged)?;
     if was_there {
-        // An ADD before may have been asked for more. Its mark does not tell: the attempt to make the pair has renewed it.
+        // An ADD before may have been asked for more.
         shaping::lift(host, &link, &extras.bandwidth, attachment)?;
         hostports::keep(node, attachment, &wanted)?;
     }
-    if let Some(alias) = spec.alias.as_ref().filter(|_| !may_have_some(&link)) {
-        // An ADD before did not ask for any.
+    if let Some(alias) = spec.alias.as_ref().filter(|alias| was_there && !has_alias(&link, alias)) {
+        // The ADD before asked for something else. The mark comes before what it tells of, and goes after it.
         host.set_alias(&link.name, alias)
             .map_err(|source| Error::Kernel { doing: "mark the veth pair", source })?;
         link.alias = Some(alias.clone());

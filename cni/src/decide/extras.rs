@@ -25,6 +25,11 @@ pub fn mark(extras: &Extras, spec: VethSpec) -> VethSpec {
     VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
 }
 
+/// Whether the link has this alias, as far as the kernel has room for it.
+pub fn has_alias(link: &Link, alias: &str) -> bool {
+    link.alias.as_deref() == Some(&alias[..alias.floor_char_boundary(ALIAS_MAX)])
+}
+
 /// Whether the attachment behind this host's end may have extras.
 pub fn may_have_some(link: &Link) -> bool {
     link.alias.as_ref().is_none_or(|alias| alias.ends_with(MARK) || alias.len() >= ALIAS_MAX)
