@@ -1,4 +1,5 @@
-//! The reference plugins `portmap`, `bandwidth` and `sbr` behind ours in the list, as clusters have them that come from elsewhere.
+//! The reference plugins `portmap`, `bandwidth`, `sbr` and `tuning` behind ours in the list, as clusters have them that come from
+//! elsewhere.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -14,18 +15,23 @@ use serde_json::{Value, json};
 
 use support::lab::{CLIENT, Lab, NODE, addresses, at, ip, seen, serve, with_lab};
 use support::machine::Machine;
-use support::result;
+use support::{failure, result};
 
 /// Where Debian's package containernetworking-plugins puts them.
 const REFERENCE: &str = "/usr/lib/cni";
 
-/// Runs a reference plugin; what it answers.
+/// Runs a reference plugin with what the runtime gives it; what it answers.
 fn reference(lab: &Lab<'_>, plugin: &str, command: &str, runtime: &Value, previous: &Value) -> Value {
-    let config = json!({
+    configured(lab, plugin, command, &json!({ "runtimeConfig": runtime }), previous)
+}
+
+/// The same with fields of its configuration.
+fn configured(lab: &Lab<'_>, plugin: &str, command: &str, fields: &Value, previous: &Value) -> Value {
+    let mut config = json!({
         "cniVersion": "1.0.0", "name": "pods", "type": plugin,
-        "capabilities": { "portMappings": true, "bandwidth": true },
-        "runtimeConfig": runtime, "prevResult": previous
+        "capabilities": { "portMappings": true, "bandwidth": true }, "prevResult": previous
     });
+    config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     let path = format!("{REFERENCE}/{plugin}");
     let mut child = Command::new(&path)
         .envs([("CNI_COMMAND", command), ("CNI_CONTAINERID", "c0ffee"), ("CNI_IFNAME", "eth0")])
@@ -101,5 +107,69 @@ fn sbr_works_behind_ours() {
         }
         reference(lab, "sbr", "DEL", &json!({}), &ours);
         result(&lab.bench.verb_with("DEL", &[("CNI_NETNS", &netns)], &version));
+    });
+}
+
+/// The client reaches the pod at each of its addresses, and the pod answers.
+fn is_reached(lab: &Lab<'_>, added: &Value) -> bool {
+    let mut ends = addresses(added).into_iter().zip(CLIENT);
+    ends.all(|(address, client)| {
+        seen(&lab.client, SocketAddr::new(address, 80)).is_ok_and(|seen| seen == ip(client))
+    })
+}
+
+#[test]
+fn tuning_works_behind_ours() {
+    with_lab(|lab| {
+        let netns = netns_for_others(lab);
+        let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &json!({ "cniVersion": "1.0.0" })));
+        let fields = json!({ "sysctl": { "net.ipv4.conf.eth0.log_martians": "1" }, "promisc": true });
+        let tuned = configured(lab, "tuning", "ADD", &fields, &ours);
+        serve(&lab.pod("pod"), 80);
+        assert!(is_reached(lab, &ours));
+        let check = json!({ "cniVersion": "1.0.0", "prevResult": tuned });
+        result(&lab.bench.verb_with("CHECK", &[("CNI_NETNS", &netns)], &check));
+        configured(lab, "tuning", "CHECK", &fields, &tuned);
+    });
+}
+
+/// The kernel forgets all neighbours of a link whose MAC is set, permanent ones too, in the pod; and the node does not learn the
+/// new one (decision 51). So the MAC is ours to set, and one that another plugin set is found by CHECK.
+#[test]
+fn a_mac_is_set_by_ours_and_one_that_tuning_sets_is_named_with_the_remedy() {
+    with_lab(|lab| {
+        let netns = netns_for_others(lab);
+        let mac = json!({ "mac": "0a:00:00:00:00:2a" });
+        let asking = json!({ "cniVersion": "1.0.0", "runtimeConfig": mac });
+        let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &asking));
+        assert_eq!(ours["interfaces"][1]["mac"], mac["mac"]);
+        serve(&lab.pod("pod"), 80);
+        assert!(is_reached(lab, &ours));
+
+        let tuned = configured(lab, "tuning", "ADD", &json!({ "mac": "0a:00:00:00:00:2b" }), &ours);
+        let check = json!({ "cniVersion": "1.0.0", "prevResult": tuned });
+        let (code, text) = failure(&lab.bench.verb_with("CHECK", &[("CNI_NETNS", &netns)], &check));
+        assert_eq!(code, 103, "{text}");
+        assert!(text.contains("another plugin has set the MAC") && text.contains("capability \"mac\""), "{text}");
+
+        // An ADD that is repeated puts it right.
+        result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &asking));
+        assert!(is_reached(lab, &ours));
+    });
+}
+
+/// On a bridge the kernel resolves in both directions.
+#[test]
+fn in_mode_bridge_tuning_may_set_the_mac() {
+    with_lab(|lab| {
+        let netns = netns_for_others(lab);
+        let bridged = json!({ "cniVersion": "1.0.0", "mode": "bridge" });
+        let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &bridged));
+        let tuned = configured(lab, "tuning", "ADD", &json!({ "mac": "0a:00:00:00:00:2b" }), &ours);
+        serve(&lab.pod("pod"), 80);
+        assert!(is_reached(lab, &ours));
+        let mut check = bridged;
+        check["prevResult"] = tuned;
+        result(&lab.bench.verb_with("CHECK", &[("CNI_NETNS", &netns)], &check));
     });
 }

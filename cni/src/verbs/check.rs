@@ -29,9 +29,8 @@ use crate::edge::result::{self, Interface, Ip};
 /// [`Error::Changed`] with every difference; other errors if one could not be looked for.
 pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
     let netns = sandbox(node, &request.sandbox)?;
-    let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
-    let mut host = node.host().map_err(socket)?;
-    let mut inside = node.inside(&netns).map_err(socket)?;
+    let mut host = node.host().map_err(Error::socket)?;
+    let mut inside = node.inside(&netns).map_err(Error::socket)?;
 
     let mut changes = Changes::default();
     let expected = Expected::of(request, &mut changes);
@@ -292,16 +291,25 @@ fn host_side<K: Kernel>(
     changes: &mut Changes,
 ) -> Result<(), ferrule_netlink::Error> {
     let link = ends.host.index;
+    let mut has_other_mac = false;
     for address in &expected.addresses {
         let ip = address.ip();
         let neighbour = kernel.neighbour(NeighbourKey { link, address: ip })?;
         changes.neighbour(&format!("neighbour {ip} on the host"), ends.pod.mac, neighbour);
+        has_other_mac |= neighbour.is_some_and(|found| found.permanent && found.mac != ends.pod.mac);
         let found = kernel.route_match(ip)?.filter(|(key, _)| *key == RouteKey::main(host_prefix(ip)));
         if found.map(|(_, route)| route) != Some(Route::ours(Via::Link(link))) {
             let expected = format!("dev {}", ends.host.name);
             let found = found.map(|(_, route)| route);
             changes.say(&format!("route {address} on the host"), &expected, &in_words(found.as_ref()));
         }
+    }
+    if has_other_mac {
+        let name = &ends.pod.name;
+        changes.0.push(format!(
+            "another plugin has set the MAC of {name} behind ours, which cuts the pod off: take it out of there, and let this plugin \
+             set the MAC (capability \"mac\", or \"args\": {{\"cni\": {{\"mac\": ...}}}})"
+        ));
     }
     Ok(())
 }
