@@ -122,7 +122,8 @@ fn is_reached(lab: &Lab<'_>, added: &Value) -> bool {
 fn tuning_works_behind_ours() {
     with_lab(|lab| {
         let netns = netns_for_others(lab);
-        let ours = result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &json!({ "cniVersion": "1.0.0" })));
+        let ours =
+            result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &json!({ "cniVersion": "1.0.0" })));
         let fields = json!({ "sysctl": { "net.ipv4.conf.eth0.log_martians": "1" }, "promisc": true });
         let tuned = configured(lab, "tuning", "ADD", &fields, &ours);
         serve(&lab.pod("pod"), 80);
@@ -150,7 +151,10 @@ fn a_mac_is_set_by_ours_and_one_that_tuning_sets_is_named_with_the_remedy() {
         let check = json!({ "cniVersion": "1.0.0", "prevResult": tuned });
         let (code, text) = failure(&lab.bench.verb_with("CHECK", &[("CNI_NETNS", &netns)], &check));
         assert_eq!(code, 103, "{text}");
-        assert!(text.contains("another plugin has set the MAC") && text.contains("capability \"mac\""), "{text}");
+        assert!(
+            text.contains("another plugin has set the MAC") && text.contains("capability \"mac\""),
+            "{text}"
+        );
 
         // An ADD that is repeated puts it right.
         result(&lab.bench.verb_with("ADD", &[("CNI_NETNS", &netns)], &asking));

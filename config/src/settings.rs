@@ -19,7 +19,7 @@ use crate::ranges::ranges;
 use crate::raw::{
     RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
 };
-use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, vxlan, wireguard};
+use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, apart, vxlan, wireguard};
 use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
@@ -251,6 +251,7 @@ impl Config {
         let document = Document::new(file, text);
         let raw: RawConfig = document.toml()?;
         let routing = routing(&document, &raw.routing)?;
+        apart(&document, &raw.routing, &routing)?;
         has_local(&document, &raw.node, routing.source)?;
         Ok(Self {
             node: node(&document, &raw.node)?,

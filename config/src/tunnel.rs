@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use ferrule_model::{IfName, is_host_veth};
+use ferrule_model::{IfName, WIREGUARD_DEVICE};
 
 use crate::document::{Checked, Document};
-use crate::raw::{RawVxlan, RawWireguard, Text};
+use crate::raw::{RawRouting, RawVxlan, RawWireguard, Text};
 use crate::settings::{Backend, Routing, absolute};
 
 /// A way between the nodes that has a device of its own.
@@ -71,7 +71,7 @@ pub struct Wireguard {
 impl Default for Wireguard {
     fn default() -> Self {
         // A constant that the tests construct: it cannot fail.
-        let device = IfName::new("ferrule-wg").expect("a link can be called so");
+        let device = IfName::new(WIREGUARD_DEVICE).expect("a link can be called so");
         Self { device, port: 51820, keepalive_s: 0, key_file: "/var/lib/ferrule/wireguard.key".into() }
     }
 }
@@ -123,7 +123,7 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
 pub(crate) fn wireguard(document: &Document<'_>, raw: &RawWireguard) -> Checked<Wireguard> {
     let mut wireguard = Wireguard::default();
     if let Some(text) = &raw.device {
-        wireguard.device = device(document, "routing.wireguard.device", "ferrule-wg", text)?;
+        wireguard.device = device(document, "routing.wireguard.device", WIREGUARD_DEVICE, text)?;
     }
     if let Some(port) = &raw.port {
         let remedy = "write the same UDP port on every node, by default 51820";
@@ -148,13 +148,33 @@ fn device(document: &Document<'_>, key: &str, default: &str, text: &Text) -> Che
     let remedy = format!("use another name of at most 15 bytes, by default {default}");
     let name = IfName::new(text.get_ref())
         .map_err(|error| document.fault(text, key, error.to_string(), remedy.clone()))?;
-    if is_host_veth(name.as_str()) {
-        return Err(document.fault(
-            text,
-            key,
-            format!("`{name}` is of the form that pods' links have"),
-            remedy,
-        ));
+    let taken = match name.as_str() {
+        "lo" => "`lo` is every node's loopback device".to_owned(),
+        _ if name.is_of_pods() => format!("`{name}` is of the form that pods' links have"),
+        _ => return Ok(name),
+    };
+    Err(document.fault(text, key, taken, remedy))
+}
+
+/// No two tunnels have one device.
+pub(crate) fn apart(document: &Document<'_>, raw: &RawRouting, routing: &Routing) -> Checked<()> {
+    let Routing { vxlan, wireguard, .. } = routing;
+    let places = [
+        (&raw.wireguard.device, "routing.wireguard.device", [Some(&vxlan.device), vxlan.device6.as_ref()]),
+        (&raw.vxlan.device, "routing.vxlan.device", [Some(&wireguard.device), None]),
+        (&raw.vxlan.device6, "routing.vxlan.device6", [Some(&wireguard.device), None]),
+    ];
+    for (text, key, others) in places {
+        let Some(text) = text else { continue };
+        if others.into_iter().flatten().any(|other| other.as_str() == text.get_ref()) {
+            let remedy = "use two names, as ferrule.1 and ferrule-wg";
+            return Err(document.fault(
+                text,
+                key,
+                "it is the name of the other tunnel's device, too",
+                remedy,
+            ));
+        }
     }
-    Ok(name)
+    Ok(())
 }

@@ -271,7 +271,19 @@ fn numbers_out_of_range_are_refused_with_the_range() {
 fn names_of_links_pools_nodes_and_files_are_checked() {
     let device = |name: &str| config_fault(&format!("[routing.vxlan]\ndevice = \"{name}\"\n"));
     assert!(device("fer0123456789ab").contains("is of the form that pods' links have"));
+    assert!(device("fei0123456789ab").contains("is of the form that pods' links have"));
     assert!(device("a-name-that-is-too-long").contains("it has more than 15 bytes"));
+    assert!(device("vx%d").contains("it contains `%`"));
+    assert!(device("all").contains("settings for all links"));
+    assert!(device("lo").contains("loopback device"));
+    for (of, name) in [("vxlan", "ferrule-wg"), ("wireguard", "ferrule.1")] {
+        let fault = config_fault(&format!("[routing.{of}]\ndevice = \"{name}\"\n"));
+        assert!(
+            fault
+                .starts_with(&format!("ferrule.toml:2:10: routing.{of}.device: it is the name of the other")),
+            "{fault}"
+        );
+    }
     assert!(config_fault("[node]\nname = \"no de\"\n").contains("\"no de\" cannot be a node's name"));
     assert!(
         config_fault("[routing.file]\npath = \"nodes.toml\"\n")

@@ -10,6 +10,7 @@ mod causes;
 mod delta;
 mod event;
 mod hostside;
+mod identifier;
 pub mod json;
 mod mac;
 mod names;
@@ -26,11 +27,12 @@ pub use causes::{causes, chain};
 pub use delta::Delta;
 pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};
+pub use identifier::{Identifier, IdentifierError};
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};
 pub use names::{
-    IfName, IfNameError, PROTOCOL, bridge_mac, host_mac, host_veth_name, host_veth_of, ifb_name,
-    is_host_veth, is_ifb, made_as, pod_mac, second_name, vtep_mac,
+    IfName, IfNameError, PROTOCOL, WIREGUARD_DEVICE, bridge_mac, host_mac, host_veth_name, host_veth_of,
+    ifb_name, is_host_veth, is_ifb, made_as, pod_mac, second_name, vtep_mac,
 };
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};

@@ -17,36 +17,52 @@ const HOST_VETH_PREFIX: &str = "fer";
 const IFB_PREFIX: &str = "fei";
 /// What a host's end has as its second name.
 const SECOND_PREFIX: &str = "fea";
+/// The WireGuard device, unless the configuration says otherwise.
+pub const WIREGUARD_DEVICE: &str = "ferrule-wg";
+/// What the names of VXLAN devices begin with, Ferrule's and flannel's, unless the configuration says otherwise; the VNI follows.
+const TUNNEL_PREFIXES: [&str; 3] = ["ferrule.", "flannel.", "flannel-v6."];
 /// 3 + 12 fill the 15 bytes that the kernel has for a name.
 const HOST_VETH_DIGITS: usize = 12;
 
-/// A network interface name that the kernel accepts (`dev_valid_name`): 1 to 15 bytes, not `.` or `..`, without `/`,
-/// `:` and white space.
+/// A network interface name that the kernel takes as it is written: what `dev_valid_name` accepts, and nothing that means more to
+/// the kernel than its letters (`%d` is a number of its choice, `all` and `default` are directories of `/proc/sys/net`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
 /// Why a text is no interface name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{name}` is not an interface name: {reason}")]
+#[error("{name:?} is not an interface name: {reason}")]
 pub struct IfNameError {
     name: String,
     reason: &'static str,
 }
 
 impl IfName {
+    /// `IFNAMSIZ`, less the NUL.
+    pub const MAX_LEN: usize = 15;
+
     /// Checks `name`.
     ///
     /// # Errors
     /// Which rule it breaks.
     pub fn new(name: impl Into<String>) -> Result<Self, IfNameError> {
+        // `isspace` of the kernel, which goes by bytes and takes 0xa0 for a space, whatever letter that byte is a part of.
+        const SPACES: [u8; 7] = [b' ', b'\t', b'\n', 0x0b, 0x0c, b'\r', 0xa0];
         let name = name.into();
         let reason = match name.as_str() {
             "" => "it is empty",
             "." | ".." => "`.` and `..` are directories in /sys/class/net",
-            _ if name.len() > 15 => "it has more than 15 bytes",
+            "all" | "default" => {
+                "the kernel has settings for all links under this name (/proc/sys/net/ipv4/conf)"
+            }
+            _ if name.len() > Self::MAX_LEN => "it has more than 15 bytes",
             _ if name.contains(['/', ':']) => "it contains `/` or `:`",
+            _ if name.contains('%') => "it contains `%`, in whose place the kernel would put a number",
             _ if name.contains(|c: char| c.is_whitespace() || c.is_control()) => "it contains white space",
+            _ if name.bytes().any(|byte| SPACES.contains(&byte)) => {
+                "it contains a letter that the kernel takes for white space"
+            }
             _ => return Ok(Self(name)),
         };
         Err(IfNameError { name, reason })
@@ -55,6 +71,20 @@ impl IfName {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether Ferrule gives names of this form itself, to the links of pods and to what limits them.
+    pub fn is_of_pods(&self) -> bool {
+        [HOST_VETH_PREFIX, SECOND_PREFIX, IFB_PREFIX].into_iter().any(|prefix| has_digits(&self.0, prefix))
+    }
+
+    /// Whether it is the name of a tunnel, as Ferrule and flannel give them unless they are told another.
+    pub fn is_of_tunnels(&self) -> bool {
+        let number = |prefix: &str| {
+            let digits = self.0.strip_prefix(prefix).filter(|digits| !digits.is_empty());
+            digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        self.0 == WIREGUARD_DEVICE || TUNNEL_PREFIXES.into_iter().any(number)
     }
 }
 
@@ -209,11 +239,42 @@ mod tests {
 
     #[test]
     fn the_kernels_rules_for_names_hold() {
-        for good in ["eth0", "ferrule.1", "a", "123456789012345"] {
+        for good in ["eth0", "ferrule.1", "a", "123456789012345", "all0", "defaults", "ü"] {
             assert_eq!(IfName::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", "1234567890123456", "a/b", "a:b", "a b", "a\n"] {
-            assert!(IfName::new(bad).is_err(), "{bad:?}");
+        for (bad, reason) in [
+            ("", "empty"),
+            (".", "directories"),
+            ("..", "directories"),
+            ("1234567890123456", "15 bytes"),
+            ("a/b", "`/`"),
+            ("a:b", "`:`"),
+            ("a b", "white space"),
+            ("a\n", "white space"),
+            ("eth%d", "`%`"),
+            ("%s", "`%`"),
+            ("all", "all links"),
+            ("default", "all links"),
+            // 0xc3 0xa0: the kernel sees a space.
+            ("à", "takes for white space"),
+        ] {
+            let error = IfName::new(bad).unwrap_err().to_string();
+            assert!(error.contains(reason), "{bad:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_that_ferrule_gives_itself_are_known() {
+        let name = |text: &str| IfName::new(text).unwrap();
+        let veth = host_veth_name(&attachment());
+        for of_pods in [&veth, &second_name(&veth).unwrap(), &ifb_name(&attachment())] {
+            assert!(of_pods.is_of_pods() && !of_pods.is_of_tunnels(), "{of_pods}");
+        }
+        for tunnel in ["ferrule.1", "ferrule.4096", "ferrule-wg", "flannel.1", "flannel-v6.1"] {
+            assert!(name(tunnel).is_of_tunnels() && !name(tunnel).is_of_pods(), "{tunnel}");
+        }
+        for neither in ["ferrule0", "ferrule.", "ferrule.x", "cni0", "fer0", "feb0123456789ab"] {
+            assert!(!name(neither).is_of_tunnels() && !name(neither).is_of_pods(), "{neither}");
         }
     }
 

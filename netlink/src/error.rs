@@ -5,12 +5,18 @@ use std::io;
 use ferrule_model::Refusal;
 use nix::errno::Errno;
 
+use crate::netns::NetnsError;
+use crate::rights;
+
 /// A request got no answer, or not the one it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket could not be opened or set up.
-    #[error("cannot open a netlink socket: {0}")]
+    #[error("cannot open a netlink socket: {}{}", .0, rights::behind(rights::of_socket(.0)))]
     Open(#[source] io::Error),
+    /// The namespace cannot be entered in which the socket is to be.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     /// Sending failed.
     #[error("cannot send to the kernel over netlink: {0}")]
     Send(#[source] io::Error),
@@ -24,7 +30,7 @@ pub enum Error {
     #[error("the kernel's table changed during each of {0} attempts to list it")]
     Interrupted(u32),
     /// The kernel refused the request.
-    #[error("{request}: {refusal}")]
+    #[error("{request}: {refusal}{}", rights::behind(rights::of_request(refusal.errno)))]
     Refused {
         /// What was asked, as `ip(8)` would be.
         request: String,

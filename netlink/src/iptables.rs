@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use ferrule_model::Family;
 
 use crate::nft::{self, NftError};
+use crate::rights;
 
 /// Which of the two kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub enum Variant {
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     /// The program could not be run.
-    #[error("cannot run {program}: {source}; install the package iptables")]
+    #[error("cannot run {program}: {source}; {}", rights::to_run(source, "iptables"))]
     Run {
         /// Its name.
         program: String,
@@ -34,7 +35,7 @@ pub enum IptablesError {
         source: io::Error,
     },
     /// It refused; nothing was changed.
-    #[error("{program} refused: {said}")]
+    #[error("{program} refused: {said}{}", rights::behind(rights::of_program(said)))]
     Refused {
         /// Its name.
         program: String,

@@ -2,7 +2,8 @@
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables and tracked connections ([`nft`]), iptables ([`iptables`]), bandwidth ([`traffic`])
+//! ([`sysctl`]), nftables and tracked connections ([`nft`]), iptables ([`iptables`]), bandwidth ([`traffic`]), what a missing right is told
+//! with ([`rights`]),
 //! the own side's namespace and addresses, asked without any privilege ([`NamespaceId`], [`own_addresses`]),
 //! and, with the feature `monitor`, the kernel's events (`events`).
 //!
@@ -40,6 +41,7 @@ mod own_side;
 mod places;
 mod real;
 mod renamed;
+pub mod rights;
 mod socket;
 pub mod start;
 pub mod sysctl;

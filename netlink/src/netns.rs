@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -50,20 +50,24 @@ pub enum NetnsError {
 
 fn why(errno: Errno) -> String {
     match errno {
-        Errno::EINVAL => "it is not a network namespace".into(),
+        Errno::EINVAL => {
+            "it is not a network namespace: give the path of one (/run/netns/NAME, /proc/PID/ns/net)".into()
+        }
         Errno::EPERM => format!("{errno}: CAP_SYS_ADMIN is needed; run as root or in a user namespace"),
         _ => errno.to_string(),
     }
 }
 
 impl Netns {
-    /// Opens the namespace that is bound at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`.
+    /// Opens the namespace that is bound at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`. Whatever else is there, it is
+    /// not waited for, as a pipe's other end would be.
     ///
     /// # Errors
     /// [`NetnsError::Open`]; that it is a namespace shows when it is entered.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NetnsError> {
         let path = path.as_ref().to_path_buf();
-        match File::open(&path) {
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        match File::options().read(true).custom_flags(flags).open(&path) {
             Ok(file) => Ok(Self { file, path }),
             Err(source) => Err(NetnsError::Open { path, source }),
         }
@@ -198,9 +202,16 @@ mod tests {
 
     #[test]
     fn what_is_no_namespace_is_said_so() {
-        let dir = Netns::open("/proc/self/status").unwrap();
-        let error = dir.run(|| ()).unwrap_err().to_string();
-        assert!(error.contains("it is not a network namespace"), "{error}");
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let path = |text: &str| PathBuf::from(text);
+        for other in [path("/proc/self/status"), path("/proc/self/ns/mnt"), directory.path().to_owned(), pipe]
+        {
+            let error = Netns::open(&other).unwrap().run(|| ()).unwrap_err().to_string();
+            let name = other.display().to_string();
+            assert!(error.contains("it is not a network namespace") && error.contains(&name), "{error}");
+        }
         let error = Netns::open("/nonexistent").unwrap_err().to_string();
         assert!(error.contains("/nonexistent"), "{error}");
     }

@@ -174,7 +174,8 @@ impl Kernel for Netlink {
         let mut results = results.into_iter();
         let was_there = matches!(results.next(), Some(Ok(())));
         if let Some(Err(refusal)) = results.next() {
-            let before = messages.first().filter(|_| was_there).and_then(|message| link::parse(&message.payload));
+            let before =
+                messages.first().filter(|_| was_there).and_then(|message| link::parse(&message.payload));
             if let (Some(before), Some(_)) = (before, &spec.alias) {
                 let alias = link::alias(&spec.host_name, before.alias.as_deref().unwrap_or_default());
                 self.carry_out(&[alias], &format!("link set {} alias", spec.host_name))?;

@@ -17,7 +17,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::netns::{Netns, NetnsError};
+use crate::netns::Netns;
 use crate::{Error, Port, Refusal};
 
 /// Longest wait for an answer. The kernel answers within the send, unless another holds its RTNL lock.
@@ -134,11 +134,7 @@ impl Socket {
         netns: &Netns,
         open: impl FnOnce() -> Result<Self, Error>,
     ) -> Result<Self, Error> {
-        let entered = netns.run(open);
-        entered.map_err(|error| match error {
-            NetnsError::Enter { errno, .. } => Error::Open(errno.into()),
-            other => Error::Open(io::Error::other(other)),
-        })?
+        netns.run(open)?
     }
 
     /// The number by which the kernel knows it.

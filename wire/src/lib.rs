@@ -45,3 +45,6 @@ pub const SERVICE_INTERFACE: &str = "org.varlink.service";
 
 /// Name of the daemon's socket in the runtime directory.
 pub const SOCKET_NAME: &str = "ipamd.sock";
+
+/// The longest path of a socket, in bytes: `sun_path` of `linux/un.h`, less the NUL.
+pub const SOCKET_PATH_MAX: usize = 107;

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ferrule_model::json::{field, in_words, is_name, is_unset, named};
-use ferrule_model::{Attachment, IfName, is_host_veth};
+use ferrule_model::{Attachment, Identifier, IdentifierError, IfName};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -166,13 +166,29 @@ impl Document {
             pool: self.pool()?,
             dns: self.dns()?,
             extras: self.extras()?,
-            ..self.config_for_del()?
+            ..self.config_with_names()?
         })
+    }
+
+    /// What DEL needs, with names that are possible as well.
+    fn config_with_names(&self) -> Result<Config, Error> {
+        let config = self.config_for_del()?;
+        Identifier::new(config.name.as_str()).map_err(|error| no_network(&config.name, error))?;
+        let (path, most) = (config.socket(), ferrule_wire::SOCKET_PATH_MAX);
+        let length = path.as_os_str().len();
+        if length > most {
+            let reason = format!(
+                "its socket would be {}, of {length} bytes, and at most {most} are possible",
+                path.display()
+            );
+            return Err(wrong("runtimeDir", reason));
+        }
+        Ok(config)
     }
 
     /// What `ferrule-ipam` needs: everything beside `ipam` is the business of the plugin that calls it.
     pub(crate) fn config_for_ipam(&self) -> Result<Config, Error> {
-        let mut config = self.config_for_del()?;
+        let mut config = self.config_with_names()?;
         let Some(ipam) = self.ipam()? else { return Err(wrong("ipam", "it is missing")) };
         if let Some(unknown) = unknown(ipam, &["type", "pool", "routes", "runtimeDir"]) {
             let reason = "there is no such field: `type`, `pool`, `routes` and `runtimeDir` are";
@@ -190,7 +206,7 @@ impl Document {
     pub(crate) fn delegate(&self) -> Option<&str> {
         let kind = field(self.get("ipam")?.as_object()?, "type")?.as_str()?;
         // What is no file's name is refused by ADD, so that there is nothing to delete.
-        Some(kind).filter(|kind| *kind != IPAM_TYPE && is_identifier(kind))
+        Some(kind).filter(|kind| *kind != IPAM_TYPE && Identifier::new(*kind).is_ok())
     }
 
     /// The whole text, for a plugin that is delegated to.
@@ -217,9 +233,8 @@ impl Document {
     /// deletable all the same.
     pub(crate) fn config_for_del(&self) -> Result<Config, Error> {
         let name = self.text("name")?.ok_or_else(|| wrong("name", "it is missing: name the network"))?;
-        if !is_identifier(name) {
-            let rule = "letters, digits, `_`, `.`, `-`, beginning with a letter or a digit";
-            return Err(wrong("name", format!("{:?} is not a network's name: {rule}", clipped(name))));
+        if !Identifier::is_spelt_well(name) {
+            return Err(no_network(name, IdentifierError::Grammar));
         }
         Ok(Config {
             version: self.version,
@@ -334,11 +349,17 @@ impl Document {
     fn bridge(&self) -> Result<IfName, Error> {
         let name = self.text("bridge")?.filter(|name| !name.is_empty()).unwrap_or(BRIDGE);
         let name = clipped(name);
-        match IfName::new(name) {
-            Ok(name) if !is_host_veth(name.as_str()) => Ok(name),
-            Ok(name) => Err(wrong("bridge", format!("{name} is the name of a pod's link"))),
-            Err(error) => Err(wrong("bridge", error.to_string())),
+        let name = IfName::new(name).map_err(|error| wrong("bridge", error.to_string()))?;
+        if name.is_of_pods() {
+            return Err(wrong("bridge", format!("{name} is the name of a pod's link: choose another name")));
         }
+        if name.is_of_tunnels() {
+            let reason = format!(
+                "{name} is the name of a tunnel, which could not be made any more: choose another name"
+            );
+            return Err(wrong("bridge", reason));
+        }
+        Ok(name)
     }
 
     fn isolation(&self) -> Result<bool, Error> {
@@ -367,7 +388,7 @@ impl Document {
         match field(ipam, "type") {
             Some(Value::String(kind)) if kind == IPAM_TYPE => {}
             // Its fields are its own.
-            Some(Value::String(kind)) if is_identifier(kind) => return Ok(None),
+            Some(Value::String(kind)) if Identifier::new(kind.as_str()).is_ok() => return Ok(None),
             other => {
                 let found = other.map_or_else(|| "nothing".into(), Value::to_string);
                 let remedy = "leave `ipam` out, or name the IPAM plugin";
@@ -454,7 +475,13 @@ impl Document {
 fn pool(ipam: &Map<String, Value>) -> Result<Option<String>, Error> {
     match field(ipam, "pool") {
         None => Ok(None),
-        Some(Value::String(pool)) => Ok(Some(pool.clone()).filter(|pool| !pool.is_empty())),
+        Some(Value::String(pool)) if pool.is_empty() => Ok(None),
+        Some(Value::String(pool)) => match crate::edge::wanted::clean(pool) {
+            Ok(()) => Ok(Some(pool.clone())),
+            Err(reason) => {
+                Err(wrong("ipam.pool", format!("{:?} cannot be a pool's name: {reason}", clipped(pool))))
+            }
+        },
         Some(other) => Err(mistyped("ipam.pool", "the name of a pool", other)),
     }
 }
@@ -467,10 +494,8 @@ fn parts<T: DeserializeOwned>(value: &Value, name: &str, fault: &str) -> Result<
     read.map_err(|error| wrong(name, format!("{fault}: {}", in_words(&error.to_string(), "an object"))))
 }
 
-/// The grammar of container identifiers and network names: `^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`.
-pub(crate) fn is_identifier(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+fn no_network(name: &str, error: IdentifierError) -> Error {
+    wrong("name", format!("{:?} is not a network's name: {error}", clipped(name)))
 }
 
 /// Whether `key` is `ours` in another case or with separators, or one letter away from it.
@@ -504,16 +529,6 @@ mod tests {
         }
         for key in ["runtimeConfig", "name", "type", "dns", "args", "cniVersion", "metadata", "", "ü"] {
             assert!(!OURS.into_iter().any(|ours| looks_like(key, ours)), "{key}");
-        }
-    }
-
-    #[test]
-    fn the_grammar_of_identifiers_is_the_specifications() {
-        for good in ["a", "0", "A.b_c-d", "c0ffee"] {
-            assert!(is_identifier(good), "{good}");
-        }
-        for bad in ["", ".a", "_a", "-a", "a b", "a/b", "ä", "a\n"] {
-            assert!(!is_identifier(bad), "{bad:?}");
         }
     }
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ferrule_model::{Family, IfName, Place, causes};
-use ferrule_netlink::Refusal;
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
+use ferrule_netlink::{Refusal, rights};
 use ferrule_wire::{CallError, ClientError, QueueError, RecordError};
+use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::edge::spec::{Verb, Version};
@@ -194,7 +195,7 @@ pub enum Error {
         refused: Vec<String>,
     },
     /// IPv6 is switched off on an interface that gets an IPv6 address, and cannot be switched on.
-    #[error("{}: IPv6 is disabled on {link}: {source}", place_name(*place))]
+    #[error("{}: IPv6 is off on {link}, and cannot be switched on: {source}; {}", place_name(*place), switch_on(source, link))]
     Ipv6Disabled {
         /// Where.
         place: Place,
@@ -247,6 +248,13 @@ pub enum Error {
     NotForwarding(Family),
 }
 
+fn switch_on(source: &SysctlError, link: &IfName) -> String {
+    match rights::of_sysctl(&source.source) {
+        Some(remedy) => remedy.to_owned(),
+        None => format!("set net.ipv6.conf.{link}.disable_ipv6 to 0, or give the pods no IPv6 addresses"),
+    }
+}
+
 /// A daemon that is there and says nothing is not one that is not there.
 pub(crate) fn unreachable(socket: &Path, source: &ClientError) -> String {
     let socket = socket.display();
@@ -295,6 +303,14 @@ mod code {
 }
 
 impl Error {
+    /// A netlink socket cannot be opened, perhaps because its namespace cannot be entered.
+    pub(crate) fn socket(source: ferrule_netlink::Error) -> Self {
+        match source {
+            ferrule_netlink::Error::Netns(error) => Self::Netns(error),
+            source => Self::Kernel { doing: "talk to the kernel", source },
+        }
+    }
+
     /// The code the runtime gets.
     pub fn code(&self) -> u32 {
         match self {
@@ -354,9 +370,20 @@ const fn passes(error: &ClientError) -> bool {
     )
 }
 
-/// One refused operation in words.
+/// One refused operation in words, with what can be done.
 pub(crate) fn refused(op: &ferrule_model::Op, refusal: &Refusal) -> String {
-    format!("{op}: {refusal}")
+    let remedy = match refusal.errno {
+        // The kernel checks rights first, and has another number for them.
+        Errno::EACCES => {
+            Some("IPv6 is off on the link: set its sysctl net.ipv6.conf.<link>.disable_ipv6 to 0")
+        }
+        Errno::EAFNOSUPPORT => Some("the kernel has no IPv6: give the pods no IPv6 addresses"),
+        errno => rights::of_request(errno),
+    };
+    match remedy {
+        Some(remedy) => format!("{op}: {refusal}; {remedy}"),
+        None => format!("{op}: {refusal}"),
+    }
 }
 
 /// Why a verb failed, and what else went wrong while it cleaned up.

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::io::Read;
 
-use ferrule_model::{Attachment, IfName};
+use ferrule_model::{Attachment, Identifier, IdentifierError, IfName};
 use ferrule_wire::Pod;
 
-use crate::edge::config::{Config, Delegate, Document, is_identifier};
+use crate::edge::config::{Config, Delegate, Document};
 use crate::edge::error::Error;
 use crate::edge::fields::clipped;
 use crate::edge::result::AddResult;
@@ -131,6 +131,9 @@ impl Request {
             return Ok(Self::Version);
         }
         let target = Target::read(verb, &variable).map_err(newest)?;
+        if let Some(target) = target.as_ref().filter(|_| verb != Verb::Del) {
+            target.interface().map_err(newest)?;
+        }
         let document = read_all(stdin).and_then(|text| Document::parse(&text)).map_err(newest)?;
         let version = document.version;
         build(face, verb, target, &document, &variable).map_err(|error| Unreadable { version, error })
@@ -140,7 +143,8 @@ impl Request {
 /// What the variables name: a container's interface.
 struct Target {
     container_id: String,
-    ifname: IfName,
+    /// As it was given: DEL takes what ADD would refuse.
+    ifname: String,
     /// Empty if the verb does without.
     netns: String,
 }
@@ -162,19 +166,23 @@ impl Target {
         }
         let needed = |name| Ok(text(variable, name)?.unwrap_or_default());
         let container_id = needed("CNI_CONTAINERID")?;
-        if !is_identifier(&container_id) {
-            let reason = format!(
-                "{:?} is not a container identifier: letters, digits, `_`, `.`, `-`, beginning with a letter or \
-                 a digit",
-                clipped(&container_id)
-            );
-            return Err(Error::Variable { name: "CNI_CONTAINERID", reason });
+        match Identifier::new(container_id.as_str()) {
+            // A runtime sends DEL after an ADD that was refused.
+            Err(IdentifierError::TooLong(_)) if verb == Verb::Del => {}
+            checked => drop(checked.map_err(|error| {
+                let reason = format!("{:?} is not a container identifier: {error}", clipped(&container_id));
+                Error::Variable { name: "CNI_CONTAINERID", reason }
+            })?),
         }
-        let ifname = IfName::new(clipped(&needed("CNI_IFNAME")?))
-            .map_err(|error| Error::Variable { name: "CNI_IFNAME", reason: error.to_string() })?;
         // DEL does without the namespace, so a broken path must not stop it.
         let netns = if verb == Verb::Del { String::new() } else { needed("CNI_NETNS")? };
-        Ok(Some(Self { container_id, ifname, netns }))
+        Ok(Some(Self { container_id, ifname: needed("CNI_IFNAME")?, netns }))
+    }
+
+    /// The name of the interface, as the kernel will take it.
+    fn interface(&self) -> Result<IfName, Error> {
+        IfName::new(clipped(&self.ifname))
+            .map_err(|error| Error::Variable { name: "CNI_IFNAME", reason: error.to_string() })
     }
 }
 
@@ -220,16 +228,22 @@ fn build(
     if face == Face::Network {
         config.delegate = delegate(document, variable);
     }
-    let Some(Target { container_id, ifname, netns }) = target else {
+    let Some(target) = target else {
         return Ok(match verb {
             Verb::Gc => Request::Gc(Gc { valid: document.valid(&config.name)?, config }),
             _ => Request::Status(config),
         });
     };
-    let attachment = Attachment { network: config.name.clone(), container_id, ifname: ifname.to_string() };
+    let attachment = Attachment {
+        network: config.name.clone(),
+        container_id: target.container_id.clone(),
+        ifname: target.ifname.clone(),
+    };
     if verb == Verb::Del {
         return Ok(Request::Del(Del { config, attachment }));
     }
+    let ifname = target.interface()?;
+    let Target { netns, .. } = target;
     let may_be_own = text(variable, "CNI_NETNS_OVERRIDE")?.is_some_and(|text| is_true(&text));
     let sandbox = Sandbox { path: netns, may_be_own };
     if verb == Verb::Check {

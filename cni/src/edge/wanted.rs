@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use ferrule_model::json::field;
-use ferrule_model::{IpNetwork, Mac};
+use ferrule_model::{Identifier, IpNetwork, Mac};
 use ferrule_wire::{AddressRange, Pod};
 use serde_json::{Map, Value};
 
@@ -75,9 +75,23 @@ impl Arguments {
             let keys = unknown.join(", ");
             return Err(fault(format!("unknown keys {keys} (IgnoreUnknown=1 lets them pass)")));
         }
+        for (key, value) in [("NAMESPACE", &pod.namespace), ("NAME", &pod.name), ("UID", &pod.uid)] {
+            clean(value).map_err(|reason| fault(format!("K8S_POD_{key} {:?}: {reason}", clipped(value))))?;
+        }
         found.pod = Some(pod).filter(|pod| !pod.name.is_empty());
         Ok(found)
     }
+}
+
+/// Whether a name can be written into a lease, a log and an alias; or why not.
+pub(crate) fn clean(name: &str) -> Result<(), String> {
+    if name.len() > Identifier::MAX_LEN {
+        return Err(format!("it has {} bytes, and at most {} are possible", name.len(), Identifier::MAX_LEN));
+    }
+    if name.contains(char::is_control) {
+        return Err("it has a control character in it".to_owned());
+    }
+    Ok(())
 }
 
 /// As the conventions and the reference library write it.
@@ -112,14 +126,22 @@ impl Wanted {
             mac,
             addresses,
             ranges: ranges(runtime)?,
-            pool: annotation(POOL).map(str::to_owned),
+            pool: annotation(POOL).map(|pool| named(POOL, pool)).transpose()?,
             dns: dns(runtime)?,
             aliases: match field(runtime, "aliases") {
                 None => Vec::new(),
-                Some(aliases) => texts("runtimeConfig.aliases", aliases)?,
+                Some(aliases) => {
+                    let names = texts("runtimeConfig.aliases", aliases)?;
+                    names.iter().map(|name| named("runtimeConfig.aliases", name)).collect::<Result<_, _>>()?
+                }
             },
         })
     }
+}
+
+fn named(field: &str, name: &str) -> Result<String, Error> {
+    clean(name).map_err(|reason| wrong(field, format!("{:?}: {reason}", clipped(name))))?;
+    Ok(name.to_owned())
 }
 
 fn object<'a>(

@@ -42,7 +42,6 @@ pub fn add<N: Node>(
     tell: impl FnOnce(AddResult) -> Result<(), Error>,
 ) -> Result<Vec<String>, Failure> {
     let netns = sandbox(node, &request.sandbox)?;
-    let socket = |source| Error::Kernel { doing: "open a netlink socket", source };
     let config = &request.config;
     // Connected early, so that the daemon is awake and has taken the connection by the time there is a question.
     let mut ipam = Ipam::wait(config)?;
@@ -53,8 +52,8 @@ pub fn add<N: Node>(
             &config.extras,
             pod::veth(&request.attachment, &request.ifname, request.pod.as_ref(), &request.wanted),
         ),
-        host: node.host().map_err(socket)?,
-        inside: node.inside(&netns).map_err(socket)?,
+        host: node.host().map_err(Error::socket)?,
+        inside: node.inside(&netns).map_err(Error::socket)?,
         netns,
         pair: Pair::NotMade,
         lease: Lease::None,

@@ -9,14 +9,16 @@ use std::process::{Command, Output, Stdio};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use crate::rights;
+
 /// `nft` did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     /// The program could not be run.
-    #[error("cannot run nft: {0}; install the package nftables (PATH and the sbin directories are searched)")]
+    #[error("cannot run nft: {}; {} (PATH and the sbin directories are searched)", .0, rights::to_run(.0, "nftables"))]
     Run(#[source] io::Error),
     /// The script was refused; nothing of it was done.
-    #[error("nft refused the ruleset: {0}")]
+    #[error("nft refused the ruleset: {}{}", .0, rights::behind(rights::of_program(.0)))]
     Refused(String),
 }
 
