@@ -14,7 +14,7 @@ use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use crate::error::{ConfigError, Fault};
+use crate::error::Fault;
 
 /// A fault is large and rare; boxed, it does not widen every `Result`.
 pub(crate) type Checked<T> = Result<T, Box<Fault>>;
@@ -232,16 +232,4 @@ pub(crate) fn is_host_v6(address: Ipv6Addr) -> bool {
         || address.is_loopback()
         || address.is_multicast()
         || address.is_unicast_link_local())
-}
-
-/// The one effect of this crate: the text of a file.
-pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
-    String::from_utf8(bytes).map_err(|error| {
-        let end = error.utf8_error().valid_up_to();
-        let text = String::from_utf8_lossy(&error.as_bytes()[..end]);
-        let document = Document::new(path, &text);
-        document.fault_at(end..end, "", "here it is not text in UTF-8", "save the file in UTF-8").into()
-    })
 }

@@ -53,14 +53,6 @@ impl EditedNodes {
         Ok(Self { text, nodes, is_regular })
     }
 
-    /// The text of the file.
-    ///
-    /// # Errors
-    /// It cannot be read ([`ConfigError::is_missing`] tells a missing one).
-    pub fn read(file: &Path) -> Result<String, ConfigError> {
-        crate::document::read(file)
-    }
-
     /// The nodes, in the order of the file.
     pub fn nodes(&self) -> &[NodeEntry] {
         &self.nodes

@@ -5,13 +5,14 @@
 //! anything uses it, and a fault names the file, the line, the key, the reason and the remedy.
 //!
 //! What does not live here: watching files, writing them, and the command line (crate `daemon`). The only effect in
-//! this crate is reading a file in the `load` functions; all else is a function of the text it is given.
+//! this crate is reading a file, in `load`; all else is a function of the text it is given.
 
 mod document;
 mod edited;
 mod error;
 mod etcd;
 mod interface;
+mod load;
 mod name;
 mod node_file;
 mod nodes;

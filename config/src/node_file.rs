@@ -52,15 +52,6 @@ impl NodeFile {
         Ok(node)
     }
 
-    /// Reads and parses the file.
-    ///
-    /// # Errors
-    /// As [`NodeFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a file that is not
-    /// there yet).
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&crate::document::read(path)?, path)
-    }
-
     /// The file's text, ending in a newline.
     #[must_use]
     pub fn to_json(&self) -> String {

@@ -39,14 +39,6 @@ pub struct NodeEntry {
 }
 
 impl NodesFile {
-    /// Reads and parses the file.
-    ///
-    /// # Errors
-    /// As [`NodesFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a missing one).
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&crate::document::read(path)?, path)
-    }
-
     /// The nodes out of the file's text; `file` is only a name for messages.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 use toml::Spanned;
 
+use crate::DEFAULT_NODES;
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::etcd::{Etcd, etcd};
@@ -20,7 +21,6 @@ use crate::raw::{
     RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
 };
 use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, apart, vxlan, wireguard};
-use crate::{DEFAULT_CONFIG, DEFAULT_NODES};
 
 /// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
 /// connections remember the pod that had it.
@@ -230,19 +230,6 @@ pub struct Flannel {
 }
 
 impl Config {
-    /// Reads the configuration: the file of `--config`, else [`DEFAULT_CONFIG`], which need not exist.
-    ///
-    /// # Errors
-    /// If the file cannot be read (a missing one only if it was asked for), or has a fault.
-    pub fn load(explicit: Option<&Path>) -> Result<Self, ConfigError> {
-        let path = explicit.unwrap_or(Path::new(DEFAULT_CONFIG));
-        match crate::document::read(path) {
-            Ok(text) => Self::parse(&text, path),
-            Err(error) if explicit.is_none() && error.is_missing() => Ok(Self::default()),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The configuration out of its text; `file` is only a name for messages.
     ///
     /// # Errors

@@ -20,14 +20,6 @@ pub struct SubnetEnv {
 }
 
 impl SubnetEnv {
-    /// Reads the file.
-    ///
-    /// # Errors
-    /// If it cannot be read or is not what flannel writes.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&crate::document::read(path)?, path)
-    }
-
     /// The file out of its text; `file` is only a name for messages.
     ///
     /// # Errors

@@ -94,9 +94,10 @@ fn check_room(root: &Path, room: &Room) -> io::Result<Vec<Fault>> {
     }
     let is_of_tests = |module: &str| of_tests.iter().any(|tests| is_within(module, tests));
     let mut faults = Vec::new();
-    for (file, module, named) in read.into_iter().filter(|(_, module, _)| !is_of_tests(module)) {
+    for (file, _, named) in
+        read.into_iter().filter(|(_, module, _)| !is_of_tests(module) && !is_apart(room, module))
+    {
         let file = file.strip_prefix(root).unwrap_or(&file).to_owned();
-        debug_assert!(module.starts_with("crate"));
         faults.extend(judge(room, &crates, &file, &named));
     }
     Ok(faults)
@@ -130,9 +131,9 @@ fn why_not(room: &Room, crates: &[String], path: &Mention) -> Option<Why> {
     let first = name.split("::").next().unwrap_or_default();
     let is_any = |allowed: &[&str]| allowed.iter().any(|prefix| is_within(&name, prefix));
     if first == "crate" {
-        let is_allowed = room
-            .imports
-            .is_none_or(|rooms| rooms.iter().any(|inside| is_within(&name, &format!("crate::{inside}"))));
+        let is_imported =
+            |rooms: &[&str]| rooms.iter().any(|inside| is_within(&name, &format!("crate::{inside}")));
+        let is_allowed = !is_apart(room, &name) && room.imports.is_none_or(is_imported);
         return (!is_allowed).then_some(Why::Room);
     }
     if !room.pure {
@@ -143,6 +144,11 @@ fn why_not(room: &Room, crates: &[String], path: &Mention) -> Option<Why> {
         return Some(Why::Effect);
     }
     (crates.iter().any(|of| of == first) && !is_any(CRATES)).then_some(Why::Crate)
+}
+
+/// It stands in the room, and is not part of it.
+fn is_apart(room: &Room, path: &str) -> bool {
+    room.apart.iter().any(|apart| is_within(path, &format!("crate::{apart}")))
 }
 
 /// The path is `prefix`, or begins with it.

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const ROOM: Room = Room { place: "routed/src/decide", imports: Some(&["decide"]), pure: true };
+const ROOM: Room = Room { place: "routed/src/decide", imports: Some(&["decide"]), apart: &[], pure: true };
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -103,6 +103,16 @@ fn what_is_planted_in_a_real_file_is_found_with_its_line() {
     assert!(
         fault.to_string().starts_with(&format!("roll.rs:{}: std::fs::remove_file has an effect", lines + 3))
     );
+}
+
+#[test]
+fn what_stands_apart_in_a_room_is_not_named_by_the_rest() {
+    let room = Room { place: "config/src", imports: None, apart: &["load"], pure: true };
+    let module = ["crate", "nodes"].map(str::to_owned);
+    let named = mentions("use crate::document::Document;\nuse crate::load::read;", &module).unwrap();
+    let faults = judge(&room, &[], Path::new("nodes.rs"), &named);
+    let [fault] = &faults[..] else { panic!("{faults:?}") };
+    assert_eq!((fault.name.as_str(), fault.why), ("crate::load::read", Why::Room));
 }
 
 #[test]
