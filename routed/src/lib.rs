@@ -8,7 +8,8 @@
 //! table, the way through a host firewall, `node.json`. [`keep`] keeps what the plugin made for the pods, on another. What
 //! can be seen from outside is in [`show`].
 //!
-//! At the top, [`run`] connects the rooms, `feed` begins the source, [`cli`] is the command line, and `again` is what SIGHUP does.
+//! At the top, [`run`] connects the rooms, `feed` begins the source, and `node_table` takes what it tells. [`plan`] makes the
+//! same pass and only tells what it would do. [`cli`] is the command line, and `again` is what SIGHUP does.
 //!
 //! Pure: all of [`decide`], `masquerade` and `forward` of [`host`], `watch` and `repair` of [`keep`]. Each room's own
 //! documentation says which of the others it imports.
@@ -19,7 +20,12 @@ pub mod decide;
 mod feed;
 pub mod host;
 pub mod keep;
+mod node_table;
 pub mod pass;
+pub mod plan;
 pub mod run;
 pub mod show;
 pub mod source;
+
+/// What the socket and its lock are called after.
+pub const PROGRAM: &str = "routed";

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use ferrule_daemon::{AskError, start_logging};
 use routed::cli::{Cli, Command};
-use routed::pass::plan;
-use routed::run;
 use routed::show::tell;
+use routed::{plan, run};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -4,40 +4,33 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{Alone, CommonArgs, HttpLimits, NotAlone, Notifier, Shutdown, serve_metrics};
-use ferrule_model::{WgKey, vtep_mac};
+use ferrule_model::vtep_mac;
 use ferrule_netlink::events::Events;
 use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::PROGRAM;
 use crate::again;
-use crate::decide::interface::Chosen;
-use crate::decide::nodes::{Cluster, NodeUpdate, Nodes, OwnNode};
-use crate::decide::report::{LINES, log_lines};
 use crate::decide::wireguard::Identity;
 use crate::feed::{self, Fed, Feed};
-use crate::host::keeper;
-use crate::host::{CleanError, Host};
+use crate::host::{CleanError, Host, thread};
 use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
+use crate::node_table::NodeTable;
 use crate::pass::apply::{Applier, PassError};
 use crate::pass::uplink::UplinkError;
 use crate::pass::wireguard::key::KeyError;
-use crate::pass::worker::{Message, Status, Worker};
+use crate::pass::worker::{Message, Worker};
 use crate::show::outlook::Outlook;
-use crate::show::window::{Ask, Known, Window};
-use crate::source::{NodeEvent, origin};
-
-/// What the socket and its lock are called after.
-pub const PROGRAM: &str = "routed";
-
-/// A pass that takes longer than this hangs: the watchdog is not fed any more.
-const LONGEST_PASS: Duration = Duration::from_secs(60);
+use crate::show::status::Status;
+use crate::show::window::Window;
+use crate::source::origin;
 
 /// Why the daemon, or the cleanup, cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -151,8 +144,8 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
     let (window, mut asks) = Window::new(&name, &config, status.clone(), outlook);
     let _socket = open_window(&window, lock.as_ref(), &config)?;
-    let mut table = Table { key, ..Table::new(&name, config, notifier) };
-    tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.nodes.own_name());
+    let mut table = NodeTable::new(&name, config, notifier).with_key(key);
+    tracing::info!("routed {} starts on node {}", env!("CARGO_PKG_VERSION"), table.own_name());
     let mut told = Status::default();
     loop {
         let message = tokio::select! {
@@ -191,7 +184,7 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
                 table.answer(ask, feed.waiting_for());
                 continue;
             }
-            () = watchdog.beat(), if turns(&status.borrow()) => continue,
+            () = watchdog.beat(), if status.borrow().turns() => continue,
         };
         inbox.send(message).map_err(|_| RunError::WorkerEnded)?;
     }
@@ -264,8 +257,8 @@ fn start_worker(
     let (status, statuses) = watch::channel(Status::default());
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
-    let keeper = keeper::start(host, status.clone()).map_err(system("start a thread"))?;
-    let worker = Worker::new(applier, (keeper, follows), pods, messages, status, outlook);
+    let host_jobs = thread::start(host, status.clone()).map_err(system("start a thread"))?;
+    let worker = Worker::new(applier, (host_jobs, follows), pods, messages, status, outlook);
     // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
@@ -310,11 +303,6 @@ fn listen(
     Ok(broken)
 }
 
-/// Whether both threads go on.
-pub(crate) fn turns(status: &Status) -> bool {
-    [status.busy_since, status.host_since].into_iter().flatten().all(|since| since.elapsed() < LONGEST_PASS)
-}
-
 /// Tells the service manager what is new; whether that is the readiness.
 fn report(notifier: Notifier, told: &mut Status, status: &Status) -> bool {
     let is_first = status.ready && !told.ready;
@@ -326,165 +314,6 @@ fn report(notifier: Notifier, told: &mut Status, status: &Status) -> bool {
     }
     told.clone_from(status);
     is_first
-}
-
-/// The nodes, and what is said of them in the log.
-pub(crate) struct Table {
-    /// When the last complete list was told, and when anything new was.
-    snapshot: Option<Instant>,
-    news: Option<Instant>,
-    nodes: Nodes,
-    config: Config,
-    said_override: bool,
-    /// The log says that the source has no such node any more.
-    said_left: bool,
-    notifier: Notifier,
-    /// This node's WireGuard key, and what was said of what the source says of it.
-    key: Option<WgKey>,
-    said_key: Option<Option<WgKey>>,
-    /// The link that `[node] interface` means.
-    chosen: Option<Chosen>,
-}
-
-impl Table {
-    /// Nothing is known yet.
-    pub(crate) fn new(name: &str, config: Config, notifier: Notifier) -> Self {
-        let nodes = Nodes::new(name);
-        Self {
-            snapshot: None,
-            news: None,
-            nodes,
-            config,
-            said_override: false,
-            said_left: false,
-            notifier,
-            key: None,
-            said_key: None,
-            chosen: None,
-        }
-    }
-
-    /// This is the link by which the other nodes reach this one.
-    pub(crate) fn has_chosen(&mut self, chosen: Chosen) {
-        self.chosen = Some(chosen);
-    }
-
-    /// The configuration that runs.
-    pub(crate) const fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Takes what a source tells; gives what the worker has to know, once this node is known.
-    pub(crate) fn take(&mut self, news: NodeEvent) -> Option<Message> {
-        let was_known = self.nodes.is_own_known();
-        self.news = Some(Instant::now());
-        let changes = match news {
-            NodeEvent::Snapshot(nodes) => {
-                self.snapshot = self.news;
-                let (changes, own) = self.nodes.snapshot(nodes);
-                self.tell_own(own);
-                changes
-            }
-            NodeEvent::Changes(updates) => {
-                let own = self.nodes.own_name();
-                let own = updates.iter().rev().find_map(|update| match update {
-                    NodeUpdate::Put(node) => (node.name == own).then_some(OwnNode::Present),
-                    NodeUpdate::Remove(name) => (name == own && was_known).then_some(OwnNode::Left),
-                });
-                own.into_iter().for_each(|own| self.tell_own(own));
-                self.nodes.update(updates)
-            }
-        };
-        let lines: Vec<_> = changes.iter().take(LINES + 1).map(ToString::to_string).collect();
-        log_lines(&lines, changes.len(), "more nodes came, went or changed", |line| tracing::info!("{line}"));
-        let own = self.nodes.own_name();
-        if was_known && changes.iter().all(|change| change.name != own) {
-            return (!changes.is_empty()).then_some(Message::Nodes(changes));
-        }
-        let mut cluster = self.nodes.cluster()?;
-        self.override_own(&mut cluster);
-        self.compare_key(cluster.own.wireguard_key);
-        Some(Message::Cluster(Box::new(cluster)))
-    }
-
-    /// What is known of the nodes, for somebody outside.
-    fn answer(&self, ask: Ask, link: Option<String>) {
-        let (nodes, origin) = (&self.nodes, origin(&self.config.routing).0);
-        let waiting_for = match (nodes.is_own_known(), self.snapshot) {
-            (true, _) => None,
-            (false, None) => link.or_else(|| Some(format!("the nodes in {origin}"))),
-            (false, Some(_)) => Some(format!("a node called {} in {origin}", nodes.own_name())),
-        };
-        let page = nodes.page(ask.after.as_deref(), ask.most);
-        let (snapshot, news) = (self.snapshot, self.news);
-        // Fails only if nobody waits any more.
-        let _ = ask.reply.send(Known { waiting_for, nodes: nodes.len(), snapshot, news, page });
-    }
-
-    fn tell_own(&mut self, own: OwnNode) {
-        // Each time it is listed it is still gone.
-        let was_gone = std::mem::replace(&mut self.said_left, own == OwnNode::Left);
-        let ((origin, remedy), name) = (origin(&self.config.routing), self.nodes.own_name());
-        match own {
-            OwnNode::Present if was_gone => tracing::info!("{origin} has this node, {name}, again"),
-            OwnNode::Present => {}
-            OwnNode::Left if was_gone => {}
-            OwnNode::Unknown => {
-                self.notifier.status(&format!("waiting for a node called {name} in {origin}"));
-                tracing::error!(
-                    "{origin} has no node called {name}, which is this one; {remedy}; nothing is changed before"
-                );
-            }
-            OwnNode::Left => tracing::warn!(
-                "{origin} has no node called {name}, which is this one, any more: the others lose their routes to its pods; what was \
-                 known of it stays here; {remedy}"
-            ),
-        }
-    }
-
-    /// What a nodes file says of this node's key is what the others go by. Another source has it from this daemon.
-    fn compare_key(&mut self, told: Option<WgKey>) {
-        let Some(key) = self.key.filter(|key| told != Some(*key)) else { return };
-        let is_file = self.config.routing.source == ferrule_config::Source::File;
-        if is_file && self.said_key.replace(told) != Some(told) {
-            let origin = origin(&self.config.routing).0;
-            tracing::error!(
-                "{origin} does not have this node's WireGuard key: nobody can send to it; write wireguard_key = \"{key}\" into \
-                 its [[node]] table, on every node"
-            );
-        }
-    }
-
-    /// `[node] interface`, `address` and `address6` win, for this node alone; the others go by the nodes file.
-    fn override_own(&mut self, cluster: &mut Cluster) {
-        let (own, node) = (&mut cluster.own, &self.config.node);
-        cluster.uplink = self.chosen.as_ref().map(|chosen| chosen.link.clone());
-        let (v4, v6) = match &self.chosen {
-            Some(chosen) => chosen.addresses((own.v4, own.v6)),
-            None => (node.address.or(own.v4), node.address6.or(own.v6)),
-        };
-        // What a nodes file says may be the address of a NAT, and then the configuration says so as well.
-        let told = (node.public_address.or(v4), node.public_address6.or(v6));
-        if told != (own.v4, own.v6)
-            && (v4, v6) != (own.v4, own.v6)
-            && !std::mem::replace(&mut self.said_override, true)
-        {
-            match &self.chosen {
-                // By other sources the others are told.
-                Some(_) if self.config.routing.source != ferrule_config::Source::File => {}
-                Some(chosen) => tracing::warn!(
-                    "the link {} of [node] interface does not have the address that the nodes file gives this node; other nodes \
-                     send to the address in the nodes file",
-                    chosen.link
-                ),
-                None => tracing::warn!(
-                    "[node] address of this node's configuration is not what the nodes file says of it; other nodes send to \
-                     the address in the nodes file"
-                ),
-            }
-        }
-        (own.v4, own.v6) = (v4, v6);
-    }
 }
 
 /// Prints the public key of this node, which is made if there is none.

@@ -21,7 +21,6 @@ use super::{bridge, limits};
 use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;
 use crate::decide::report::{self, log_lines};
-use crate::pass::worker::Message;
 
 /// What complaints are about that are about no single pod.
 const RECORDS: &str = "records";
@@ -36,24 +35,34 @@ pub struct Job {
     pub culprits: Culprits,
 }
 
-/// Starts the thread; what it has found right, or made so, goes to `inbox`. It ends when nobody can send any more.
+/// What a look has found right, or made so.
+#[derive(Debug)]
+pub struct Kept {
+    /// The pods of which all is right on the host.
+    pub settled: Vec<Settled>,
+    /// All there are were looked at.
+    pub all: bool,
+}
+
+/// Starts the thread; what it has found goes to `inbox`. It ends when nobody can send any more.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start<K, N>(mut keeper: Keeper<K, N>, inbox: Sender<Message>) -> io::Result<Sender<Job>>
+pub fn start<K, N, M>(mut keeper: Keeper<K, N>, inbox: Sender<M>) -> io::Result<Sender<Job>>
 where
     K: Bridges + Traffic + Places + Send + 'static,
     N: Netfilter + Send + 'static,
+    M: From<Kept> + Send + 'static,
 {
     let (jobs, orders) = mpsc::channel();
     std::thread::Builder::new().name("pods".into()).spawn(move || keep(&mut keeper, &orders, &inbox))?;
     Ok(jobs)
 }
 
-fn keep<K: Bridges + Traffic + Places, N: Netfilter>(
+fn keep<K: Bridges + Traffic + Places, N: Netfilter, M: From<Kept>>(
     keeper: &mut Keeper<K, N>,
     orders: &Receiver<Job>,
-    inbox: &Sender<Message>,
+    inbox: &Sender<M>,
 ) {
     let (mut next_all, mut told) = (Instant::now(), false);
     loop {
@@ -73,7 +82,7 @@ fn keep<K: Bridges + Traffic + Places, N: Netfilter>(
         if settled.is_empty() && std::mem::replace(&mut told, true) {
             continue;
         }
-        if inbox.send(Message::Kept { settled, all }).is_err() {
+        if inbox.send(Kept { settled, all }.into()).is_err() {
             return;
         }
     }

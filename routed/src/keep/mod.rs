@@ -10,7 +10,7 @@
 //! A pod that comes or goes wakes nobody here: what ADD does makes nothing doubtful, and what DEL does is over, with the link,
 //! before the doubt is looked into.
 //!
-//! Pure: `watch`, `repair`.
+//! Pure: `watch`, `repair`. This room imports [`crate::decide`] and no other.
 
 pub mod bridge;
 mod keeper;
@@ -19,5 +19,5 @@ pub mod ports;
 pub mod repair;
 mod watch;
 
-pub use keeper::{Job, Keeper, start};
+pub use keeper::{Job, Keeper, Kept, start};
 pub use watch::{Settled, Suspects, Watch};

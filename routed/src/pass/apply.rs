@@ -1,5 +1,5 @@
-//! The one place where the kernel's state is changed: a pass works out what there should be and carries out what is
-//! different.
+//! A pass: it works out which devices, routes and other ways to the nodes there should be, and carries out what is
+//! different. Sysctls and packet filters are kept in [`crate::host`], and the pods' links in [`crate::keep`].
 //!
 //! A pass that reads ([`Applier::pass`]) compares everything. It is started by a change of this node, by an event that
 //! disagrees with what the last pass left ([`crate::decide::drift`]), and by the clock. A change of other nodes
@@ -32,6 +32,7 @@ use crate::pass::observe;
 use crate::pass::place::{Found, name_foreign, route_at};
 use crate::pass::spare;
 use crate::pass::wireguard::{device as wireguard_device, epoch_s};
+use crate::show::outlook::Standing;
 
 mod devices;
 
@@ -68,19 +69,6 @@ pub struct Applier<K> {
     identity: Option<Identity>,
     backoff: Backoff,
     left: Option<Left>,
-}
-
-/// How things stand after a pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
-    /// What is in the kernel.
-    pub belief: &'a Belief,
-    /// What there should be.
-    pub goal: &'a Goal,
-    /// What is not as it should be.
-    pub differing: &'a Keys,
-    /// What the kernel has refused.
-    pub backoff: &'a Backoff,
 }
 
 /// What the last pass left.

@@ -3,8 +3,7 @@
 //! The [`worker`] is the thread that makes the passes, one at a time. [`apply`] is the pass itself, and [`observe`] is how
 //! it reads. The tunnels' devices have files of their own: [`device`] keeps the VXLAN device, [`offload`] its checksums,
 //! [`wireguard`] the other device and its key. One that is refused stops nothing else (`spare`); `holder` finds who has its
-//! port, and `place` what stands where a route of ours should be. [`uplink`] looks which link `[node] interface` means. [`plan`] makes the same pass, and only tells what it
-//! would do.
+//! port, and `place` what stands where a route of ours should be. [`uplink`] looks which link `[node] interface` means.
 //!
 //! Not here: deciding what there should be ([`crate::decide`]), the host's nft, iptables and sysctls ([`crate::host`]), and
 //! the pods' links ([`crate::keep`]). This room imports those three, [`crate::source`] and [`crate::show`].
@@ -15,7 +14,6 @@ mod holder;
 pub mod observe;
 pub mod offload;
 mod place;
-pub mod plan;
 mod spare;
 pub mod uplink;
 pub mod wireguard;

@@ -1,4 +1,5 @@
-//! The thread on which all of the kernel's state is changed, at its own pace: messages only mark work as due.
+//! The thread that makes the passes, at its own pace: messages only mark work as due. Two other threads change the kernel:
+//! that of [`crate::host`] and that of [`crate::keep`]. This one gives them their jobs.
 //!
 //! It shares nothing with the async side but two channels, so no lock is held while the kernel works, and a slow kernel
 //! holds up nobody.
@@ -20,10 +21,11 @@ use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::report::{Report, log_lines};
-use crate::host::keeper::{Ground, Job};
-use crate::keep::{self, Settled, Watch};
+use crate::host::thread::{Ground, Job};
+use crate::keep::{self, Kept, Watch};
 use crate::pass::apply::{Applier, PassError};
 use crate::show::outlook::{Outlook, View};
+use crate::show::status::Status;
 
 /// The least time between two passes that events start, and how many times the processor time of the last one it is at
 /// least: a fight with another program must not eat a core. How long a pass waited for a core says nothing of that, and on a
@@ -44,26 +46,14 @@ pub enum Message {
     Nodes(Vec<NodeChange>),
     /// The kernel told of changes.
     Kernel(Told),
-    /// Pods were looked at, all or some.
-    Kept {
-        /// Those of which all is right on the host.
-        settled: Vec<Settled>,
-        /// All there are were looked at.
-        all: bool,
-    },
+    /// Pods were looked at.
+    Kept(Kept),
 }
 
-/// How it goes, for the service manager.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Status {
-    /// The first pass is through.
-    pub ready: bool,
-    /// One line for a person.
-    pub text: String,
-    /// Since when a pass has been going on.
-    pub busy_since: Option<Instant>,
-    /// Since when the host's side has been worked on.
-    pub host_since: Option<Instant>,
+impl From<Kept> for Message {
+    fn from(kept: Kept) -> Self {
+        Self::Kept(kept)
+    }
 }
 
 /// The thread's state.
@@ -280,7 +270,7 @@ impl<K: Tunnels> Worker<K> {
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
                 wakes.into_iter().for_each(|(wake, port)| self.wake(&wake, port, now));
             }
-            Message::Kept { settled, all } => self.watch.settled(settled, all),
+            Message::Kept(Kept { settled, all }) => self.watch.settled(settled, all),
         }
     }
 

@@ -3,9 +3,11 @@
 //! The worker writes how things stand into the [`outlook`] after each pass. The [`window`] shows it: `routed.sock`,
 //! `/metrics` and health. [`tell`] is the other side of the socket: `routed status` and `routed nodes`.
 //!
-//! Nothing can be changed through this room. It imports [`crate::decide`], and of the other rooms only names and states
-//! that it shows.
+//! [`status`] is the same in a few words, for the service manager and its watchdog.
+//!
+//! Nothing can be changed through this room. It imports [`crate::decide`], and of [`crate::source`] where the nodes come from.
 
 pub mod outlook;
+pub mod status;
 pub mod tell;
 pub mod window;

@@ -10,16 +10,31 @@ use ferrule_daemon::{Counter, Histogram};
 use ferrule_model::{IpNetwork, Mac, WgKey};
 use ferrule_wire::routed::{Kind, Objects};
 
-use crate::decide::backoff::{Key, Refused};
+use crate::decide::backoff::{Backoff, Key, Refused};
+use crate::decide::drift::Belief;
+use crate::decide::goal::Goal;
 use crate::decide::nodes::{Cluster, Node};
+use crate::decide::objects::Keys;
 use crate::decide::report::{Report, Tally};
-use crate::pass::apply::Standing;
 
 /// All kinds of objects, in the order in which they are told.
 pub const KINDS: [Kind; 7] =
     [Kind::Links, Kind::Addresses, Kind::Fdb, Kind::Neighbours, Kind::Peers, Kind::Nexthops, Kind::Routes];
 
-/// How things stand.
+/// How things stand after a pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// What is in the kernel.
+    pub belief: &'a Belief,
+    /// What there should be.
+    pub goal: &'a Goal,
+    /// What is not as it should be.
+    pub differing: &'a Keys,
+    /// What the kernel has refused.
+    pub backoff: &'a Backoff,
+}
+
+/// How things stand, for those outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// Why the last pass could not be made at all.

@@ -8,7 +8,7 @@ use clap::Args;
 use ferrule_daemon::{AskError, Asked, CommonArgs, ago, print, print_json, table};
 use ferrule_wire::routed::{Failure, Failures, Kind, Node, Nodes, NodesReply, Status, StatusReply};
 
-use crate::run::PROGRAM;
+use crate::PROGRAM;
 
 /// It runs, and not all is well.
 const NOT_WELL: u8 = 3;

@@ -13,10 +13,10 @@ use ferrule_wire::{CallError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::PROGRAM;
 use crate::decide::nodes::Node;
-use crate::pass::worker::Status;
-use crate::run;
 use crate::show::outlook::{KINDS, Outlook, View};
+use crate::show::status::Status;
 use crate::source::origin;
 
 /// Nodes and failures in one message; a name has 253 bytes at most, a reason some hundreds.
@@ -106,11 +106,7 @@ impl Window {
     /// Both loops turn.
     async fn health(&self) -> Result<(), String> {
         self.ask(None, 0).await.map_err(|stuck| stuck.to_string())?;
-        if run::turns(&self.0.status.borrow()) {
-            Ok(())
-        } else {
-            Err("a pass over the kernel hangs".to_owned())
-        }
+        if self.0.status.borrow().turns() { Ok(()) } else { Err("a pass over the kernel hangs".to_owned()) }
     }
 
     /// The first list of nodes is in the kernel, and nothing keeps packets from other nodes; else what does.
@@ -292,7 +288,7 @@ fn write_counts(page: &mut Exposition, outlook: &Outlook) {
 
 impl Service for Window {
     type Call = Call;
-    const PRODUCT: &'static str = run::PROGRAM;
+    const PRODUCT: &'static str = PROGRAM;
     const INTERFACE: &'static str = routed::INTERFACE;
     const DEFINITION: &'static str = routed::DEFINITION;
 

@@ -4,7 +4,7 @@
 //!
 //! etcd knows no names of nodes: another node is called as its subnet's key ends, such as `10.5.34.0-24`.
 //!
-//! A task of its own does it all ([`keeper`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
+//! A task of its own does it all ([`watcher`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
 //! words, as [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet),
 //! [`identity`] (whose a lease is).
 
@@ -14,9 +14,9 @@ mod choose;
 mod fault;
 mod grpc;
 mod identity;
-mod keeper;
 mod message;
 mod network;
+mod watcher;
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::subnets::Subnets;
 use super::{KnownMacs, NodeEvent, Source};
-use keeper::Keeper;
+use watcher::Watcher;
 
 /// Events that wait before the watch does. One may hold all nodes.
 const WAITING: usize = 4;
@@ -36,7 +36,7 @@ const WAITING: usize = 4;
 pub struct EtcdSource {
     events: mpsc::Receiver<NodeEvent>,
     /// Until something is asked for the first time: all that the lease says has to be known by then.
-    idle: Option<Box<Keeper>>,
+    idle: Option<Box<Watcher>>,
 }
 
 impl EtcdSource {
@@ -56,15 +56,15 @@ impl EtcdSource {
         let (sender, events) = mpsc::channel(WAITING);
         let previous = NodeFile::load(&runtime_dir.join(NODE_FILE)).ok();
         let previous = previous.and_then(|file| Subnets::of(&file.pod_cidrs));
-        let keeper = Keeper::new(config.clone(), own_name.to_owned(), sender, (previous, macs), reads_only);
-        Self { events, idle: Some(Box::new(keeper)) }
+        let watcher = Watcher::new(config.clone(), own_name.to_owned(), sender, (previous, macs), reads_only);
+        Self { events, idle: Some(Box::new(watcher)) }
     }
 }
 
 impl Source for EtcdSource {
     async fn next(&mut self) -> NodeEvent {
-        if let Some(keeper) = self.idle.take() {
-            tokio::spawn(keeper.run());
+        if let Some(watcher) = self.idle.take() {
+            tokio::spawn(watcher.run());
         }
         match self.events.recv().await {
             Some(event) => event,
@@ -74,8 +74,8 @@ impl Source for EtcdSource {
     }
 
     fn publish(&mut self, key: WgKey) {
-        if let Some(keeper) = &mut self.idle {
-            keeper.has_key(key);
+        if let Some(watcher) = &mut self.idle {
+            watcher.has_key(key);
         }
     }
 }

@@ -24,11 +24,12 @@ use crate::decide::objects::Objects;
 use crate::decide::report;
 use crate::decide::wireguard::Identity;
 use crate::host::Host;
+use crate::node_table::NodeTable;
 use crate::pass::apply::Applier;
 use crate::pass::device;
 use crate::pass::uplink;
 use crate::pass::worker::Message;
-use crate::run::{RunError, Table, system};
+use crate::run::{RunError, system};
 use crate::source::{AnySource, Source, origin};
 
 /// How long the nodes may take: a file is read at once, an API server has to answer.
@@ -105,7 +106,7 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
     let node = chosen.as_ref().map_or_else(|| config.node.clone(), |chosen| chosen.configured(&config.node));
     let told = Config { node, ..config.clone() };
     let mut source = AnySource::reading(&told, name, runtime_dir, device::known_macs(&config.routing.vxlan));
-    let mut table = Table::new(name, config.clone(), Notifier);
+    let mut table = NodeTable::new(name, config.clone(), Notifier);
     chosen.into_iter().for_each(|chosen| table.has_chosen(chosen));
     let told = async {
         loop {

@@ -39,7 +39,7 @@ const SCATTER_MS: u64 = 40;
 
 /// The task's state.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct Watcher {
     config: Config,
     own_name: String,
     events: mpsc::Sender<NodeEvent>,
@@ -103,8 +103,8 @@ impl From<Deaf> for End {
     }
 }
 
-impl Keeper {
-    /// A keeper that has not begun. `previous` are the subnets that this node had in an earlier run, `macs` are those of its
+impl Watcher {
+    /// A watcher that has not begun. `previous` are the subnets that this node had in an earlier run, `macs` are those of its
     /// VXLAN devices, if there are any.
     pub(super) fn new(
         config: Config,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::decide::nodes::Cluster;
 use crate::host::Host;
-use crate::pass::worker::Status;
+use crate::show::status::Status;
 
 /// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
 const LOOK: Duration = Duration::from_millis(700);
