@@ -19,6 +19,9 @@ pub enum Event {
     Address(Change, AddressKey, Address),
     /// A route.
     Route(Change, RouteKey, Route),
+    /// A route of a kind that [`Route`] cannot express, such as one with several next hops, and its protocol. It is not of the
+    /// table of the node's own addresses.
+    OddRoute(Change, RouteKey, u8),
     /// An entry of the ARP or NDP table.
     Neighbour(Change, NeighbourKey, Neighbour),
     /// An FDB entry.
@@ -43,6 +46,8 @@ pub struct NexthopEvent {
 pub enum Wake {
     /// Of a nexthop object.
     Nexthop(NexthopEvent),
+    /// A policy rule was made or removed, by whomever.
+    Rule,
     /// A sysctl of forwarding or reverse path filtering was changed, by whomever.
     Sysctl,
     /// This nftables table was changed, by whomever.

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
+use crate::foreign::TABLE_MAIN;
 use crate::prefix::{canonical, ordinal};
 use crate::{Family, IfName, Mac, PROTOCOL, family};
 
@@ -181,8 +182,6 @@ impl PartialOrd for RouteKey {
     }
 }
 
-/// `RT_TABLE_MAIN`.
-const TABLE_MAIN: u32 = 254;
 /// `IP6_RT_PRIO_USER`: what the kernel makes of an IPv6 route's metric 0.
 const METRIC_V6: u32 = 1024;
 

@@ -38,7 +38,7 @@ pub(crate) fn address_message(message: &AddressMessage) -> Option<(AddressKey, A
 }
 
 /// `struct rtmsg` and `struct ndmsg`.
-const ROUTE_HEADER: usize = 12;
+pub(crate) const ROUTE_HEADER: usize = 12;
 const NEIGH_HEADER: usize = 12;
 /// A route as it lies in a message: there are thousands in a table, and of each a few attributes matter.
 pub(crate) fn route(payload: &[u8]) -> Option<(RouteKey, Route)> {
@@ -46,7 +46,7 @@ pub(crate) fn route(payload: &[u8]) -> Option<(RouteKey, Route)> {
     route_of(&header, &parts)
 }
 
-fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
+pub(crate) fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
     let &[family, dst_len, _, _, table, protocol, _, kind, f0, f1, f2, f3] =
         payload.first_chunk::<ROUTE_HEADER>()?;
     let onlink =
@@ -93,20 +93,26 @@ pub(crate) struct RouteParts {
     pub(crate) multipath: bool,
 }
 
+impl RouteParts {
+    pub(crate) fn key(&self, head: &RouteHead) -> Option<RouteKey> {
+        let any: IpAddr = match head.family {
+            AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+            _ => return None,
+        };
+        let dst = IpNetwork::new(self.dst.unwrap_or(any), head.dst_len).ok()?;
+        let table = self.table.unwrap_or_else(|| head.table.into());
+        Some(RouteKey { dst, table, metric: self.metric })
+    }
+}
+
 pub(crate) fn route_of(head: &RouteHead, parts: &RouteParts) -> Option<(RouteKey, Route)> {
     let kind = match head.kind {
         RouteType::Unreachable => RouteKind::Unreachable,
         RouteType::Unicast => RouteKind::Unicast(via(head, parts)?),
         _ => return None,
     };
-    let any: IpAddr = match head.family {
-        AddressFamily::Inet => std::net::Ipv4Addr::UNSPECIFIED.into(),
-        AddressFamily::Inet6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
-        _ => return None,
-    };
-    let dst = IpNetwork::new(parts.dst.unwrap_or(any), head.dst_len).ok()?;
-    let table = parts.table.unwrap_or_else(|| head.table.into());
-    let key = RouteKey { dst, table, metric: parts.metric };
+    let key = parts.key(head)?;
     Some((key, Route { kind, protocol: head.protocol, source: parts.source }))
 }
 
@@ -202,7 +208,7 @@ pub(crate) fn nexthop_id(payload: &[u8]) -> Option<NexthopId> {
     number(id).map(NexthopId)
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+pub(crate) fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_ne_bytes)
 }
 

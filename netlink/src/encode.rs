@@ -25,6 +25,9 @@ pub(crate) mod rtm {
     pub(crate) const NEWNEIGH: u16 = 28;
     pub(crate) const DELNEIGH: u16 = 29;
     pub(crate) const GETNEIGH: u16 = 30;
+    pub(crate) const NEWRULE: u16 = 32;
+    pub(crate) const DELRULE: u16 = 33;
+    pub(crate) const GETRULE: u16 = 34;
     pub(crate) const NEWNETCONF: u16 = 80;
     pub(crate) const GETNETCONF: u16 = 82;
     pub(crate) const NEWLINKPROP: u16 = 108;
@@ -56,6 +59,26 @@ pub(crate) mod rta {
     pub(crate) const VIA: u16 = 18;
     pub(crate) const ENCAP_TYPE: u16 = 21;
     pub(crate) const NH_ID: u16 = 30;
+}
+
+/// `struct fib_rule_hdr`, `FRA_*` and `FR_ACT_*` of `linux/fib_rules.h`.
+pub(crate) mod rule {
+    pub(crate) const HEADER_LEN: usize = 12;
+    pub(crate) const INVERT: u32 = 2;
+    pub(crate) const DST: u16 = 1;
+    pub(crate) const SRC: u16 = 2;
+    pub(crate) const IIFNAME: u16 = 3;
+    pub(crate) const GOTO: u16 = 4;
+    pub(crate) const PRIORITY: u16 = 6;
+    pub(crate) const FLOW: u16 = 11;
+    pub(crate) const SUPPRESS_PREFIXLEN: u16 = 14;
+    pub(crate) const TABLE: u16 = 15;
+    pub(crate) const PAD: u16 = 18;
+    pub(crate) const PROTOCOL: u16 = 21;
+    pub(crate) const TO_TABLE: u8 = 1;
+    pub(crate) const BLACKHOLE: u8 = 6;
+    pub(crate) const UNREACHABLE: u8 = 7;
+    pub(crate) const PROHIBIT: u8 = 8;
 }
 
 /// `NDA_*` of `linux/neighbour.h`.
@@ -131,8 +154,15 @@ pub(crate) fn routes_of(of: Family, protocol: u8) -> Request {
         .request(rtm::GETROUTE, 0)
 }
 
+/// The policy rules of one family.
+pub(crate) fn rules_of(of: Family) -> Request {
+    // Of `struct fib_rule_hdr` only the family is looked at.
+    let mut header = [0; rule::HEADER_LEN];
+    header[0] = family(of);
+    Payload::new(&header).request(rtm::GETRULE, 0)
+}
+
 /// The routes of one family in all tables.
-#[cfg(test)]
 pub(crate) fn all_routes(of: Family) -> Request {
     routes_of(of, 0)
 }

@@ -3,6 +3,7 @@
 //! A [`FakeWorld`] has any number of network namespaces, between which veth pairs reach. The contract suite runs on
 //! this and on the real kernel, so what a test learns here holds there.
 
+mod foreign;
 mod traffic;
 mod tunnels;
 
@@ -11,14 +12,14 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferrule_model::{
-    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Link,
-    LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, RouteKind,
-    VethSpec, Via, VxlanSpec, WireguardState,
+    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, ForeignRoute, IfIndex, IfName,
+    IpNetwork, Link, LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PolicyRule,
+    Route, RouteKey, RouteKind, VethSpec, Via, VxlanSpec, WireguardState,
 };
 use nix::errno::Errno;
 
 use crate::traffic::Tbf;
-use crate::{Error, Kernel, Refusal};
+use crate::{Error, Kernel, Refusal, Routes};
 
 /// A machine's worth of network namespaces.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +45,10 @@ pub struct State {
     pub addresses: BTreeMap<AddressKey, Address>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
+    /// Routes of other programs that share their key with another route, or are of a kind that [`Route`] cannot express.
+    pub foreign: Vec<ForeignRoute>,
+    /// Policy rules beside those that every kernel has.
+    pub rules: Vec<PolicyRule>,
     /// Nexthop objects.
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Neighbours.
@@ -384,12 +389,6 @@ impl State {
             _ => Err(Errno::ESRCH),
         }
     }
-
-    fn route_match(&self, dst: IpAddr) -> Option<(RouteKey, Route)> {
-        let matching = self.routes.iter().filter(|(key, _)| key.dst.contains(dst));
-        let best = matching.max_by_key(|(key, _)| (key.dst.prefix(), std::cmp::Reverse(key.metric)));
-        best.map(|(key, route)| (*key, *route))
-    }
 }
 
 impl FakeKernel {
@@ -500,6 +499,19 @@ impl Kernel for FakeKernel {
             let ours = state.routes.iter().filter(|(_, route)| route.protocol == protocol);
             ours.map(|(key, route)| (*key, *route)).collect()
         })
+    }
+
+    fn all_routes(
+        &mut self,
+        protocol: u8,
+        _: &BTreeMap<RouteKey, Route>,
+        matters: &dyn Fn(&RouteKey) -> bool,
+    ) -> Result<Routes, Error> {
+        self.read("route list", |state| state.all_routes(protocol, matters))
+    }
+
+    fn rules(&mut self) -> Result<Vec<PolicyRule>, Error> {
+        self.read("rule list", |state| foreign::rules(&state.rules))
     }
 
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {

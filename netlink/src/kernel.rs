@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use ferrule_model::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via,
+    NexthopId, Op, PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via,
 };
 
-use crate::{Error, Path, Refusal};
+use crate::{Error, Path, Refusal, Routes};
 
 /// One network namespace of a kernel.
 ///
@@ -88,19 +88,26 @@ pub trait Kernel {
     /// The socket failed.
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error>;
 
-    /// The same, but of the first of `known` only how many there are as it has them: a list that has not changed is gone through
-    /// and not built. There may be more of them among the others, if the kernel lists them in another order.
+    /// All routes, gone through once. Of those with this protocol it gives the same, but of the first of `known` only how many
+    /// there are as it has them: a list that has not changed is gone through and not built. There may be more of them among the
+    /// others, if the kernel lists them in another order. Of the other programs' routes it gives those whose key `matters`, of
+    /// whatever kind, in the kernel's order. A route that takes only packets of some source or type of service is left out, and
+    /// so is one whose link is off, and the table of the node's own addresses.
     ///
     /// # Errors
     /// The socket failed.
-    fn routes_beyond(
+    fn all_routes(
         &mut self,
         protocol: u8,
         known: &BTreeMap<RouteKey, Route>,
-    ) -> Result<(usize, BTreeMap<RouteKey, Route>), Error> {
-        let _ = known;
-        Ok((0, self.routes(protocol)?))
-    }
+        matters: &dyn Fn(&RouteKey) -> bool,
+    ) -> Result<Routes, Error>;
+
+    /// The policy rules of both families, each family's in the order in which they are asked.
+    ///
+    /// # Errors
+    /// The socket failed.
+    fn rules(&mut self) -> Result<Vec<PolicyRule>, Error>;
 
     /// All nexthop objects, everybody's: their numbers are shared. `None` for those that [`Nexthop`] cannot express, such
     /// as groups and blackholes.

@@ -23,6 +23,7 @@ pub mod events;
 pub mod fake;
 #[cfg(test)]
 mod fixtures;
+mod foreign;
 pub mod forwarding;
 mod generic;
 pub mod iptables;
@@ -55,6 +56,7 @@ pub use announce::announce;
 pub use bridge::Bridges;
 pub use error::Error;
 pub use ferrule_model::Refusal;
+pub use foreign::Routes;
 pub use kernel::Kernel;
 pub use listed::Listed;
 pub use listeners::listeners;

@@ -10,10 +10,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 
-use ferrule_model::Change;
+use ferrule_model::{Change, TABLE_LOCAL};
 use futures_util::{FutureExt, Stream, StreamExt};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::RouteMessage;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::{AsyncSocket, SocketAddr};
 
@@ -106,15 +107,20 @@ fn event(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
         RouteNetlinkMessage::DelAddress(address) => {
             decode::address_message(address).map(|(key, value)| Event::Address(Delete, key, value))
         }
-        RouteNetlinkMessage::NewRoute(route) => {
-            entry::route(route).map(|(key, value)| Event::Route(Put, key, value))
-        }
-        RouteNetlinkMessage::DelRoute(route) => {
-            entry::route(route).map(|(key, value)| Event::Route(Delete, key, value))
-        }
+        RouteNetlinkMessage::NewRoute(route) => told_route(Put, route),
+        RouteNetlinkMessage::DelRoute(route) => told_route(Delete, route),
         RouteNetlinkMessage::NewNeighbour(message) => entry::neigh(message).map(|neigh| told(Put, &neigh)),
         RouteNetlinkMessage::DelNeighbour(message) => entry::neigh(message).map(|neigh| told(Delete, &neigh)),
         _ => None,
+    }
+}
+
+fn told_route(change: Change, message: &RouteMessage) -> Option<Event> {
+    let (key, route) = entry::route(message)?;
+    match route {
+        Some(route) => Some(Event::Route(change, key, route)),
+        None if key.table == TABLE_LOCAL => None,
+        None => Some(Event::OddRoute(change, key, message.header.protocol.into())),
     }
 }
 

@@ -1,6 +1,6 @@
-//! Three kinds of kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with
-//! it without a word (`fib_table_flush` tells nobody), sysctls of forwarding and reverse path filtering, and changes of
-//! some nftables tables.
+//! Kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with it without a word
+//! (`fib_table_flush` tells nobody), policy rules, sysctls of forwarding and reverse path filtering, and changes of some
+//! nftables tables.
 //!
 //! Only what is needed to tell whether they concern the listener is read of them.
 
@@ -24,10 +24,11 @@ use crate::socket::{Message, messages};
 
 pub use ferrule_model::{NexthopEvent, Wake};
 
-/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
+/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_RULE` (8), `RTNLGRP_IPV6_RULE` (19), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
 /// a netlink address.
 const GROUP_NEXTHOP: u32 = 1 << 31;
 const GROUP_TC: u32 = 1 << 3;
+const GROUPS_RULE: u32 = 1 << 7 | 1 << 18;
 const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
 const GROUP_NFTABLES: u32 = 1 << 6;
 
@@ -61,13 +62,14 @@ pub struct Wakes {
 
 impl Wakes {
     /// Subscribes in the calling thread's network namespace, to all nexthop objects but those that `own` makes, changes
-    /// and removes, to the sysctls, and to the nftables tables of these names.
+    /// and removes, to the policy rules, to the sysctls, and to the nftables tables of these names.
     ///
     /// # Errors
     /// A socket cannot be opened.
     pub fn open(tables: &[&'static str], own: Option<Port>) -> io::Result<Self> {
         let names = tables.to_vec();
-        let routing = subscribe(SockProtocol::NetlinkRoute, GROUP_NEXTHOP | GROUP_TC | GROUPS_NETCONF)?;
+        let groups = GROUP_NEXTHOP | GROUP_TC | GROUPS_RULE | GROUPS_NETCONF;
+        let routing = subscribe(SockProtocol::NetlinkRoute, groups)?;
         own.map_or(Ok(()), |own| without(routing.as_fd(), own))?;
         let tables = subscribe(SockProtocol::NetlinkNetFilter, GROUP_NFTABLES)?;
         Ok(Self { routing, tables, names })
@@ -120,6 +122,7 @@ fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Resul
 fn routing_event(message: &Message) -> Option<Wake> {
     let change = match message.kind {
         rtm::NEWNETCONF => return is_one_setting(message).then_some(Wake::Sysctl),
+        rtm::NEWRULE | rtm::DELRULE => return Some(Wake::Rule),
         NEWQDISC | NEWTFILTER => return traffic(message, false),
         DELQDISC | DELTFILTER => return traffic(message, true),
         rtm::NEWNEXTHOP => Change::Put,
@@ -190,6 +193,23 @@ mod tests {
                 {
                     crate::sysctl::set(name, "1").unwrap();
                     assert_eq!(next(&mut wakes)[0], (Wake::Sysctl, 0), "{name}");
+                }
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_rule_that_comes_or_goes_wakes() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open(&[], None).unwrap();
+                for family in ["-4", "-6"] {
+                    for verb in ["add", "del"] {
+                        let rule = [family, "rule", verb, "priority", "30400", "table", "30400"];
+                        assert!(std::process::Command::new("ip").args(rule).status().unwrap().success());
+                        assert_eq!(next(&mut wakes)[0].0, Wake::Rule, "{family} {verb}");
+                    }
                 }
             })
             .unwrap();

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld};
 use ferrule_netlink::netns::{self, Netns};
-use ferrule_netlink::{Bridges, Kernel, Netlink, Tunnels};
+use ferrule_netlink::{Bridges, Kernel, Netlink, Routes, Tunnels};
 use nix::errno::Errno;
 
 /// A place with namespaces.
@@ -338,7 +338,8 @@ fn what_is_known_may_be_counted_only<M: Machine>() {
         other(last),
         one_more,
     ] {
-        let (met, beyond) = pair.host.routes_beyond(PROTOCOL, &known).unwrap();
+        let Routes { met, beyond, foreign } = pair.host.all_routes(PROTOCOL, &known, &|_| true).unwrap();
+        assert!(foreign.iter().all(|route| route.protocol != PROTOCOL), "{foreign:?}");
         let counted = known.iter().take(met).map(|(key, route)| (*key, *route));
         assert!(counted.clone().all(|(key, _)| !beyond.contains_key(&key)), "{known:?}");
         assert_eq!(counted.chain(beyond.clone()).collect::<BTreeMap<_, _>>(), routes, "{known:?}");
@@ -357,7 +358,8 @@ fn the_kernel_lists_routes_and_nexthops_in_their_order() {
     some_routes(&mut pair);
     let (routes, hops) = (pair.host.routes(PROTOCOL).unwrap(), pair.host.nexthops().unwrap());
     let hops = hops.into_iter().map(|(id, hop)| (id, hop.unwrap())).collect();
-    assert_eq!(pair.host.routes_beyond(PROTOCOL, &routes).unwrap(), (8, BTreeMap::new()));
+    let all = Routes { met: 8, ..Routes::default() };
+    assert_eq!(pair.host.all_routes(PROTOCOL, &routes, &|_| false).unwrap(), all);
     assert_eq!(pair.host.nexthops_beyond(&hops).unwrap(), (2, BTreeMap::new()));
 }
 

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use ferrule_config::{Config, EditedNodes, Source as SourceKind, Tunnel};
 use ferrule_daemon::{CommonArgs, Notifier};
 use ferrule_model::{
-    Address, AddressKey, Change, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
+    Address, AddressKey, Change, FdbEntry, FdbKey, Hop, IfIndex, IfName, Link, Neighbour, NeighbourKey,
+    Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
 };
-use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Tunnels};
+use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Routes, Tunnels};
 use nix::errno::Errno;
 
 use crate::decide::nodes::Cluster;
@@ -191,6 +191,15 @@ impl<K: Kernel> Noting<K> {
         self.made.iter().any(|made| made.index == link)
     }
 
+    /// Whether a route has gone with its link.
+    fn is_lost(&self, route: &Route, lost: &BTreeSet<NexthopId>) -> bool {
+        match route.kind {
+            RouteKind::Unicast(Via::Nexthop(id)) => lost.contains(&id),
+            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => self.gone.contains(&link),
+            RouteKind::Unreachable => false,
+        }
+    }
+
     fn lost_nexthops(&mut self) -> Result<BTreeSet<NexthopId>, Error> {
         let all = self.kernel.nexthops()?.into_iter();
         let lost = all.filter(|(_, hop)| hop.is_some_and(|hop| self.gone.contains(&hop.link)));
@@ -259,12 +268,29 @@ impl<K: Kernel> Kernel for Noting<K> {
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
         let lost = self.lost_nexthops()?;
         let mut routes = self.kernel.routes(protocol)?;
-        routes.retain(|_, route| match route.kind {
-            RouteKind::Unicast(Via::Nexthop(id)) => !lost.contains(&id),
-            RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => !self.gone.contains(&link),
-            RouteKind::Unreachable => true,
+        routes.retain(|_, route| !self.is_lost(route, &lost));
+        Ok(routes)
+    }
+
+    fn all_routes(
+        &mut self,
+        protocol: u8,
+        known: &BTreeMap<RouteKey, Route>,
+        matters: &dyn Fn(&RouteKey) -> bool,
+    ) -> Result<Routes, Error> {
+        let lost = self.lost_nexthops()?;
+        let mut routes = self.kernel.all_routes(protocol, known, matters)?;
+        routes.beyond.retain(|_, route| !self.is_lost(route, &lost));
+        let gone = &self.gone;
+        routes.foreign.retain(|route| {
+            let leads = |hop: &Hop| hop.link.is_none_or(|link| !gone.contains(&link));
+            route.hops.is_empty() || route.hops.iter().any(leads)
         });
         Ok(routes)
+    }
+
+    fn rules(&mut self) -> Result<Vec<PolicyRule>, Error> {
+        self.kernel.rules()
     }
 
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {

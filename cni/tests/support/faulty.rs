@@ -11,13 +11,13 @@ use std::time::Duration;
 use ferrule_cni::Node;
 use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Mac,
-    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, Route, RouteKey, VethSpec,
+    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, VethSpec,
 };
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::nft::{Change, Element, Flow, Netfilter, NftError};
 use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::traffic::{Tbf, Traffic};
-use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal, Renamed};
+use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal, Renamed, Routes};
 use nix::errno::Errno;
 
 use super::machine::Machine;
@@ -284,6 +284,19 @@ impl<K: Kernel> Kernel for FaultyKernel<K> {
 
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
         self.faults.request(|| self.kernel.routes(protocol))
+    }
+
+    fn all_routes(
+        &mut self,
+        protocol: u8,
+        known: &BTreeMap<RouteKey, Route>,
+        matters: &dyn Fn(&RouteKey) -> bool,
+    ) -> Result<Routes, Error> {
+        self.faults.request(|| self.kernel.all_routes(protocol, known, matters))
+    }
+
+    fn rules(&mut self) -> Result<Vec<PolicyRule>, Error> {
+        self.faults.request(|| self.kernel.rules())
     }
 
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {

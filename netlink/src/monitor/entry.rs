@@ -10,7 +10,8 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, Rout
 
 use crate::decode::{self, Neigh, RouteHead, RouteParts};
 
-pub(super) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
+/// A route's key, and the route if it can be expressed.
+pub(super) fn route(message: &RouteMessage) -> Option<(RouteKey, Option<Route>)> {
     let header = &message.header;
     let head = RouteHead {
         family: header.address_family,
@@ -20,7 +21,8 @@ pub(super) fn route(message: &RouteMessage) -> Option<(RouteKey, Route)> {
         kind: header.kind,
         onlink: header.flags.contains(RouteFlags::Onlink),
     };
-    decode::route_of(&head, &parts(message))
+    let parts = parts(message);
+    Some((parts.key(&head)?, decode::route_of(&head, &parts).map(|(_, route)| route)))
 }
 
 fn parts(message: &RouteMessage) -> RouteParts {
@@ -124,7 +126,8 @@ mod tests {
         for family in Family::BOTH {
             for message in socket.dump(&all_routes(family)).unwrap() {
                 let parsed = RouteMessage::parse(&message.payload).unwrap();
-                assert_eq!(decode::route(&message.payload), route(&parsed), "{parsed:?}");
+                let plain = route(&parsed).and_then(|(key, route)| Some((key, route?)));
+                assert_eq!(decode::route(&message.payload), plain, "{parsed:?}");
                 routes += usize::from(decode::route(&message.payload).is_some());
             }
             for message in socket.dump(&neighbours_of(family, link)).unwrap() {

@@ -53,7 +53,7 @@ impl Culprits {
         };
         let object = match event {
             Event::Address(_, key, _) => format!("address {} on {}", key.prefix, link(key.link)),
-            Event::Route(_, key, _) => format!("route {}", key.dst),
+            Event::Route(_, key, _) | Event::OddRoute(_, key, _) => format!("route {}", key.dst),
             Event::Neighbour(_, key, _) => format!("neighbour {} on {}", key.address, link(key.link)),
             Event::Link(..) | Event::Port(..) | Event::Fdb(..) | Event::Overrun => return,
         };
@@ -65,7 +65,7 @@ impl Culprits {
         match wake {
             Wake::Nexthop(event) => self.note(format!("nexthop {}", event.id.0), port),
             Wake::Table(_) | Wake::Element(_) => self.note(TABLE.to_owned(), port),
-            Wake::Sysctl | Wake::Traffic { .. } | Wake::Overrun => {}
+            Wake::Rule | Wake::Sysctl | Wake::Traffic { .. } | Wake::Overrun => {}
         }
     }
 

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use ferrule_model::{
-    Change, Event, IfIndex, IfName, Link, NexthopEvent, PROTOCOL, RouteKey, VxlanSpec, is_host_veth,
+    Change, Event, IfIndex, IfName, Link, NexthopEvent, PROTOCOL, Route, RouteKey, VxlanSpec, is_host_veth,
 };
 
+use crate::decide::diverted::{Diverted, shadow};
 use crate::decide::nodes::Node;
 use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
@@ -41,6 +42,8 @@ pub struct Belief {
     pub ours: Objects,
     /// Routes of other programs that stand where ours should be.
     pub blocked: Vec<RouteKey>,
+    /// What takes packets out of their way.
+    pub diverted: Diverted,
 }
 
 /// What we believe of the second VXLAN device.
@@ -61,6 +64,8 @@ pub enum Concern {
     None,
     /// An object is not as we left it: look again.
     Object,
+    /// A route of another program takes packets of ours, or may have given them back: look again.
+    Way,
     /// The ground has changed: look again, and try again what was refused.
     Ground,
 }
@@ -91,6 +96,13 @@ impl Belief {
                 let mine = self.is_device(key.link) && owner::is_our_address(key);
                 mine && known != (*change == Change::Put)
             }
+            Event::OddRoute(change, key, protocol) if *protocol != PROTOCOL => {
+                return self.hears_foreign(*change, key);
+            }
+            Event::OddRoute(..) => false,
+            Event::Route(change, key, route) if self.is_foreign(*change, key, route) => {
+                return self.hears_foreign(*change, key);
+            }
             Event::Route(Change::Put, key, route) => {
                 let ours = owner::is_ours(route, |index| self.links.get(&index));
                 let known = self.ours.routes.get(key);
@@ -110,6 +122,22 @@ impl Belief {
             Event::Fdb(Change::Delete, key, _) => self.ours.fdb.contains_key(key),
         };
         if differs { Concern::Object } else { Concern::None }
+    }
+
+    /// A route of another program that is in the place of none of ours, or takes the packets of ours.
+    fn is_foreign(&self, change: Change, key: &RouteKey, route: &Route) -> bool {
+        let has_place = self.ours.routes.contains_key(key) || self.blocked.contains(key);
+        let gives_back = change == Change::Delete && self.diverted.routes.contains(key);
+        route.protocol != PROTOCOL && (gives_back || !has_place)
+    }
+
+    fn hears_foreign(&self, change: Change, key: &RouteKey) -> Concern {
+        let takes =
+            || shadow::taken_from(&self.ours.routes, key).is_some_and(|(_, ours)| shadow::leads(ours));
+        let concerns = self.diverted.routes.contains(key)
+            || self.diverted.tables.contains(&key.table)
+            || (change == Change::Put && takes());
+        if concerns { Concern::Way } else { Concern::None }
     }
 
     /// Takes note of an event of a nexthop object.
@@ -161,7 +189,7 @@ impl Belief {
 mod tests {
     use super::*;
     use ferrule_model::{
-        Address, AddressKey, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Route, Via, vtep_mac,
+        Address, AddressKey, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Via, vtep_mac,
     };
 
     const ETH0: IfIndex = IfIndex(2);
@@ -221,6 +249,10 @@ mod tests {
             },
             ours,
             blocked: vec![key("10.244.3.0/24")],
+            diverted: Diverted {
+                routes: [key("10.244.2.9/32"), key("10.244.2.0/24")].into(),
+                ..Diverted::default()
+            },
         }
     }
 
@@ -264,6 +296,28 @@ mod tests {
         for (change, id) in [(Change::Delete, 5), (Change::Put, 6)] {
             let event = NexthopEvent { change, id: NexthopId(id), nexthop: Some(nexthop()) };
             assert_eq!(belief().hears_nexthop(&event), Concern::Object);
+        }
+    }
+
+    #[test]
+    fn a_route_of_another_program_that_takes_packets_of_ours_is_a_concern_when_it_comes_and_when_it_goes() {
+        let theirs = Route { protocol: 4, ..Route::unreachable() };
+        for event in [
+            Event::Route(Change::Put, key("10.244.2.128/25"), theirs),
+            Event::OddRoute(Change::Put, key("10.244.2.128/25"), 3),
+            Event::OddRoute(Change::Put, key("10.244.2.0/24"), 3),
+            Event::Route(Change::Delete, key("10.244.2.9/32"), theirs),
+            Event::Route(Change::Delete, key("10.244.2.0/24"), theirs),
+            Event::OddRoute(Change::Delete, key("10.244.2.9/32"), 3),
+        ] {
+            assert_eq!(heard(&event), Concern::Way, "{event:?}");
+        }
+        for event in [
+            Event::Route(Change::Delete, key("10.244.2.128/25"), theirs),
+            Event::OddRoute(Change::Put, key("10.244.9.0/24"), 3),
+            Event::OddRoute(Change::Put, key("10.244.0.0/16"), 3),
+        ] {
+            assert_eq!(heard(&event), Concern::None, "{event:?}");
         }
     }
 

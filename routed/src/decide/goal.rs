@@ -32,7 +32,12 @@ pub struct Goal {
 impl Goal {
     /// What the cluster needs, with the numbers of what is `present`, other programs' nexthop objects included.
     pub fn new(ground: Ground, cluster: &Cluster, present: &Nexthops) -> Self {
-        let mut wanted = ground.objects(cluster.others.values().map(AsRef::as_ref));
+        let wanted = ground.objects(cluster.others.values().map(AsRef::as_ref));
+        Self::of(ground, wanted, present)
+    }
+
+    /// The same, with what the cluster needs worked out already.
+    pub fn of(ground: Ground, mut wanted: Wanted, present: &Nexthops) -> Self {
         let ids = nexthops::number(&wanted, present);
         let mut skipped = BTreeMap::<String, Vec<Skipped>>::new();
         for left_out in std::mem::take(&mut wanted.skipped) {

@@ -5,7 +5,7 @@
 //! [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device, [`nexthops`]
 //! gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
 //! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
-//! what the kernel tells against what we believe. [`report`] and [`culprit`] make the sentences of the log.
+//! what the kernel tells against what we believe, and [`diverted`] finds what takes packets out of their way. [`report`] and [`culprit`] make the sentences of the log.
 //!
 //! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]).
 //! No other room of this crate may be imported here.
@@ -13,6 +13,7 @@
 pub mod backoff;
 pub mod culprit;
 pub mod desired;
+pub mod diverted;
 pub mod drift;
 pub mod goal;
 pub mod interface;

@@ -156,7 +156,7 @@ impl Watch {
                 self.culprits.saw(event, port, Some(&self.bridges));
                 return self.suspect_bridge(key.link, now);
             }
-            Event::Address(..) | Event::Fdb(..) => None,
+            Event::Address(..) | Event::Fdb(..) | Event::OddRoute(..) => None,
         };
         let Some(index) = doubtful else { return };
         self.culprits.saw(event, port, Some(&self.links));
@@ -176,7 +176,7 @@ impl Watch {
                 !self.seeded || self.links.values().any(|link| Some(&link.name) == veth.as_ref())
             }
             Wake::Traffic { link, parent, gone } => return self.traffic(*link, *parent, *gone, now),
-            Wake::Nexthop(_) | Wake::Sysctl | Wake::Overrun => false,
+            Wake::Nexthop(_) | Wake::Rule | Wake::Sysctl | Wake::Overrun => false,
         };
         if is_doubtful {
             self.culprits.woke(wake, port);

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Link, Op, PROTOCOL, Route, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Link, Op, RouteKey, VxlanSpec};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Tunnels};
@@ -18,6 +18,7 @@ use nix::errno::Errno;
 
 use crate::decide::backoff::{Backoff, Which};
 use crate::decide::desired::{self, Ground, Underlay};
+use crate::decide::diverted::{Diverted, shadow};
 use crate::decide::drift::{Belief, Concern, Second};
 use crate::decide::goal::Goal;
 use crate::decide::nodes::{Cluster, Node, NodeChange};
@@ -30,11 +31,11 @@ use crate::decide::wireguard::{self, Identity, Wg};
 use crate::pass::device::{self, Device};
 use crate::pass::observe;
 use crate::pass::place::{Found, name_foreign, route_at};
-use crate::pass::spare;
 use crate::pass::wireguard::{device as wireguard_device, epoch_s};
 use crate::show::outlook::Standing;
 
 mod devices;
+mod ways;
 
 /// Why a pass could not be made. What is in the kernel stays as it is, and the next pass looks afresh.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +88,8 @@ struct Left {
     /// What a report says of this until another pass reads.
     hindered: Option<String>,
     warnings: BTreeSet<String>,
+    /// When everything was looked at.
+    looked: Instant,
 }
 
 /// What a walk came to.
@@ -130,8 +133,8 @@ impl<K: Tunnels> Applier<K> {
 
     /// How things stand, if the last pass came to its end.
     pub fn standing(&self) -> Option<Standing<'_>> {
-        let Left { belief, goal, differing, .. } = self.left.as_ref()?;
-        Some(Standing { belief, goal, differing, backoff: &self.backoff })
+        let Left { belief, goal, differing, looked, .. } = self.left.as_ref()?;
+        Some(Standing { belief, goal, differing, backoff: &self.backoff, looked: *looked })
     }
 
     /// Whether a pass that reads is due because of an event.
@@ -143,7 +146,7 @@ impl<K: Tunnels> Applier<K> {
         let differs = match concern {
             Concern::None => return false,
             Concern::Object => self.is_doubted() || !self.agrees(event).unwrap_or(false),
-            Concern::Ground => true,
+            Concern::Way | Concern::Ground => true,
         };
         self.doubt(differs)
     }
@@ -193,7 +196,9 @@ impl<K: Tunnels> Applier<K> {
                 found == ours.neighbours.get(key).copied()
             }
             Event::Fdb(_, key, _) => self.kernel.fdb_entry(*key)? == ours.fdb.get(key).copied(),
-            Event::Link(..) | Event::Port(..) | Event::Address(..) | Event::Overrun => false,
+            Event::Link(..) | Event::Port(..) | Event::Address(..) | Event::OddRoute(..) | Event::Overrun => {
+                false
+            }
         })
     }
 
@@ -214,21 +219,22 @@ impl<K: Tunnels> Applier<K> {
     /// # Errors
     /// As [`Applier::pass`].
     pub fn check(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
-        match self.as_left(cluster)? {
+        match self.as_left(cluster, now)? {
             Some(report) => Ok(report),
             None => self.pass(cluster, now),
         }
     }
 
     /// Reads everything; a report if it is as the last pass left it and should be.
-    fn as_left(&mut self, cluster: &Cluster) -> Result<Option<Report>, PassError> {
+    fn as_left(&mut self, cluster: &Cluster, now: Instant) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
         let devices: Vec<_> = belief.devices().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
         let known = left.goal.objects();
-        let mut seen =
-            observe::ours(kernel, &devices, belief.wireguard, owner::are_flannels(settings), known)?;
+        let matters = |key: &RouteKey| ways::matter(&known.routes, key, shadow::leads);
+        let were_flannels = owner::are_flannels(settings);
+        let mut seen = observe::ours(kernel, &devices, belief.wireguard, were_flannels, (known, &matters))?;
         let peers = std::mem::take(&mut seen.peers);
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
         let (own, links) = (&ground.own, &seen.links);
@@ -250,7 +256,9 @@ impl<K: Tunnels> Applier<K> {
         if !are_right {
             return Ok(None);
         }
+        belief.diverted = shadow::find(&seen.foreign, &known.routes, &belief.ours.routes, &seen.links);
         belief.links = seen.links;
+        left.looked = now;
         let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
         left.tell(&mut report);
         Ok(Some(report))
@@ -281,28 +289,19 @@ impl<K: Tunnels> Applier<K> {
         let wireguard = self.spare(wireguard, Which::Wireguard, |_| false, now, &mut report)?;
         let devices: Vec<_> =
             device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
-        let mut seen = observe::ours(
-            &mut self.kernel,
-            &devices,
-            wireguard.index,
-            owner::are_flannels(&self.routing.vxlan),
-            &Objects::default(),
-        )?;
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
         let ground = Ground { device6, taken, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
         let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
-        let goal = Goal::new(ground, cluster, &seen.nexthops);
-        spare::hold(&mut seen.ours, goal.skipped());
-        self.adopt(&mut seen.ours, goal.objects())?;
-        let is_right = |(key, route): &(RouteKey, Route)| owner::is_flannels_to(key, route, goal.objects());
-        seen.ours.routes.extend(seen.plain.into_iter().filter(is_right));
+        let (mut seen, goal) = self.see(cluster, ground, (&devices, wireguard.index))?;
         let fresh =
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
         seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
+        let foreign = seen.foreign;
         let mut walked =
             self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
+        let diverted = shadow::find(&foreign, &goal.objects().routes, &walked.observed.routes, &seen.links);
         let mut left = Left {
             differing: std::mem::take(&mut walked.differing),
             unfinished: walked.taken,
@@ -312,13 +311,14 @@ impl<K: Tunnels> Applier<K> {
                 (kept, spec, second.as_ref().map(|(_, belief)| belief.clone()), wg),
                 seen.links,
                 &underlay,
-                walked,
+                (walked, diverted),
             ),
             goal,
             mtu,
             underlay: report.underlay.clone(),
             hindered: report.hindered.clone(),
             warnings: report.warnings.clone(),
+            looked: now,
         };
         let all = [Some(device), second.map(|(second, _)| second), Some(wireguard)];
         let refused = all.iter().flatten().any(|device| device.refused);
@@ -370,24 +370,6 @@ impl<K: Tunnels> Applier<K> {
         }
     }
 
-    /// Makes routes of flannel's that lead nowhere any more ours: the kernel deletes a route by its protocol only.
-    fn adopt(&mut self, observed: &mut Objects, desired: &Objects) -> Result<(), PassError> {
-        let is_stale = |(key, route): &(&RouteKey, &Route)| {
-            route.protocol != PROTOCOL && !desired.routes.contains_key(key)
-        };
-        let stale: Vec<_> = observed.routes.iter().filter(is_stale).map(|(key, _)| *key).collect();
-        let ops: Vec<_> = stale.iter().map(|key| Op::PutRoute(*key, Route::unreachable())).collect();
-        let answers = if ops.is_empty() { Vec::new() } else { self.kernel.apply(&ops)? };
-        for (key, answer) in stale.into_iter().zip(answers) {
-            match answer {
-                Ok(()) => drop(observed.routes.insert(key, Route::unreachable())),
-                // It is looked at again in the next pass.
-                Err(_) => drop(observed.routes.remove(&key)),
-            }
-        }
-        Ok(())
-    }
-
     fn belief_of(
         &self,
         cluster: &Cluster,
@@ -399,7 +381,7 @@ impl<K: Tunnels> Applier<K> {
         ),
         links: Links,
         underlay: &Underlay,
-        walked: Walked,
+        (walked, diverted): (Walked, Diverted),
     ) -> Belief {
         Belief {
             links,
@@ -413,6 +395,7 @@ impl<K: Tunnels> Applier<K> {
             own: cluster.own.clone(),
             ours: walked.observed,
             blocked: walked.blocked,
+            diverted,
         }
     }
 
@@ -457,6 +440,7 @@ impl<K: Tunnels> Applier<K> {
         left.belief.ours.replace(&left.differing, walked.observed);
         left.belief.blocked.retain(|key| differing.routes.contains(key));
         left.belief.blocked.extend(walked.blocked);
+        left.belief.diverted.keep(&left.goal.objects().routes);
         left.differing = differing;
         left.unfinished = walked.taken;
         left.tell(&mut report);
@@ -517,6 +501,7 @@ impl Left {
         report.skipped = self.goal.skipped().cloned().collect();
         report.hindered.clone_from(&self.hindered);
         report.warnings.clone_from(&self.warnings);
+        report.warnings.extend(self.belief.diverted.lines());
     }
 }
 

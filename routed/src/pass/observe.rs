@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_config::Routing;
 use ferrule_model::{
-    Family, IfIndex, IfName, IpNetwork, Link, PROTOCOL, PeerKey, PeerState, Route, RouteKey, is_host_veth,
+    Family, ForeignRoute, IfIndex, IfName, IpNetwork, Link, PROTOCOL, PeerKey, PeerState, Route, RouteKey,
+    is_host_veth,
 };
-use ferrule_netlink::{Error, FAR, Kernel, Tunnels};
+use ferrule_netlink::{Error, FAR, Kernel, Routes, Tunnels};
 
 use crate::decide::desired::{Underlay, Uplink};
 use crate::decide::nodes::Cluster;
@@ -34,6 +35,8 @@ pub struct Seen {
     pub as_known: (usize, usize),
     /// Of routes that may be flannel's those that are told by what ours are to be, see [`owner::is_flannels_to`].
     pub plain: BTreeMap<RouteKey, Route>,
+    /// Other programs' routes that matter.
+    pub foreign: Vec<ForeignRoute>,
     /// Peers of our WireGuard device.
     pub peers: BTreeMap<PeerKey, PeerState>,
 }
@@ -131,7 +134,8 @@ fn ways<'a, K: Kernel>(
 }
 
 /// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were
-/// flannel's, its routes through them are ours, too. Routes and nexthop objects that are as `known` are only counted.
+/// flannel's, its routes through them are ours, too. Routes and nexthop objects that are as `known` are only counted, and of other
+/// programs' routes those are kept whose key `matters`.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -140,9 +144,10 @@ pub fn ours<K: Tunnels>(
     devices: &[IfIndex],
     wireguard: Option<IfIndex>,
     were_flannels: bool,
-    known: &Objects,
+    (known, matters): (&Objects, &dyn Fn(&RouteKey) -> bool),
 ) -> Result<Seen, Error> {
-    let (known_routes, routes) = kernel.routes_beyond(PROTOCOL, &known.routes)?;
+    let Routes { met: known_routes, beyond: routes, foreign } =
+        kernel.all_routes(PROTOCOL, &known.routes, matters)?;
     let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
     // After the routes, see `owner::routes`.
     let links = links(kernel)?;
@@ -169,7 +174,8 @@ pub fn ours<K: Tunnels>(
     }
     ours.addresses.retain(|key, _| owner::is_our_address(key));
     ours.neighbours.retain(|_, neighbour| neighbour.permanent);
-    Ok(Seen { links, nexthops, ours, as_known: (known_routes, known_nexthops), plain, peers })
+    let as_known = (known_routes, known_nexthops);
+    Ok(Seen { links, nexthops, ours, as_known, plain, foreign, peers })
 }
 
 impl Seen {

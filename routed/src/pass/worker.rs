@@ -284,6 +284,7 @@ impl<K: Tunnels> Worker<K> {
                 self.kernel_differs(differs, now);
             }
             Wake::Table(TABLE) | Wake::Element(_) | Wake::Traffic { .. } => self.watch.wakes(wake, port, now),
+            Wake::Rule => {}
             Wake::Table(_) | Wake::Sysctl => {
                 self.culprits.woke(wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ferrule_daemon::{Counter, Histogram};
-use ferrule_model::{IpNetwork, Mac, WgKey};
+use ferrule_model::{IpNetwork, Mac, RouteKey, WgKey};
 use ferrule_wire::routed::{Kind, Objects};
 
 use crate::decide::backoff::{Backoff, Key, Refused};
-use crate::decide::drift::Belief;
+use crate::decide::diverted::Diversion;
+use crate::decide::drift::{Belief, FULL_DIFF};
 use crate::decide::goal::Goal;
 use crate::decide::nodes::{Cluster, Node};
 use crate::decide::objects::Keys;
@@ -32,6 +33,8 @@ pub struct Standing<'a> {
     pub differing: &'a Keys,
     /// What the kernel has refused.
     pub backoff: &'a Backoff,
+    /// When everything was looked at.
+    pub looked: Instant,
 }
 
 /// How things stand, for those outside.
@@ -56,14 +59,18 @@ pub struct View {
 impl View {
     /// What a pass has left.
     pub fn new(standing: Standing<'_>, cluster: &Cluster, report: &Report) -> Self {
-        let refused: Vec<_> = standing.backoff.refused_objects().collect();
+        let mut refused: Vec<_> = standing.backoff.refused_objects().collect();
+        let diverted: Vec<_> =
+            standing.belief.diverted.all.iter().map(|one| told(one, standing.looked)).collect();
+        let errors = errors(standing, cluster, &refused, &diverted);
+        refused.extend(diverted);
         Self {
             last_error: None,
             hindered: report.hindered.clone(),
             underlay: report.underlay.clone(),
             mtu: report.mtu,
             objects: objects(standing, &refused),
-            errors: errors(standing, cluster, &refused),
+            errors,
             refused,
         }
     }
@@ -106,11 +113,27 @@ fn kind_of(key: &Key) -> Kind {
     }
 }
 
-/// What is left out, and what the kernel has refused, each at the node that it is about.
-fn errors(standing: Standing<'_>, cluster: &Cluster, refused: &[Refused]) -> BTreeMap<String, String> {
+/// What takes packets out of their way, as if the kernel had refused the route that they should take.
+fn told(diversion: &Diversion, looked: Instant) -> Refused {
+    let Diversion { networks, object, reason } = diversion;
+    // There is one at least.
+    let key = networks.first().map_or(Key::StrangeNexthop(0), |network| Key::Route(RouteKey::main(*network)));
+    Refused { key, object: object.clone(), reason: reason.clone(), due: looked + FULL_DIFF }
+}
+
+/// What is left out, what the kernel has refused, and what takes packets out of their way, each at the node that it is about.
+fn errors(
+    standing: Standing<'_>,
+    cluster: &Cluster,
+    refused: &[Refused],
+    diverted: &[Refused],
+) -> BTreeMap<String, String> {
     let mut errors: BTreeMap<_, _> =
         standing.goal.skipped().map(|skipped| (skipped.node.clone(), skipped.to_string())).collect();
-    let about = About::new(refused);
+    let mut about = About::new(refused);
+    for (one, told) in standing.belief.diverted.all.iter().zip(diverted) {
+        about.networks.extend(one.networks.iter().map(|network| (*network, told)));
+    }
     if about.is_empty() {
         return errors;
     }

@@ -243,8 +243,8 @@ fn write_nodes(page: &mut Exposition, known: &Known) {
 }
 
 fn write_view(page: &mut Exposition, view: &View) {
-    let help = "Objects by state: desired, observed (ours in the kernel), pending (not as desired), failed (of \
-                these, refused by the kernel).";
+    let help = "Objects by state: desired, observed (ours in the kernel), pending (not as desired), failed (refused by \
+                the kernel, or another program's route takes their packets).";
     page.family("ferrule_routed_objects", Kind::Gauge, help);
     for objects in &view.objects {
         let states = [

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use ferrule_config::{Backend, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, IfName, Link, Neighbour, NeighbourKey, Nexthop,
-    NexthopId, Op, PeerState, Route, RouteKey, RouteKind, VethSpec, Via, WgKey, WgSecret, WireguardState,
-    vtep_mac,
+    NexthopId, Op, PeerState, PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via, WgKey, WgSecret,
+    WireguardState, vtep_mac,
 };
 use ferrule_netlink::fake::{FakeKernel, FakeNetns, FakeWorld, State};
-use ferrule_netlink::{Error, Kernel, Refusal, Tunnels};
+use ferrule_netlink::{Error, Kernel, Refusal, Routes, Tunnels};
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::decide::nodes::{Cluster, Node, NodeChange};
@@ -96,6 +96,17 @@ impl<K: Kernel> Kernel for Watched<K> {
     }
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
         self.kernel.routes(protocol)
+    }
+    fn all_routes(
+        &mut self,
+        protocol: u8,
+        known: &BTreeMap<RouteKey, Route>,
+        matters: &dyn Fn(&RouteKey) -> bool,
+    ) -> Result<Routes, Error> {
+        self.kernel.all_routes(protocol, known, matters)
+    }
+    fn rules(&mut self) -> Result<Vec<PolicyRule>, Error> {
+        self.kernel.rules()
     }
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error> {
         self.kernel.nexthops()

@@ -93,7 +93,8 @@ impl<K: Tunnels> Applier<K> {
         let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;
         let were_flannels = owner::are_flannels(&self.routing.vxlan);
         let none = Objects::default();
-        let seen = observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels, &none)?;
+        let seen =
+            observe::ours(&mut self.kernel, &devices, wireguard.index, were_flannels, (&none, &|_| false))?;
         let nothing = Objects::default();
         let walked = self.walk(&nothing, seen.ours, (None, &seen.links), now, &mut report)?;
         report.pending = walked.observed.len();
