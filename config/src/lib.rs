@@ -17,6 +17,7 @@ mod name;
 mod node_file;
 mod nodes;
 mod overlap;
+mod pods;
 mod ranges;
 mod raw;
 mod regular;
@@ -31,6 +32,7 @@ pub use interface::Interface;
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
+pub use pods::{Pods, SourceCheck};
 pub use settings::{
     Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
 };

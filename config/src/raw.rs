@@ -6,6 +6,8 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::pods::RawPods;
+
 /// A text and its place.
 pub(crate) type Text = Spanned<String>;
 
@@ -16,6 +18,7 @@ pub(crate) struct RawConfig {
     pub(crate) node: RawNode,
     pub(crate) cluster: RawCluster,
     pub(crate) ipam: RawIpam,
+    pub(crate) pods: RawPods,
     pub(crate) routing: RawRouting,
     pub(crate) metrics: RawMetrics,
 }

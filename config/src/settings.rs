@@ -16,6 +16,7 @@ use crate::interface::{Interface, interface};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
+use crate::pods::{Pods, pods};
 use crate::ranges::ranges;
 use crate::raw::{
     RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
@@ -42,6 +43,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// `[ipam]`
     pub ipam: Ipam,
+    /// `[pods]`
+    pub pods: Pods,
     /// `[routing]`
     pub routing: Routing,
     /// `[metrics]`
@@ -244,6 +247,7 @@ impl Config {
             node: node(&document, &raw.node)?,
             cluster: cluster(&document, &raw.cluster)?,
             ipam: ipam(&document, &raw.ipam)?,
+            pods: pods(&document, &raw.pods)?,
             routing,
             metrics: metrics(&document, &raw.metrics)?,
         })

@@ -67,6 +67,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[node]",
         "[cluster]",
         "[ipam]",
+        "[pods]",
         "[[ipam.pool]]",
         "[routing]",
         "[routing.file]",

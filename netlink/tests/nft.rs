@@ -111,6 +111,23 @@ fn a_generation_passes_with_every_transaction() {
     });
 }
 
+#[test]
+fn the_counters_of_a_table_are_told_by_name() {
+    netns::make()
+        .unwrap()
+        .run(|| {
+            let script = "table inet t {\n counter a { packets 7 bytes 9 }\n counter b { }\n }\n\
+                          table inet other {\n counter c { }\n }\n";
+            nft::apply(script).unwrap();
+            let mut socket = NetfilterSocket::open().unwrap();
+            let mut counters = socket.counters("t").unwrap();
+            counters.sort();
+            assert_eq!(counters, [("a".to_owned(), 7), ("b".to_owned(), 0)]);
+            assert_eq!(socket.counters("none").unwrap(), []);
+        })
+        .unwrap();
+}
+
 /// A namespace with tracked connections from 127.0.0.1 to two UDP ports.
 fn with_udp_flows(test: impl FnOnce(&mut NetfilterSocket, u16, u16)) {
     netns::make()

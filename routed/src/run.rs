@@ -20,6 +20,7 @@ use crate::again;
 use crate::decide::wireguard::Identity;
 use crate::feed::{self, Fed, Feed};
 use crate::host::{CleanError, Host, thread};
+use crate::keep::guard::Guard;
 use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
 use crate::node_table::NodeTable;
@@ -138,7 +139,7 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let applier = Applier::new(kernel, config.routing.clone())
         .with_given(&config.cluster.pod_cidrs)
         .with_identity(identity);
-    let pods = start_pods(runtime_dir, inbox.clone())?;
+    let pods = start_pods(&config, runtime_dir, inbox.clone())?;
     let mut status = start_worker((applier, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
@@ -242,8 +243,13 @@ pub(crate) fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> 
 }
 
 /// Starts the thread that keeps what the plugin made for pods.
-fn start_pods(runtime_dir: &Path, inbox: Sender<Message>) -> Result<Sender<keep::Job>, RunError> {
-    let keeper = Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open)), runtime_dir);
+fn start_pods(
+    config: &Config,
+    runtime_dir: &Path,
+    inbox: Sender<Message>,
+) -> Result<Sender<keep::Job>, RunError> {
+    let guard = Guard::new(config, NetfilterSocket::open);
+    let keeper = Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open), guard), runtime_dir);
     keep::start(keeper, inbox).map_err(system("start a thread"))
 }
 

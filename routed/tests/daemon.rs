@@ -19,12 +19,17 @@ fn life(backend: &'static str) {
 
     let daemon = node.start();
     daemon.wait_for_log("nodes.toml: it does not exist");
-    assert_eq!(node.state(), empty, "nothing is written before the first snapshot");
+    // What pods must not send does not go by the nodes.
+    daemon.wait_for_log("pods are guarded");
+    let guarded = node.state();
+    let guard = node.run("nft", "--stateless list table inet ferrule-guard");
+    let of_the_guard = |line: &str| guard.lines().any(|of_the_guard| of_the_guard.trim() == line);
+    assert!(guarded.lines().all(of_the_guard), "nothing is written before the first snapshot: {guarded}");
     assert!(!node.path("run/node.json").exists());
 
     node.write_nodes(&[2, 3]);
     daemon.wait_for_log("has no node called n1");
-    assert_eq!(node.state(), empty, "nothing is written before this node is known");
+    assert_eq!(node.state(), guarded, "nothing is written before this node is known");
 
     node.write_nodes(&[1, 2, 3]);
     daemon.wait_until_ready();
@@ -323,5 +328,8 @@ fn without_nft_the_routes_are_there_and_one_line_says_what_is_not() {
     assert!(daemon.signal(Signal::SIGTERM).success());
     let log = std::fs::read_to_string(node.path("log")).unwrap();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("nft")).collect();
-    assert!(lines.len() == 1 && lines[0].contains("masquerade = false"), "{lines:#?}");
+    for said in ["pods are not guarded", "masquerade = false"] {
+        assert_eq!(lines.iter().filter(|line| line.contains(said)).count(), 1, "{said}: {lines:#?}");
+    }
+    assert_eq!(lines.len(), 2, "{lines:#?}");
 }

@@ -126,12 +126,12 @@ impl Lab {
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// All rules there are but our table.
+    /// All rules there are but our tables.
     fn rules(&self) -> String {
         let nft = self.node.run("nft", "--stateless list ruleset");
         let (mut rules, mut ours) = (String::new(), false);
         for line in nft.lines() {
-            ours |= line == "table inet ferrule {";
+            ours |= ["table inet ferrule {", "table inet ferrule-guard {"].contains(&line);
             if !ours {
                 rules.push_str(line);
                 rules.push('\n');

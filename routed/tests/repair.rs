@@ -86,16 +86,16 @@ fn nft_lists_the_table_only_after_a_change_of_some_ruleset() {
         let is_back = || node.ip("route show proto 70").contains("10.244.2.0/24");
         assert!(within(REPAIR, is_back).is_some(), "{}", daemon.log());
     };
-    // Made where there was none, which the kernel itself says, and looked at once.
-    are("put list");
+    // The guard, and then the table, made where there was none, which the kernel itself says, and looked at once.
+    are("put put list");
     compare();
     compare();
     node.run("nft", "delete table inet ferrule");
-    are("put list put list");
+    are("put put list put list");
     // Another program's: nothing tells of it.
     node.run("nft", "add table inet other");
     compare();
-    are("put list put list list");
+    are("put put list put list list");
 }
 
 #[test]

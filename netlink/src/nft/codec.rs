@@ -28,6 +28,13 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
+/// `NFTA_OBJ_*`, `NFT_OBJECT_COUNTER` and `NFTA_COUNTER_PACKETS`.
+const OBJECT_TABLE: u16 = 1;
+const OBJECT_NAME: u16 = 2;
+const OBJECT_TYPE: u16 = 3;
+const OBJECT_DATA: u16 = 4;
+const COUNTER: u32 = 1;
+const COUNTER_PACKETS: u16 = 2;
 /// What an element has around its key, value and comment, at most: six headers of attributes, padding, the comment's own.
 const ELEMENT_OVERHEAD: usize = 40;
 /// Bytes of the elements of one message: the length of an attribute has 16 bits.
@@ -136,6 +143,34 @@ pub(super) fn list(table: &str, set: &str) -> Request {
 pub(super) fn table(name: &str) -> Request {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
     nftables(&NfTablesMessage::GetTable(TableMessage { attributes }), 0)
+}
+
+/// Asks for the counters of a table: a dump.
+pub(super) fn counters(table: &str) -> Request {
+    let name = [table.as_bytes(), &[0]].concat();
+    let asked = vec![
+        DefaultNla::new(OBJECT_TABLE, name),
+        DefaultNla::new(OBJECT_TYPE, COUNTER.to_be_bytes().to_vec()),
+    ];
+    nftables(&NfTablesMessage::GetObject(asked), 0)
+}
+
+/// A counter's name, and the packets that it has counted.
+pub(super) fn parse_counter(message: &Message) -> Option<(String, u64)> {
+    let (mut name, mut packets) = (None, None);
+    for (kind, value) in inside(message.payload.get(HEADER_LEN..)?) {
+        match kind {
+            OBJECT_NAME => {
+                name = value.strip_suffix(&[0]).map(|name| String::from_utf8_lossy(name).into_owned());
+            }
+            OBJECT_DATA => {
+                let counted = inside(value).find(|(kind, _)| *kind == COUNTER_PACKETS);
+                packets = counted.and_then(|(_, value)| value.try_into().ok()).map(u64::from_be_bytes);
+            }
+            _ => {}
+        }
+    }
+    name.zip(packets)
 }
 
 pub(super) fn generation() -> Request {

@@ -7,6 +7,9 @@
 use super::{Netfilter, NftError};
 use crate::Error;
 
+/// How often a script is loaded before a print is taken that somebody may have come in between.
+const ATTEMPTS: u32 = 3;
+
 /// Why a table cannot be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum KeptError {
@@ -87,21 +90,50 @@ impl KeptTable {
                 return Ok(Found::Right);
             }
         }
-        self.load(netfilter, wanted)?;
-        // A transaction is one generation; with another in between, it is not certain that the table is still as made.
-        let made = Some(generation.wrapping_add(1));
-        let made = made.filter(|made| netfilter.generation().is_ok_and(|now| now == *made));
-        self.note(wanted, None, made);
-        let Some(before) = listed else { return Ok(Found::Missing) };
-        if self.kind == Text::Whole {
-            return Ok(Found::Different);
+        match self.kind {
+            Text::Whole => self.replace(netfilter, wanted, generation)?,
+            Text::Script => self.complete(netfilter, wanted)?,
         }
-        // Whether the script has changed anything is seen by the print alone.
-        let after = self.listed(netfilter)?;
-        let is_same = after.as_ref() == Some(&before);
-        let undisturbed = made.filter(|made| netfilter.generation().is_ok_and(|now| now == *made));
-        self.note(wanted, after.filter(|_| undisturbed.is_some()), undisturbed);
-        Ok(if is_same { Found::Right } else { Found::Different })
+        Ok(match listed {
+            None => Found::Missing,
+            // Whether the script has changed anything is seen by the print alone.
+            Some(before) if self.is_printed_as(&before) => Found::Right,
+            Some(_) => Found::Different,
+        })
+    }
+
+    fn is_printed_as(&self, before: &str) -> bool {
+        self.known.as_ref().is_some_and(|known| known.printed.as_deref() == Some(before))
+    }
+
+    /// Puts the table in the place of another. It is listed with the next look, which may be when nobody waits.
+    fn replace(
+        &mut self,
+        netfilter: &mut impl Netfilter,
+        wanted: &str,
+        generation: u32,
+    ) -> Result<(), KeptError> {
+        netfilter.load(&replacement(self.name, wanted))?;
+        // A transaction is one generation; with another in between, it is not certain that the table is still as made.
+        let made = generation.wrapping_add(1);
+        let made = (netfilter.generation()? == made).then_some(made);
+        self.note(wanted, None, made);
+        Ok(())
+    }
+
+    /// Makes what is missing of the table, and lists it, again if somebody changed any ruleset meanwhile.
+    fn complete(&mut self, netfilter: &mut impl Netfilter, wanted: &str) -> Result<(), KeptError> {
+        for _ in 0..ATTEMPTS {
+            let made = netfilter.generation()?.wrapping_add(1);
+            netfilter.load(wanted)?;
+            let printed = self.listed(netfilter)?;
+            let is_undisturbed = netfilter.generation()? == made;
+            self.note(wanted, printed, is_undisturbed.then_some(made));
+            if is_undisturbed {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn known(&self, wanted: &str) -> Option<&Known> {
@@ -132,13 +164,6 @@ impl KeptTable {
             Text::Script => netfilter.rules(self.name),
         };
         Ok(listed?)
-    }
-
-    fn load(&self, netfilter: &mut impl Netfilter, wanted: &str) -> Result<(), NftError> {
-        match self.kind {
-            Text::Whole => netfilter.load(&replacement(self.name, wanted)),
-            Text::Script => netfilter.load(wanted),
-        }
     }
 }
 

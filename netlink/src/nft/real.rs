@@ -22,6 +22,15 @@ impl NetfilterSocket {
     pub fn open() -> Result<Self, Error> {
         Ok(Self { socket: Socket::of(NETLINK_NETFILTER)? })
     }
+
+    /// The named counters of a table, and how many packets each has counted; none if there is no such table.
+    ///
+    /// # Errors
+    /// The socket failed, or the kernel refused.
+    pub fn counters(&mut self, table: &str) -> Result<Vec<(String, u64)>, Error> {
+        let messages = self.socket.dump(&codec::counters(table))?;
+        Ok(messages.iter().filter_map(codec::parse_counter).collect())
+    }
 }
 
 impl Netfilter for NetfilterSocket {

@@ -5,7 +5,8 @@
 //! [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device, [`nexthops`]
 //! gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
 //! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
-//! what the kernel tells against what we believe, and [`diverted`] finds what takes packets out of their way. [`report`] and [`culprit`] make the sentences of the log.
+//! what the kernel tells against what we believe, and [`diverted`] finds what takes packets out of their way. [`report`] and
+//! [`culprit`] make the sentences of the log. [`guard`] is the text of the table that says what pods must not send.
 //!
 //! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]).
 //! No other room of this crate may be imported here.
@@ -16,6 +17,7 @@ pub mod desired;
 pub mod diverted;
 pub mod drift;
 pub mod goal;
+pub mod guard;
 pub mod interface;
 pub mod networks;
 pub mod nexthops;

@@ -43,22 +43,22 @@ impl Rules {
     }
 }
 
-/// The table as nft prints it, if there is one.
+/// The table of this name as nft prints it, if there is one.
 ///
 /// # Errors
 /// nft is missing, or refused.
-pub fn list() -> Result<Option<String>, NftError> {
-    nft::list_table("inet", masquerade::TABLE)
+pub fn list(name: &str) -> Result<Option<String>, NftError> {
+    nft::list_table("inet", name)
 }
 
 /// Removes the table; `true` if there was one.
 ///
 /// # Errors
 /// The same.
-pub fn remove() -> Result<bool, NftError> {
-    if list()?.is_none() {
+pub fn remove(name: &str) -> Result<bool, NftError> {
+    if list(name)?.is_none() {
         return Ok(false);
     }
-    nft::apply(&nft::removal(masquerade::TABLE))?;
+    nft::apply(&nft::removal(name))?;
     Ok(true)
 }

@@ -16,6 +16,7 @@ use ferrule_netlink::nft::{self, KeptError, NftError};
 use ferrule_netlink::sysctl::Watched;
 
 use crate::decide::drift::Belief;
+use crate::decide::guard;
 use crate::decide::networks;
 use crate::decide::nodes::{Cluster, Node};
 use crate::host::rules::Rules;
@@ -84,10 +85,10 @@ impl Host {
         }
     }
 
-    /// The nftables tables whose changes concern the host, that of the pods' host ports among them.
+    /// The nftables tables whose changes concern the host, those of the pods' host ports and of their guard among them.
     pub fn tables(config: &Config) -> &'static [&'static str] {
-        const TABLES: [&str; 3] = [masquerade::TABLE, table::TABLE, forward::TABLE];
-        if config.routing.accept_forward { &TABLES } else { &TABLES[..2] }
+        const TABLES: [&str; 4] = [masquerade::TABLE, table::TABLE, guard::TABLE, forward::TABLE];
+        if config.routing.accept_forward { &TABLES } else { &TABLES[..3] }
     }
 
     /// Whether anything here goes by the other nodes.
@@ -106,7 +107,10 @@ impl Host {
         }
         let masquerades = self.config.routing.masquerade;
         let outcome = self.work_out(cluster);
-        match rules::list() {
+        if rules::list(guard::TABLE).is_ok_and(|listed| listed.is_none()) {
+            lines.push(format!("set nftables table inet {}", guard::TABLE));
+        }
+        match rules::list(masquerade::TABLE) {
             Ok(Some(listed)) if masquerades && nft::same(&listed, &outcome.table) => {}
             Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
             Ok(None) => {}
@@ -206,7 +210,7 @@ impl Host {
         let failed = if self.config.routing.masquerade {
             self.rules.keep(&outcome.table, by)
         } else {
-            rules::remove().map_err(KeptError::from).map(|removed| {
+            rules::remove(masquerade::TABLE).map_err(KeptError::from).map(|removed| {
                 if removed {
                     tracing::info!("the nftables table inet {} is removed", masquerade::TABLE);
                 }
@@ -324,14 +328,16 @@ impl Host {
         self.complaints.extend(now);
     }
 
-    /// Removes the table, our chain in iptables and `node.json`: what was removed, for a person.
+    /// Removes the tables, our chain in iptables and `node.json`: what was removed, for a person.
     ///
     /// # Errors
     /// nft or iptables refused, or the file cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, CleanError> {
         let mut removed = Vec::new();
-        if rules::remove()? {
-            removed.push(format!("nftables table inet {}", masquerade::TABLE));
+        for table in [masquerade::TABLE, guard::TABLE] {
+            if rules::remove(table)? {
+                removed.push(format!("nftables table inet {table}"));
+            }
         }
         for (variant, family) in filter_tables() {
             match adjust(variant, family, &[], forward::CHAIN) {

@@ -14,6 +14,7 @@ use ferrule_netlink::{Bridges, Error, Places, Refusal, nodes_own, sysctl};
 use ferrule_wire::{Record, RecordError, Records};
 use nix::errno::Errno;
 
+use super::guard::Guard;
 use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
 use super::watch::{Settled, Suspects};
@@ -25,6 +26,9 @@ use crate::decide::report::{self, log_lines};
 /// What complaints are about that are about no single pod.
 const RECORDS: &str = "records";
 const PORTS: &str = "host ports";
+const GUARD: &str = "guard";
+/// What it means that there is no guard.
+const UNGUARDED: &str = "until then a pod can send under any address, and into the tunnel";
 
 /// Whom to look at, and who changed what, as far as that was told.
 #[derive(Debug)]
@@ -54,6 +58,11 @@ where
     N: Netfilter + Send + 'static,
     M: From<Kept> + Send + 'static,
 {
+    // Before anything of the node is ready for a pod.
+    keeper.look(Job {
+        suspects: Suspects { guard: true, ..Suspects::default() },
+        culprits: Culprits::new(caller_of),
+    });
     let (jobs, orders) = mpsc::channel();
     std::thread::Builder::new().name("pods".into()).spawn(move || keep(&mut keeper, &orders, &inbox))?;
     Ok(jobs)
@@ -93,6 +102,7 @@ fn keep<K: Bridges + Traffic + Places, N: Netfilter, M: From<Kept>>(
 pub struct Keeper<K, N> {
     kernel: K,
     ports: Ports<N>,
+    guard: Guard<N>,
     records: Records,
     /// Complaints that were made and still hold, by whom they are about.
     complaints: BTreeSet<(String, String)>,
@@ -117,8 +127,9 @@ struct Outcome {
 
 impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
     /// Of the records in `runtime_dir`, whose directory is made if it is not there.
-    pub fn new((kernel, ports): (K, Ports<N>), runtime_dir: &Path) -> Self {
-        let keeper = Self { kernel, ports, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
+    pub fn new((kernel, ports, guard): (K, Ports<N>, Guard<N>), runtime_dir: &Path) -> Self {
+        let keeper =
+            Self { kernel, ports, guard, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
         if let Err(error) = keeper.records.make() {
             tracing::error!(
                 "{error}; let routed write to the runtime directory; what pods have on the host is not kept"
@@ -131,6 +142,10 @@ impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
     pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Vec<Settled> {
         let mut outcome = Outcome::default();
         let everybody = suspects.all || suspects.ports;
+        let by = culprits.take_table();
+        if suspects.all || suspects.guard {
+            self.keep_guard(by.as_deref(), &mut outcome);
+        }
         let names =
             if everybody { self.names(&mut outcome) } else { suspects.links.iter().cloned().collect() };
         let mut kept = Vec::new();
@@ -146,12 +161,17 @@ impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
                 Err(error) => outcome.complain(name.as_str(), &error.to_string()),
             }
         }
-        if everybody
-            && let Err(error) = self.keep_ports(&kept, culprits.take_table().as_deref(), &mut outcome)
-        {
+        if everybody && let Err(error) = self.keep_ports(&kept, by.as_deref(), &mut outcome) {
             outcome.complain(PORTS, &error.to_string());
         }
         self.tell(&suspects, outcome, &culprits)
+    }
+
+    fn keep_guard(&mut self, by: Option<&str>, outcome: &mut Outcome) {
+        match self.guard.keep(by) {
+            Ok(told) => outcome.repaired.extend(told),
+            Err(error) => outcome.complain(GUARD, &format!("pods are not guarded: {error}; {UNGUARDED}")),
+        }
     }
 
     fn keep_ports(
@@ -191,6 +211,7 @@ impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
         let was_looked_at = |about: &str| {
             suspects.all
                 || suspects.ports && [PORTS, RECORDS].contains(&about)
+                || suspects.guard && about == GUARD
                 || suspects.links.iter().any(|name| name.as_str() == about)
         };
         self.complaints.retain(|(about, _)| !was_looked_at(about));

@@ -1,5 +1,6 @@
 //! What the plugin made on the host for each pod is kept here: link, neighbours and routes, its
-//! place on a bridge and the bridge, limits, host ports.
+//! place on a bridge and the bridge, limits, host ports. So is the table that keeps pods from sending what they must not
+//! ([`guard`]).
 //!
 //! The plugin writes down what it made (`ferrule_wire::Records`): ADD as its last step; DEL removes that first. A record says
 //! what has to be in the kernel, and its being there says that it still has to be. Here it is held against the kernel: when
@@ -13,6 +14,7 @@
 //! Pure: `watch`, `repair`. This room imports [`crate::decide`] and no other.
 
 pub mod bridge;
+pub mod guard;
 mod keeper;
 pub mod limits;
 pub mod ports;

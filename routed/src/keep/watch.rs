@@ -13,6 +13,7 @@ use ferrule_model::{
 };
 
 use crate::decide::culprit::{Culprits, Find};
+use crate::decide::guard;
 use crate::decide::objects::Links;
 
 /// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
@@ -33,6 +34,8 @@ pub struct Suspects {
     pub links: BTreeSet<IfName>,
     /// The host ports of everybody.
     pub ports: bool,
+    /// The table that guards pods.
+    pub guard: bool,
 }
 
 impl Suspects {
@@ -42,7 +45,7 @@ impl Suspects {
     }
 
     fn is_none(&self) -> bool {
-        !self.all && !self.ports && self.links.is_empty()
+        !self.all && !self.ports && !self.guard && self.links.is_empty()
     }
 }
 
@@ -166,9 +169,15 @@ impl Watch {
         }
     }
 
-    /// Takes note of what `port` did to the table of host ports, or to a link's limits.
+    /// Takes note of what `port` did to the table of host ports, to the guard, or to a link's limits.
     pub fn wakes(&mut self, wake: &Wake, port: u32, now: Instant) {
         let is_doubtful = match wake {
+            Wake::Table(guard::TABLE) => {
+                self.culprits.woke(wake, port);
+                self.suspects.guard = true;
+                self.due.get_or_insert(now + DELAY);
+                return;
+            }
             Wake::Table(_) => true,
             // A DEL closes the ports of a pod whose link is gone.
             Wake::Element(owner) => {
@@ -462,6 +471,8 @@ mod tests {
         assert!(watch.take().0.ports);
         watch.wakes(&Wake::Table("ferrule-hostports"), 1, now);
         assert!(watch.take().0.ports);
+        watch.wakes(&Wake::Table("ferrule-guard"), 1, now);
+        assert_eq!(watch.take().0, Suspects { guard: true, ..Suspects::default() });
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;
+use crate::decide::guard;
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::report::{Report, log_lines};
 use crate::host::thread::{Ground, Job};
@@ -283,7 +284,9 @@ impl<K: Tunnels> Worker<K> {
                 }
                 self.kernel_differs(differs, now);
             }
-            Wake::Table(TABLE) | Wake::Element(_) | Wake::Traffic { .. } => self.watch.wakes(wake, port, now),
+            Wake::Table(TABLE | guard::TABLE) | Wake::Element(_) | Wake::Traffic { .. } => {
+                self.watch.wakes(wake, port, now);
+            }
             Wake::Rule => {}
             Wake::Table(_) | Wake::Sysctl => {
                 self.culprits.woke(wake, port);

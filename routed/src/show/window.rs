@@ -8,12 +8,14 @@ use ferrule_config::{Backend, Config};
 use ferrule_daemon::varlink::{Caller, EndError, Service};
 use ferrule_daemon::{Exposition, Kind, Page, Pages, process_figures};
 use ferrule_model::Family;
+use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_wire::routed::{self, Call, Failure, FailuresReply, NodesReply, StatusReply};
 use ferrule_wire::{CallError, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::PROGRAM;
+use crate::decide::guard;
 use crate::decide::nodes::Node;
 use crate::show::outlook::{KINDS, Outlook, View};
 use crate::show::status::Status;
@@ -201,6 +203,7 @@ impl Window {
         }
         write_view(&mut page, &self.0.outlook.view());
         write_counts(&mut page, &self.0.outlook);
+        write_guard(&mut page);
         process_figures(&mut page);
         page.into_text()
     }
@@ -284,6 +287,17 @@ fn write_counts(page: &mut Exposition, outlook: &Outlook) {
     page.family("ferrule_routed_repaired_total", Kind::Counter, help).sample(&[], counts.repaired.get());
     page.family("ferrule_routed_callers_refused_total", Kind::Counter, "Callers that may not call.")
         .sample(&[], counts.refused_callers.get());
+}
+
+/// What the guard has counted since its table was made. The kernel answers at once.
+fn write_guard(page: &mut Exposition) {
+    let counted = NetfilterSocket::open().and_then(|mut netfilter| netfilter.counters(guard::TABLE));
+    let help = "Packets of pods that were dropped: a forged source (forged), for the node's loopback addresses (loopback), what \
+                only routers send (routers), for the port of a tunnel (tunnel).";
+    page.family("ferrule_routed_pod_packets_dropped_total", Kind::Counter, help);
+    for (reason, packets) in counted.unwrap_or_default() {
+        page.sample(&[("reason", &reason)], packets);
+    }
 }
 
 impl Service for Window {

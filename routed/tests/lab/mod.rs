@@ -158,7 +158,7 @@ impl Node {
             take("bridge", "fdb show dev ferrule.1");
             take("ip", "-o addr show dev ferrule.1 scope global");
         }
-        take("nft", "list ruleset");
+        take("nft", "--stateless list ruleset");
         // Numbers of links change with the link, and a fresh IPv6 address is tentative for a moment.
         let plain =
             lines.iter().map(|line| line.split_once(": ferrule.1").map_or(line.as_str(), |(_, rest)| rest));

@@ -1,0 +1,116 @@
+//! What a hostile pod sends, and who hears it.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver};
+
+use ferrule_netlink::netns::Netns;
+use serde_json::{Value, json};
+
+use crate::lab::PATIENCE;
+
+const FRAMES: &str = include_str!("frames.py");
+
+/// A frame to be sent; its mark is its number.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    pub(crate) kind: &'static str,
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) port: u16,
+}
+
+/// A frame of this kind to port 7777, where that has a port.
+pub(crate) fn frame(kind: &'static str, source: &str, destination: &str) -> Frame {
+    Frame { kind, source: source.into(), destination: destination.into(), port: 7777 }
+}
+
+/// The same in each form in which a program would notice it.
+pub(crate) fn each(source: &str, destination: &str) -> [Frame; 3] {
+    ["udp", "syn", "ping"].map(|kind| frame(kind, source, destination))
+}
+
+impl Frame {
+    fn spec(&self, number: usize) -> Value {
+        json!({
+            "kind": self.kind, "source": self.source, "destination": self.destination, "port": self.port,
+            "mark": mark(number)
+        })
+    }
+}
+
+fn mark(number: usize) -> String {
+    format!("T{number:04}E")
+}
+
+fn python(arguments: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    command.args(["-c", FRAMES]).args(arguments).stdout(Stdio::piped());
+    command
+}
+
+/// Somebody who hears all frames that come in somewhere.
+pub(crate) struct Ear {
+    child: Child,
+    marks: Mutex<Receiver<String>>,
+}
+
+impl Ear {
+    /// On this link, or with `*` what programs of this namespace get.
+    pub(crate) fn new(netns: &Netns, link: &str) -> Self {
+        let child = netns.run(|| python(&["hear", link]).spawn()).unwrap();
+        let mut child = child.expect("python3 is needed: install the package python3");
+        let (tell, marks) = mpsc::channel();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(tell.send(line))));
+        let ear = Self { child, marks: Mutex::new(marks) };
+        assert_eq!(ear.next(), "ready");
+        ear
+    }
+
+    fn next(&self) -> String {
+        self.marks.lock().unwrap().recv_timeout(PATIENCE).expect("nothing is heard at all")
+    }
+
+    /// The frames that came before the one of this number, which must be the last.
+    fn heard_until(&self, last: usize) -> BTreeSet<String> {
+        let mut heard = BTreeSet::new();
+        loop {
+            let next = self.next();
+            if next == mark(last) {
+                return heard;
+            }
+            heard.insert(next);
+        }
+    }
+}
+
+impl Drop for Ear {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends `frames` out of a link, to this MAC, and after them one honest frame for each ear; gives the frames that any ear has
+/// heard. All frames take one way, so none is under way any more when the honest one is heard.
+pub(crate) fn sent(
+    (netns, link, mac): (&Netns, &str, &str),
+    frames: &[Frame],
+    ears: &[(&Ear, Frame)],
+) -> Vec<Frame> {
+    let honest = ears.iter().map(|(_, honest)| honest);
+    let specs: Vec<_> =
+        frames.iter().chain(honest).enumerate().map(|(number, frame)| frame.spec(number)).collect();
+    let specs = Value::from(specs).to_string();
+    let status = netns.run(|| python(&["send", link, mac, &specs]).status()).unwrap();
+    assert!(status.expect("python3 is needed: install the package python3").success());
+    let mut heard = BTreeSet::new();
+    for (place, (ear, _)) in ears.iter().enumerate() {
+        heard.extend(ear.heard_until(frames.len() + place));
+    }
+    let of = |(number, frame): (usize, &Frame)| heard.contains(&mark(number)).then(|| frame.clone());
+    frames.iter().enumerate().filter_map(of).collect()
+}
