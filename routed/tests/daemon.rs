@@ -320,7 +320,7 @@ fn without_nft_the_routes_are_there_and_one_line_says_what_is_not() {
     command.arg(env!("CARGO_BIN_EXE_routed")).args(node.arguments().split(' '));
     let daemon = node.start_as(command);
     daemon.wait_until_ready();
-    daemon.wait_for_log("install the package nftables");
+    daemon.wait_for_log("cannot run nft");
     assert!(node.state().contains("10.244.2.0/24"));
     // It is tried again with each change.
     node.write_nodes(&[1, 2, 3]);
