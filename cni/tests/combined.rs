@@ -10,10 +10,10 @@ use std::path::Path;
 use ferrule_cni::Answer;
 use ferrule_cni::decide::ports::Granted;
 use ferrule_model::table::{MAPS, SETS, TABLE};
-use ferrule_model::{Attachment, host_veth_name, ifb_name};
+use ferrule_model::{Attachment, Bucket, Element, host_veth_name, ifb_name};
 use ferrule_netlink::Kernel;
-use ferrule_netlink::nft::{Change, Element, Netfilter};
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::nft::{Change, Netfilter};
+use ferrule_netlink::traffic::Traffic;
 use serde_json::{Value, json};
 
 use support::machine::Machine;
@@ -118,7 +118,7 @@ on_both_kernels! {
 
             let mut host = bench.machine.host();
             let ifb = host.link(&ifb_name(&pod.attachment())).unwrap().unwrap();
-            host.limit(ifb.index, Tbf { rate: 7, burst: 7000 }).unwrap();
+            host.limit(ifb.index, Bucket { rate: 7, burst: 7000 }).unwrap();
             let gone = elements(&bench).into_iter().find(|element| Granted::of(element).is_some()).unwrap();
             bench.machine.netfilter().change(TABLE, &[Change::Delete(&gone)], None).unwrap();
             let (code, text) = failure(&pod.verb("CHECK", &asked));

@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use ferrule_cni::Answer;
 use ferrule_cni::decide::ports::Granted;
 use ferrule_model::table::{MAPS, SETS, TABLE};
-use ferrule_model::{Address, AddressKey, Attachment, Op, ifb_name};
+use ferrule_model::{Address, AddressKey, Attachment, Bucket, Element, Op, ifb_name};
 use ferrule_netlink::Kernel;
-use ferrule_netlink::nft::{Element, Flow, Netfilter};
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::nft::{Flow, Netfilter};
+use ferrule_netlink::traffic::Traffic;
 use serde_json::{Value, json};
 
 use support::faulty::Fault;
@@ -79,15 +79,15 @@ on_both_kernels! {
         let mut host = bench.machine.host();
         let veth = host.link(&ferrule_model::host_veth_name(&attachment())).unwrap().unwrap();
         let ifb = host.link(&ifb_name(&attachment())).unwrap().unwrap();
-        assert_eq!(host.limit_of(veth.index).unwrap(), Some(Tbf { rate: 1_000_000, burst: 100_000 }));
-        let with_room_for_a_packet = Tbf { rate: 500_000, burst: 1450 + 18 };
+        assert_eq!(host.limit_of(veth.index).unwrap(), Some(Bucket { rate: 1_000_000, burst: 100_000 }));
+        let with_room_for_a_packet = Bucket { rate: 500_000, burst: 1450 + 18 };
         assert_eq!(host.limit_of(ifb.index).unwrap(), Some(with_room_for_a_packet));
         assert_eq!(host.redirect_of(veth.index).unwrap(), Some(ifb.index));
 
         let mut check = fields;
         check["prevResult"] = added;
         result(&verb(&bench, "CHECK", "c0ffee", &check));
-        host.limit(ifb.index, Tbf { rate: 7, burst: 7000 }).unwrap();
+        host.limit(ifb.index, Bucket { rate: 7, burst: 7000 }).unwrap();
         let elements_before = elements(&bench);
         let first = elements_before.iter().find(|element| element.set == MAPS[0]).unwrap();
         bench.machine.netfilter().change(TABLE, &[ferrule_netlink::nft::Change::Delete(first)], None).unwrap();

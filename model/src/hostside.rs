@@ -68,13 +68,37 @@ pub struct Limits {
     pub sends: Option<Bucket>,
 }
 
-/// A token bucket.
+/// A token bucket: how fast a link may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Bytes a second.
     pub rate: u64,
-    /// Bytes that may go at once.
+    /// Bytes that may go at once. A packet that is longer does not go at all.
     pub burst: u32,
+}
+
+impl Bucket {
+    /// Longest time that a packet waits for its turn, in microseconds; what would wait longer is dropped. The reference
+    /// bandwidth plugin's.
+    const LATENCY_MICROS: u64 = 25_000;
+    /// The highest rate whose queue can be told to the kernel in 32 bits together with a burst.
+    pub const RATE_MAX: u64 = u32::MAX as u64 / 2 / Self::LATENCY_MICROS * 1_000_000;
+    /// The largest burst for the same reason.
+    pub const BURST_MAX: u32 = u32::MAX / 2;
+
+    /// Bytes of queue and burst together: what the kernel calls the limit.
+    #[must_use]
+    pub fn limit(self) -> u32 {
+        let queue = u128::from(self.rate) * u128::from(Self::LATENCY_MICROS) / 1_000_000;
+        u32::try_from(queue + u128::from(self.burst)).unwrap_or(u32::MAX)
+    }
+
+    /// The bucket that the kernel says has this rate and this limit.
+    #[must_use]
+    pub fn from_limit(rate: u64, limit: u32) -> Self {
+        let queue = Self { rate, burst: 0 }.limit();
+        Self { rate, burst: limit.saturating_sub(queue) }
+    }
 }
 
 impl Limits {
@@ -182,5 +206,21 @@ impl WayTo {
     pub fn ops(&self) -> [Op; 2] {
         let ((address, neighbour), (dst, route)) = (self.neighbour, self.route);
         [Op::PutNeighbour(address, neighbour), Op::PutRoute(dst, route)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_tells_the_burst() {
+        for bucket in [
+            Bucket { rate: 125_000, burst: 1500 },
+            Bucket { rate: 1, burst: 1 },
+            Bucket { rate: Bucket::RATE_MAX, burst: Bucket::BURST_MAX },
+        ] {
+            assert_eq!(Bucket::from_limit(bucket.rate, bucket.limit()), bucket);
+        }
     }
 }

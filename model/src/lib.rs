@@ -8,6 +8,7 @@
 mod attachment;
 mod causes;
 mod delta;
+mod element;
 mod event;
 mod foreign;
 mod hostside;
@@ -26,6 +27,7 @@ mod wireguard;
 pub use attachment::{Attachment, AttachmentHash};
 pub use causes::{causes, chain};
 pub use delta::Delta;
+pub use element::Element;
 pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use foreign::{ForeignKind, ForeignRoute, Hop, PolicyRule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};

@@ -12,13 +12,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ferrule_model::{
-    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, ForeignRoute, IfIndex, IfName,
-    IpNetwork, Link, LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PolicyRule,
-    Route, RouteKey, RouteKind, VethSpec, Via, VxlanSpec, WireguardState,
+    Address, AddressKey, BridgePort, BridgeSpec, Bucket, Family, FdbEntry, FdbKey, ForeignRoute, IfIndex,
+    IfName, IpNetwork, Link, LinkChange, LinkKind, Neighbour, NeighbourKey, Nexthop, NexthopId, Op,
+    PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via, VxlanSpec, WireguardState,
 };
 use nix::errno::Errno;
 
-use crate::traffic::Tbf;
 use crate::{Error, Kernel, Refusal, Routes};
 
 /// A machine's worth of network namespaces.
@@ -56,7 +55,7 @@ pub struct State {
     /// FDB entries.
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// How fast links may send.
-    pub limits: BTreeMap<IfIndex, Tbf>,
+    pub limits: BTreeMap<IfIndex, Bucket>,
     /// Where what links receive is redirected to.
     pub redirects: BTreeMap<IfIndex, IfIndex>,
     /// Links that do not leave checksums to the hardware.

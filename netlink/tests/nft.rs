@@ -3,8 +3,8 @@
 
 use std::net::UdpSocket;
 
-use ferrule_model::Family;
-use ferrule_netlink::nft::{Change, Element, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
+use ferrule_model::{Element, Family};
+use ferrule_netlink::nft::{Change, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
 use ferrule_netlink::{netns, nft};
 use nix::errno::Errno;
 

@@ -1,9 +1,9 @@
 //! What every [`Traffic`] promises, shown on the fake kernel and on the real one by the same tests.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use ferrule_model::{IfIndex, IfName, Mac, VethSpec};
+use ferrule_model::{Bucket, IfIndex, IfName, Mac, VethSpec};
 use ferrule_netlink::fake::FakeWorld;
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Kernel, Netlink, netns};
 
 fn name(text: &str) -> IfName {
@@ -26,7 +26,7 @@ fn test<K: Kernel + Traffic>(kernel: &mut K, pod: &K::Netns) {
     assert_eq!(kernel.redirect_of(veth).unwrap(), None);
 
     for rate in [1, 1_250_000, 5_000_000_000] {
-        let tbf = Tbf { rate, burst: 65_536 };
+        let tbf = Bucket { rate, burst: 65_536 };
         kernel.limit(veth, tbf).unwrap();
         assert_eq!(kernel.limit_of(veth).unwrap(), Some(tbf));
     }
@@ -43,7 +43,7 @@ fn test<K: Kernel + Traffic>(kernel: &mut K, pod: &K::Netns) {
         kernel.redirect(veth, to).unwrap();
         assert_eq!(kernel.redirect_of(veth).unwrap(), Some(to));
     }
-    assert!(kernel.limit(IfIndex(4711), Tbf { rate: 1, burst: 1 }).is_err());
+    assert!(kernel.limit(IfIndex(4711), Bucket { rate: 1, burst: 1 }).is_err());
     assert!(kernel.redirect(IfIndex(4711), ifb.index).is_err());
     assert!(kernel.delete_link(&name("fei0")).unwrap().is_some());
     assert_ne!(kernel.redirect_of(veth).unwrap(), Some(ifb.index));

@@ -1,8 +1,7 @@
 //! The synchronous client: one connection, one deadline that bounds every wait on it.
 
-use crate::error::CallError;
 use crate::frame::{FrameError, Frames, encode};
-use crate::message::{Envelope, Method, Reply};
+use crate::messages::{CallError, Envelope, Method, Reply};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
 };

@@ -6,42 +6,25 @@
 //! plugin uses this crate.
 
 mod client;
-mod error;
 mod frame;
-mod message;
+pub mod messages;
 mod queue;
 mod records;
-pub mod routed;
-pub mod service;
-mod types;
 
 pub use client::{Client, ClientError};
-pub use error::CallError;
 pub use ferrule_model::Attachment;
 pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
-pub use message::{
-    Allocate, AllocateReply, Call, Calls, Check, CheckReply, Collect, CollectReply, List, ListReply, METHODS,
-    Method, Pools, PoolsReply, Release, ReleaseReply, Reply, Request, Resting, RestingReply, Served, Status,
-    StatusReply,
+pub use messages::service::{GetInfo, GetInfoReply, GetInterfaceDescription, GetInterfaceDescriptionReply};
+pub use messages::{
+    AddressRange, Allocate, AllocateReply, Call, CallError, Calls, Check, CheckReply, Collect, CollectReply,
+    DEFINITION, Family, INTERFACE, Lease, List, ListReply, METHODS, Method, Pod, PoolStatus, Pools,
+    PoolsReply, Release, ReleaseReply, Reply, Request, Rest, Resting, RestingReply, SERVICE_DEFINITION,
+    SERVICE_INTERFACE, Served, Status, StatusReply, routed, service,
 };
 pub use queue::{
     ClaimError, QueueError, Queued, QueuedRelease, find_queued, make_queue, queue_release, queued,
 };
 pub use records::{Record, RecordError, Records, remove_record, write_record};
-pub use service::{GetInfo, GetInfoReply, GetInterfaceDescription, GetInterfaceDescriptionReply};
-pub use types::{AddressRange, Family, Lease, Pod, PoolStatus, Rest};
-
-/// Name of the interface.
-pub const INTERFACE: &str = "io.ferrule.Ipam";
-
-/// The interface's definition, as introspection serves it.
-pub const DEFINITION: &str = include_str!("../io.ferrule.Ipam.varlink");
-
-/// Definition of the interface that every Varlink service has.
-pub const SERVICE_DEFINITION: &str = include_str!("../org.varlink.service.varlink");
-
-/// Name of the standard interface.
-pub const SERVICE_INTERFACE: &str = "org.varlink.service";
 
 /// Name of the daemon's socket in the runtime directory.
 pub const SOCKET_NAME: &str = "ipamd.sock";

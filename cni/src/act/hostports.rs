@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use ferrule_model::{Attachment, Family};
-use ferrule_netlink::nft::{Change, Element, Flow, Netfilter};
+use ferrule_model::{Attachment, Element, Family};
+use ferrule_netlink::nft::{Change, Flow, Netfilter};
 use ferrule_netlink::{Error as NetlinkError, Places, Renamed, nodes_own};
 use nix::errno::Errno;
 

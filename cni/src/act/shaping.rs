@@ -4,11 +4,11 @@
 //! sends (`egress`) arrives at the host's end and is redirected to a device of the pod's own that has the other bucket.
 //! That device does not go with the veth pair: DEL and GC delete it by its name.
 
-use ferrule_model::{Attachment, Link, ifb_name};
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_model::{Attachment, Bucket, Link, ifb_name};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error as NetlinkError, Kernel};
 
-use crate::decide::shaping::tbf;
+use crate::decide::shaping::bucket;
 use crate::edge::bandwidth::Bandwidth;
 use crate::edge::error::{Error, ShapingError};
 
@@ -25,13 +25,13 @@ pub(crate) fn put<K: Kernel + Traffic>(
 ) -> Result<(), Error> {
     let failed = |step, module| move |source| Error::Shaping(ShapingError { step, module, source });
     if let Some(ingress) = bandwidth.ingress {
-        host.limit(link.index, tbf(ingress, mtu)).map_err(failed("a token bucket", "sch_tbf"))?;
+        host.limit(link.index, bucket(ingress, mtu)).map_err(failed("a token bucket", "sch_tbf"))?;
     }
     if let Some(egress) = bandwidth.egress {
         let alias = link.alias.as_deref().unwrap_or_default();
         let ifb =
             host.add_ifb(&ifb_name(attachment), mtu, alias).map_err(failed("a device of its own", "ifb"))?;
-        host.limit(ifb.index, tbf(egress, mtu)).map_err(failed("a token bucket", "sch_tbf"))?;
+        host.limit(ifb.index, bucket(egress, mtu)).map_err(failed("a token bucket", "sch_tbf"))?;
         let redirected = host.redirect(link.index, ifb.index);
         redirected.map_err(failed("a redirection", "sch_ingress, cls_u32 and act_mirred"))?;
     }
@@ -83,14 +83,14 @@ pub(crate) fn differences<K: Kernel + Traffic>(
     mtu: u32,
 ) -> Result<Vec<(String, String, String)>, NetlinkError> {
     let mut differences = Vec::new();
-    let mut compare = |what: &str, expected: Tbf, found: Option<Tbf>| {
+    let mut compare = |what: &str, expected: Bucket, found: Option<Bucket>| {
         if found != Some(expected) {
             let found = found.map_or_else(|| "none".to_owned(), in_words);
             differences.push((format!("bandwidth ({what})"), in_words(expected), found));
         }
     };
     if let Some(ingress) = bandwidth.ingress {
-        compare("ingress", tbf(ingress, mtu), host.limit_of(link.index)?);
+        compare("ingress", bucket(ingress, mtu), host.limit_of(link.index)?);
     }
     if let Some(egress) = bandwidth.egress {
         let ifb = host.link(&ifb_name(attachment))?;
@@ -100,11 +100,11 @@ pub(crate) fn differences<K: Kernel + Traffic>(
             }
             _ => None,
         };
-        compare("egress", tbf(egress, mtu), limit);
+        compare("egress", bucket(egress, mtu), limit);
     }
     Ok(differences)
 }
 
-fn in_words(tbf: Tbf) -> String {
-    format!("{} bit/s, burst {} bit", tbf.rate * 8, u64::from(tbf.burst) * 8)
+fn in_words(bucket: Bucket) -> String {
+    format!("{} bit/s, burst {} bit", bucket.rate * 8, u64::from(bucket.burst) * 8)
 }

@@ -3,8 +3,7 @@
 //! Host ports and limited bandwidth do not all go with the veth pair. So that the many pods without them cost nothing more,
 //! the host's end says in its alias that there may be some.
 
-use ferrule_model::{Attachment, HostPorts, Link, PortElement, VethSpec};
-use ferrule_netlink::nft::Element;
+use ferrule_model::{Attachment, Element, HostPorts, Link, PortElement, VethSpec};
 
 use crate::decide::grant::Grant;
 use crate::decide::ports::{Owner, elements};

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ferrule_model::{Family, IpNetwork, family, host_prefix};
-use ferrule_wire::{Lease, PoolStatus};
+use ferrule_wire::messages::{Lease, PoolStatus};
 
 use crate::edge::error::Error;
 use crate::edge::result::{AddResult, Dns, Route};

@@ -13,7 +13,7 @@ use ferrule_model::{
     LinkChange, LinkKind, Mac, Neighbour, NeighbourKey, Op, Plan, Route, RouteKey, VethSpec, Via, WayTo,
     family, host_mac, host_prefix, host_veth_name, link_change, pod_mac,
 };
-use ferrule_wire::Pod;
+use ferrule_wire::messages::Pod;
 
 use crate::decide::grant::Grant;
 use crate::edge::result::{self, AddResult};

@@ -11,8 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ferrule_model::table::{MAPS, OWN, SETS, STAND_IN};
-use ferrule_model::{Attachment, Family, IfName, IpNetwork, family, host_veth_of};
-use ferrule_netlink::nft::Element;
+use ferrule_model::{Attachment, Element, Family, IfName, IpNetwork, family, host_veth_of};
 
 use crate::edge::error::Error;
 use crate::edge::mappings::{HostIp, PortMapping, Protocol, named};

@@ -1,7 +1,6 @@
 //! Bandwidth as the kernel is told it: token buckets, and the devices that hold those of what pods send. Pure.
 
 use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb};
-use ferrule_netlink::traffic::Tbf;
 
 use crate::edge::bandwidth::{Bandwidth, Rate};
 
@@ -10,19 +9,16 @@ const HEADER: u32 = 18;
 
 /// The token bucket of a rate. It has room for one packet at least: with less, the kernel would send none of that size. A
 /// rate that is more than the kernel can be told is as good as no limit.
-pub fn tbf(rate: Rate, mtu: u32) -> Tbf {
+pub fn bucket(rate: Rate, mtu: u32) -> Bucket {
     let burst = u32::try_from(rate.burst_bits / 8).unwrap_or(u32::MAX);
     let packet = mtu.saturating_add(HEADER);
-    Tbf { rate: (rate.bits / 8).min(Tbf::RATE_MAX), burst: burst.clamp(packet, Tbf::BURST_MAX) }
+    Bucket { rate: (rate.bits / 8).min(Bucket::RATE_MAX), burst: burst.clamp(packet, Bucket::BURST_MAX) }
 }
 
 /// The limits of a pod with this MTU, as they are written down.
 pub fn limits(bandwidth: &Bandwidth, mtu: u32) -> Limits {
-    let bucket = |of: Rate| {
-        let Tbf { rate, burst } = tbf(of, mtu);
-        Bucket { rate, burst }
-    };
-    Limits { receives: bandwidth.ingress.map(bucket), sends: bandwidth.egress.map(bucket) }
+    let of = |rate| bucket(rate, mtu);
+    Limits { receives: bandwidth.ingress.map(of), sends: bandwidth.egress.map(of) }
 }
 
 /// The devices among `links` that are in `network` and none of the `valid` attachments'.

@@ -10,7 +10,8 @@ use ferrule_model::{Family, IfName, Place, causes};
 use ferrule_netlink::netns::NetnsError;
 use ferrule_netlink::sysctl::SysctlError;
 use ferrule_netlink::{Refusal, rights};
-use ferrule_wire::{CallError, ClientError, QueueError, RecordError};
+use ferrule_wire::messages::CallError;
+use ferrule_wire::{ClientError, QueueError, RecordError};
 use nix::errno::Errno;
 use serde::Serialize;
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Read;
 
 use ferrule_model::{Attachment, Identifier, IdentifierError, IfName};
-use ferrule_wire::Pod;
+use ferrule_wire::messages::Pod;
 
 use crate::edge::config::{Config, Delegate, Document};
 use crate::edge::error::Error;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ferrule_model::json::field;
 use ferrule_model::{Identifier, IpNetwork, Mac};
-use ferrule_wire::{AddressRange, Pod};
+use ferrule_wire::messages::{AddressRange, Pod};
 use serde_json::{Map, Value};
 
 use crate::edge::error::Error;

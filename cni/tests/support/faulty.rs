@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use ferrule_cni::Node;
 use ferrule_model::{
-    Address, AddressKey, BridgePort, BridgeSpec, Family, FdbEntry, FdbKey, IfIndex, IfName, Link, Mac,
-    Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, VethSpec,
+    Address, AddressKey, BridgePort, BridgeSpec, Bucket, Element, Family, FdbEntry, FdbKey, IfIndex, IfName,
+    Link, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, VethSpec,
 };
 use ferrule_netlink::netns::NetnsError;
-use ferrule_netlink::nft::{Change, Element, Flow, Netfilter, NftError};
+use ferrule_netlink::nft::{Change, Flow, Netfilter, NftError};
 use ferrule_netlink::sysctl::SysctlError;
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Bridges, Error, Kernel, Place, Places, Refusal, Renamed, Routes};
 use nix::errno::Errno;
 
@@ -207,7 +207,7 @@ impl<K: Kernel + Traffic> Traffic for FaultyKernel<K> {
         self.faults.request(|| self.kernel.set_alias(name, alias))
     }
 
-    fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {
+    fn limit(&mut self, link: IfIndex, tbf: Bucket) -> Result<(), Error> {
         self.faults.request(|| self.kernel.limit(link, tbf))
     }
 
@@ -221,7 +221,7 @@ impl<K: Kernel + Traffic> Traffic for FaultyKernel<K> {
     fn keep(&mut self, from: IfIndex) -> Result<(), Error> {
         self.faults.request(|| self.kernel.keep(from))
     }
-    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
+    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Bucket>, Error> {
         self.faults.request(|| self.kernel.limit_of(link))
     }
 

@@ -7,8 +7,8 @@
 use crate::decide::compact::Packed;
 use crate::decide::holdings::Change;
 use crate::decide::seen::{PodLink, whom_it_serves};
-use ferrule_model::host_veth_name;
-use ferrule_wire::{Attachment, Lease, Pod};
+use ferrule_model::{Attachment, host_veth_name};
+use ferrule_wire::messages::{Lease, Pod};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;

@@ -1,6 +1,6 @@
 //! Which arguments are taken: names of a length and form that leases, logs and answers can carry. Pure.
 
-use ferrule_wire::{Allocate, CallError};
+use ferrule_wire::messages::{Allocate, CallError};
 use std::net::IpAddr;
 
 /// Longest name of a network, a container or part of a pod's name, in bytes: the longest DNS name and then some.

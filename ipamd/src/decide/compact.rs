@@ -4,8 +4,8 @@
 //! Numbers are LEB128. A text that ends in lower-case hexadecimal digits or a UUID, as ids of containers, uids of pods and
 //! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
 
-use ferrule_model::AttachmentHash;
-use ferrule_wire::{Attachment, Lease, Pod};
+use ferrule_model::{Attachment, AttachmentHash};
+use ferrule_wire::messages::{Lease, Pod};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use std::cmp::Ordering;
 use std::iter::from_fn;

@@ -2,7 +2,7 @@
 //! the affair of `store`.
 
 use crate::decide::compact::{Former, Packed};
-use ferrule_wire::Lease;
+use ferrule_wire::messages::Lease;
 use std::net::IpAddr;
 use std::time::Duration;
 

@@ -6,7 +6,8 @@
 //! where the kernel does not say where they come from, the link of any lease that is seen.
 
 use crate::decide::seen::{Presence, Sight, Whereabouts};
-use ferrule_wire::{Attachment, Lease};
+use ferrule_model::Attachment;
+use ferrule_wire::messages::Lease;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;

@@ -11,7 +11,7 @@
 
 mod numbers;
 
-use ferrule_wire::{AddressRange, Family};
+use ferrule_wire::messages::{AddressRange, Family};
 use ipnetwork::IpNetwork;
 use numbers::Numbers;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

@@ -3,7 +3,7 @@
 use crate::decide::pool::PoolSpec;
 use crate::decide::service::Settings;
 use ferrule_config::{Config, NodeFile};
-use ferrule_wire::AddressRange;
+use ferrule_wire::messages::AddressRange;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;

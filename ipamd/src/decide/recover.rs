@@ -84,7 +84,8 @@ mod tests {
     use crate::decide::holdings::Holdings;
     use crate::decide::pool::PoolSpec;
     use crate::decide::service::{Answer, Request};
-    use ferrule_wire::{Allocate, Attachment, Lease};
+    use ferrule_model::Attachment;
+    use ferrule_wire::messages::{Allocate, Lease};
 
     fn settings() -> Settings {
         let subnets = vec!["10.0.0.0/31".parse().unwrap()];

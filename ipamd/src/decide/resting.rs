@@ -47,7 +47,7 @@ impl Formers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_wire::Attachment;
+    use ferrule_model::Attachment;
 
     #[test]
     fn those_of_addresses_that_have_rested_do_not_pile_up() {

@@ -1,7 +1,8 @@
 //! What can be seen of pods on their node, as values, and the one trait through which the rest of this folder has somebody
 //! look. Pure: `look::sight` is the real one, tests bring their own.
 
-use ferrule_wire::{Attachment, Pod};
+use ferrule_model::Attachment;
+use ferrule_wire::messages::Pod;
 use std::net::IpAddr;
 use std::path::Path;
 

@@ -10,9 +10,10 @@ use crate::decide::holdings::{Change, Holdings, Released};
 use crate::decide::pool::{Counts, Pool, PoolSpec, Refusal, Wish};
 use crate::decide::resting::Formers;
 use crate::decide::table::Table;
-use ferrule_wire::{
-    Allocate, AllocateReply, Attachment, CallError, Check, CheckReply, Collect, CollectReply, Family, Lease,
-    PoolStatus, PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
+use ferrule_model::Attachment;
+use ferrule_wire::messages::{
+    Allocate, AllocateReply, CallError, Check, CheckReply, Collect, CollectReply, Family, Lease, PoolStatus,
+    PoolsReply, ReleaseReply, Rest, RestingReply, Status, StatusReply,
 };
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -76,7 +77,7 @@ pub enum Answer {
     Check(CheckReply),
     Status(StatusReply),
     Collect(CollectReply),
-    Leases(ferrule_wire::ListReply),
+    Leases(ferrule_wire::messages::ListReply),
     Pools(PoolsReply),
     Resting(RestingPage),
 }
@@ -205,9 +206,9 @@ impl Service {
             Request::Check(call) => self.check(call).map(Answer::Check),
             Request::Status(call) => self.status(call.pool, now).map(Answer::Status),
             Request::Collect(call) => Ok(Answer::Collect(self.collect(&call, now, changes))),
-            Request::Leases { after } => {
-                Ok(Answer::Leases(ferrule_wire::ListReply { leases: self.leases_after(after.as_ref()) }))
-            }
+            Request::Leases { after } => Ok(Answer::Leases(ferrule_wire::messages::ListReply {
+                leases: self.leases_after(after.as_ref()),
+            })),
             Request::Pools => Ok(Answer::Pools(self.pools(now))),
             Request::Resting { pool, after } => {
                 self.resting(pool.as_deref(), after, now).map(Answer::Resting)

@@ -2,7 +2,8 @@
 //! unpacked.
 
 use crate::decide::compact::Packed;
-use ferrule_wire::{Attachment, Lease};
+use ferrule_model::Attachment;
+use ferrule_wire::messages::Lease;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::ops::Bound;

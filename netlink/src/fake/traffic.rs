@@ -1,11 +1,11 @@
 //! [`Traffic`] on maps.
 
-use ferrule_model::{IfIndex, IfName, Link, LinkKind};
+use ferrule_model::{Bucket, IfIndex, IfName, Link, LinkKind};
 use nix::errno::Errno;
 
 use super::{FakeKernel, refused};
 use crate::Error;
-use crate::traffic::{Tbf, Traffic};
+use crate::traffic::Traffic;
 
 impl Traffic for FakeKernel {
     fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
@@ -36,7 +36,7 @@ impl Traffic for FakeKernel {
         Ok(())
     }
 
-    fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {
+    fn limit(&mut self, link: IfIndex, tbf: Bucket) -> Result<(), Error> {
         self.change("qdisc replace root tbf", link, |state| {
             state.limits.insert(link, tbf);
         })
@@ -60,7 +60,7 @@ impl Traffic for FakeKernel {
         })
     }
 
-    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
+    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Bucket>, Error> {
         self.read("qdisc show root", |state| state.limits.get(&link).copied())
     }
 

@@ -10,8 +10,9 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
-use super::{Change, Element};
+use super::Change;
 use crate::socket::{Message, Request};
+use ferrule_model::Element;
 
 /// `struct nfgenmsg`.
 pub(super) const HEADER_LEN: usize = 4;

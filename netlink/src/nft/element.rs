@@ -1,18 +1,6 @@
-//! The elements of sets and maps, and the changes of them that one transaction makes.
+//! The changes of elements that one transaction makes.
 
-/// One element of a set, or of a map if it has a value. Fields of a concatenation begin at multiples of four bytes and are
-/// in network byte order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Element {
-    /// Name of its set or map.
-    pub set: &'static str,
-    /// What is looked up.
-    pub key: Vec<u8>,
-    /// What it leads to; empty in a set.
-    pub value: Vec<u8>,
-    /// A text that the kernel keeps and `nft list` shows, at most 252 bytes: whose it is.
-    pub comment: String,
-}
+use ferrule_model::Element;
 
 /// A change of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

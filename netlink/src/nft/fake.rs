@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferrule_model::Family;
+use ferrule_model::{Element, Family};
 use nix::errno::Errno;
 
-use super::{Change, Element, Flow, Netfilter, NftError};
+use super::{Change, Flow, Netfilter, NftError};
 use crate::Error;
 
 /// The fake; clones share everything.

@@ -187,7 +187,8 @@ pub fn same(a: &str, b: &str) -> bool {
 mod tests {
     use super::*;
     use crate::netns;
-    use crate::nft::{Change, Element, NetfilterSocket, apply};
+    use crate::nft::{Change, NetfilterSocket, apply};
+    use ferrule_model::Element;
 
     const SCRIPT: &str = "table inet kept {\n set s { type inet_service; }\n chain c { }\n}\n\
                           flush chain inet kept c\ntable inet kept {\n chain c { tcp dport @s drop; }\n}\n";

@@ -16,13 +16,13 @@ mod kept;
 mod program;
 mod real;
 
-use ferrule_model::Family;
+use ferrule_model::{Element, Family};
 
 use crate::Error;
 use crate::socket::Message;
 
 pub use conntrack::Flow;
-pub use element::{Change, Element};
+pub use element::Change;
 pub use fake::FakeNetfilter;
 pub use kept::{Found, KeptError, KeptTable, Text, removal, replacement, same};
 pub use program::{NftError, apply, has_chain, list_chains, list_rules, list_table};

@@ -1,10 +1,10 @@
 //! [`Netfilter`] on the real kernel.
 
-use ferrule_model::Family;
+use ferrule_model::{Element, Family};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::{Change, Element, Flow, Netfilter, codec, conntrack};
+use super::{Change, Flow, Netfilter, codec, conntrack};
 use crate::Error;
 use crate::socket::Socket;
 

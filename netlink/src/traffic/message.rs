@@ -1,10 +1,9 @@
 //! Queueing disciplines and filters as netlink messages: `linux/pkt_sched.h`, `linux/pkt_cls.h` and
 //! `linux/tc_act/tc_mirred.h`, of which the packet crate has no token bucket.
 
-use ferrule_model::IfIndex;
+use ferrule_model::{Bucket, IfIndex};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
 
-use super::Tbf;
 use crate::attributes::{append, nested};
 use crate::socket::{Message, Request};
 
@@ -52,7 +51,7 @@ const MIRRED_LINK_AT: usize = 24;
 const STOLEN: u32 = 4;
 const EGRESS_REDIR: u32 = 1;
 
-pub(super) fn limit(link: IfIndex, tbf: Tbf) -> Request {
+pub(super) fn limit(link: IfIndex, tbf: Bucket) -> Request {
     let rate = u32::try_from(tbf.rate).unwrap_or(u32::MAX);
     let mut parms = vec![0; TBF_PARMS_LEN];
     parms[1] = ETHERNET;
@@ -110,7 +109,7 @@ pub(super) fn filters_of(link: IfIndex) -> Request {
 }
 
 /// The token bucket that a message about a discipline tells of.
-pub(super) fn parse_tbf(message: &Message) -> Option<Tbf> {
+pub(super) fn parse_tbf(message: &Message) -> Option<Bucket> {
     let attributes = message.payload.get(HEADER_LEN..)?;
     if find(attributes, KIND)?.as_slice() != b"tbf\0" {
         return None;
@@ -119,7 +118,7 @@ pub(super) fn parse_tbf(message: &Message) -> Option<Tbf> {
     let parms = find(&options, TBF_PARMS)?;
     let rate64 = find(&options, TBF_RATE64).and_then(|bytes| bytes.try_into().ok()).map(u64::from_ne_bytes);
     let rate = rate64.unwrap_or(number(&parms, TBF_RATE_AT)?.into());
-    Some(Tbf::from_limit(rate, number(&parms, TBF_LIMIT_AT)?))
+    Some(Bucket::from_limit(rate, number(&parms, TBF_LIMIT_AT)?))
 }
 
 /// Where the filter that a message tells of redirects to.

@@ -1,9 +1,9 @@
 //! [`Traffic`] on the real kernel.
 
-use ferrule_model::{IfIndex, IfName, Link};
+use ferrule_model::{Bucket, IfIndex, IfName, Link};
 use nix::errno::Errno;
 
-use super::{Tbf, Traffic, message};
+use super::{Traffic, message};
 use crate::{Error, Kernel, Netlink, link};
 
 impl Traffic for Netlink {
@@ -23,7 +23,7 @@ impl Traffic for Netlink {
         self.carry_out(&[link::alias(name, alias)], &format!("link set {name} alias"))
     }
 
-    fn limit(&mut self, link: IfIndex, tbf: Tbf) -> Result<(), Error> {
+    fn limit(&mut self, link: IfIndex, tbf: Bucket) -> Result<(), Error> {
         self.carry_out(&[message::limit(link, tbf)], &format!("qdisc replace dev {link} root tbf"))
     }
 
@@ -50,7 +50,7 @@ impl Traffic for Netlink {
         without_one(done)
     }
 
-    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Tbf>, Error> {
+    fn limit_of(&mut self, link: IfIndex) -> Result<Option<Bucket>, Error> {
         let name = format!("qdisc show dev {link} root");
         match self.one(message::root_of(link), name) {
             // A link that does not queue has no discipline to tell of.

@@ -1,7 +1,7 @@
 //! The limits of what a pod receives and sends.
 
-use ferrule_model::{Bucket, HostSide, Link, LinkChange, Op, ifb_name};
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_model::{HostSide, Link, LinkChange, Op, ifb_name};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Error, Kernel};
 
 use super::repair::of;
@@ -18,7 +18,6 @@ pub fn keep<K: Kernel + Traffic>(
     is_kept: impl Fn() -> bool,
     repaired: &mut Vec<String>,
 ) -> Result<Option<Link>, Error> {
-    let tbf = |Bucket { rate, burst }| Tbf { rate, burst };
     let mut say = |what: &str| {
         let veth = &link.name;
         repaired.push(format!(
@@ -26,13 +25,13 @@ pub fn keep<K: Kernel + Traffic>(
             of(made)
         ));
     };
-    if let Some(receives) = made.limits.receives.map(tbf)
+    if let Some(receives) = made.limits.receives
         && kernel.limit_of(link.index)? != Some(receives)
     {
         kernel.limit(link.index, receives)?;
         say("sends to the pod");
     }
-    let Some(sends) = made.limits.sends.map(tbf) else { return Ok(None) };
+    let Some(sends) = made.limits.sends else { return Ok(None) };
     let name = ifb_name(&made.attachment);
     let mut is_right = true;
     let ifb = match kernel.link(&name)? {

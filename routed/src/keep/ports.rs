@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
-use ferrule_model::{HostSide, PortElement};
+use ferrule_model::{Element, HostSide, PortElement};
 use ferrule_netlink::Error;
-use ferrule_netlink::nft::{Change, Element, Found, KeptError, KeptTable, Netfilter, Text};
+use ferrule_netlink::nft::{Change, Found, KeptError, KeptTable, Netfilter, Text};
 use ferrule_wire::Records;
 use nix::errno::Errno;
 

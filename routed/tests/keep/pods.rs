@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use ferrule_model::{Attachment, IfName, host_veth_name};
+use ferrule_model::{Attachment, Bucket, IfName, host_veth_name};
 use ferrule_netlink::netns::{self, Netns};
-use ferrule_netlink::traffic::{Tbf, Traffic};
+use ferrule_netlink::traffic::Traffic;
 use ferrule_netlink::{Kernel, Netlink};
 use serde_json::{Value, json};
 
@@ -80,7 +80,7 @@ impl<'a> Pod<'a> {
     }
 
     /// Its limits as they are in the kernel: of what it receives, whether what it sends goes by its device, and of that.
-    pub(crate) fn limits(&self) -> Option<(Tbf, Tbf)> {
+    pub(crate) fn limits(&self) -> Option<(Bucket, Bucket)> {
         let name = |text: String| IfName::new(text).unwrap();
         let look = || {
             let mut kernel = Netlink::open().unwrap();

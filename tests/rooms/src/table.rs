@@ -31,6 +31,19 @@ const fn pure_crate(place: &'static str, apart: &'static [&'static str]) -> Room
 pub const ROOMS: &[Room] = &[
     pure_crate("config/src", &["load"]),
     pure_crate("model/src", &[]),
+    pure("wire/src/messages", &["messages"]),
+    // cni: from what reads the request to what puts the others to work.
+    acts("cni/src/edge", &["edge"]),
+    pure("cni/src/decide", &["decide", "edge"]),
+    acts("cni/src/ask", &["ask", "decide", "edge"]),
+    acts("cni/src/act", &["act", "decide", "edge"]),
+    acts("cni/src/verbs", &["act", "ask", "decide", "edge", "verbs"]),
+    // ipamd: the same.
+    pure("ipamd/src/decide", &["decide"]),
+    acts("ipamd/src/store", &["decide", "store"]),
+    acts("ipamd/src/look", &["decide", "look"]),
+    acts("ipamd/src/serve", &["decide", "look", "serve", "store"]),
+    acts("ipamd/src/moving", &["decide", "look", "moving", "serve", "store"]),
     // routed: from what decides to what puts the others to work. No two rooms import each other.
     pure("routed/src/decide", &["decide"]),
     acts("routed/src/source", &["decide", "source"]),
@@ -49,6 +62,7 @@ pub const ROOMS: &[Room] = &[
 pub const CRATES: &[&str] = &[
     "ferrule_config",
     "ferrule_model",
+    "ferrule_wire::messages",
     "ipnetwork",
     "nix::errno",
     "serde",

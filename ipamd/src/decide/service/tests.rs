@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::decide::compact::Former;
-use ferrule_wire::{AddressRange, Pod};
+use ferrule_wire::messages::{AddressRange, Pod};
 use proptest::prelude::*;
 
 const COOLDOWN: Duration = Duration::from_secs(30);

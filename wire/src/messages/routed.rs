@@ -4,13 +4,13 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::message::methods;
+use crate::messages::method::methods;
 
 /// Name of the interface.
 pub const INTERFACE: &str = "io.ferrule.Routed";
 
 /// The interface's definition, as introspection serves it.
-pub const DEFINITION: &str = include_str!("../io.ferrule.Routed.varlink");
+pub const DEFINITION: &str = include_str!("../../io.ferrule.Routed.varlink");
 
 methods! {
     INTERFACE;

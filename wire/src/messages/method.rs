@@ -1,7 +1,7 @@
 //! Calls and replies of `ipamd` as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
 
-use crate::error::CallError;
-use crate::types::{AddressRange, Lease, Pod, PoolStatus, Rest};
+use crate::messages::error::CallError;
+use crate::messages::types::{AddressRange, Lease, Pod, PoolStatus, Rest};
 use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::de::DeserializeOwned;
@@ -33,13 +33,13 @@ pub enum Served<C> {
     /// Of the interface.
     Own(C),
     /// Of `org.varlink.service`.
-    Standard(crate::service::Call),
+    Standard(crate::messages::service::Call),
 }
 
 impl<C: Calls> Calls for Served<C> {
     fn parse(method: &str, parameters: &RawValue) -> Result<Self, CallError> {
-        if interface_of(method) == crate::SERVICE_INTERFACE {
-            crate::service::Call::parse(method, parameters).map(Self::Standard)
+        if interface_of(method) == crate::messages::SERVICE_INTERFACE {
+            crate::messages::service::Call::parse(method, parameters).map(Self::Standard)
         } else {
             C::parse(method, parameters).map(Self::Own)
         }
@@ -49,7 +49,7 @@ impl<C: Calls> Calls for Served<C> {
 /// The methods of an interface: for each its type and its reply's, and one type of all calls.
 macro_rules! methods {
     ($interface:expr; $($(#[$doc:meta])* $name:ident = $full:literal -> $reply:ident),+ $(,)?) => {
-        $(impl $crate::message::Method for $name {
+        $(impl $crate::messages::method::Method for $name {
             const NAME: &'static str = $full;
             type Reply = $reply;
         })+
@@ -63,16 +63,16 @@ macro_rules! methods {
         /// Full names of all methods.
         pub const METHODS: &[&str] = &[$($full),+];
 
-        impl $crate::message::Calls for Call {
+        impl $crate::messages::method::Calls for Call {
             fn parse(
                 method: &str,
                 parameters: &serde_json::value::RawValue,
-            ) -> Result<Self, $crate::CallError> {
+            ) -> Result<Self, $crate::messages::error::CallError> {
                 match method {
                     $($full => serde_json::from_str(parameters.get()).map(Self::$name).map_err(|error| {
-                        $crate::CallError::InvalidParameter { parameter: error.to_string() }
+                        $crate::messages::error::CallError::InvalidParameter { parameter: error.to_string() }
                     }),)+
-                    _ => Err($crate::message::unknown(method, $interface)),
+                    _ => Err($crate::messages::method::unknown(method, $interface)),
                 }
             }
         }
@@ -82,7 +82,7 @@ macro_rules! methods {
 pub(crate) use methods;
 
 methods! {
-    crate::INTERFACE;
+    crate::messages::INTERFACE;
     /// Give a lease.
     Allocate = "io.ferrule.Ipam.Allocate" -> AllocateReply,
     /// Take a lease back.

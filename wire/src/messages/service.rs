@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::methods;
+use crate::messages::method::methods;
 
 methods! {
-    crate::SERVICE_INTERFACE;
+    crate::messages::SERVICE_INTERFACE;
     /// Who serves here.
     GetInfo = "org.varlink.service.GetInfo" -> GetInfoReply,
     /// The definition of an interface.

@@ -1,6 +1,6 @@
 //! The errors a call can be answered with, each with its Varlink name and parameters.
 
-use crate::types::Family;
+use crate::messages::types::Family;
 use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
