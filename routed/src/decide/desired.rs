@@ -3,21 +3,19 @@
 //! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
 //! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::decide::nexthops`].
 
-use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr};
 
 use ferrule_config::{Backend, IPV4_MTU_MIN, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
     Address, AddressKey, Family, FdbEntry, FdbKey, IfIndex, IfName, IpNetwork, Mac, Neighbour, NeighbourKey,
-    Nexthop, PROTOCOL, Peer, PeerKey, RouteKey, Vxlan, VxlanSpec, family, host_prefix, ordinal,
+    RouteKey, Vxlan, VxlanSpec, host_prefix,
 };
 
 use crate::decide::nodes::Node;
 use crate::decide::taken::Taken;
 pub use crate::decide::underlay::{Underlay, Uplink};
+use crate::decide::wanted::{HopKey, Pieces, Target, Wanted};
 use crate::decide::wireguard::{self, Wg};
 
 /// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
@@ -31,73 +29,6 @@ const V6_OVERHEAD: u32 = 20;
 
 /// What to do about a pod CIDR that takes what is the machine's.
 const OTHER_CIDR: &str = "give it a pod CIDR outside of the nodes' own networks";
-
-/// Where a wanted route leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
-    /// Nowhere: the destination is refused.
-    Unreachable,
-    /// To the nexthop of this gateway and link.
-    Hop(HopKey),
-    /// Out of this link, which knows by itself where to.
-    Link(IfIndex),
-}
-
-/// A nexthop object without its number. Ordered by link and gateway.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HopKey {
-    /// The link.
-    pub link: IfIndex,
-    /// The next hop.
-    pub gateway: IpAddr,
-}
-
-impl HopKey {
-    /// That of this object.
-    pub fn of(nexthop: &Nexthop) -> Self {
-        Self { link: nexthop.link, gateway: nexthop.gateway }
-    }
-}
-
-/// By the gateway, at once: links are few.
-impl Hash for HopKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(ordinal(self.gateway).1);
-    }
-}
-
-impl Ord for HopKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.link, ordinal(self.gateway)).cmp(&(other.link, ordinal(other.gateway)))
-    }
-}
-
-impl PartialOrd for HopKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// Everything that should be there beside the device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Addresses of the VXLAN device.
-    pub addresses: BTreeMap<AddressKey, Address>,
-    /// FDB entries of the VXLAN device.
-    pub fdb: BTreeMap<FdbKey, FdbEntry>,
-    /// Neighbours on the VXLAN device.
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Peers of the WireGuard device.
-    pub peers: BTreeMap<PeerKey, Peer>,
-    /// Nexthop objects.
-    pub nexthops: BTreeMap<HopKey, Nexthop>,
-    /// Routes.
-    pub routes: BTreeMap<RouteKey, Target>,
-    /// What is left out, and why.
-    pub skipped: Vec<Skipped>,
-    /// Nodes claim the same: what one of them gets depends on the others.
-    pub clashes: bool,
-}
 
 /// Pods of another node that cannot be reached with what is known.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -479,90 +410,6 @@ fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
             let interface = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
             Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(interface)).into()
         }
-    }
-}
-
-/// The parts of nodes before they are put in order: thousands of them are put in order faster at once than each by itself.
-#[derive(Debug, Default)]
-struct Pieces {
-    fdb: Vec<(FdbKey, FdbEntry)>,
-    neighbours: Vec<(NeighbourKey, Neighbour)>,
-    peers: Vec<(PeerKey, Peer)>,
-    nexthops: Vec<(HopKey, Nexthop)>,
-    routes: Vec<(RouteKey, Target)>,
-    skipped: Vec<Skipped>,
-}
-
-impl Pieces {
-    fn reach(&mut self, node: &Node, family: Family, hop: HopKey, onlink: bool) {
-        let HopKey { link, gateway } = hop;
-        self.nexthops.push((hop, Nexthop { gateway, link, onlink, protocol: PROTOCOL }));
-        for cidr in node.pod_cidrs_of(family) {
-            self.routes.push((RouteKey::main(cidr), Target::Hop(hop)));
-        }
-    }
-
-    fn skip(&mut self, node: &Node, of: Family, why: Why) {
-        let cidrs = node.pod_cidrs.iter().copied().filter(|cidr| family(cidr) == of).collect();
-        self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
-    }
-
-    fn len(&self) -> usize {
-        self.fdb.len() + self.neighbours.len() + self.peers.len() + self.nexthops.len() + self.routes.len()
-    }
-
-    fn sorted(self) -> Wanted {
-        let Self { mut fdb, mut neighbours, peers, mut nexthops, mut routes, skipped } = self;
-        // The maps put them in order anyhow, but find little left to do: here each is moved once, and what is compared is short.
-        fdb.sort_by_cached_key(|(key, _)| key.mac);
-        neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address).1);
-        nexthops.sort_by_cached_key(|(key, _)| ordinal(key.gateway).1);
-        routes.sort_by_cached_key(|(key, _)| ordinal(key.dst.ip()).1);
-        Wanted {
-            addresses: BTreeMap::new(),
-            fdb: fdb.into_iter().collect(),
-            neighbours: neighbours.into_iter().collect(),
-            peers: peers.into_iter().collect(),
-            nexthops: nexthops.into_iter().collect(),
-            routes: routes.into_iter().collect(),
-            skipped,
-            clashes: false,
-        }
-    }
-
-    /// The same; `None` if a piece is there twice.
-    fn distinct(self) -> Option<Wanted> {
-        let count = self.len();
-        let wanted = self.sorted();
-        let Wanted { fdb, neighbours, peers, nexthops, routes, .. } = &wanted;
-        let distinct = fdb.len() + neighbours.len() + peers.len() + nexthops.len() + routes.len();
-        (distinct == count).then_some(wanted)
-    }
-}
-
-impl Wanted {
-    /// Takes the part of `node`, unless some of it is taken.
-    fn take(&mut self, node: &Node, part: Self) {
-        let is_taken = part.fdb.keys().any(|key| self.fdb.contains_key(key))
-            || part.neighbours.keys().any(|key| self.neighbours.contains_key(key))
-            || part.peers.keys().any(|key| self.peers.contains_key(key))
-            || part.nexthops.keys().any(|key| self.nexthops.contains_key(key))
-            || part.routes.keys().any(|key| self.routes.contains_key(key));
-        if is_taken {
-            self.clashes = true;
-            self.skipped.push(Skipped {
-                node: node.name.clone(),
-                cidrs: node.pod_cidrs.clone(),
-                why: Why::Clash,
-            });
-            return;
-        }
-        self.fdb.extend(part.fdb);
-        self.neighbours.extend(part.neighbours);
-        self.peers.extend(part.peers);
-        self.nexthops.extend(part.nexthops);
-        self.routes.extend(part.routes);
-        self.skipped.extend(part.skipped);
     }
 }
 

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_model::{Nexthop, NexthopId};
 
-use crate::decide::desired::{Ground, HopKey, Skipped, Wanted};
+use crate::decide::desired::{Ground, Skipped};
 use crate::decide::nexthops::{self, Ids};
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::objects::Nexthops;
 use crate::decide::objects::{Keys, Objects};
+use crate::decide::wanted::{HopKey, Wanted};
 
 /// Everything that should be there beside the device.
 #[derive(Debug, Clone)]

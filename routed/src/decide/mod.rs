@@ -4,6 +4,7 @@
 //! [`interface`] chooses the link by which this node is reached. [`roll`] leaves out the nodes that clash with others, and
 //! [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device, [`nexthops`]
 //! gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
+//! [`kinds`] is the list of the kinds of objects, from which [`objects`] and [`wanted`] are made.
 //! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
 //! what the kernel tells against what we believe, and [`diverted`] finds what takes packets out of their way. [`report`] and
 //! [`culprit`] make the sentences of the log. [`guard`] is the text of the table that says what pods must not send.
@@ -19,6 +20,7 @@ pub mod drift;
 pub mod goal;
 pub mod guard;
 pub mod interface;
+pub mod kinds;
 pub mod networks;
 pub mod nexthops;
 pub mod nodes;
@@ -29,4 +31,5 @@ pub mod report;
 pub mod roll;
 pub mod taken;
 pub mod underlay;
+pub mod wanted;
 pub mod wireguard;

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use ferrule_model::{NexthopId, PROTOCOL, Route, Via};
 
-use crate::decide::desired::{HopKey, Target, Wanted};
 use crate::decide::objects::Nexthops;
 use crate::decide::objects::Objects;
+use crate::decide::wanted::{HopKey, Target, Wanted};
 
 /// Where our numbers begin: the protocol number, followed by six digits, so that a person knows them at a glance.
 pub const FIRST: u32 = PROTOCOL as u32 * 1_000_000;

@@ -7,142 +7,98 @@ use ferrule_model::{
     Op, Peer, PeerKey, Route, RouteKey,
 };
 
+use crate::decide::kinds::{Kind, for_kinds};
+
 /// All links by their numbers.
 pub type Links = BTreeMap<IfIndex, Link>;
 
 /// All nexthop objects, other programs' included: their numbers are taken. `None` for the kinds that are none of ours.
 pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 
-/// The objects of every kind beside the device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Objects {
-    /// Addresses of the VXLAN device.
-    pub addresses: BTreeMap<AddressKey, Address>,
-    /// FDB entries of the VXLAN device.
-    pub fdb: BTreeMap<FdbKey, FdbEntry>,
-    /// Neighbours on the VXLAN device.
-    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Peers of the WireGuard device.
-    pub peers: BTreeMap<PeerKey, Peer>,
-    /// Nexthop objects.
-    pub nexthops: BTreeMap<NexthopId, Nexthop>,
-    /// Routes.
-    pub routes: BTreeMap<RouteKey, Route>,
+macro_rules! objects {
+    ($($(#[$doc:meta])* $field:ident $kind:ident $name:literal: $key:ty => $value:ty, wanted $hop:ty => $target:ty;)*) => {
+        /// The objects of every kind beside the devices.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Objects {
+            $($(#[$doc])* pub $field: BTreeMap<$key, $value>,)*
+        }
+
+        /// Names of objects.
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Keys {
+            $($(#[$doc])* pub $field: BTreeSet<$key>,)*
+        }
+
+        impl Keys {
+            /// How many there are of each kind, as [`Kind::ALL`] has them.
+            pub fn counts(&self) -> [usize; Kind::ALL.len()] {
+                [$(self.$field.len()),*]
+            }
+
+            /// These names, too.
+            pub fn extend(&mut self, more: Self) {
+                $(self.$field.extend(more.$field);)*
+            }
+
+            /// The names of these objects, too.
+            pub fn include(&mut self, objects: &Objects) {
+                $(self.$field.extend(objects.$field.keys());)*
+            }
+        }
+
+        impl Objects {
+            /// How many there are of each kind, as [`Kind::ALL`] has them.
+            pub fn counts(&self) -> [usize; Kind::ALL.len()] {
+                [$(self.$field.len()),*]
+            }
+
+            /// Those of these names.
+            #[must_use]
+            pub fn only(&self, keys: &Keys) -> Self {
+                Self { $($field: only(&self.$field, &keys.$field),)* }
+            }
+
+            /// Puts `part` in the place of all objects of these names.
+            pub fn replace(&mut self, keys: &Keys, part: Self) {
+                $(replace(&mut self.$field, &keys.$field, part.$field);)*
+            }
+
+            /// These, too.
+            pub fn extend(&mut self, more: Self) {
+                $(self.$field.extend(more.$field);)*
+            }
+
+            /// What is missing, another or too much here, compared with `desired`.
+            pub fn differing(&self, desired: &Self) -> Keys {
+                Keys { $($field: differing(&self.$field, &desired.$field),)* }
+            }
+        }
+    };
 }
 
-/// Names of objects.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Keys {
-    /// Addresses.
-    pub addresses: BTreeSet<AddressKey>,
-    /// FDB entries.
-    pub fdb: BTreeSet<FdbKey>,
-    /// Neighbours.
-    pub neighbours: BTreeSet<NeighbourKey>,
-    /// Peers.
-    pub peers: BTreeSet<PeerKey>,
-    /// Nexthop objects.
-    pub nexthops: BTreeSet<NexthopId>,
-    /// Routes.
-    pub routes: BTreeSet<RouteKey>,
-}
+for_kinds!(objects);
 
 impl Keys {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.addresses.len()
-            + self.fdb.len()
-            + self.neighbours.len()
-            + self.peers.len()
-            + self.nexthops.len()
-            + self.routes.len()
+        self.counts().iter().sum()
     }
 
     /// There is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// These names, too.
-    pub fn extend(&mut self, more: Self) {
-        self.addresses.extend(more.addresses);
-        self.fdb.extend(more.fdb);
-        self.neighbours.extend(more.neighbours);
-        self.peers.extend(more.peers);
-        self.nexthops.extend(more.nexthops);
-        self.routes.extend(more.routes);
-    }
-
-    /// The names of these objects, too.
-    pub fn include(&mut self, objects: &Objects) {
-        self.addresses.extend(objects.addresses.keys());
-        self.fdb.extend(objects.fdb.keys());
-        self.neighbours.extend(objects.neighbours.keys());
-        self.peers.extend(objects.peers.keys());
-        self.nexthops.extend(objects.nexthops.keys());
-        self.routes.extend(objects.routes.keys());
     }
 }
 
 impl Objects {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.addresses.len()
-            + self.fdb.len()
-            + self.neighbours.len()
-            + self.peers.len()
-            + self.nexthops.len()
-            + self.routes.len()
+        self.counts().iter().sum()
     }
 
     /// There is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Those of these names.
-    #[must_use]
-    pub fn only(&self, keys: &Keys) -> Self {
-        Self {
-            addresses: only(&self.addresses, &keys.addresses),
-            fdb: only(&self.fdb, &keys.fdb),
-            neighbours: only(&self.neighbours, &keys.neighbours),
-            peers: only(&self.peers, &keys.peers),
-            nexthops: only(&self.nexthops, &keys.nexthops),
-            routes: only(&self.routes, &keys.routes),
-        }
-    }
-
-    /// Puts `part` in the place of all objects of these names.
-    pub fn replace(&mut self, keys: &Keys, part: Self) {
-        replace(&mut self.addresses, &keys.addresses, part.addresses);
-        replace(&mut self.fdb, &keys.fdb, part.fdb);
-        replace(&mut self.neighbours, &keys.neighbours, part.neighbours);
-        replace(&mut self.peers, &keys.peers, part.peers);
-        replace(&mut self.nexthops, &keys.nexthops, part.nexthops);
-        replace(&mut self.routes, &keys.routes, part.routes);
-    }
-
-    /// These, too.
-    pub fn extend(&mut self, more: Self) {
-        self.addresses.extend(more.addresses);
-        self.fdb.extend(more.fdb);
-        self.neighbours.extend(more.neighbours);
-        self.peers.extend(more.peers);
-        self.nexthops.extend(more.nexthops);
-        self.routes.extend(more.routes);
-    }
-
-    /// What is missing, another or too much here, compared with `desired`.
-    pub fn differing(&self, desired: &Self) -> Keys {
-        Keys {
-            addresses: differing(&self.addresses, &desired.addresses),
-            fdb: differing(&self.fdb, &desired.fdb),
-            neighbours: differing(&self.neighbours, &desired.neighbours),
-            peers: differing(&self.peers, &desired.peers),
-            nexthops: differing(&self.nexthops, &desired.nexthops),
-            routes: differing(&self.routes, &desired.routes),
-        }
     }
 
     /// Moves by what the kernel has done, all of it. What is put is put at once.

@@ -17,40 +17,32 @@ use ferrule_model::{
 };
 
 use crate::decide::backoff::{Backoff, Key};
+use crate::decide::kinds::{Kind, for_kinds};
 use crate::decide::objects::{Keys, Objects};
 
 /// The batches of a pass, in their order.
 const STAGES: [Stage; 13] = [
-    Stage::PutAddresses,
+    Stage::Put(Kind::Addresses),
     Stage::FreeGateways,
-    Stage::PutFdb,
-    Stage::PutNeighbours,
-    Stage::PutPeers,
-    Stage::PutNexthops,
-    Stage::PutRoutes,
-    Stage::DeleteRoutes,
-    Stage::DeletePeers,
-    Stage::DeleteNexthops,
-    Stage::DeleteNeighbours,
-    Stage::DeleteFdb,
-    Stage::DeleteAddresses,
+    Stage::Put(Kind::Fdb),
+    Stage::Put(Kind::Neighbours),
+    Stage::Put(Kind::Peers),
+    Stage::Put(Kind::Nexthops),
+    Stage::Put(Kind::Routes),
+    Stage::Delete(Kind::Routes),
+    Stage::Delete(Kind::Peers),
+    Stage::Delete(Kind::Nexthops),
+    Stage::Delete(Kind::Neighbours),
+    Stage::Delete(Kind::Fdb),
+    Stage::Delete(Kind::Addresses),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    PutAddresses,
+    Put(Kind),
+    /// Addresses of ours that are to be others' go before anything leads to them.
     FreeGateways,
-    PutFdb,
-    PutNeighbours,
-    PutPeers,
-    PutNexthops,
-    PutRoutes,
-    DeleteRoutes,
-    DeletePeers,
-    DeleteNexthops,
-    DeleteNeighbours,
-    DeleteFdb,
-    DeleteAddresses,
+    Delete(Kind),
 }
 
 /// One walk from observed to desired.
@@ -67,16 +59,17 @@ pub struct Pass<'a> {
     open: usize,
 }
 
-/// What is there and not desired, kept from the one comparison of each kind until it can go.
-#[derive(Debug, Default)]
-struct Excess {
-    addresses: Vec<(AddressKey, Address)>,
-    fdb: Vec<(FdbKey, FdbEntry)>,
-    neighbours: Vec<(NeighbourKey, Neighbour)>,
-    peers: Vec<(PeerKey, Peer)>,
-    nexthops: Vec<(NexthopId, Nexthop)>,
-    routes: Vec<(RouteKey, Route)>,
+macro_rules! excess {
+    ($($(#[$doc:meta])* $field:ident $kind:ident $name:literal: $key:ty => $value:ty, wanted $hop:ty => $target:ty;)*) => {
+        /// What is there and not desired, kept from the one comparison of each kind until it can go.
+        #[derive(Debug, Default)]
+        struct Excess {
+            $($field: Vec<($key, $value)>,)*
+        }
+    };
 }
+
+for_kinds!(excess);
 
 fn hop_of(route: &Route) -> Option<NexthopId> {
     match route.kind {
@@ -178,42 +171,42 @@ impl<'a> Pass<'a> {
         let (open, excess) = (&mut self.open, &mut self.excess);
         let (want, have) = (self.desired, &self.observed);
         match stage {
-            Stage::PutAddresses => {
+            Stage::Put(Kind::Addresses) => {
                 let put = Self::missing(open, &want.addresses, &have.addresses, &mut excess.addresses);
                 put.into_iter().map(|(key, value)| Op::PutAddress(key, value)).collect()
             }
             Stage::FreeGateways => self.addresses_of_gateways(),
-            Stage::PutFdb => {
+            Stage::Put(Kind::Fdb) => {
                 let put = Self::missing(open, &want.fdb, &have.fdb, &mut excess.fdb);
                 put.into_iter().map(|(key, value)| Op::PutFdb(key, value)).collect()
             }
-            Stage::PutNeighbours => {
+            Stage::Put(Kind::Neighbours) => {
                 let put = Self::missing(open, &want.neighbours, &have.neighbours, &mut excess.neighbours);
                 let all = want.fdb == have.fdb;
                 let ready = put.into_iter().filter(|(key, value)| all || self.has_fdb_for(key, value));
                 ready.map(|(key, value)| Op::PutNeighbour(key, value)).collect()
             }
-            Stage::PutPeers => {
+            Stage::Put(Kind::Peers) => {
                 let put = Self::missing(open, &want.peers, &have.peers, &mut excess.peers);
                 put.into_iter().map(|(key, value)| Op::PutPeer(key, value)).collect()
             }
-            Stage::PutNexthops => {
+            Stage::Put(Kind::Nexthops) => {
                 let put = Self::missing(open, &want.nexthops, &have.nexthops, &mut excess.nexthops);
                 self.put_nexthops(put)
             }
-            Stage::PutRoutes => {
+            Stage::Put(Kind::Routes) => {
                 let put = Self::missing(open, &want.routes, &have.routes, &mut excess.routes);
                 self.put_routes(put)
             }
-            Stage::DeleteRoutes => {
+            Stage::Delete(Kind::Routes) => {
                 let delete = std::mem::take(&mut excess.routes);
                 delete.into_iter().map(|(key, _)| Op::DeleteRoute(key)).collect()
             }
-            Stage::DeletePeers => self.unused_peers(),
-            Stage::DeleteNexthops => self.unused_nexthops(),
-            Stage::DeleteNeighbours => self.unused_neighbours(),
-            Stage::DeleteFdb => self.unused_fdb(),
-            Stage::DeleteAddresses => {
+            Stage::Delete(Kind::Peers) => self.unused_peers(),
+            Stage::Delete(Kind::Nexthops) => self.unused_nexthops(),
+            Stage::Delete(Kind::Neighbours) => self.unused_neighbours(),
+            Stage::Delete(Kind::Fdb) => self.unused_fdb(),
+            Stage::Delete(Kind::Addresses) => {
                 let delete = std::mem::take(&mut excess.addresses);
                 delete.into_iter().map(|(key, _)| Op::DeleteAddress(key)).collect()
             }

@@ -7,22 +7,18 @@ use ferrule_model::{Change, IfIndex, IfName, LinkChange, Nexthop, Op, Refusal};
 use nix::errno::Errno;
 
 use crate::decide::desired::Skipped;
+use crate::decide::kinds::Kind;
 use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
 
 /// Lines of one kind that are logged before they are only counted.
 pub const LINES: usize = 8;
 
-/// How many changes of each kind were made.
+/// How many changes of each kind were made: put, and deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    links: [usize; 2],
-    addresses: [usize; 2],
-    fdb: [usize; 2],
-    neighbours: [usize; 2],
-    peers: [usize; 2],
-    nexthops: [usize; 2],
-    routes: [usize; 2],
+    devices: [usize; 2],
+    objects: [[usize; 2]; Kind::ALL.len()],
 }
 
 /// The outcome of one pass.
@@ -55,35 +51,22 @@ pub struct Report {
 impl Tally {
     /// Counts a change.
     pub fn count(&mut self, op: &Op) {
-        let counter = match op {
-            Op::AddVxlan(_) | Op::SetLink(..) | Op::DeleteLink(_) => &mut self.links,
-            Op::AddWireguard(_) | Op::SetWireguard(..) => &mut self.links,
-            Op::PutPeer(..) | Op::DeletePeer(_) => &mut self.peers,
-            Op::PutAddress(..) | Op::DeleteAddress(_) => &mut self.addresses,
-            Op::PutFdb(..) | Op::DeleteFdb(..) => &mut self.fdb,
-            Op::PutNeighbour(..) | Op::DeleteNeighbour(_) => &mut self.neighbours,
-            Op::PutNexthop(..) | Op::AddNexthop(..) | Op::DeleteNexthop(_) => &mut self.nexthops,
-            Op::PutRoute(..) | Op::AddRoute(..) | Op::DeleteRoute(_) => &mut self.routes,
+        let counter = match Kind::of(op) {
+            None => &mut self.devices,
+            Some(kind) => &mut self.objects[kind as usize],
         };
         counter[usize::from(op.change() == Change::Delete)] += 1;
     }
 
     /// All changes.
     pub fn total(&self) -> usize {
-        self.kinds().iter().map(|(_, [put, deleted])| put + deleted).sum()
+        self.kinds().map(|(_, [put, deleted])| put + deleted).sum()
     }
 
-    /// By kind, in the order of [`ferrule_wire::routed::Kind`]: how many were put, how many deleted.
-    pub fn kinds(&self) -> [(&'static str, [usize; 2]); 7] {
-        [
-            ("links", self.links),
-            ("addresses", self.addresses),
-            ("FDB entries", self.fdb),
-            ("neighbours", self.neighbours),
-            ("peers", self.peers),
-            ("nexthops", self.nexthops),
-            ("routes", self.routes),
-        ]
+    /// How many were put and deleted: links first, then each kind.
+    pub fn kinds(&self) -> impl DoubleEndedIterator<Item = (&'static str, [usize; 2])> {
+        let objects = Kind::ALL.into_iter().zip(self.objects);
+        std::iter::once(("links", self.devices)).chain(objects.map(|(kind, counts)| (kind.name(), counts)))
     }
 }
 
@@ -91,7 +74,7 @@ impl fmt::Display for Tally {
     /// As in `routes +3 -1, nexthops +3`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
-        for (kind, [put, deleted]) in self.kinds().into_iter().rev().filter(|(_, counts)| *counts != [0, 0]) {
+        for (kind, [put, deleted]) in self.kinds().rev().filter(|(_, counts)| *counts != [0, 0]) {
             write!(f, "{}{kind}", if first { "" } else { ", " })?;
             first = false;
             if put > 0 {

@@ -80,15 +80,9 @@ fn objects(standing: Standing<'_>, refused: &[Refused]) -> Vec<Objects> {
     let Standing { belief, goal, differing, .. } = standing;
     let (want, have) = (goal.objects(), &belief.ours);
     let device = [usize::from(belief.spec.is_some()), usize::from(belief.device.is_some())];
-    let counts = [
-        (device[0], device[1], device[0].abs_diff(device[1])),
-        (want.addresses.len(), have.addresses.len(), differing.addresses.len()),
-        (want.fdb.len(), have.fdb.len(), differing.fdb.len()),
-        (want.neighbours.len(), have.neighbours.len(), differing.neighbours.len()),
-        (want.peers.len(), have.peers.len(), differing.peers.len()),
-        (want.nexthops.len(), have.nexthops.len(), differing.nexthops.len()),
-        (want.routes.len(), have.routes.len(), differing.routes.len()),
-    ];
+    let of_kinds = want.counts().into_iter().zip(have.counts()).zip(differing.counts());
+    let counts = std::iter::once((device[0], device[1], device[0].abs_diff(device[1])))
+        .chain(of_kinds.map(|((desired, observed), pending)| (desired, observed, pending)));
     let failed = |kind| refused.iter().filter(|refused| kind_of(&refused.key) == kind).count();
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let told = |(kind, (desired, observed, pending)): (Kind, _)| Objects {
@@ -239,5 +233,17 @@ impl Outlook {
                 counter.add(u64::try_from(count).unwrap_or(u64::MAX));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::kinds;
+
+    #[test]
+    fn the_kinds_are_told_in_the_order_in_which_they_are_counted() {
+        let told = KINDS[1..].iter().map(|kind| format!("{kind:?}"));
+        assert!(told.eq(kinds::Kind::ALL.iter().map(|kind| format!("{kind:?}"))));
     }
 }

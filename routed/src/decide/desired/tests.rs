@@ -1,5 +1,7 @@
 //! What there should be, for one node and another.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::decide::nodes::Cluster;
 use crate::decide::nodes::vtep_mac6;

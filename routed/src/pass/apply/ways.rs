@@ -6,12 +6,13 @@ use ferrule_model::{IfIndex, Op, PROTOCOL, Route, RouteKey};
 use ferrule_netlink::Tunnels;
 
 use super::{Applier, PassError};
-use crate::decide::desired::{Ground, Target};
+use crate::decide::desired::Ground;
 use crate::decide::diverted::shadow;
 use crate::decide::goal::Goal;
 use crate::decide::nodes::Cluster;
 use crate::decide::objects::Objects;
 use crate::decide::owner;
+use crate::decide::wanted::Target;
 use crate::pass::observe::{self, Seen};
 use crate::pass::spare;
 
