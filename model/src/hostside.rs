@@ -181,6 +181,7 @@ pub fn link_change(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<LinkChange
         up: (!link.up).then_some(true),
         mtu: mtu.filter(|mtu| *mtu != link.mtu),
         mac: (link.mac != Some(mac)).then_some(mac),
+        alias: None,
     };
     (change != LinkChange::default()).then_some(change)
 }

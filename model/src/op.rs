@@ -58,6 +58,8 @@ pub struct LinkChange {
     pub mtu: Option<u32>,
     /// Ethernet address.
     pub mac: Option<Mac>,
+    /// What people and programs read of it.
+    pub alias: Option<String>,
 }
 
 /// What an [`Op`] does to its object.
@@ -136,6 +138,9 @@ impl std::fmt::Display for LinkChange {
         }
         if let Some(mac) = self.mac {
             write!(f, " address {mac}")?;
+        }
+        if let Some(alias) = &self.alias {
+            write!(f, " alias {alias:?}")?;
         }
         match self.up {
             Some(true) => f.write_str(" up"),

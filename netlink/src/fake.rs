@@ -221,9 +221,11 @@ impl World {
 
     fn add_veth(&mut self, host: FakeNetns, spec: &VethSpec, pod: FakeNetns) -> Result<Link, Errno> {
         self.request()?;
-        let taken = self.namespaces[host.0].links.contains_key(&spec.host_name)
-            || self.namespaces[pod.0].links.contains_key(&spec.pod_name);
-        if taken {
+        if let Some(link) = self.namespaces[host.0].links.get_mut(&spec.host_name) {
+            link.alias = spec.alias.clone().or(link.alias.take());
+            return Err(Errno::EEXIST);
+        }
+        if self.namespaces[pod.0].links.contains_key(&spec.pod_name) {
             return Err(Errno::EEXIST);
         }
         let (host_index, pod_index) = (self.index(), self.index());
@@ -354,6 +356,7 @@ impl State {
         let link = self.links.values_mut().find(|link| link.index == index).ok_or(Errno::ENODEV)?;
         link.mtu = change.mtu.unwrap_or(link.mtu);
         link.mac = change.mac.or(link.mac);
+        link.alias = change.alias.clone().or(link.alias.take());
         let was_up = link.up;
         link.up = change.up.unwrap_or(link.up);
         if was_up && !link.up {

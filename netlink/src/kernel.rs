@@ -28,7 +28,8 @@ pub trait Kernel {
     /// is then, with [`Link::peer`] the index of the pod's end. The host's end gets no IPv6 address that it is not given.
     ///
     /// # Errors
-    /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair.
+    /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair; a link that had the
+    /// host's name before has the new alias.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Self::Netns) -> Result<Link, Error>;
 
     /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. Gives the link

@@ -148,9 +148,12 @@ pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
 /// Sets `IFLA_IFALIAS`, which the kernel passes over in a request that makes a link (`rtnl_create_link`). A longer one
 /// than the kernel has room for is cut.
 pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
-    // Without the NUL, which the kernel would count (`dev_set_alias`).
-    let alias = &alias[..alias.floor_char_boundary(ALIAS_MAX)];
-    Draft::named(link).with(ifla::IFALIAS, alias.as_bytes()).request(rtm::NEWLINK, 0)
+    Draft::named(link).with(ifla::IFALIAS, cut(alias)).request(rtm::NEWLINK, 0)
+}
+
+/// An alias as far as there is room for it, and without the NUL, which the kernel would count (`dev_set_alias`).
+fn cut(alias: &str) -> &[u8] {
+    &alias.as_bytes()[..alias.floor_char_boundary(ALIAS_MAX)]
 }
 
 /// Has the kernel make no IPv6 address for the link of this name (`IN6_ADDR_GEN_MODE_NONE`), which it would do when that goes on. A
@@ -224,6 +227,9 @@ pub(crate) fn change(link: IfIndex, change: &LinkChange) -> Request {
     }
     if let Some(mac) = change.mac {
         draft = draft.with(ifla::ADDRESS, &mac.octets());
+    }
+    if let Some(alias) = &change.alias {
+        draft = draft.with(ifla::IFALIAS, cut(alias));
     }
     draft.request(rtm::NEWLINK, 0)
 }

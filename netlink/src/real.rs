@@ -161,32 +161,25 @@ impl Kernel for Netlink {
     /// The creation, the alias and the question what came of it go out in one message: one round trip. Another alias for a link
     /// that is on would have the kernel go through all IPv6 routes (`netdev_state_change`).
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
-        // The kernel carries out the rest of the message after a refusal. Where the name is taken, the alias of the link that has it
-        // is overwritten; so the first question is how that link was, to put it back.
-        let mut requests = vec![link::named(&spec.host_name), link::veth(spec, pod.as_fd())];
         // The host's end needs no address: the pod has it as a permanent neighbour. With one it would have three more IPv6 routes,
         // through which the kernel goes for each pod that comes or ends (`fib6_clean_all`).
-        requests.push(link::without_address(&spec.host_name));
+        let mut requests = vec![link::veth(spec, pod.as_fd()), link::without_address(&spec.host_name)];
         requests.extend(second_name(&spec.host_name).map(|other| link::alternative(&spec.host_name, &other)));
         requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));
         requests.push(link::named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
-        let mut results = results.into_iter();
-        let was_there = matches!(results.next(), Some(Ok(())));
-        if let Some(Err(refusal)) = results.next() {
-            let before =
-                messages.first().filter(|_| was_there).and_then(|message| link::parse(&message.payload));
-            if let (Some(before), Some(_)) = (before, &spec.alias) {
-                let alias = link::alias(&spec.host_name, before.alias.as_deref().unwrap_or_default());
-                self.carry_out(&[alias], &format!("link set {} alias", spec.host_name))?;
-            }
-            return Err(Error::Refused { request: created(spec), refusal });
-        }
+        let refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
         // A node may lack IPv6, and before Linux 5.5 a link has one name.
-        let missing = [(0, Errno::EAFNOSUPPORT), (1, Errno::EOPNOTSUPP)];
-        let mut refusals = results.enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
-        let error = match refusals.find(|(n, why)| !missing.contains(&(*n, why.errno))) {
-            Some((_, refusal)) => Error::Refused { request: created(spec), refusal },
+        let missing = [(1, Errno::EAFNOSUPPORT), (2, Errno::EOPNOTSUPP)];
+        let mut refusals = refusals.filter(|(n, why)| !missing.contains(&(*n, why.errno)));
+        let error = match refusals.next() {
+            Some((n, refusal)) => {
+                let error = Error::Refused { request: created(spec), refusal };
+                if n == 0 {
+                    return Err(error);
+                }
+                error
+            }
             None => match messages.iter().find_map(|message| link::parse(&message.payload)) {
                 Some(link) => return Ok(link),
                 None => Error::Decode(format!("nothing about the link {} that was made", spec.host_name)),

@@ -3,7 +3,7 @@
 //! Host ports and limited bandwidth do not all go with the veth pair. So that the many pods without them cost nothing more,
 //! the host's end says in its alias that there may be some.
 
-use ferrule_model::{Attachment, Element, HostPorts, Link, PortElement, VethSpec};
+use ferrule_model::{Attachment, Element, HostPorts, IfIndex, Link, LinkChange, Op, PortElement, VethSpec};
 
 use crate::decide::grant::Grant;
 use crate::decide::ports::{Owner, elements};
@@ -18,9 +18,23 @@ const ALIAS_MAX: usize = 255;
 
 /// The veth pair with the mark, if it needs one.
 pub fn mark(extras: &Extras, spec: VethSpec) -> VethSpec {
-    if extras.is_none() {
-        return spec;
-    }
+    if extras.is_none() { spec } else { marked(spec) }
+}
+
+/// The veth pair as it is made, always with the mark. Where the pair is there already, the attempt to make it overwrites the alias,
+/// and the mark of an ADD before must not get lost.
+pub fn as_made(spec: &VethSpec) -> VethSpec {
+    let has_mark = spec.alias.as_ref().is_some_and(|alias| alias.ends_with(MARK));
+    if has_mark { spec.clone() } else { marked(spec.clone()) }
+}
+
+/// What gives a link that was just made its own alias, if it is to be without the mark; done before the link goes on.
+pub fn without_mark(spec: &VethSpec, link: IfIndex) -> Option<Op> {
+    let alias = spec.alias.clone().filter(|alias| !alias.ends_with(MARK))?;
+    Some(Op::SetLink(link, LinkChange { alias: Some(alias), ..LinkChange::default() }))
+}
+
+fn marked(spec: VethSpec) -> VethSpec {
     VethSpec { alias: spec.alias.map(|alias| alias + MARK), ..spec }
 }
 

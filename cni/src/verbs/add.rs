@@ -16,7 +16,7 @@ use crate::act::node::Node;
 use crate::act::sandbox::sandbox;
 use crate::ask::ipam::{self, Ipam};
 use crate::decide::bridge;
-use crate::decide::extras::{host_ports, mark};
+use crate::decide::extras::{as_made, host_ports, mark, without_mark};
 use crate::decide::grant::Grant;
 use crate::decide::pod::{self, Ends};
 use crate::decide::shaping::limits;
@@ -134,6 +134,9 @@ impl<N: Node> Attempt<'_, N> {
             }
         };
         plan.pod.push(pod::loopback());
+        if self.pair == Pair::Made {
+            plan.host.splice(0..0, without_mark(&self.spec, ends.host.index));
+        }
         for (place, ops) in plan.batches() {
             self.apply(place, ops)?;
         }
@@ -250,7 +253,7 @@ impl<N: Node> Attempt<'_, N> {
 
     /// Makes the pair; `None` if one of the two names is taken.
     fn make(&mut self) -> Result<Option<Ends>, Error> {
-        let host = match self.host.create_veth(&self.spec, &self.netns) {
+        let host = match self.host.create_veth(&as_made(&self.spec), &self.netns) {
             Ok(host) => host,
             Err(error) if error.errno() == Some(Errno::EEXIST) => return Ok(None),
             Err(source) => {

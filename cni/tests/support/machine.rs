@@ -232,6 +232,14 @@ pub(crate) struct Snapshot {
     neighbours: BTreeMap<NeighbourKey, Neighbour>,
 }
 
+impl Snapshot {
+    pub(crate) fn forget_marks(&mut self) {
+        for alias in self.links.iter_mut().filter_map(|link| link.alias.as_mut()) {
+            alias.truncate(alias.trim_end_matches(", (+)").len());
+        }
+    }
+}
+
 pub(crate) fn snapshot<K: Kernel>(kernel: &mut K) -> Snapshot {
     let links = kernel.links().unwrap();
     let mut addresses = BTreeMap::new();

@@ -171,6 +171,7 @@ pub fn device_step(
                 up: (!link.up).then_some(true),
                 mtu: (link.mtu != spec.mtu).then_some(spec.mtu),
                 mac: (link.mac != Some(spec.mac)).then_some(spec.mac),
+                alias: None,
             };
             if change == LinkChange::default() {
                 Ok(DeviceStep::Keep(link.index))
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(step(Some(&spec()), None), Ok(DeviceStep::Create));
         assert_eq!(step(Some(&spec()), Some(&right)), Ok(DeviceStep::Keep(index)));
         let off = Link { up: false, mtu: 1400, ..right.clone() };
-        let change = LinkChange { up: Some(true), mtu: Some(1450), mac: None };
+        let change = LinkChange { up: Some(true), mtu: Some(1450), ..LinkChange::default() };
         assert_eq!(step(Some(&spec()), Some(&off)), Ok(DeviceStep::Change(index, change)));
         let other_port =
             Link { kind: LinkKind::Vxlan(ferrule_model::Vxlan { port: 4789, ..vxlan(1) }), ..right.clone() };

@@ -147,7 +147,7 @@ fn put_right<K: Tunnels>(
     let change = LinkChange {
         up: (!link.up).then_some(true),
         mtu: (link.mtu != spec.mtu).then_some(spec.mtu),
-        mac: None,
+        ..LinkChange::default()
     };
     if change != LinkChange::default() {
         if had {
