@@ -4,7 +4,7 @@
 mod cri;
 mod steps;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use cri::{
     Cri, message as msg,
@@ -169,7 +169,61 @@ fn pods_of_cri_get_their_addresses_and_leave_nothing() {
         Ok(((containerd, cri), "same addresses, same leases".to_owned()))
     });
     end_pods(&steps, &mut host, &cri, &pods);
+    exposed(&steps, &host, &cri);
     leave(&steps, host, containerd);
+}
+
+/// A pod with a host port and limits, which the runtime hands on in its own spelling.
+fn exposed(steps: &Steps, host: &Host, cri: &Cri) {
+    let web = SocketAddr::from((host.address().v4, 8080));
+    let callers = [host.outside(), host.space()];
+    let pod = steps.step("RunPodSandbox with a host port and limits", || {
+        let mut config = sandbox_config(host, "web-3");
+        config.port_mappings =
+            vec![msg::PortMapping { container_port: 80, host_port: 8080, ..msg::PortMapping::default() }];
+        let limits = [("ingress", "16M"), ("egress", "8M")];
+        config.annotations = limits
+            .map(|(way, rate)| (format!("kubernetes.io/{way}-bandwidth"), rate.to_owned()))
+            .into();
+        let pod = Pod::run_as(host, cri, "web-3", config)?;
+        pod.is_ready(cri)?;
+        host.routes_to(pod.lease.at)?;
+        let seen = format!("{}, {}", pod.lease.at.v4, pod.lease.at.v6);
+        Ok((pod, seen))
+    });
+    steps.prove("the host port is reached from outside and from the node", || {
+        pod.exec(cri, "httpd -p 80 -h /bin")?;
+        for caller in callers {
+            let answer = host::fetch(caller, web, "/reach")?.unwrap_or_default();
+            if !answer.contains("ping -c 1") {
+                return Err(LabError::promise(format!("a file from {web} to {}", caller.name()), answer));
+            }
+        }
+        Ok(format!("{web}, {} elements", host.host_ports()?))
+    });
+    steps.prove("what it receives and what it sends is limited", || {
+        let limits = host.place.run("tc qdisc show")?;
+        for rate in ["rate 16Mbit", "rate 8Mbit"] {
+            if !limits.contains(rate) {
+                return Err(LabError::promise(rate, limits));
+            }
+        }
+        Ok("16 and 8 Mbit/s".to_owned())
+    });
+    steps.prove("its end closes the port and leaves nothing", || {
+        pod.stop(cri)?;
+        pod.remove(cri)?;
+        if let Some(answer) = host::fetch(host.outside(), web, "/reach")? {
+            return Err(LabError::promise(format!("{web} to refuse"), answer));
+        }
+        match host.host_ports()? {
+            0 => {}
+            left => return Err(LabError::promise("no element in the table of host ports", left.to_string())),
+        }
+        // The table without elements stays, as the manual says.
+        host.place.run("nft delete table inet ferrule-hostports")?;
+        host.is_empty()
+    });
 }
 
 /// The pods' end, with and without `ipamd`.

@@ -25,6 +25,19 @@ pub(crate) struct LinuxPodSandboxConfig {
     pub(crate) cgroup_parent: String,
 }
 
+/// A host port; protocol 0 is TCP.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct PortMapping {
+    #[prost(int32, tag = "1")]
+    pub(crate) protocol: i32,
+    #[prost(int32, tag = "2")]
+    pub(crate) container_port: i32,
+    #[prost(int32, tag = "3")]
+    pub(crate) host_port: i32,
+    #[prost(string, tag = "4")]
+    pub(crate) host_ip: String,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct PodSandboxConfig {
     #[prost(message, optional, tag = "1")]
@@ -33,8 +46,12 @@ pub(crate) struct PodSandboxConfig {
     pub(crate) hostname: String,
     #[prost(string, tag = "3")]
     pub(crate) log_directory: String,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) port_mappings: Vec<PortMapping>,
     #[prost(map = "string, string", tag = "6")]
     pub(crate) labels: HashMap<String, String>,
+    #[prost(map = "string, string", tag = "7")]
+    pub(crate) annotations: HashMap<String, String>,
     #[prost(message, optional, tag = "8")]
     pub(crate) linux: Option<LinuxPodSandboxConfig>,
 }

@@ -1,6 +1,7 @@
 //! A pod as kubelet makes it through the CRI: a sandbox and one container in it, from start to removal.
 
 use std::{
+    collections::HashMap,
     os::unix::process::ExitStatusExt,
     process::{ExitStatus, Output},
 };
@@ -28,7 +29,9 @@ pub(crate) fn sandbox_config(host: &Host, name: &str) -> message::PodSandboxConf
         }),
         hostname: name.to_owned(),
         log_directory: format!("/run/log/{name}"),
+        port_mappings: Vec::new(),
         labels: [("app".to_owned(), "web".to_owned())].into(),
+        annotations: HashMap::new(),
         linux: Some(message::LinuxPodSandboxConfig {
             cgroup_parent: format!("{}/{name}", host.place.cgroup()),
         }),
@@ -51,7 +54,16 @@ pub(crate) struct Pod {
 impl Pod {
     /// RunPodSandbox, CreateContainer, StartContainer, as kubelet starts a pod.
     pub(crate) fn run(host: &Host, cri: &Cri, name: &'static str) -> Result<Pod> {
-        let config = sandbox_config(host, name);
+        Self::run_as(host, cri, name, sandbox_config(host, name))
+    }
+
+    /// The same for a sandbox that asks for more.
+    pub(crate) fn run_as(
+        host: &Host,
+        cri: &Cri,
+        name: &'static str,
+        config: message::PodSandboxConfig,
+    ) -> Result<Pod> {
         let request = message::RunPodSandboxRequest { config: Some(config.clone()) };
         let sandbox: message::SandboxId = cri.call("RuntimeService/RunPodSandbox", &request)?;
         let request = message::CreateContainerRequest {
