@@ -7,32 +7,38 @@ mod support;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use ferrule_netlink::sysctl;
 use serde_json::{Value, json};
 
 use support::Bench;
 use support::machine::{Machine, RealMachine};
 
-/// Code and message of an ADD by a process that lacks `capability`.
-fn add_without(bench: &Bench<'_, RealMachine>, capability: &str) -> (u64, String) {
+/// Code and message of an ADD that is run by this command, and fails.
+fn add_by(bench: &Bench<'_, RealMachine>, command: &[&str]) -> (u64, String) {
     let netns = support::path_for_others(&bench.machine.path("pod"));
     let config = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "ferrule", "runtimeDir": bench.dir.path()
     });
-    let without = format!("-{capability}");
-    let mut child = Command::new("setpriv")
-        .args(["--bounding-set", &without, "--inh-caps", &without, env!("CARGO_BIN_EXE_ferrule")])
+    let mut child = Command::new(command[0])
+        .args(&command[1..])
+        .arg(env!("CARGO_BIN_EXE_ferrule"))
         .envs([("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "c0ffee"), ("CNI_IFNAME", "eth0")])
         .envs([("CNI_NETNS", netns.as_str()), ("CNI_PATH", "/opt/cni/bin")])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap_or_else(|error| panic!("setpriv: {error}; install the package util-linux"));
+        .unwrap_or_else(|error| panic!("{}: {error}; install the package util-linux", command[0]));
     child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!output.status.success(), "without {capability}: {text}");
+    assert!(!output.status.success(), "{command:?}: {text}");
     let object: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
     (object["code"].as_u64().unwrap(), object["msg"].as_str().unwrap().to_owned())
+}
+
+fn add_without(bench: &Bench<'_, RealMachine>, capability: &str) -> (u64, String) {
+    let without = format!("-{capability}");
+    add_by(bench, &["setpriv", "--bounding-set", &without, "--inh-caps", &without])
 }
 
 #[test]
@@ -47,5 +53,20 @@ fn a_right_that_the_plugin_lacks_is_told_with_what_gives_it() {
         assert_eq!(code, 8, "{text}");
         assert!(text.contains("CNI_NETNS") && text.contains("CAP_SYS_ADMIN is needed"), "{text}");
         assert_eq!(bench.world(), before, "nothing was done");
+    });
+}
+
+#[test]
+fn ipv6_that_is_off_is_not_called_a_missing_right() {
+    RealMachine::with(|machine| {
+        sysctl::set("net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let bench = Bench::new(machine);
+        let before = bench.world();
+        let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec $0";
+        let (code, text) = add_by(&bench, &["unshare", "--mount", "sh", "-c", read_only]);
+        assert_eq!(code, 100, "{text}");
+        assert!(text.contains("IPv6 is off on fer"), "{text}");
+        assert!(text.contains("must not be read-only") && !text.contains("CAP_"), "{text}");
+        assert_eq!(bench.world().host_state(), before.host_state(), "nothing is left");
     });
 }

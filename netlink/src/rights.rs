@@ -23,13 +23,23 @@ pub fn of_socket(error: &io::Error) -> Option<&'static str> {
     matches!(errno, Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT).then_some(PROFILE)
 }
 
+/// The same for the kernel's events, of which those of nftables take a right (`netlink_bind`).
+pub fn of_events(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EPERM => Some(NET_ADMIN),
+        _ => of_socket(error),
+    }
+}
+
 /// The same for a file of `/proc/sys`.
 pub fn of_sysctl(error: &io::Error) -> Option<&'static str> {
-    let errno = Errno::from_raw(error.raw_os_error()?);
-    matches!(errno, Errno::EPERM | Errno::EACCES | Errno::EROFS).then_some(
-        "/proc/sys has to be writable: run this as root, with CAP_NET_ADMIN, and not read-only (ProtectKernelTunables=no, a \
-         privileged container)",
-    )
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EROFS => {
+            Some("/proc/sys must not be read-only: ProtectKernelTunables=no, or a privileged container")
+        }
+        Errno::EPERM | Errno::EACCES => Some("to write to /proc/sys, run this as root, with CAP_NET_ADMIN"),
+        _ => None,
+    }
 }
 
 /// The same for what a program such as `nft` says in the C library's words.
@@ -50,7 +60,7 @@ pub fn to_run(error: &io::Error, package: &str) -> String {
 }
 
 /// A remedy behind a message; nothing where there is none.
-pub(crate) fn behind(remedy: Option<&str>) -> String {
+pub fn behind(remedy: Option<&str>) -> String {
     remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
 }
 
@@ -80,9 +90,10 @@ mod tests {
         let enter = NetnsError::Enter { path: "/run/netns/a".into(), errno: Errno::EPERM };
         let text = Error::Netns(enter).to_string();
         assert!(text.contains("/run/netns/a") && text.contains("CAP_SYS_ADMIN"), "{text}");
-        for errno in [Errno::EACCES, Errno::EROFS] {
-            assert!(of_sysctl(&io(errno)).unwrap().contains("/proc/sys has to be writable"));
-        }
+        assert!(of_events(&io(Errno::EPERM)).unwrap().contains("CAP_NET_ADMIN"));
+        assert!(of_events(&io(Errno::EACCES)).unwrap().contains("AF_NETLINK"));
+        assert!(of_sysctl(&io(Errno::EACCES)).unwrap().contains("CAP_NET_ADMIN"));
+        assert!(of_sysctl(&io(Errno::EROFS)).unwrap().contains("ProtectKernelTunables"));
     }
 
     #[test]

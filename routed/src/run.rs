@@ -12,7 +12,7 @@ use ferrule_daemon::{Alone, CommonArgs, HttpLimits, NotAlone, Notifier, Shutdown
 use ferrule_model::vtep_mac;
 use ferrule_netlink::events::Events;
 use ferrule_netlink::nft::NetfilterSocket;
-use ferrule_netlink::{Netlink, Port};
+use ferrule_netlink::{Netlink, Port, rights};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::PROGRAM;
@@ -66,7 +66,7 @@ pub enum RunError {
     #[error(transparent)]
     Netlink(#[from] ferrule_netlink::Error),
     /// The kernel's events cannot be had.
-    #[error("cannot subscribe to the kernel's events: {0}")]
+    #[error("cannot subscribe to the kernel's events: {}{}", .0, rights::behind(rights::of_events(.0)))]
     Events(#[source] io::Error),
     /// There is no WireGuard key.
     #[error(transparent)]

@@ -162,6 +162,17 @@ fn the_unit_reaches_no_store_but_with_the_drop_in_for_it() {
     assert!(node.state().contains("unreachable 10.244."), "{}", with.log());
 }
 
+#[test]
+fn without_its_one_right_it_says_which_that_is_and_what_gives_it() {
+    let node = Node::new("vxlan");
+    node.write_nodes(&[1, 2]);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", env!("CARGO_BIN_EXE_routed")]);
+    command.args(node.arguments().split(' '));
+    let daemon = node.start_as(command);
+    daemon.wait_for_log("CAP_NET_ADMIN in this network namespace is needed: run this as root, by its unit");
+}
+
 /// As a container has it: /proc/sys cannot be written.
 fn start_without_sysctls(node: &Node) -> lab::Daemon {
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";

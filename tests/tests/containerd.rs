@@ -182,9 +182,8 @@ fn exposed(steps: &Steps, host: &Host, cri: &Cri) {
         config.port_mappings =
             vec![msg::PortMapping { container_port: 80, host_port: 8080, ..msg::PortMapping::default() }];
         let limits = [("ingress", "16M"), ("egress", "8M")];
-        config.annotations = limits
-            .map(|(way, rate)| (format!("kubernetes.io/{way}-bandwidth"), rate.to_owned()))
-            .into();
+        config.annotations =
+            limits.map(|(way, rate)| (format!("kubernetes.io/{way}-bandwidth"), rate.to_owned())).into();
         let pod = Pod::run_as(host, cri, "web-3", config)?;
         pod.is_ready(cri)?;
         host.routes_to(pod.lease.at)?;

@@ -295,6 +295,30 @@ async fn whole(answer: Response<Body>, longest: usize) -> Result<Vec<u8>, Fault>
 mod tests {
     use super::*;
 
+    const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\npreferences: null\nextensions: null\n\
+        clusters:\n- name: c\n  cluster:\n    server: https://192.0.2.1:6443\n    proxy-url: null\n    certificate-authority: null\n\
+        users:\n- name: u\n  user:\n    token: t\n    username: null\n\
+        contexts:\n- name: x\n  context:\n    cluster: c\n    user: u\n    namespace: null\ncurrent-context: x\n";
+
+    fn open(text: &str) -> Result<Api, Fault> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Api::open(Some(file.path())))
+    }
+
+    #[test]
+    fn a_kubeconfig_is_read_as_client_go_reads_it() {
+        assert!(open(KUBECONFIG).is_ok(), "null is absence");
+        // Names count as they are written, there as here (decision 67).
+        for (name, written) in
+            [("clusters:", "Clusters:"), ("server:", "Server:"), ("current-context:", "Current-Context:")]
+        {
+            let fault = open(&KUBECONFIG.replacen(name, written, 1)).err().unwrap();
+            assert!(matches!(fault, Fault::Credentials(_)), "{written} {fault}");
+        }
+    }
+
     #[test]
     fn what_the_server_gave_goes_back_to_it_unharmed() {
         assert_eq!(escaped("12345"), "12345");
