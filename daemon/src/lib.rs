@@ -1,5 +1,5 @@
 //! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`], [`log_as_one`]), the
-//! talk with the service manager ([`Notifier`], [`Watchdog`]), the end ([`Shutdown`]), files that other processes
+//! talk with the service manager ([`Notifier`], [`Watchdog`]), the runtime and the signals ([`block_on`], [`Signals`]), files that other processes
 //! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), a Varlink interface
 //! on a socket ([`varlink`]), and asking a daemon that runs ([`Asked`]).
 //!
@@ -12,7 +12,7 @@ mod atomic;
 mod logging;
 mod metrics;
 mod notify;
-mod shutdown;
+mod signals;
 mod trail;
 pub mod varlink;
 mod watch;
@@ -26,5 +26,5 @@ pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,
 };
 pub use notify::{Notifier, Watchdog};
-pub use shutdown::Shutdown;
+pub use signals::{Heard, Signals, block_on};
 pub use watch::FileWatch;

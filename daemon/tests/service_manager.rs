@@ -13,7 +13,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use ferrule_daemon::{Notifier, Shutdown};
+use ferrule_daemon::{Heard, Notifier, Signals, block_on};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -49,22 +49,25 @@ const CHECKS: [(&str, fn()); 3] = [
 
 /// The smallest daemon.
 fn daemon() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut shutdown = Shutdown::catch().unwrap();
+    let life = async {
+        let mut signals = Signals::catch().unwrap();
         let mut watchdog = Notifier.watchdog();
         Notifier.ready("serving\nMAINPID=1");
         loop {
             tokio::select! {
-                signal = shutdown.requested() => {
-                    Notifier.status(signal);
-                    Notifier.stopping();
-                    return ExitCode::SUCCESS;
-                }
+                heard = signals.next() => match heard {
+                    Heard::Reload => Notifier.status("reads its files again"),
+                    Heard::Stop(signal) => {
+                        Notifier.status(signal);
+                        Notifier.stopping();
+                        return ExitCode::SUCCESS;
+                    }
+                },
                 () = watchdog.beat() => {}
             }
         }
-    })
+    };
+    block_on(life).unwrap()
 }
 
 fn told_of_start_life_and_end(signal: Signal, name: &str) {
@@ -86,7 +89,13 @@ fn told_of_start_life_and_end(signal: Signal, name: &str) {
     // The first beat is sent at once, the others every 50 ms.
     assert!(begun.elapsed() >= Duration::from_millis(140), "beats come too fast: {:?}", begun.elapsed());
 
-    stop(&child, signal);
+    // A hangup is heard, and the beats go on.
+    send(&child, Signal::SIGHUP);
+    let is_heard = (0..100).any(|_| message(&socket) == "STATUS=reads its files again\n");
+    assert!(is_heard, "SIGHUP");
+    assert_eq!(message(&socket), "WATCHDOG=1\n");
+
+    send(&child, signal);
     let mut rest = Vec::new();
     while rest.last().is_none_or(|last| last != "STOPPING=1\n") {
         rest.push(message(&socket));
@@ -108,7 +117,7 @@ fn runs_without_a_service_manager() {
         assert!(Instant::now() < until, "SIGTERM is not caught");
         std::thread::yield_now();
     }
-    stop(&child, Signal::SIGTERM);
+    send(&child, Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
 }
 
@@ -120,7 +129,7 @@ fn start(command: &mut Command) -> Child {
     command.env(ROLE, "daemon").spawn().unwrap()
 }
 
-fn stop(child: &Child, signal: Signal) {
+fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
 }
 

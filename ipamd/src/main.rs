@@ -1,7 +1,7 @@
 //! `ipamd`: the command. Arguments, configuration, logging; the work is the library's.
 
 use clap::{Parser, Subcommand};
-use ferrule_daemon::{CommonArgs, start_logging};
+use ferrule_daemon::{CommonArgs, block_on, start_logging};
 use ipamd::{Form, Moving};
 use std::error::Error;
 use std::process::ExitCode;
@@ -73,7 +73,5 @@ fn run(cli: &Cli) -> Result<(), Box<dyn Error>> {
         Some(Command::Pools(form)) => return Ok(ipamd::pools(&cli.common, *form)?),
         None => {}
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(ipamd::run(&cli.common))?;
-    Ok(())
+    Ok(block_on(ipamd::run(&cli.common))??)
 }

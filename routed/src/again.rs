@@ -7,21 +7,9 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 
 use ferrule_config::Config;
-use ferrule_daemon::CommonArgs;
-use nix::sys::signal::{SigSet, Signal as Number};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use ferrule_daemon::{CommonArgs, Signals};
 
 use crate::run::{RunError, identity, system};
-
-/// Catches SIGHUP from here on; one that came while the daemon before this one gave its place up counts.
-///
-/// # Errors
-/// The handler cannot be installed.
-pub(crate) fn catch() -> io::Result<Signal> {
-    let hangup = signal(SignalKind::hangup())?;
-    SigSet::from(Number::SIGHUP).thread_unblock()?;
-    Ok(hangup)
-}
 
 /// Whether the configuration is another than the one that runs, and can be used.
 pub(crate) fn is_due(args: &CommonArgs, running: &Config) -> bool {
@@ -60,10 +48,7 @@ pub(crate) fn start_over() -> Result<Infallible, RunError> {
     let arguments = arguments.map_err(system("read the arguments"))?;
     let program = arguments.first().ok_or_else(|| io::Error::other("there is no name of the program"));
     // Until the next one catches it, the next SIGHUP waits.
-    SigSet::from(Number::SIGHUP)
-        .thread_block()
-        .map_err(io::Error::from)
-        .map_err(system("hold back SIGHUP"))?;
+    Signals::hold_reload().map_err(system("hold back SIGHUP"))?;
     let refused = nix::unistd::execvp(program.map_err(system("start over"))?, &arguments);
     refused.map_err(io::Error::from).map_err(system("start over"))
 }

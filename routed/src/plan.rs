@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ferrule_config::{Config, EditedNodes, Source as SourceKind, Tunnel};
-use ferrule_daemon::{CommonArgs, Notifier};
+use ferrule_daemon::{CommonArgs, Notifier, block_on};
 use ferrule_model::{
     Address, AddressKey, Change, FdbEntry, FdbKey, Hop, IfIndex, IfName, Link, Neighbour, NeighbourKey,
     Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
@@ -46,9 +46,8 @@ const LAST: IfIndex = IfIndex(u32::MAX);
 pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let cluster =
-        runtime.map_err(system("start the runtime"))?.block_on(nodes(&config, &name, &args.runtime_dir))?;
+    let nodes = nodes(&config, &name, &args.runtime_dir);
+    let cluster = block_on(nodes).map_err(system("start the runtime"))??;
     let (identity, is_new) = identity(&config)?;
     let mut applier = Applier::new(Noting::new(Netlink::open()?), config.routing.clone())
         .with_given(&config.cluster.pod_cidrs)

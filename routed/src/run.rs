@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
-use ferrule_daemon::{Alone, CommonArgs, HttpLimits, NotAlone, Notifier, Shutdown, serve_metrics};
+use ferrule_daemon::{
+    Alone, CommonArgs, Heard, HttpLimits, NotAlone, Notifier, Signals, block_on, serve_metrics,
+};
 use ferrule_model::vtep_mac;
 use ferrule_netlink::events::Events;
 use ferrule_netlink::nft::NetfilterSocket;
@@ -105,8 +107,7 @@ pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let end = runtime.map_err(system("start the runtime"))?.block_on(serve(config, name, args))?;
+    let end = block_on(serve(config, name, args)).map_err(system("start the runtime"))??;
     match end {
         End::Stopped => Ok(()),
         End::Over => again::start_over().map(|never| match never {}),
@@ -123,8 +124,7 @@ enum End {
 
 async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, RunError> {
     let runtime_dir = &args.runtime_dir;
-    let mut shutdown = Shutdown::catch().map_err(system("catch signals"))?;
-    let mut hangup = again::catch().map_err(system("catch SIGHUP"))?;
+    let mut signals = Signals::catch().map_err(system("catch signals"))?;
     let lock = lock(runtime_dir)?;
     let _alone = Alone::be(PROGRAM)?;
     let identity = identity(&config.routing)?;
@@ -150,18 +150,18 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let mut told = Status::default();
     loop {
         let message = tokio::select! {
-            signal = shutdown.requested() => {
-                tracing::info!("stopping on {signal}; everything stays as it is in the kernel");
-                notifier.stopping();
-                return Ok(End::Stopped);
-            }
-            _ = hangup.recv() => {
-                if again::is_due(args, table.config()) {
-                    return Ok(End::Over);
+            heard = signals.next() => match heard {
+                Heard::Stop(signal) => {
+                    tracing::info!("stopping on {signal}; everything stays as it is in the kernel");
+                    notifier.stopping();
+                    return Ok(End::Stopped);
                 }
-                feed.look_again();
-                continue;
-            }
+                Heard::Reload if again::is_due(args, table.config()) => return Ok(End::Over),
+                Heard::Reload => {
+                    feed.look_again();
+                    continue;
+                }
+            },
             fed = feed.next() => match fed {
                 Fed::News(news) => match table.take(news) {
                     Some(message) => message,

@@ -11,8 +11,8 @@ use crate::look::inputs::Inputs;
 use crate::store::path_in;
 use crate::store::{SledStore, Store, StoreError};
 use ferrule_config::ConfigError;
-use ferrule_daemon::CommonArgs;
 use ferrule_daemon::varlink::{Lock, SocketError};
+use ferrule_daemon::{CommonArgs, block_on};
 use ferrule_wire::{Lease, Pod};
 use nix::unistd::{Gid, Uid, geteuid, setegid, seteuid};
 use serde::Deserialize;
@@ -142,9 +142,7 @@ struct Books {
 impl Books {
     fn open(common: &CommonArgs) -> Result<Self, MoveError> {
         let failed = |doing| move |source| MoveError::System { doing, source };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(failed("begin"))?;
-        let inputs = runtime.block_on(async { Inputs::open(common) })?;
+        let inputs = block_on(async { Inputs::open(common) }).map_err(failed("begin"))??;
         let path = path_in(inputs.config().ipam.state_dir.as_deref(), &common.runtime_dir);
         let owner = Owner::of(path.parent().unwrap_or(&path));
         let boot_id = boot_id().map_err(failed("read the boot id from /proc"))?;

@@ -9,13 +9,12 @@ use crate::serve::writer::{Handle, StartError, Writer};
 use crate::store::path_in;
 use ferrule_config::ConfigError;
 use ferrule_daemon::varlink::{Limits, Lock, SocketError, serve};
-use ferrule_daemon::{CommonArgs, HttpLimits, Notifier, Shutdown, serve_metrics};
+use ferrule_daemon::{CommonArgs, Heard, HttpLimits, Notifier, Signals, serve_metrics};
 use ferrule_netlink::own_addresses;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -67,8 +66,7 @@ pub enum RunError {
 /// See [`RunError`].
 pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     let runtime_dir = common.runtime_dir.clone();
-    let mut shutdown = Shutdown::catch().map_err(system("cannot catch signals"))?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(system("cannot catch SIGHUP"))?;
+    let mut signals = Signals::catch().map_err(system("cannot catch signals"))?;
     let mut inputs = Inputs::open(common)?;
     let lock = Lock::take(&runtime_dir, PROGRAM)?;
     let passed = lock.passed()?;
@@ -101,7 +99,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     tracing::info!(leases, runtime_dir = %runtime_dir.display(), "serving");
     Notifier.ready(&format!("serving, {leases} leases at the start"));
 
-    let ended = attend(&mut inputs, &runtime_dir, &handle, &grace, &mut shutdown, &mut hangup).await;
+    let ended = attend(&mut inputs, &runtime_dir, &handle, &grace, &mut signals).await;
     Notifier.stopping();
     drop(socket_file);
     drop((stop, handle));
@@ -125,8 +123,7 @@ async fn attend(
     runtime_dir: &Path,
     handle: &Handle,
     grace: &watch::Sender<Duration>,
-    shutdown: &mut Shutdown,
-    hangup: &mut Signal,
+    signals: &mut Signals,
 ) -> Result<(), RunError> {
     let mut watchdog = Notifier.watchdog();
     let mut queue = interval(QUEUE_INTERVAL);
@@ -135,17 +132,19 @@ async fn attend(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            signal = shutdown.requested() => {
-                tracing::info!(signal, "stopping");
-                return Ok(());
-            }
+            heard = signals.next() => match heard {
+                Heard::Stop(signal) => {
+                    tracing::info!(signal, "stopping");
+                    return Ok(());
+                }
+                Heard::Reload => {
+                    inputs.read();
+                    configure(inputs, handle, grace).await;
+                }
+            },
             () = handle.gone() => return Err(RunError::WriterDied),
             () = watchdog.beat() => {}
             () = inputs.changed() => configure(inputs, handle, grace).await,
-            _ = hangup.recv() => {
-                inputs.read();
-                configure(inputs, handle, grace).await;
-            }
             _ = look.tick() => {
                 // It may wait for whoever changes links.
                 let found = spawn_blocking(own_addresses).await.unwrap_or_else(|error| Err(error.into()));
