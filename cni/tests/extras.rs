@@ -101,6 +101,17 @@ on_both_kernels! {
         assert_eq!(bench.world().host_state(), before.host_state());
     }
 
+    fn a_port_that_the_node_itself_needs_is_refused_and_nothing_of_that_add_is_left(bench) {
+        let node = r#"{"node":"n1","reserved_host_ports":["tcp 22","tcp 8080"]}"#;
+        std::fs::write(bench.dir.path().join("node.json"), node).unwrap();
+        let before = bench.world();
+        let (code, text) = failure(&verb(&bench, "ADD", "c0ffee", &asking(everything())));
+        assert_eq!(code, 104);
+        assert!(text.contains("host port tcp 8080 is the node's own"), "{text}");
+        assert_eq!(bench.world().host_state(), before.host_state());
+        assert_eq!(elements(&bench), []);
+    }
+
     fn an_add_that_is_repeated_with_less_leaves_what_it_asks_for_and_no_more(bench) {
         result(&verb(&bench, "ADD", "c0ffee", &asking(everything())));
         assert_eq!(limits(&bench), (true, true, true));

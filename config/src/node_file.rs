@@ -1,4 +1,4 @@
-//! `node.json`: what `routed` knows about this node, for `ipamd`.
+//! `node.json`: what `routed` knows about this node, for `ipamd` and, where a pod asks for host ports, for the plugin.
 
 use std::path::Path;
 
@@ -33,6 +33,9 @@ pub struct NodeFile {
     pub cluster_cidrs: Vec<IpNetwork>,
     /// The MTU of a pod's interface in bytes: the underlay's, less the encapsulation.
     pub mtu: u32,
+    /// Ports of the node that the plugin gives to no pod, as `tcp 22`.
+    #[serde(default)]
+    pub reserved_host_ports: Vec<String>,
 }
 
 impl NodeFile {
@@ -137,7 +140,7 @@ mod tests {
         ) {
             let v4 = IpNetwork::new([10, 244, third, 0].into(), 24).unwrap();
             let v6 = IpNetwork::new((0xfd_u128 << 120 | u128::from(low) << 64).to_be_bytes().into(), 64).unwrap();
-            let file = NodeFile { node, pod_cidrs: vec![v4, v6], cluster_cidrs: vec![v4], mtu };
+            let file = NodeFile { node, pod_cidrs: vec![v4, v6], cluster_cidrs: vec![v4], mtu, reserved_host_ports: vec!["tcp 22".into()] };
             prop_assert_eq!(NodeFile::parse(&file.to_json(), Path::new("node.json")).unwrap(), file);
         }
 

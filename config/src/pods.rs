@@ -4,12 +4,36 @@ use serde::Deserialize;
 
 use crate::document::{Checked, Document};
 use crate::raw::Text;
+use crate::settings::Config;
+use crate::tunnel::Tunnel;
 
 /// `[pods]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pods {
     /// What a pod's packets may have as their source.
     pub source_check: SourceCheck,
+    /// Ports of the node that no pod gets as a host port, as `tcp 22`; the tunnels' are not among them.
+    pub reserved_host_ports: Vec<String>,
+}
+
+impl Default for Pods {
+    fn default() -> Self {
+        // Those of ssh and of kubelet's API.
+        let reserved_host_ports = ["tcp 22", "tcp 10250"].map(str::to_owned).into();
+        Self { source_check: SourceCheck::default(), reserved_host_ports }
+    }
+}
+
+impl Config {
+    /// All ports of the node that no pod gets as a host port, as `tcp 22`: those of `[pods]`, and those of the tunnels.
+    pub fn reserved_host_ports(&self) -> Vec<String> {
+        let routing = &self.routing;
+        let tunnels = [(Tunnel::Vxlan, routing.vxlan.port), (Tunnel::Wireguard, routing.wireguard.port)];
+        let tunnels = tunnels.into_iter().filter(|(tunnel, _)| routing.has(*tunnel));
+        let mut ports = self.pods.reserved_host_ports.clone();
+        ports.extend(tunnels.map(|(_, port)| format!("udp {port}")));
+        ports
+    }
 }
 
 /// What a pod's packets may have as their source.
@@ -29,6 +53,7 @@ pub enum SourceCheck {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawPods {
     source_check: Option<Text>,
+    reserved_host_ports: Option<Vec<Text>>,
 }
 
 pub(crate) fn pods(document: &Document<'_>, raw: &RawPods) -> Checked<Pods> {
@@ -45,7 +70,27 @@ pub(crate) fn pods(document: &Document<'_>, raw: &RawPods) -> Checked<Pods> {
             }
         };
     }
+    if let Some(texts) = &raw.reserved_host_ports {
+        pods.reserved_host_ports =
+            texts.iter().map(|text| reserved(document, text)).collect::<Checked<Vec<_>>>()?;
+    }
     Ok(pods)
+}
+
+/// A protocol and a port.
+fn reserved(document: &Document<'_>, text: &Text) -> Checked<String> {
+    let port = match text.get_ref().split_once(' ') {
+        Some(("tcp" | "udp" | "sctp", port)) => port.parse().ok(),
+        _ => None,
+    };
+    match port {
+        Some(1_u16..) if !text.get_ref().contains('+') => Ok(text.get_ref().clone()),
+        _ => {
+            let reason = format!("\"{}\" is not a protocol and a port", text.get_ref());
+            let remedy = "write tcp, udp or sctp, a space and a port, as \"tcp 22\"";
+            Err(document.fault(text, "pods.reserved_host_ports", reason, remedy))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +98,6 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::Config;
 
     #[test]
     fn the_source_check_is_strict_unless_another_one_is_asked_for() {
@@ -66,5 +110,20 @@ mod tests {
         }
         let fault = of("[pods]\nsource_check = \"none\"\n").expect_err("no such check").to_string();
         assert!(fault.contains("f:2") && fault.contains("\"loose\" or \"off\""), "{fault}");
+    }
+
+    #[test]
+    fn the_ports_of_the_node_are_those_of_the_list_and_those_of_its_tunnels() {
+        let of = |text: &str| Config::parse(text, Path::new("f")).map(|config| config.reserved_host_ports());
+        assert_eq!(of("").unwrap(), ["tcp 22", "tcp 10250", "udp 8472"]);
+        let text = "[pods]\nreserved_host_ports = [\"sctp 9\"]\n[routing]\nbackend = \"wireguard\"\n";
+        assert_eq!(of(text).unwrap(), ["sctp 9", "udp 51820"]);
+        let text = "[pods]\nreserved_host_ports = []\n[routing]\nbackend = \"native\"\n";
+        assert_eq!(of(text).unwrap(), [""; 0]);
+        for wrong in ["22", "tcp", "tcp 0", "tcp 65536", "TCP 22", "tcp  22", "tcp +22", "icmp 1"] {
+            let fault =
+                of(&format!("[pods]\nreserved_host_ports = [\"{wrong}\"]\n")).unwrap_err().to_string();
+            assert!(fault.contains("f:2") && fault.contains(wrong), "{fault}");
+        }
     }
 }

@@ -204,6 +204,7 @@ fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
         pod_cidrs: vec!["10.5.199.0/24".parse().unwrap()],
         cluster_cidrs: Vec::new(),
         mtu: 1450,
+        reserved_host_ports: Vec::new(),
     };
     std::fs::write(directory.path().join("node.json"), file.to_json()).unwrap();
     etcd.delete(&first.0);

@@ -297,7 +297,7 @@ mod code {
     pub(super) const NAME_TAKEN: u32 = 101;
     /// `ipamd` refused for a reason that does not pass by itself.
     pub(super) const IPAM: u32 = 102;
-    /// Another pod has the host port.
+    /// Another pod has the host port, or the node itself.
     pub(super) const PORT_TAKEN: u32 = 104;
     /// CHECK: something is not as ADD left it.
     pub(super) const CHANGED: u32 = 103;
@@ -338,7 +338,7 @@ impl Error {
                 code::KERNEL
             }
             Self::IfNameTaken(_) | Self::HostNameTaken(_) | Self::NoBridge(_) => code::NAME_TAKEN,
-            Self::HostPort(HostPortError::Taken { .. }) => code::PORT_TAKEN,
+            Self::HostPort(HostPortError::Taken { .. } | HostPortError::Reserved(_)) => code::PORT_TAKEN,
             Self::HostPort(_) | Self::Shaping(_) => code::KERNEL,
             Self::Changed(_) => code::CHANGED,
             Self::NotAvailable { .. } => code::NOT_AVAILABLE,

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use crate::act::extras;
 use crate::act::hostend;
 use crate::act::node::Node;
+use crate::act::reserved;
 use crate::act::sandbox::sandbox;
 use crate::ask::ipam::{self, Ipam};
 use crate::decide::bridge;
@@ -43,6 +44,7 @@ pub fn add<N: Node>(
 ) -> Result<Vec<String>, Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let config = &request.config;
+    reserved::check(&config.extras.ports, &config.runtime_dir)?;
     // Connected early, so that the daemon is awake and has taken the connection by the time there is a question.
     let mut ipam = Ipam::wait(config)?;
     let mut attempt = Attempt {

@@ -78,7 +78,13 @@ mod tests {
 
     fn node(cidrs: &[&str]) -> NodeFile {
         let pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
-        NodeFile { node: "a".into(), pod_cidrs, cluster_cidrs: Vec::new(), mtu: 1450 }
+        NodeFile {
+            node: "a".into(),
+            pod_cidrs,
+            cluster_cidrs: Vec::new(),
+            mtu: 1450,
+            reserved_host_ports: Vec::new(),
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Outcome {
     own: Node,
     /// The networks of all pods.
     cidrs: Vec<IpNetwork>,
+    /// The ports of the node that no pod gets.
+    reserved_host_ports: Vec<String>,
     /// The masquerade table.
     table: Arc<str>,
 }
@@ -65,7 +67,8 @@ impl Outcome {
         // A link with less than IPv6 needs has no IPv6.
         let fits = |cidr: &IpNetwork| family(cidr) == Family::V4 || mtu >= MTU_MIN;
         let pod_cidrs = pod_cidrs.iter().copied().filter(fits).collect();
-        NodeFile { node, pod_cidrs, cluster_cidrs, mtu }
+        let reserved_host_ports = self.reserved_host_ports.clone();
+        NodeFile { node, pod_cidrs, cluster_cidrs, mtu, reserved_host_ports }
     }
 }
 
@@ -261,7 +264,8 @@ impl Host {
         let cidrs = networks::cluster_cidrs(&self.config.cluster.pod_cidrs, cluster);
         let unchanged = [cidrs.as_slice(), &self.config.cluster.non_masquerade_cidrs].concat();
         let table = masquerade::table(&cluster.own.pod_cidrs, &unchanged).into();
-        Outcome { of: Arc::downgrade(cluster), own: cluster.own.clone(), cidrs, table }
+        let reserved_host_ports = self.config.reserved_host_ports();
+        Outcome { of: Arc::downgrade(cluster), own: cluster.own.clone(), cidrs, reserved_host_ports, table }
     }
 
     /// What these nodes come to.

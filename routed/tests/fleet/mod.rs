@@ -161,8 +161,13 @@ impl Fleet {
         for (node, number) in self.nodes.iter().zip(1..) {
             let cidrs = [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")];
             let pod_cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
-            let file =
-                NodeFile { node: format!("n{number}"), pod_cidrs, cluster_cidrs: Vec::new(), mtu: 1450 };
+            let file = NodeFile {
+                node: format!("n{number}"),
+                pod_cidrs,
+                cluster_cidrs: Vec::new(),
+                mtu: 1450,
+                reserved_host_ports: Vec::new(),
+            };
             std::fs::create_dir_all(node.path("run")).unwrap();
             std::fs::write(node.path("run/node.json"), file.to_json()).unwrap();
         }

@@ -1,6 +1,7 @@
 //! What host ports and limited bandwidth fail with.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use ferrule_model::table::TABLE;
 use ferrule_netlink::Error as NetlinkError;
@@ -17,6 +18,20 @@ pub enum HostPortError {
         port: String,
         /// Whose it is.
         owner: String,
+    },
+    /// The node itself needs the port.
+    #[error(
+        "host port {0} is the node's own: ask for another hostPort (ferrule.toml, [pods] reserved_host_ports, has the ports \
+         that no pod gets, and the tunnel's port is one)"
+    )]
+    Reserved(String),
+    /// It cannot be told which ports the node itself needs.
+    #[error("{path} does not tell which ports the node itself needs: {reason}; restart routed, which writes it", path = .path.display())]
+    NodeFile {
+        /// The file of `routed`.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The table, or a part of it that is missing, could not be made.
     #[error(
