@@ -7,7 +7,7 @@ use ferrule_model::{
     Change, Event, IfIndex, IfName, Link, NexthopEvent, PROTOCOL, Route, RouteKey, VxlanSpec, is_host_veth,
 };
 
-use crate::decide::diverted::{Diverted, shadow};
+use crate::decide::diverted::{Diverted, policy, shadow};
 use crate::decide::nodes::Node;
 use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
@@ -135,7 +135,7 @@ impl Belief {
         let takes =
             || shadow::taken_from(&self.ours.routes, key).is_some_and(|(_, ours)| shadow::leads(ours));
         let concerns = self.diverted.routes.contains(key)
-            || self.diverted.tables.contains(&key.table)
+            || (self.diverted.tables.contains(&key.table) && policy::overlaps(&self.ours.routes, &key.dst))
             || (change == Change::Put && takes());
         if concerns { Concern::Way } else { Concern::None }
     }

@@ -46,6 +46,11 @@ impl Taken {
         Self { given: given.to_vec(), ..self }
     }
 
+    /// The machine's own addresses outside of its pods' networks.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.values().copied()
+    }
+
     /// Why these pod CIDRs, one of them at least, cannot be a node's.
     pub fn clash<'a>(&self, mut cidrs: impl Iterator<Item = &'a IpNetwork>) -> Option<Why> {
         cidrs.find_map(|cidr| {

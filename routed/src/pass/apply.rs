@@ -232,9 +232,8 @@ impl<K: Tunnels> Applier<K> {
         let devices: Vec<_> = belief.devices().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
         let known = left.goal.objects();
-        let matters = |key: &RouteKey| ways::matter(&known.routes, key, shadow::leads);
-        let were_flannels = owner::are_flannels(settings);
-        let mut seen = observe::ours(kernel, &devices, belief.wireguard, were_flannels, (known, &matters))?;
+        let of = (&devices[..], belief.wireguard, owner::are_flannels(settings));
+        let mut seen = ways::observed(kernel, of, known, &known.routes, shadow::leads)?;
         let peers = std::mem::take(&mut seen.peers);
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
         let (own, links) = (&ground.own, &seen.links);
@@ -256,7 +255,8 @@ impl<K: Tunnels> Applier<K> {
         if !are_right {
             return Ok(None);
         }
-        belief.diverted = shadow::find(&seen.foreign, &known.routes, &belief.ours.routes, &seen.links);
+        let (others, at) = ((&seen.foreign[..], seen.rules), (&seen.links, &self.given[..]));
+        belief.diverted = ways::diverted(others, &left.goal, &belief.ours.routes, at);
         belief.links = seen.links;
         left.looked = now;
         let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
@@ -297,11 +297,12 @@ impl<K: Tunnels> Applier<K> {
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
         let known = before.filter(|_| !fresh).map(|belief| belief.ours);
         seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
-        let foreign = seen.foreign;
+        let others = (seen.foreign, seen.rules);
         let mut walked =
             self.walk(goal.objects(), seen.ours, (known.as_ref(), &seen.links), now, &mut report)?;
         drop(known);
-        let diverted = shadow::find(&foreign, &goal.objects().routes, &walked.observed.routes, &seen.links);
+        let at = (&seen.links, &self.given[..]);
+        let diverted = ways::diverted((&others.0, others.1), &goal, &walked.observed.routes, at);
         let mut left = Left {
             differing: std::mem::take(&mut walked.differing),
             unfinished: walked.taken,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_config::Routing;
 use ferrule_model::{
-    Family, ForeignRoute, IfIndex, IfName, IpNetwork, Link, PROTOCOL, PeerKey, PeerState, Route, RouteKey,
-    is_host_veth,
+    Family, ForeignRoute, IfIndex, IfName, IpNetwork, Link, PROTOCOL, PeerKey, PeerState, PolicyRule, Route,
+    RouteKey, is_host_veth,
 };
 use ferrule_netlink::{Error, FAR, Kernel, Routes, Tunnels};
 
@@ -37,6 +37,8 @@ pub struct Seen {
     pub plain: BTreeMap<RouteKey, Route>,
     /// Other programs' routes that matter.
     pub foreign: Vec<ForeignRoute>,
+    /// The policy rules that are asked before the main table.
+    pub rules: Vec<PolicyRule>,
     /// Peers of our WireGuard device.
     pub peers: BTreeMap<PeerKey, PeerState>,
 }
@@ -175,7 +177,7 @@ pub fn ours<K: Tunnels>(
     ours.addresses.retain(|key, _| owner::is_our_address(key));
     ours.neighbours.retain(|_, neighbour| neighbour.permanent);
     let as_known = (known_routes, known_nexthops);
-    Ok(Seen { links, nexthops, ours, as_known, plain, foreign, peers })
+    Ok(Seen { links, nexthops, ours, as_known, plain, foreign, rules: Vec::new(), peers })
 }
 
 impl Seen {

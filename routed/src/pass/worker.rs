@@ -287,7 +287,10 @@ impl<K: Tunnels> Worker<K> {
             Wake::Table(TABLE | guard::TABLE) | Wake::Element(_) | Wake::Traffic { .. } => {
                 self.watch.wakes(wake, port, now);
             }
-            Wake::Rule => {}
+            Wake::Rule => {
+                let differs = self.applier.hears_rule();
+                self.kernel_differs(differs, now);
+            }
             Wake::Table(_) | Wake::Sysctl => {
                 self.culprits.woke(wake, port);
                 let gap = self.last_host.map_or(now, |last| last + LEAST_GAP);

@@ -1,12 +1,14 @@
 //! Whose packets do not go the way that our routes say, because another program's route or policy rule comes first: pure.
 //!
-//! [`shadow`] is about routes in the main table. What is found is told and never changed: the others' routes are not ours.
+//! [`shadow`] is about routes in the main table, [`policy`] about rules that ask another table before it. What is found is
+//! told and never changed: the others' routes and rules are not ours.
 
+pub mod policy;
 pub mod shadow;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ferrule_model::{ForeignKind, ForeignRoute, IpNetwork, Route, RouteKey, TABLE_MAIN, family};
+use ferrule_model::{ForeignKind, ForeignRoute, IpNetwork, PolicyRule, Route, RouteKey, TABLE_MAIN, family};
 
 use crate::decide::objects::Links;
 
@@ -30,6 +32,8 @@ pub struct Diverted {
     pub routes: BTreeSet<RouteKey>,
     /// The tables that rules ask before the main one for packets of pods.
     pub tables: BTreeSet<u32>,
+    /// These rules, see [`policy::before_main`].
+    pub rules: Vec<PolicyRule>,
 }
 
 impl Diverted {

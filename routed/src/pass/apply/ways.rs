@@ -1,16 +1,18 @@
 //! How a pass looks at the ways: what there should be, what there is, what becomes ours, and what others have put before it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use ferrule_model::{IfIndex, Op, PROTOCOL, Route, RouteKey};
-use ferrule_netlink::Tunnels;
+use ferrule_model::{ForeignRoute, IfIndex, IpNetwork, Op, PROTOCOL, PolicyRule, Route, RouteKey};
+use ferrule_netlink::{Error, Tunnels};
 
 use super::{Applier, PassError};
 use crate::decide::desired::Ground;
-use crate::decide::diverted::shadow;
+use crate::decide::diverted::policy::{self, Place};
+use crate::decide::diverted::{Diverted, shadow};
 use crate::decide::goal::Goal;
 use crate::decide::nodes::Cluster;
-use crate::decide::objects::Objects;
+use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
 use crate::decide::wanted::Target;
 use crate::pass::observe::{self, Seen};
@@ -26,14 +28,9 @@ impl<K: Tunnels> Applier<K> {
         (devices, wireguard): (&[IfIndex], Option<IfIndex>),
     ) -> Result<(Seen, Goal), PassError> {
         let wanted = ground.objects(cluster.others.values().map(AsRef::as_ref));
-        let leads = |target: &Target| *target != Target::Unreachable;
-        let mut seen = observe::ours(
-            &mut self.kernel,
-            devices,
-            wireguard,
-            owner::are_flannels(&self.routing.vxlan),
-            (&Objects::default(), &|key| matter(&wanted.routes, key, leads)),
-        )?;
+        let leads: fn(&Target) -> bool = |target| *target != Target::Unreachable;
+        let of = (devices, wireguard, owner::are_flannels(&self.routing.vxlan));
+        let mut seen = observed(&mut self.kernel, of, &Objects::default(), &wanted.routes, leads)?;
         let goal = Goal::of(ground, wanted, &seen.nexthops);
         spare::hold(&mut seen.ours, goal.skipped());
         self.adopt(&mut seen.ours, goal.objects())?;
@@ -46,6 +43,14 @@ impl<K: Tunnels> Applier<K> {
         let is_adopted = |route: &Route| route.protocol != PROTOCOL;
         foreign.retain(|route| !ours.routes.get(&route.key).is_some_and(is_adopted));
         Ok((seen, goal))
+    }
+
+    /// Whether a pass that reads is due because some policy rule was made or removed.
+    pub fn hears_rule(&mut self) -> bool {
+        let Some(left) = self.left.as_ref().filter(|left| !left.doubted) else { return true };
+        let known = &left.belief.diverted.rules;
+        let same = self.kernel.rules().is_ok_and(|rules| policy::before_main(&rules) == *known);
+        self.doubt(!same)
     }
 
     /// Makes routes of flannel's that lead nowhere any more ours: the kernel deletes a route by its protocol only.
@@ -67,7 +72,48 @@ impl<K: Tunnels> Applier<K> {
     }
 }
 
-/// Whether a route of another program with this key may take packets that one of `routes`, which are ours, should have.
-pub(super) fn matter<V>(routes: &BTreeMap<RouteKey, V>, key: &RouteKey, leads: impl Fn(&V) -> bool) -> bool {
-    shadow::taken_from(routes, key).is_some_and(|(_, ours)| leads(ours))
+/// What is in the kernel, see [`observe::ours`], with what others have put before those of our `routes` that lead to other nodes.
+pub(super) fn observed<K: Tunnels, V>(
+    kernel: &mut K,
+    (devices, wireguard, were_flannels): (&[IfIndex], Option<IfIndex>, bool),
+    known: &Objects,
+    routes: &BTreeMap<RouteKey, V>,
+    leads: fn(&V) -> bool,
+) -> Result<Seen, Error> {
+    let rules = policy::before_main(&kernel.rules()?);
+    let tables = policy::tables(&rules);
+    let matters = |key: &RouteKey| {
+        shadow::taken_from(routes, key).is_some_and(|(_, ours)| leads(ours))
+            || (tables.contains(&key.table) && policy::overlaps(routes, &key.dst))
+    };
+    let seen = observe::ours(kernel, devices, wireguard, were_flannels, (known, &matters))?;
+    Ok(Seen { rules, ..seen })
+}
+
+/// What takes packets out of their way, of the others' routes and rules that were seen; `ours` are our routes in the kernel.
+pub(super) fn diverted(
+    (foreign, rules): (&[ForeignRoute], Vec<PolicyRule>),
+    goal: &Goal,
+    ours: &BTreeMap<RouteKey, Route>,
+    (links, given): (&Links, &[IpNetwork]),
+) -> Diverted {
+    let (wanted, ground) = (goal.objects(), goal.ground());
+    let found = shadow::find(foreign, &wanted.routes, ours, links);
+    let addresses: Vec<_> = ground.taken.addresses().filter(is_sent_from).collect();
+    let devices = [ground.device, ground.device6.flatten(), ground.wireguard.as_ref().map(|wg| wg.link)];
+    let uplinks = ground.underlay.all().map(|uplink| uplink.link);
+    let ways: Vec<_> = uplinks.chain(devices.into_iter().flatten()).collect();
+    let own = &ground.own.pod_cidrs;
+    let place = Place { addresses: &addresses, own, given, wanted, links, ways: &ways };
+    let mut all = found.all;
+    all.extend(policy::find(&rules, foreign, &place));
+    Diverted { all, tables: policy::tables(&rules), rules, ..found }
+}
+
+/// Packets to pods are sent from it.
+fn is_sent_from(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+    }
 }
