@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use super::guard::Guard;
 use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
-use super::watch::{Settled, Suspects};
+use super::suspects::{Settled, Suspects};
 use super::{bridge, limits};
 use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;

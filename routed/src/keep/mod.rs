@@ -11,7 +11,7 @@
 //! A pod that comes or goes wakes nobody here: what ADD does makes nothing doubtful, and what DEL does is over, with the link,
 //! before the doubt is looked into.
 //!
-//! Pure: `watch`, `repair`. This room imports [`crate::decide`] and no other.
+//! Pure: `watch`, `suspects`, `repair`. This room imports [`crate::decide`] and no other.
 
 pub mod bridge;
 pub mod guard;
@@ -19,7 +19,9 @@ mod keeper;
 pub mod limits;
 pub mod ports;
 pub mod repair;
+mod suspects;
 mod watch;
 
 pub use keeper::{Job, Keeper, Kept, start};
-pub use watch::{Settled, Suspects, Watch};
+pub use suspects::{Settled, Suspects};
+pub use watch::Watch;

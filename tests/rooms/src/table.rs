@@ -55,7 +55,8 @@ pub const ROOMS: &[Room] = &[
     pure("routed/src/host/forward", &["decide", "host::forward"]),
     pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),
     pure("routed/src/keep/repair", &["decide", "keep::repair"]),
-    pure("routed/src/keep/watch", &["decide", "keep::watch"]),
+    pure("routed/src/keep/suspects", &["keep::suspects"]),
+    pure("routed/src/keep/watch", &["decide", "keep::suspects", "keep::watch"]),
 ];
 
 /// What a pure room may name of other crates, the standard library aside: values, and what turns them into text and back.
