@@ -1,4 +1,7 @@
-//! The only crate that talks to the kernel, and the only one with `unsafe`.
+//! The kernel's netlink interfaces, sysctls, nftables and namespaces, and the only crate with `unsafe`.
+//!
+//! Other crates read some of the kernel's files by themselves: `ipamd`, which needs no privilege, looks in `/proc` and `/sys` for
+//! the pods' links and namespaces.
 //!
 //! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
 //! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls

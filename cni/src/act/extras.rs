@@ -20,7 +20,7 @@ use crate::edge::error::Error;
 /// Gives the pod, which may be on a bridge, what was asked for, and tells what an operator should know of that.
 ///
 /// # Errors
-/// Something is not to be had; what was done by then is there until [`remove`].
+/// Something cannot be had. What was done before stays until [`remove`] is called.
 pub(crate) fn put<N: Node>(
     extras: &Extras,
     node: &N,
@@ -37,7 +37,7 @@ pub(crate) fn put<N: Node>(
     let addresses: Vec<_> = grant.hosts().collect();
     let wanted = ports::elements(&extras.ports, &addresses, attachment, bridged)?;
     if was_there {
-        // An ADD before may have been asked for more.
+        // An earlier ADD of this attachment may have been asked for more.
         shaping::lift(host, &link, &extras.bandwidth, attachment)?;
         hostports::keep(node, attachment, &wanted)?;
     }
@@ -78,7 +78,8 @@ pub(crate) fn differences<N: Node>(
     Ok(differences)
 }
 
-/// Removes what an attachment may have, whose host's end was `deleted` before, if it was there.
+/// Removes the extras that an attachment may have. `deleted` is its host's end, which was deleted before this; `None` if there
+/// was none.
 ///
 /// # Errors
 /// The kernel refused.

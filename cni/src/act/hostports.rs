@@ -1,9 +1,9 @@
-//! Host ports in the kernel: a pod's elements put there, removed by whose they are, looked for. What they are is `ports`'
-//! affair.
+//! Host ports in the kernel: puts a pod's elements there, removes them, and looks for them. `decide::ports` works out what
+//! the elements are.
 //!
-//! The elements of a pod come in one transaction and go in one. Removing goes by the owner that each element names, so
-//! DEL needs no mappings and removes nobody else's; a transaction of somebody else between looking and removing makes
-//! it look again.
+//! One transaction adds all elements of a pod, and one removes them. The owner that each element names tells which to remove,
+//! so DEL needs no mappings and never removes those of another pod. If somebody else changes the rulesets between the look
+//! and the removal, the plugin looks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -19,9 +19,9 @@ use crate::edge::error::{Error, HostPortError};
 use crate::edge::mappings::Protocol;
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
-/// Attempts of a transaction between which somebody else's came each time.
+/// How often a transaction is tried when somebody else's transaction comes in between each time.
 const ATTEMPTS: u32 = 100;
-/// Attempts to make a table that is gone again each time.
+/// How often the table is made when it is gone again each time.
 const TABLE_ATTEMPTS: u32 = 5;
 
 fn talking(doing: &'static str) -> impl FnOnce(NetlinkError) -> Error {
@@ -53,7 +53,7 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
         }
         netfilter.load(SKELETON).map_err(|error| Error::HostPort(HostPortError::Table(error)))?;
     }
-    // What came for a port before it was the pod's would go on to where it went then.
+    // A UDP flow to this port from before the port was the pod's would still go to its old destination.
     let comes_here = |granted: &Granted, destination: IpAddr| match granted.host_ip {
         Some(address) => address == destination,
         None => destination.is_loopback() || own.contains(&destination),
@@ -66,7 +66,8 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
     Ok(passed_by(node, wanted, comes_here))
 }
 
-/// The node's processes that listen on a port which is a pod's now. They go on without hearing anything, so somebody has to be told.
+/// The node's processes that listen on a port which is a pod's now. They keep running but get no more packets, so an operator
+/// has to be told.
 fn passed_by<N: Node>(
     node: &N,
     wanted: &[Element],
@@ -79,7 +80,7 @@ fn passed_by<N: Node>(
         if granted.peek().is_none() {
             continue;
         }
-        // A kernel that cannot tell has no more to say than nothing.
+        // If the kernel cannot list the listeners, there is nothing to warn about.
         let listeners = node.listeners(protocol.number()).unwrap_or_default();
         for granted in granted {
             let hears = |at: &&SocketAddr| {
@@ -99,8 +100,8 @@ fn passed_by<N: Node>(
     warnings.into_iter().collect()
 }
 
-/// The same without the table's making, with these addresses of the node: `false` if a part of the table is missing; then nothing
-/// has been granted.
+/// Grants the `wanted` elements, with `on` as the addresses of the node, but does not make the table. Returns `false` if a
+/// part of the table is missing; then nothing has been granted.
 fn grant(
     netfilter: &mut impl Netfilter,
     host: &mut impl Renamed,
@@ -126,12 +127,12 @@ fn errno(error: &Error) -> Option<Errno> {
     }
 }
 
-/// What has the node's own addresses be these and no others.
+/// The changes after which the table has exactly these addresses as the node's own.
 fn renewed(on: &[Element]) -> Vec<Change<'_>> {
     OWN.iter().copied().map(Change::Clear).chain(on.iter().map(Change::Add)).collect()
 }
 
-/// Puts what is wanted in the place of what nobody alive has.
+/// Puts the wanted elements in the place of elements whose owners are gone.
 fn replace(
     netfilter: &mut impl Netfilter,
     host: &mut impl Renamed,
@@ -158,7 +159,7 @@ fn replace(
                 dead.insert(&there.comment);
             }
         }
-        // With what is in the way goes all that the dead left.
+        // Together with the elements in the way, all other elements of their dead owners are removed.
         let goes = |there: &&Element| in_the_way.contains(there) || dead.contains(&there.comment);
         let mut changes = renewed(on);
         changes.extend(found.iter().filter(goes).map(Change::Delete));
@@ -268,13 +269,14 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
             Err(error) if matches!(error.errno(), Some(Errno::ERESTART | Errno::ENOENT)) => continue,
             done => done.map_err(talking(REMOVE))?,
         }
-        // An established one would keep its translation, and reach whoever gets the address next.
+        // An established UDP connection would keep its translation, and reach the pod that gets the address next.
         return forget(&mut netfilter, &found, |granted, flow| flow.answers_from == granted.pod.ip());
     }
     Err(Error::HostPort(HostPortError::Busy { attempts: ATTEMPTS }))
 }
 
-/// Ports of one family up to which each is asked for by itself. Every question makes the kernel go through all it tracks.
+/// Up to this many ports of one family, each port is asked for by itself. Every question makes the kernel walk through all
+/// connections that it tracks.
 const ASKED_ONE_BY_ONE: usize = 4;
 
 /// Forgets the UDP connections to a port of the `elements` that are `stale`: their next packet is translated afresh.

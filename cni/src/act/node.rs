@@ -61,7 +61,7 @@ pub trait Node {
     /// No socket.
     fn netfilter(&self) -> Result<Self::Netfilter, Error>;
 
-    /// Has a link of our own namespace use its IPv6 addresses without looking for others who may have them.
+    /// Makes a link of our own namespace use its IPv6 addresses without checking first whether somebody else has them.
     ///
     /// # Errors
     /// The sysctl cannot be written; without IPv6 there is none.
@@ -79,7 +79,7 @@ pub trait Node {
     /// The namespace cannot be entered, or the packets not be sent.
     fn announce(&self, netns: &Self::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()>;
 
-    /// Whether the node hands packets of this family on; what cannot be told is taken for granted.
+    /// Whether the node forwards packets of this family. If that cannot be read, the answer is yes.
     fn forwards(&self, family: Family) -> bool;
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn put<K: Kernel + Traffic>(
     Ok(())
 }
 
-/// Takes off what an ADD before limited and `bandwidth` does not.
+/// Removes the limits of an earlier ADD that `bandwidth` does not ask for.
 ///
 /// # Errors
 /// The kernel refused.
@@ -53,7 +53,7 @@ pub(crate) fn lift<K: Kernel + Traffic>(
         host.unlimit(link.index).map_err(failed)?;
     }
     if bandwidth.egress.is_none() {
-        // The redirection first: what is redirected to a device that is gone is lost.
+        // The redirection is removed first: packets that are redirected to a device that is gone are lost.
         host.keep(link.index).map_err(failed)?;
         remove(host, attachment)?;
     }

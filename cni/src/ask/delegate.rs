@@ -1,5 +1,5 @@
-//! Another IPAM plugin, executed as the specification's section 4 says: found in `CNI_PATH`, given our environment and
-//! our configuration, its errors handed on as they are. One that does not end is ended.
+//! Another IPAM plugin, executed as section 4 of the specification says: it is searched for in `CNI_PATH` and gets our
+//! environment and our configuration, and its errors are handed on unchanged. A plugin that does not end in time is killed.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -18,10 +18,10 @@ use crate::edge::error::Error;
 use crate::edge::result::AddResult;
 use crate::edge::spec::{Verb, Version};
 
-/// How long it may take, whatever the verb: as long as an ADD waits for `ipamd`. A release that gets no answer cannot be
-/// queued here, so DEL is as patient as ADD.
+/// How long the plugin may take for any verb: as long as an ADD waits for `ipamd`. A release by another plugin cannot be
+/// queued, so DEL waits as long as ADD.
 const WAIT: Duration = ipamd::START_WAIT.saturating_add(ipamd::ALLOCATE_WAIT);
-/// How long one that was killed is waited for, so that it does nothing more while its work is undone.
+/// How long to wait for a plugin that was killed, so that it does nothing more while its work is undone.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 /// No result or error object comes near this.
 const OUTPUT_MAX: u64 = 1 << 20;
@@ -72,7 +72,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Nothing happens to one that has ended; one that the kernel cannot end now, it ends later.
+        // Killing a plugin that has ended does nothing. If the kernel cannot end it now, it does so later.
         let _ = self.child.kill();
         let _ = self.gone(Instant::now() + KILL_WAIT);
     }
@@ -87,14 +87,14 @@ pub(crate) fn start(delegate: &Delegate, verb: Verb) -> Result<Running, Error> {
     command.envs(delegate.variables.iter().map(|(name, value)| (name, value)));
     command.env("CNI_COMMAND", verb.as_str());
     command.envs(delegate.path.iter().map(|path| ("CNI_PATH", path)));
-    // Its standard error is ours: the runtime's log.
+    // It inherits our standard error, which is the runtime's log.
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let (pipes, text) = ((child.stdin.take(), child.stdout.take()), delegate.stdin.clone());
     let (sender, output) = channel();
     // A thread, because a pipe has no deadline. It ends with the plugin, or with us.
     thread::spawn(move || {
         let (Some(mut stdin), Some(stdout)) = pipes else { return };
-        // One that ends without reading says why on its standard output.
+        // A plugin that ends without reading its input says why on its standard output.
         let _ = stdin.write_all(&text);
         drop(stdin);
         let mut written = Vec::new();
@@ -125,7 +125,7 @@ pub(crate) fn finish(delegate: &Delegate, mut running: Running) -> Result<Vec<u8
         return Err(failed(delegate, format!("{status} without an error object")));
     };
     let plugin = delegate.plugin.clone();
-    // So the reference library answers what came with 1.1.0, until it knew of it.
+    // An older reference library answers the verbs of 1.1.0 with these words, because it does not know them.
     let knows_not = msg.contains("missing containerID") || msg.contains("unknown CNI_COMMAND");
     if running.verb.since() == Version::V1_1_0 && knows_not {
         return Err(Error::DelegateTooOld { plugin, verb: running.verb, msg });
@@ -138,7 +138,7 @@ pub(crate) fn run(delegate: &Delegate, verb: Verb) -> Result<(), Error> {
     start(delegate, verb).and_then(|running| finish(delegate, running)).map(drop)
 }
 
-/// DEL. A plugin that is not there holds nothing, unless an ADD with it succeeded.
+/// DEL. If the plugin is not installed, there is nothing to release, unless an ADD with it succeeded before.
 pub(crate) fn release(delegate: &Delegate) -> Result<(), Error> {
     match run(delegate, Verb::Del) {
         Err(Error::DelegateNotFound { .. }) if !delegate.has_result => Ok(()),

@@ -20,10 +20,10 @@ use crate::edge::request::Add;
 pub(crate) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long ADD waits for the answer. The daemon drops calls that are older.
 pub(crate) const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
-/// How long the other verbs wait: a DEL that gets no answer queues the release, within the second or two that a runtime
-/// gives a pod's end.
+/// How long the other verbs wait. A DEL that gets no answer queues the release, and has to do so within the second or two
+/// that a runtime allows for a pod's end.
 const SHORT_WAIT: Duration = Duration::from_millis(1500);
-/// How long to wait before a daemon is asked again that hung up without an answer.
+/// How long to wait before asking again a daemon that hung up without an answer.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Container and interface under which a network's gateway has its lease.
 const GATEWAY: &str = "gateway";
@@ -86,7 +86,7 @@ impl<'a> Ipamd<'a> {
                 pools.iter().flat_map(|pool| &pool.subnets).any(|subnet| subnet.contains(address.ip()))
             };
             if !lease.addresses.iter().all(has) {
-                // The node's subnets are others now.
+                // The node has other subnets now than when the gateway's lease was given.
                 self.client.call(&Release { attachment: call.attachment.clone() })?;
                 lease = self.client.call(&call)?.lease;
             }
@@ -112,8 +112,8 @@ impl<'a> Ipamd<'a> {
         Ok(())
     }
 
-    /// The reply. A daemon that stopped or died with the question is asked again once it is back: the attachment gets the same
-    /// lease, whether or not the first question was heard.
+    /// The reply. If the daemon stops or dies before it answers, it is asked again once it is back. The attachment gets the
+    /// same lease, whether or not the daemon heard the first question.
     fn reply(&mut self) -> Result<AllocateReply, ClientError> {
         let mut answered = self.client.receive::<Allocate>();
         while is_cut_off(&answered)
@@ -123,7 +123,7 @@ impl<'a> Ipamd<'a> {
         }
         let mut reply = answered?;
         if self.asked_again {
-            // One that is younger than the question is not from an ADD before.
+            // A lease that is younger than the first question was given to this ADD, not to an earlier one.
             reply.existing &= u128::from(reply.lease.given_at_boottime_ms) < self.asked_at.as_millis();
         }
         Ok(reply)
@@ -140,7 +140,7 @@ impl<'a> Ipamd<'a> {
             Ok(grant) => Ok((grant, reply.existing)),
             Err(error) if reply.existing => Err(error),
             Err(error) => {
-                // Nobody knows of it yet.
+                // Nobody knows of this lease yet, so it can be released at once.
                 release(self.config, &reply.lease.attachment)?;
                 Err(error)
             }
@@ -148,8 +148,8 @@ impl<'a> Ipamd<'a> {
     }
 }
 
-/// A network whose pods share a link has one lease more, for the way out: it is nobody else's that way, whatever the
-/// pool. It stays as long as the node runs, as the bridge does.
+/// A network whose pods share a link has one more lease, which reserves the gateway's address: no pod can get it then,
+/// whatever the pool. Like the bridge, this lease stays as long as the node runs.
 fn gateway(network: &str) -> Attachment {
     Attachment { network: network.to_owned(), container_id: GATEWAY.to_owned(), ifname: GATEWAY.to_owned() }
 }
@@ -176,8 +176,8 @@ const fn is_cut_off<T>(answered: &Result<T, ClientError>) -> bool {
     matches!(answered, Err(ClientError::Closed | ClientError::Broken { .. }))
 }
 
-/// A release to come. The daemon is called before, so that it has taken the connection by the time there is something to
-/// release.
+/// A release that is being prepared. The connection to the daemon is opened early, so that the daemon has accepted it by the
+/// time there is something to release.
 pub(crate) struct Releasing<'a> {
     config: &'a Config,
     client: Result<Client, ClientError>,
@@ -197,7 +197,7 @@ impl<'a> Releasing<'a> {
         });
         match released {
             Ok(_) => Ok(()),
-            // What cannot be leased to is not leased to.
+            // The daemon never gives a lease to an attachment whose name it refuses, so there is nothing to release.
             Err(ClientError::Call(CallError::InvalidArgument { .. })) => Ok(()),
             Err(_) => queue_release(&self.config.runtime_dir, attachment).map(drop).map_err(Error::Queue),
         }
@@ -209,7 +209,8 @@ pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Er
     Releasing::prepare(config).release(attachment)
 }
 
-/// Whether the attachment is leased these addresses, or some of `others`, which plugins behind us may have added to.
+/// Whether the attachment's lease has these addresses, or only addresses among `others`: all that are on the interface, those
+/// of later plugins in the list among them.
 pub(crate) fn check(
     config: &Config,
     attachment: &Attachment,
@@ -252,7 +253,7 @@ pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<If
 /// Whether the next ADD would get an address; the families it would get.
 pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     let not_available = |error: ClientError| match told(config, error) {
-        // The daemon's own words, without "gives no address": none was asked for.
+        // The daemon's own words alone. "gives no address" would be wrong here, because no address was asked for.
         Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
         Error::IpamUnreachable { socket, source } => {
             Error::NotAvailable { reason: unreachable(&socket, &source), source: Some(source) }

@@ -31,15 +31,15 @@ pub struct Granted {
 }
 
 impl Grant {
-    /// Of `ipamd`'s lease, for a pod that is alone with its address.
+    /// From a lease of `ipamd`, for a pod that shares its link with nobody.
     pub(crate) fn alone(lease: &Lease, mtu: Option<u32>) -> Result<Self, Error> {
         usable(&lease.addresses)?;
         let granted = |address: &IpNetwork| Granted { address: *address, gateway: None };
         Ok(Self { addresses: lease.addresses.iter().map(granted).collect(), mtu, ..Self::default() })
     }
 
-    /// Of `ipamd`'s lease, for a pod that shares a link with the others of its subnet and with `gateway`, the lease of
-    /// the way out.
+    /// From a lease of `ipamd`, for a pod that shares a link with the other pods of its subnet. `gateway` is the lease that
+    /// reserves the gateway's address.
     pub(crate) fn shared(
         lease: &Lease,
         gateway: &Lease,
@@ -73,7 +73,7 @@ impl Grant {
         Ok(Self { addresses, mtu, ..Self::default() })
     }
 
-    /// Of another plugin's result.
+    /// From the result of another plugin.
     pub(crate) fn of(result: AddResult) -> Self {
         let granted = |ip: &crate::edge::result::Ip| Granted { address: ip.address, gateway: ip.gateway };
         let addresses = result.ips.iter().map(granted).collect();

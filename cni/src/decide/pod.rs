@@ -32,8 +32,8 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// The ends of a pair just made, of which the host's tells the number of the other one; what else that is, was asked
-    /// for. So nobody needs to look into the pod. `None` if the host's end stands alone.
+    /// The ends of a pair that was just made. The host's end tells the number of the pod's end, and the rest of the pod's end
+    /// is what was asked for, so nobody needs to look into the pod. `None` if the host's end has no other end.
     pub fn made(host: Link, spec: &VethSpec) -> Option<Self> {
         let pod = Link {
             index: host.peer?,
@@ -50,7 +50,8 @@ impl Ends {
     }
 }
 
-/// The next hop of a pod's default route: link-local, so that it can be nobody's, and the same in every pod.
+/// The next hop of a pod's default route. It is link-local, so no machine elsewhere can have it, and it is the same in every
+/// pod.
 pub const fn gateway(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
@@ -137,7 +138,8 @@ pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     plan
 }
 
-/// The pod's loopback device, on. The one thing that does not go with the pair: after an ADD that failed it may be on.
+/// Switches the pod's loopback device on. This alone is not undone when the pair is deleted: after an ADD that failed, the
+/// loopback device may be on.
 pub fn loopback() -> Op {
     Op::SetLink(LOOPBACK, LinkChange { up: Some(true), ..LinkChange::default() })
 }

@@ -1,7 +1,7 @@
 //! ADD: a veth pair into the pod's namespace and addresses for it, or nothing at all.
 //!
-//! The question for addresses is on its way while the pair is made. Whatever fails, the pair goes, with all that hangs on it,
-//! and then the lease, unless the attachment had it before.
+//! The plugin asks for addresses first and makes the pair while it waits for the answer. If any step fails, it deletes the
+//! pair with everything that depends on it, and then releases the lease, unless the attachment had that lease before.
 
 use std::time::Duration;
 
@@ -30,10 +30,10 @@ use crate::edge::result::{AddResult, Dns};
 /// spanning tree protocol, which takes half a minute.
 const FORWARDING: Duration = Duration::from_millis(100);
 
-/// Attaches the pod and tells the result, which has to arrive: who is not told of a pod does not detach it.
+/// Attaches the pod and tells the result. The result has to arrive: a runtime that was not told of a pod never detaches it.
 ///
-/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again. Gives what an
-/// operator should know of it, a line each.
+/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again. Returns
+/// what an operator should know of it, one line each.
 ///
 /// # Errors
 /// What failed first, and what else failed while it was taken back.
@@ -154,18 +154,18 @@ impl<N: Node> Attempt<'_, N> {
         Ok(result)
     }
 
-    /// Tells the others on the bridge, and the node, who has the pod's addresses now: they may know them as another pod's, and would
-    /// go on sending to that for seconds.
+    /// Tells the node and the other pods on the bridge who has the pod's addresses now. They may still know the addresses as
+    /// another pod's, and would go on sending to that pod for seconds.
     fn announce(&mut self, ends: &Ends, grant: &Grant) -> Result<(), Error> {
         let forwards = self.host.forwards(&self.spec.host_name, FORWARDING);
         forwards.map_err(looking("whether the bridge forwards"))?;
         let addresses: Vec<_> = grant.hosts().map(|address| address.ip()).collect();
-        // Whoever is not told finds out by and by; the pod is attached all the same.
+        // A neighbour that was not told finds out by itself within seconds. The pod is attached in any case.
         let _ = self.node.announce(&self.netns, ends.pod.index, self.spec.pod_mac, &addresses);
         Ok(())
     }
 
-    /// What was made on the host, for who keeps it.
+    /// What was made on the host, for `routed`, which keeps it.
     fn host_side(&self, ends: &Ends, grant: &Grant, result: &AddResult) -> Result<HostSide, Error> {
         let Add { config, attachment, pod, sandbox, .. } = self.request;
         let way = match &config.mode {
@@ -204,8 +204,9 @@ impl<N: Node> Attempt<'_, N> {
                 Err(error) if error.errno() == Some(Errno::EEXIST) => {}
                 made => {
                     made.map_err(failed)?;
-                    // While the kernel looks for another who has the link-local address, it asks for no pod's MAC in
-                    // the name of others (`ndisc_solicit`), and what they send is lost. A node may lack IPv6.
+                    // While the kernel checks that nobody else has the link-local address, it does not ask for a pod's
+                    // MAC when it forwards for others (`ndisc_solicit`), and their packets are lost. An error is
+                    // ignored, because a node may lack IPv6.
                     let _ = self.node.without_dad(&spec.name);
                 }
             }
@@ -221,7 +222,8 @@ impl<N: Node> Attempt<'_, N> {
         Ok(bridge)
     }
 
-    /// The answer of whoever gives addresses, remembered for the way back, with what the configuration says in its place.
+    /// The addresses that were given. What became of the lease is remembered, in case this ADD has to be taken back. The
+    /// configuration's MTU and name service replace those of the answer.
     fn granted(&mut self, ipam: &mut Ipam<'_>) -> Result<Grant, Error> {
         let Add { config, wanted, .. } = self.request;
         match ipam.answer() {
@@ -233,7 +235,7 @@ impl<N: Node> Attempt<'_, N> {
                 Ok(grant)
             }
             Err(error) => {
-                // An error of the daemon's own means that it gave nothing.
+                // If the daemon itself answered with an error, it gave nothing.
                 let answered = match &error {
                     Error::Ipam(error) => matches!(**error, ClientError::Call(_)),
                     Error::Lease(_) => true,
@@ -303,8 +305,8 @@ impl<N: Node> Attempt<'_, N> {
     }
 
     fn delete(&mut self) -> Result<(), Error> {
-        // Nothing is put back of what an ADD before made. Only what is right for a link that is there ever is, so a record that
-        // cannot be removed does no harm.
+        // Without the record, `routed` puts nothing of an earlier ADD back. A record that cannot be removed does no harm:
+        // `routed` repairs only links that are there.
         let _ = remove_record(&self.request.config.runtime_dir, &self.request.attachment);
         hostend::delete(&mut self.host, &self.spec.host_name).map(drop)
     }
@@ -349,22 +351,22 @@ impl<N: Node> Attempt<'_, N> {
         enabled.map_err(|source| Error::Ipv6Disabled { place, link: link.clone(), source })
     }
 
-    /// Leaves things as they were before, as far as that can be done; gives what went wrong.
+    /// Restores the state before this ADD as far as possible. Returns what went wrong meanwhile.
     fn take_back(&mut self, ipam: &mut Ipam<'_>) -> Vec<Error> {
         let mut errors = Vec::new();
         if self.lease == Lease::Asked {
-            // The answer decides what is whose. An error here says that there is no lease to care for.
+            // Only the answer tells whose the lease is. An error here means that there is no lease to release.
             let _ = self.granted(ipam);
         }
         let delete = match self.pair {
             Pair::NotMade => false,
             Pair::Made => true,
-            // What a living attachment holds is not ours to delete; without a lease there was none.
+            // A link that a living attachment uses is not ours to delete; without a lease there was no living attachment.
             Pair::Unknown => self.lease == Lease::New,
         };
         if delete && let Err(error) = self.delete() {
             errors.push(error);
-            // An address that a link may still hold is not given back; DEL comes and does both.
+            // While a link may still hold the address, the address is not released. The DEL that follows does both.
             return errors;
         }
         if delete
@@ -372,13 +374,13 @@ impl<N: Node> Attempt<'_, N> {
             && let Err(error) = extras::remove(self.node, &mut self.host, &self.request.attachment, None)
         {
             errors.push(error);
-            // Nor one that a host port may lead to.
+            // The same holds while a host port may lead to the address.
             return errors;
         }
         let release = match self.lease {
             Lease::None | Lease::Asked | Lease::Old => false,
             Lease::New => true,
-            // A pair that could be made had no living predecessor that needs the lease.
+            // If the pair could be made, there was no earlier living pair that needs the lease.
             Lease::Unknown => self.pair == Pair::Made,
         };
         if release && let Err(error) = ipam::release(&self.request.config, &self.request.attachment) {

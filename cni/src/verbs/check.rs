@@ -117,7 +117,7 @@ impl Expected {
     }
 }
 
-/// What is no Ethernet address is none.
+/// The MAC that the result names. A text that is no Ethernet address counts as none.
 fn mac(link: &Interface) -> Option<Mac> {
     link.mac.as_ref()?.to_ascii_lowercase().parse().ok()
 }
@@ -216,7 +216,7 @@ fn pod_side<K: Kernel>(
     changes: &mut Changes,
 ) -> Result<(), ferrule_netlink::Error> {
     let link = ends.pod.index;
-    // Lists of one pod's namespace, with what is ours in it: a handful. The node's are never listed here.
+    // These lists are of one pod's namespace and have a handful of entries. The node's own lists are never read here.
     let addresses = kernel.addresses(link)?;
     let routes = kernel.routes(PROTOCOL)?;
     for Granted { address, .. } in &expected.granted {

@@ -1,6 +1,8 @@
-//! DEL: the record of what is kept first, then the link, its addresses afterwards, so that nothing comes back, and an address is never free while a link holds it.
+//! DEL: removes the record first, then the link, then the addresses. Without the record, `routed` puts nothing back; and an
+//! address never becomes free while a link still holds it.
 //!
-//! It succeeds when nothing is left to do, whatever was there, and needs neither the pod's namespace nor a running `ipamd`.
+//! DEL succeeds when nothing is left to do, whatever was there before. It needs neither the pod's namespace nor a running
+//! `ipamd`.
 
 use ferrule_model::host_veth_name;
 use ferrule_wire::remove_record;
@@ -15,10 +17,10 @@ use crate::edge::request::Del;
 /// Detaches the pod.
 ///
 /// # Errors
-/// The link cannot be deleted, or a host port not be closed: then the lease stays too, and the runtime tries again. Or the release can neither be done
-/// nor queued.
+/// The link cannot be deleted, or a host port cannot be closed; then the lease stays too, and the runtime tries again. Or the
+/// lease can be neither released nor queued for release.
 pub fn del<N: Node>(node: &N, request: &Del) -> Result<(), Failure> {
-    // From here on nobody puts anything back. A record that cannot be removed does no harm without the link.
+    // From here on `routed` puts nothing back. A record that cannot be removed does no harm once the link is gone.
     let _ = remove_record(&request.config.runtime_dir, &request.attachment);
     let ipam = Releasing::prepare(&request.config);
     let mut host = node.host().map_err(|source| Error::Kernel { doing: "open a netlink socket", source })?;

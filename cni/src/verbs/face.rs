@@ -19,7 +19,7 @@ pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> 
     ipam.ask(request)?;
     let (grant, existing) = match ipam.answer() {
         Ok(answer) => answer,
-        // Whether there is a lease, nobody knows.
+        // Nobody knows whether the daemon gave a lease before the connection broke, so it is released.
         Err(error @ Error::IpamUnreachable { .. }) => {
             let released = ipam::release(&request.config, &request.attachment);
             return Err(Failure { error, clean_up: released.err().into_iter().collect() });

@@ -1,6 +1,7 @@
-//! GC: what belongs to none of the attachments that the runtime knows goes: links of this network, and then leases.
+//! GC: removes the links of this network that belong to none of the attachments that the runtime names, and then their
+//! leases.
 //!
-//! The runtime adds and deletes nothing meanwhile (section 2, "GC"). Of all verbs this one alone lists the node's links.
+//! The runtime adds and deletes nothing meanwhile (section 2, "GC"). This is the only verb that lists the node's links.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,7 @@ use crate::edge::request::Gc;
 pub fn gc<N: Node>(node: &N, request: &Gc) -> Result<(), Failure> {
     let mut errors = Vec::new();
     match links(node, request, &mut errors) {
-        // An address is not free while a link may hold it.
+        // While a link may still hold an address, the address must not become free.
         Ok(None) => {}
         Ok(Some(stuck)) => errors.extend(ipam::collect(&request.config, &request.valid, &stuck).err()),
         Err(error) => errors.push(error),
@@ -63,7 +64,7 @@ fn links<N: Node>(
     let left = extras::collect(node, &mut host, &links, &request.config.name, &request.valid);
     let closed = left.is_empty();
     errors.extend(left);
-    // Nor while a host port may lead to it.
+    // The same holds while a host port may lead to the address.
     if closed && known { Ok(Some(stuck)) } else { Ok(None) }
 }
 
@@ -87,7 +88,7 @@ fn records_left<K: Kernel>(
         let is_of_network = match records.read(name).map_err(Error::Record)? {
             Record::None => false,
             Record::Kept(made) => made.attachment.network == request.config.name,
-            // Cut short, and nobody's if there is no link.
+            // A record that was cut short names nobody; it belongs to nobody if there is no link.
             Record::Unreadable(_) => true,
         };
         if is_of_network {

@@ -5,8 +5,8 @@ use crate::ask::ipam;
 use crate::edge::config::Config;
 use crate::edge::error::{Error, Failure};
 
-/// Asks whoever gives addresses, without whom no pod is attached, and looks whether the node forwards packets, without which no
-/// pod reaches anything. What else the kernel would refuse shows only when it is tried.
+/// Asks whether an address could be given, because no pod is attached without one, and looks whether the node forwards
+/// packets, because no pod reaches anything if it does not. Whatever else the kernel may refuse shows only at an ADD.
 ///
 /// # Errors
 /// Code 50, with the reason: the daemon is down, there is no pool, or it is exhausted. Code 51 if the node does not

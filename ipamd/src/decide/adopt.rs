@@ -1,4 +1,4 @@
-//! What the kernel knows of pods, held against the leases of the store. Pure: what the kernel knows is read in `sight`.
+//! Compares what the kernel knows of pods with the leases of the store. Pure: `look::sight` reads what the kernel knows.
 //!
 //! An address that is routed to a pod's link is in use, whatever the store says: a store that was lost, truncated or
 //! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the routes
@@ -17,8 +17,8 @@ use std::time::Duration;
 /// The network of a lease whose link does not tell whom it serves. No network's name begins so.
 const UNKNOWN: &str = "(unknown)";
 
-/// What the store has to be told, so that every address in use is leased: of links that have no lease, or one of other
-/// addresses. `pool_of` names the pool that has an address.
+/// The changes after which every address in use is leased. They concern links that have no lease, or a lease of other
+/// addresses. `pool_of` names the pool that an address is in.
 #[must_use]
 pub fn adopt<'a>(
     leases: impl Iterator<Item = &'a Packed<Lease>> + Clone,
@@ -26,7 +26,7 @@ pub fn adopt<'a>(
     pool_of: impl Fn(IpAddr) -> Option<String>,
     now: Duration,
 ) -> Vec<Change> {
-    // Of many leases, those are unpacked that have a link.
+    // There may be many leases; only those with a link are unpacked.
     let by_link: HashMap<String, Lease> = leases
         .clone()
         .map(|lease| (link_of(&lease.attachment()), lease))
@@ -53,7 +53,7 @@ pub fn adopt<'a>(
     changes
 }
 
-/// Name of the link that serves the attachment; of an unknown one it is in the container id.
+/// Name of the link that serves the attachment. For an unknown attachment, the container id is that name.
 fn link_of(attachment: &Attachment) -> String {
     if attachment.network == UNKNOWN {
         return attachment.container_id.clone();

@@ -26,7 +26,7 @@ pub struct Released {
     pub address: IpAddr,
     /// When, on the boot clock.
     pub at: Duration,
-    /// Whose it was, for people who ask why it rests.
+    /// Who had it, for people who ask why it rests.
     pub of: Option<Packed<Former>>,
 }
 

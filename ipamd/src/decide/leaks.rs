@@ -1,9 +1,11 @@
-//! Which leases nobody uses any more, although nobody gave them back. Pure: what is there is looked up in `sight`.
+//! Which leases nobody uses any more, although nobody released them. Pure: `look::sight` looks up what is there.
 //!
-//! A lease is suspected when its namespace and its link are gone, and given up for lost when a look a grace later finds the
-//! same. One look that finds either, or cannot tell, clears it. Nothing is suspected before it is known that this process is in
-//! the network namespace that the links are in: in another one all of them seem gone. The plugin's calls tell ([`Whereabouts`]);
-//! where the kernel does not say where they come from, the link of any lease that is seen.
+//! A lease is suspected when its namespace and its link are gone. It counts as lost when another look, one grace period later,
+//! finds the same. One look that finds either of them, or cannot tell, clears the lease.
+//!
+//! In another network namespace than the node's, all links seem to be gone. So nothing is suspected before this process knows
+//! that it is in the right one. The plugin's calls tell that ([`Whereabouts`]); if the kernel does not say where calls come from,
+//! the first link of a lease that is seen tells it.
 
 use crate::decide::seen::{Presence, Sight, Whereabouts};
 use ferrule_model::Attachment;
@@ -52,12 +54,13 @@ pub struct Lost {
 }
 
 impl Suspects {
-    /// Looks after some leases; those that are lost. All leases are shown in turn, then [`end`](Self::end) is called.
+    /// Looks at some leases and returns those that are lost. The caller shows all leases in turn, and then calls
+    /// [`end`](Self::end).
     pub fn look(&mut self, leases: &[Lease], sight: &dyn Sight, grace: Duration, now: Duration) -> Vec<Lost> {
         leases.iter().filter_map(|lease| self.look_at(lease, sight, grace, now)).collect()
     }
 
-    /// The look has shown all leases: what is known of others is forgotten.
+    /// All leases have been shown. What is known of any other lease is forgotten.
     pub fn end(&mut self) -> Found {
         let current = std::mem::take(&mut self.current);
         self.since.retain(|key, _| current.contains(key));
@@ -73,7 +76,8 @@ impl Suspects {
         if lease.netns.is_none() && link == Presence::There {
             self.seen.insert(key);
         }
-        // Without a path it is the link alone that tells, once it was there: with it went the pod's end.
+        // A lease without a namespace's path is judged by its link alone, once that link has been seen: when the host's end is
+        // gone, so is the pod's.
         let namespace_gone = match &lease.netns {
             Some(path) => sight.namespace(Path::new(path)) == Presence::Gone,
             None => self.seen.contains(&key),

@@ -50,7 +50,7 @@ pub(crate) fn settings(
         held: held.map(|(address, link)| (*address, link.clone())).collect(),
         pools,
         cooldown: config.ipam.cooldown,
-        // routed has put the configured MTU into node.json, and knows what the underlay can carry.
+        // routed writes the configured MTU into node.json, limited to what the network between the nodes can carry.
         mtu: node.map(|node| node.mtu).or(config.routing.mtu),
         why_no_pool,
     }

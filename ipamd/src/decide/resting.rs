@@ -1,4 +1,4 @@
-//! Who had an address that rests, for people who ask why it does. Pure. That it rests, and until when, is `pool`'s.
+//! Who had an address that rests, for people who ask why it rests. Pure. `pool` knows that it rests, and until when.
 
 use crate::decide::compact::{Former, Packed};
 use crate::decide::holdings::Released;
@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Below this many nothing is swept: it would not be worth the walk.
+/// With fewer entries than this there is no sweep, because it would not be worth the walk.
 const FEW: usize = 1024;
 
 /// The former holders of the addresses that rest. Those of addresses that have rested go in a sweep now and then, so that

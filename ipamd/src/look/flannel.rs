@@ -9,7 +9,7 @@ use std::future::{Future, poll_fn};
 use std::path::PathBuf;
 use std::task::Poll;
 
-/// The files, as last read. Of one that is gone or broken the last good state stays.
+/// The files as last read. If a file is gone or broken, its last good state stays in force.
 #[derive(Debug, Default)]
 pub(crate) struct Flannel {
     files: Vec<Followed>,
@@ -33,7 +33,7 @@ impl Flannel {
             let followed = match before.iter().position(|followed| followed.path == *path) {
                 Some(at) => before.swap_remove(at),
                 None => {
-                    // The watch before the first look, so that no change falls between.
+                    // The watch begins before the first look, so that no change is missed in between.
                     let watch = FileWatch::new(path);
                     let mut followed = Followed { path: path.clone(), watch, last: None };
                     followed.read();
@@ -107,7 +107,7 @@ impl Followed {
     }
 }
 
-/// Networks nest or are disjoint.
+/// Whether two networks overlap. Of two networks, one contains the other or they have nothing in common.
 fn overlap(one: &IpNetwork, other: &IpNetwork) -> bool {
     one.contains(other.network()) || other.contains(one.network())
 }

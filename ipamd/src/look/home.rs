@@ -1,8 +1,8 @@
 //! Whether this process runs in the network namespace that the pods' links are in. That is where the plugin makes them, so it is
 //! where its calls come from; the kernel says of each connection which namespace it was opened in.
 //!
-//! It is kept in a file: a daemon that was restarted knows it before the first call, so that leases are taken back on a node on
-//! which no pod can start any more.
+//! The answer is kept in a file, so that a restarted daemon knows it before the first call. Otherwise no lease would be taken
+//! back on a full node, where no pod can start any more and so no call comes.
 
 use crate::decide::seen::Whereabouts;
 use ferrule_daemon::write_atomically;
@@ -29,7 +29,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// What a daemon before has left in this runtime directory counts, if it is of this boot.
+    /// Takes over what an earlier daemon left in this runtime directory, if it is of this boot.
     pub(crate) fn open(runtime_dir: &Path, boot_id: &str) -> Self {
         let path = runtime_dir.join(FILE);
         let kept = fs::read_to_string(&path).unwrap_or_default();
@@ -59,7 +59,8 @@ impl Home {
         }
     }
 
-    /// Writes down what is not yet, for the next daemon. Without it that one waits for a call.
+    /// Writes the caller's namespace down for the next daemon, unless that is done already. Without the file, the next daemon
+    /// has to wait for a call.
     pub(crate) fn keep(&self) {
         if self.whereabouts() == Whereabouts::Untold || self.is_kept.swap(true, Ordering::Relaxed) {
             return;

@@ -1,5 +1,5 @@
-//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel, followed while the daemon runs. What follows from
-//! them is worked out in `pools`.
+//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel. They are followed while the daemon
+//! runs. `decide::pools` works out the settings that follow from them.
 
 use crate::decide::pools::settings;
 use crate::decide::service::Settings;
@@ -13,7 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// The files as last read. Of one that is broken, or of `node.json` when it is gone, the last good state stays.
+/// The files as last read. If a file is broken, or `node.json` is gone, its last good state stays in force.
 pub(crate) struct Inputs {
     common: CommonArgs,
     config: Config,
@@ -34,7 +34,7 @@ impl Inputs {
     /// # Errors
     /// The configuration cannot be used.
     pub(crate) fn open(common: &CommonArgs) -> Result<Self, ConfigError> {
-        // The watches before the first look, so that no change falls between.
+        // The watches begin before the first look, so that no change is missed in between.
         let path = common.config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG));
         let config_watch = FileWatch::new(path);
         let node_path = common.runtime_file(NODE_FILE);
@@ -71,7 +71,7 @@ impl Inputs {
         settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref(), &self.held)
     }
 
-    /// Takes what a look at the node's own addresses found; whether pods have others to be kept from now.
+    /// Takes what a look at the node's own addresses found. Returns whether the addresses that pods must not get have changed.
     pub(crate) fn look(&mut self, found: io::Result<BTreeMap<IpAddr, String>>) -> bool {
         let held = match found {
             Ok(held) => held,
@@ -82,7 +82,7 @@ impl Inputs {
                 return false;
             }
         };
-        // The name of a link is for people: where many have one address, it is not news which is told.
+        // The link's name is only for people. If several links have the same address, it does not matter which one is named.
         if held.keys().eq(self.held.keys()) {
             return false;
         }

@@ -24,7 +24,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// As a process sees it whose callers call it here.
+    /// The node as this process sees it. `home` tells whether its callers run in the same network namespace.
     pub(crate) const fn new(home: Arc<Home>) -> Self {
         Self { home }
     }
@@ -42,7 +42,7 @@ impl Sight for Node {
     fn link(&self, attachment: &Attachment) -> Presence {
         let name = ferrule_model::host_veth_name(attachment);
         match called(&name) {
-            // Somebody may have given it another name. An older kernel knows none beside the first.
+            // Somebody may have renamed the link; then it is found by its second name. An older kernel has no second names.
             Presence::Gone => ferrule_model::second_name(&name).map_or(Presence::Gone, |name| called(&name)),
             presence => presence,
         }
@@ -71,7 +71,7 @@ fn made_as(name: &str) -> Option<String> {
 fn namespace(path: &Path) -> Presence {
     match fs::metadata(path) {
         Ok(_) => Presence::There,
-        // A directory that cannot be seen may hold the namespace all the same.
+        // If the directory cannot be seen, the namespace may still be in it.
         Err(error) if error.kind() == ErrorKind::NotFound => match path.parent().map(fs::metadata) {
             Some(Ok(directory)) if directory.is_dir() => Presence::Gone,
             Some(_) | None => Presence::Unknown,

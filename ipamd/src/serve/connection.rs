@@ -1,4 +1,4 @@
-//! What a caller of the socket asks for, handed to the writer; how it is talked to is `ferrule_daemon`'s part.
+//! Hands the calls that come over the socket to the writer. `ferrule_daemon` does the talking with the callers.
 
 use crate::decide::service::{Answer, PAGE, Request};
 use crate::serve::writer::Handle;
@@ -24,7 +24,7 @@ impl Service for Handle {
                 return if silent { Ok(()) } else { caller.fail(&CallError::ExpectedMore {}).await };
             }
             Call::Resting(call) => return self.resting(caller, call.pool).await,
-            // Who is gone will not use the lease, and may have queued its release already.
+            // A caller that hung up will not use the lease, and may have queued its release already.
             Call::Allocate(_) if caller.has_hung_up() => return Ok(()),
             Call::Allocate(call) => {
                 self.called_from(caller);
@@ -50,14 +50,15 @@ impl Service for Handle {
 }
 
 impl Handle {
-    /// Whoever wants an address makes the link where it calls from. A kernel that does not tell where that is tells nothing.
+    /// Remembers the network namespace that the plugin calls from: it makes the link there. An older kernel does not tell the
+    /// namespace; then nothing is remembered.
     fn called_from(&self, caller: &Caller) {
         if let Ok(namespace) = NamespaceId::of(caller) {
             self.home().called_from(namespace);
         }
     }
 
-    /// All leases, a page a message. No page waits for the one before to be gathered again.
+    /// All leases, one page in each message. Each page continues where the page before ended.
     async fn list(&self, caller: &mut Caller) -> Result<(), EndError> {
         let mut after = None;
         loop {
@@ -75,7 +76,7 @@ impl Handle {
         }
     }
 
-    /// All resting addresses, a page a message.
+    /// All resting addresses, one page in each message.
     async fn resting(&self, caller: &mut Caller, pool: Option<String>) -> Result<(), EndError> {
         let mut after = None;
         loop {

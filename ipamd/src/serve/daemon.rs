@@ -1,4 +1,5 @@
-//! The running daemon: parts put together, its files followed, releases drained, and the end.
+//! The running daemon: it puts the parts together, follows the files with the settings, performs queued releases, and ends in
+//! order.
 
 use crate::look::clock::{boot_clock, boot_id};
 use crate::look::inputs::Inputs;
@@ -26,7 +27,8 @@ pub(crate) const PROGRAM: &str = "ipamd";
 /// a directory read that almost always finds nothing.
 const QUEUE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the node's own addresses are looked at: a system call and a short file. Nothing tells of them without netlink.
+/// How often the node's own addresses are looked at, which costs a system call and a short file. Only netlink would report a
+/// change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The daemon cannot run, or had to end.
@@ -107,7 +109,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     if let Some(outside) = outside {
         outside.abort();
     }
-    // The server lets the calls under way finish; with its handles the writer ends.
+    // The server lets the calls that are under way finish. The writer ends when the server's last handle is dropped.
     let served = server.await;
     let wrote = spawn_blocking(move || thread.join()).await;
     ended?;
@@ -146,14 +148,14 @@ async fn attend(
             () = watchdog.beat() => {}
             () = inputs.changed() => configure(inputs, handle, grace).await,
             _ = look.tick() => {
-                // It may wait for whoever changes links.
+                // On a thread of its own, because the kernel lets it wait while somebody changes links.
                 let found = spawn_blocking(own_addresses).await.unwrap_or_else(|error| Err(error.into()));
                 if inputs.look(found) {
                     configure(inputs, handle, grace).await;
                 }
             }
             _ = queue.tick() => {
-                // What cannot be read is the writer's to report, once somebody needs it.
+                // If the queue cannot be read, the writer reports that once somebody needs it.
                 if ferrule_wire::queued(runtime_dir).is_ok_and(|queued| !queued.is_empty()) {
                     handle.drain_queue().await;
                 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The methods that the writer performs, in the order of the page.
 const METHODS: [&str; 8] = ["Allocate", "Release", "Check", "Status", "Collect", "List", "Pools", "Resting"];
 
-/// Why a lease is taken back that nobody gave back, in the order of the page.
+/// Why the daemon takes back a lease that nobody released, in the order of the page.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reason {
     /// Namespace and link are gone.
@@ -27,7 +27,7 @@ const REASONS: [&str; 2] = ["gone", "reboot"];
 #[derive(Debug, Default)]
 pub struct Metrics {
     calls: [Histogram; METHODS.len()],
-    /// By method and error. Locked for a call that failed only, and a look.
+    /// By method and error. The lock is taken only for calls that failed, and to write the page.
     errors: Mutex<BTreeMap<(&'static str, String), u64>>,
     leases: AtomicUsize,
     given: Counter,
@@ -60,7 +60,7 @@ impl Metrics {
         }
     }
 
-    /// A lease was taken back that nobody gave back, and that is durable.
+    /// A lease that nobody released was taken back, and that is durable.
     pub(crate) fn reclaimed(&self, reason: Reason) {
         self.reclaimed[reason as usize].increment();
     }

@@ -1,9 +1,9 @@
-//! How long a round of the writer took, and what for. Everybody waits for a round: one that takes long is logged with what it waited
-//! for, and counted.
+//! How long a round of the writer took, and what it spent the time on. All callers wait for a round, so a long one is
+//! counted, and logged with what it waited for.
 
 use std::time::{Duration, Instant};
 
-/// A round that takes longer is told. Callers wait for 5 s.
+/// A round that takes longer than this is logged. Callers wait for 5 s.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What a round spends its time on.
@@ -15,7 +15,7 @@ pub(crate) enum Part {
     Queue,
     /// The calls themselves, in memory.
     Calls,
-    /// The store's keeper, which has to be done with what is to be written over.
+    /// Waiting for the store's keeper, the thread that has to move older commits into sled before they are written over.
     Keeper,
     /// The disk that the store is on.
     Disk,

@@ -42,7 +42,7 @@ impl Pages for Outside {
                 process_figures(&mut text);
                 Some(page(Ok(text.into_text())))
             }
-            // The writer turns. Asked often, so by what costs the same however many leases there are.
+            // Shows that the writer works. Probes ask often, so the question costs the same however many leases there are.
             "/healthz" => {
                 let first_page = self.ask(Request::Leases { after: None }).await;
                 Some(page(first_page.map(|_| "ok\n".to_owned())))

@@ -1,5 +1,5 @@
-//! The search for leases that nobody uses any more: looks at all leases again and again, and has those taken back that
-//! `leaks` finds lost. The look at the kernel's files happens on a thread of its own, so that nobody waits for it.
+//! The search for leases that nobody uses any more. It looks at all leases again and again, and has those taken back that
+//! `leaks` finds lost. A thread of its own reads the kernel's files, so that no caller waits for that.
 
 use crate::decide::leaks::{Found, Lost, Suspects};
 use crate::decide::seen::Sight;
@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// The longest between two looks: a sign of life in between is seen, and a link that proves the right namespace.
+/// The longest time between two looks. It is short, so that a look sees pods that come back meanwhile, and a link that proves
+/// that the daemon runs in the right namespace.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Searches for ever. `grace` is how long a namespace and a link have to be gone.
@@ -23,7 +24,7 @@ pub(crate) async fn search(handle: Handle, mut grace: watch::Receiver<Duration>)
     let sight: Arc<dyn Sight> = Arc::new(Node::new(Arc::clone(handle.home())));
     let (mut suspects, mut told) = (Suspects::default(), Told::default());
     loop {
-        // At the start too: what is gone then is told to who asks why a pool is full.
+        // There is a look at the start too, so that a caller who asks why a pool is full is told about lost leases.
         let after = *grace.borrow_and_update();
         let Some((known, found)) = look(&handle, suspects, &sight, after).await else { return };
         suspects = known;

@@ -1,5 +1,5 @@
-//! Opening the store at the start, and what is done about one that is damaged: it is kept aside, a new one takes its place,
-//! and nothing is served before the addresses in use are known from the kernel (`sight`, `adopt`).
+//! Opens the store at the start. A damaged store is kept aside and replaced by a new one; then the daemon serves nothing before
+//! it knows from the kernel which addresses are in use (`look::sight`, `decide::adopt`).
 
 use crate::decide::holdings::{Batch, Contents};
 use crate::decide::recover::once_each;
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How long to wait before the kernel is asked, when the store may lack leases: an ADD that got its address from the daemon
-/// before has put its route by then, and one that waits for an answer has given up and taken its link away (the plugin waits
-/// 5 s for the answer, and milliseconds for the kernel).
+/// How long to wait before asking the kernel when the store may lack leases. By then an ADD that got its address from the
+/// daemon before this one has written its route, and an ADD that still waits for an answer has given up and deleted its link:
+/// the plugin waits 5 s for the answer, and milliseconds for the kernel.
 const SETTLE: Duration = Duration::from_secs(6);
 
 /// The store cannot be opened safely.
@@ -107,15 +107,15 @@ pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
     );
     sleep(SETTLE);
     let links = pod_links().map_err(RescueError::Kernel)?;
-    // A link that came meanwhile is of an ADD that waits for this daemon, and one that was waiting before has given up.
+    // A link that appeared meanwhile belongs to an ADD that waits for this daemon. An ADD that waited before has given up.
     let stayed = links.iter().filter(|(name, _)| before.contains_key(*name));
     let untold: Vec<&str> =
         stayed.filter(|(_, link)| link.addresses.is_empty()).map(|(name, _)| name.as_str()).collect();
     if untold.is_empty() { Ok(links) } else { Err(RescueError::Untold { links: untold.join(", ") }) }
 }
 
-/// Moves a damaged store and the file of its commits beside, under the first number that is free. The commits go last: without them
-/// a store that was cut off looks whole, and without the store they tell that it was there.
+/// Renames a damaged store and the file of its commits, with the first number that is free. The commits are renamed last: without
+/// them, a store that was cut off looks whole, whereas the commits alone still tell that there was a store.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
     let number = (1..).find(|number| !name(*number).exists()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `ipamd list` and `ipamd pools`: what the daemon that runs has given, and what is left, for people and as JSON.
+//! `ipamd list` and `ipamd pools`: which addresses the running daemon has given, and what is left, for people and as JSON.
 
 use crate::look::clock::boot_clock;
 use clap::Args;

@@ -1,11 +1,11 @@
 //! The one thread that owns what changes: service and store. It gathers the calls that are waiting, performs them in
 //! memory, commits all their changes as one, and only then lets the answers go (group commit). The log comes after them.
 //!
-//! If the commit fails, nobody is told of a success: the service is built anew from what the store really holds, and
+//! If the commit fails, no caller is told of a success: the service is built anew from what the store really holds, and
 //! every call of the batch is answered `StoreFailed`.
 //!
-//! Queued releases go through here too. They are performed before an `Allocate`: one for the same attachment was meant for the
-//! lease before, and must never end the one to come.
+//! The writer performs queued releases too, always before an `Allocate`. A queued release of the same attachment was meant for
+//! the earlier lease, and must never end the new one.
 
 use crate::decide::adopt::adopt;
 use crate::decide::holdings::Batch;
@@ -37,11 +37,11 @@ use tokio::task::yield_now;
 /// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
 const BATCH_CAP: usize = 256;
 
-/// How long a round waits for one more of the callers that shared the last one: as long as one takes to read an answer and call
-/// again. A round of the first of them alone would have all others wait for its commit.
+/// How long a round waits for the next of the callers that shared the last round: as long as a caller takes to read an answer
+/// and call again. If a round began with the first of them alone, all others would wait for its commit.
 const PAUSE: Duration = Duration::from_micros(20);
 
-/// Calls that wait for the writer before their connections have to.
+/// How many calls can wait for the writer. When there are more, their connections have to wait.
 const BACKLOG: usize = 1024;
 
 /// The writer cannot begin.
@@ -56,7 +56,7 @@ pub enum StartError {
     /// The queue of releases cannot be read.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// There is no thread to be had.
+    /// No thread can be started.
     #[error("cannot start the writer's thread")]
     Thread(#[source] io::Error),
 }
@@ -73,7 +73,8 @@ enum Job {
 }
 
 impl Job {
-    /// Whether the queued releases come first: an `Allocate` of the attachment of one of them would be ended by it.
+    /// Whether the queued releases have to be performed first: a queued release would end the lease that an `Allocate` of the
+    /// same attachment gives.
     const fn waits_for_queue(&self) -> bool {
         matches!(self, Self::DrainQueue | Self::Call(Call { request: Request::Allocate(_), .. }))
     }
@@ -144,7 +145,7 @@ impl Handle {
         self.tell(Job::DrainQueue).await;
     }
 
-    /// Tells how many leases of each pool are of pods that are gone, for who asks why a pool is full.
+    /// Tells the writer how many leases of each pool belong to pods that are gone, for callers who ask why a pool is full.
     pub(crate) async fn miss(&self, counts: HashMap<String, u64>) {
         self.tell(Job::Missing(counts)).await;
     }
@@ -154,8 +155,9 @@ impl Handle {
         self.tell(Job::Reclaim(lost, sight)).await;
     }
 
-    /// The writer's thread, for what hands it calls: what runs there shares its core and needs no waking to be answered, and
-    /// the calls of all that is ready come to one commit. It stands still while the store commits.
+    /// The writer's thread, for the tasks that hand it calls. A task on this thread shares the writer's core and needs no
+    /// waking to get its answer, and the calls of all tasks that are ready share one commit. While the store commits, these
+    /// tasks stand still.
     #[must_use]
     pub const fn thread(&self) -> &runtime::Handle {
         &self.thread
@@ -172,7 +174,7 @@ impl Handle {
     }
 
     async fn tell(&self, job: Job) {
-        // A writer that is gone ends the daemon, see `gone`.
+        // If the writer is gone, the daemon ends; see `gone`.
         let _ = self.jobs.send(job).await;
     }
 }
@@ -303,7 +305,7 @@ impl Writer {
             pace.spent_on(Part::Gather);
             last = jobs.len();
             let news = self.round(jobs.drain(..), &mut pace);
-            // The answers go out first: nobody who waits for one needs the log.
+            // The answers go out before the log is written, because no caller needs the log.
             yield_now().await;
             pace.spent_on(Part::Answers);
             log_as_one(|| news.log());
@@ -328,7 +330,7 @@ impl Writer {
     fn round(&mut self, jobs: Drain<'_, Job>, pace: &mut Pace) -> News {
         let mut round = Round { unread: self.read_store_again().err(), ..Round::default() };
         let now = (self.clock)();
-        // What was queued before one of these was asked for is in the queue by now.
+        // A release that was queued before one of these calls was made is in the queue by now.
         if jobs.as_slice().iter().any(Job::waits_for_queue) {
             self.drain_queue(&mut round);
             pace.spent_on(Part::Queue);
@@ -413,7 +415,7 @@ impl Writer {
         }
     }
 
-    /// The last look and the release are one step: no `Allocate` of the same attachment comes between.
+    /// The last look and the release are one step, so no `Allocate` of the same attachment can come between them.
     fn reclaim(&mut self, lost: &Lost, sight: &dyn Sight, now: Duration, round: &mut Round) {
         let Some(service) = &mut self.service else { return };
         let Some(lease) = service.lease(&lost.attachment) else { return };
@@ -509,9 +511,9 @@ impl Writer {
     }
 }
 
-/// Takes every job that is there into the round. Whoever has a call ready hands it in meanwhile, and whoever has just got an
-/// answer has its next call ready soon: as long as they come without a pause, one commit serves them all. While fewer have come
-/// than the `last` round had, a pause is [`PAUSE`].
+/// Takes every job that is there into the round. Callers that are ready hand in their calls meanwhile, and callers that just
+/// got an answer call again soon. As long as calls come without a pause, one commit serves them all. While the round has fewer
+/// calls than the `last` one, it waits for [`PAUSE`] for the next call.
 async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: usize) {
     let mut came = Instant::now();
     while jobs.len() < BATCH_CAP {
@@ -530,7 +532,7 @@ async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: us
     }
 }
 
-/// The batch is durable: says so, to the queue and to the callers; what is left is for the log.
+/// The batch is durable: removes the performed releases from the queue and answers the callers. Returns what is to be logged.
 fn finish(round: Round, metrics: &Metrics) -> News {
     for _ in &round.reclaimed {
         metrics.reclaimed(Reason::Gone);
@@ -538,14 +540,15 @@ fn finish(round: Round, metrics: &Metrics) -> News {
     for change in &round.batch.changes {
         metrics.changed(change);
     }
-    // Before the answers: whoever has one may allocate again, and a release still in the queue would end that lease.
+    // The queue comes before the answers: a caller with an answer may allocate again, and a release that is still in the queue
+    // would end that lease.
     for queued in round.claimed {
         if let Err(error) = queued.done() {
             tracing::error!(error = chain(&error), "a performed release stays in the queue");
         }
     }
     for pending in round.calls {
-        // A caller that is gone has its lease, and gives it back or asks for it again.
+        // A caller that is gone keeps its lease, and releases it or asks for it again.
         let _ = pending.answer.send(pending.result);
     }
     News { changes: round.batch.changes, reclaimed: round.reclaimed }

@@ -1,11 +1,11 @@
-//! The last commits, in a file beside the store: one write of whole blocks over blocks that are there already makes a commit
-//! durable, with nothing for the filesystem to note.
+//! The last commits, in a file beside sled. One write makes a commit durable: it replaces whole blocks that exist already, so
+//! the filesystem has no metadata to write.
 //!
-//! The file has two halves. While commits are written to the one, what is in the other is put into the store for good. A commit
-//! that is longer than a half goes behind both, and the file is cut down when others have come.
+//! The file has two halves. While commits are written to one half, the keeper moves the commits of the other half into sled. A
+//! commit that is longer than a half is written behind both, and the file is cut down once other commits have followed.
 //!
-//! A commit begins with a block, has a number, and says by its checksum whether it is whole. Blocks of commits that were
-//! written over in part are nothing, as are those of a write that was cut off.
+//! A commit begins at the beginning of a block. It has a number, and its checksum tells whether it is whole. The remains of
+//! commits that were partly written over are ignored, and so are those of a write that was cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
@@ -24,7 +24,7 @@ const HALF: u64 = 1 << 20;
 /// Size of the file.
 pub(super) const SIZE: u64 = 2 * HALF;
 
-/// How long the file may get while the store does not come to what is in it: minutes of calls.
+/// How long the file may get while the keeper does not get to the commits in it: minutes of calls.
 const SIZE_MAX: u64 = 16 * SIZE;
 
 /// Memory that is kept for the next commit.
@@ -209,7 +209,8 @@ impl Part {
     }
 }
 
-/// Makes the file as long as it is to be, of written blocks: each that was only reserved would cost a note of the filesystem.
+/// Makes the file as long as it has to be, and writes its blocks: a block that is only reserved would cost the filesystem a write
+/// of metadata later.
 fn make(path: &Path, from: usize) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     file.write_all(&vec![0; (SIZE as usize).saturating_sub(from)])?;

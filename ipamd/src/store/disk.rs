@@ -1,17 +1,17 @@
 //! The store on disk: sled, and a file of the last commits beside it.
 //!
-//! A commit is durable once it is in that file (`commits`). What is in sled is the journal (`journal`), the number of an entry as the
-//! key; it takes the commits of half a file at once, on a thread of its own, while the next ones go to the other half. sled's own
-//! `flush` would make a commit wait for a pool of threads that wake each other, for a write, and then for a sync, because on
-//! Linux it does not fsync its log.
+//! A commit is durable once it is in that file (`commits`). Sled holds the journal (`journal`), with the number of an entry as
+//! the key. A background thread, the keeper, later writes each lease's latest state to sled: it takes the commits of half a file
+//! at once, while new commits go to the other half. Sled's own `flush` would make a commit wait for a pool of threads that wake
+//! each other, for a write, and then for a sync, because on Linux it does not fsync its log.
 //!
-//! sled tells most damage by its checksums, but takes a file that was cut off for one whose last writes never happened, and
-//! an empty directory for a new store. The journal says which commit is the last that it has: commits that do not
-//! continue that one tell of what is lost, on either side.
+//! Sled recognises most damage by its checksums. But it takes a file that was cut off for one whose last writes never happened,
+//! and an empty directory for a new store. So the journal says which commit is the last one in it. If the commits in the file
+//! do not continue that one, something is lost on one side or the other.
 //!
-//! A start writes a snapshot of sled's page table under a name of its own and renames it. One that was cut off by a kill or a
-//! full disk is taken by sled for the newest all the same, and then for damage; so it is removed first. The snapshot
-//! before it is there until the new one has its name.
+//! At a start sled writes a snapshot of its page table under a temporary name and then renames it. If a kill or a full disk cut
+//! that file off, sled still takes it for the newest snapshot, and then reports damage; so the file is removed first. The
+//! snapshot before it stays until the new one has its name.
 
 use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
@@ -34,12 +34,13 @@ use std::time::{Duration, Instant};
 /// sled's cache in bytes. All leases are in the service's memory, sled is read once, at start.
 const CACHE: u64 = 4 << 20;
 
-/// Bytes of records that the journal takes at once, and for how many times as long as that took the keeper rests then: calls that
-/// come meanwhile do not notice it, on a machine with two cores neither.
+/// Bytes of records that the journal takes at once, and for how many times that duration the keeper rests afterwards. So calls
+/// that come meanwhile do not notice the keeper, even on a machine with two cores.
 const PORTION: usize = 4 << 10;
 const REST: u32 = 3;
 
-/// On a busy machine a portion takes long because others have the core; resting in proportion to that would help nobody.
+/// The longest rest. On a busy machine a portion takes long because other processes have the core; a rest in proportion to that
+/// would help nobody.
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// The store on disk.

@@ -1,13 +1,13 @@
-//! The order of records in a store: a journal of numbered entries that is kept short. Pure; keeping the entries is `disk`'s and
-//! `memory`'s, and the last commits are not in it yet (`commits`).
+//! The order of records in a store: a journal of numbered entries that is kept short. Pure: `disk` and `memory` keep the
+//! entries. The last commits are not in the journal yet (`commits`).
 //!
-//! The journal takes many commits at once, and of what they say about one subject only the last word: nothing of a lease that
-//! was given and ended meanwhile but when its address was released. The oldest entries are taken away again: what still counts of them
-//! is written anew. So a call costs the same however many leases there are, a start reads few entries, and the journal stays
-//! within twice of what it holds and then some.
+//! The journal takes many commits at once, and keeps only the last record about each subject. Of a lease that was given and
+//! ended meanwhile, only the time of its address's release is left. The oldest entries are removed again, and records in them
+//! that still count are written anew. So a call costs the same however many leases there are, a start reads few entries, and the
+//! journal stays at about twice the size of what it holds.
 //!
-//! Oldest first is what makes this safe: when an entry goes, every entry before it is gone, so that the end of a lease is
-//! never forgotten before its beginning. Commits may be taken twice: they leave what they left the first time.
+//! This is safe because entries are removed oldest first: when an entry is removed, every entry before it is gone already, so the
+//! end of a lease is never forgotten before its beginning. Commits may be taken twice; the result is the same.
 
 use super::StoreError;
 use super::commits::Mark;

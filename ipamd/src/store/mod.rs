@@ -43,9 +43,9 @@ pub trait Store: Send {
 /// What a commit waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waited {
-    /// For those before it to be put into the store for good.
+    /// For the keeper, which has to move earlier commits into sled.
     pub keeper: Duration,
-    /// For the disk.
+    /// For the disk to write.
     pub disk: Duration,
 }
 

@@ -9,7 +9,7 @@ use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// A record as it lies in a commit or an entry, known to be readable. One that is read later has the last word on its subject.
+/// A record as it lies in a commit or an entry, checked to be readable. Of two records about one subject, the later one counts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a>(&'a [u8]);
 
