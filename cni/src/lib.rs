@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use act::node::{Node, RealNode};
 use edge::error::{Error, Failure};
 pub use edge::request::Face;
-use edge::request::{Request, Unreadable};
+use edge::request::{Invocation, Unreadable};
 use edge::result::AddResult;
 use edge::spec::{Verb, Version};
 use verbs::{add, check, del, face, gc, status};
@@ -68,7 +68,7 @@ pub fn serve<N: Node>(
     node: &N,
 ) -> Answer {
     let log = Log { trace: trace(&variable) };
-    let request = match Request::read(face, variable, stdin) {
+    let request = match Invocation::read(face, variable, stdin) {
         Ok(request) => request,
         Err(Unreadable { version, error }) => return log.failed("", version, &error.into()),
     };
@@ -76,12 +76,12 @@ pub fn serve<N: Node>(
     let network = face == Face::Network;
     let mut warnings = Vec::new();
     let (what, version, outcome) = match &request {
-        Request::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
-        Request::Version => {
+        Invocation::About => return Answer { stdout: Vec::new(), log: Some(about()), ok: true },
+        Invocation::Version => {
             let supported = Version::ALL.map(Version::as_str);
             return succeeded(json(&Versions { version: Version::NEWEST.as_str(), supported }));
         }
-        Request::Add(add) => {
+        Invocation::Add(add) => {
             let version = add.config.version;
             let tell = |result: AddResult| {
                 let text = json(&result.in_version(version));
@@ -94,19 +94,19 @@ pub fn serve<N: Node>(
             };
             (named(Verb::Add, &add.attachment), version, done)
         }
-        Request::Del(del) => {
+        Invocation::Del(del) => {
             let done = if network { del::del(node, del) } else { face::del(del) };
             (named(Verb::Del, &del.attachment), del.config.version, done)
         }
-        Request::Check(check) => {
+        Invocation::Check(check) => {
             let done = if network { check::check(node, check) } else { face::check(check) };
             (named(Verb::Check, &check.attachment), check.config.version, done)
         }
-        Request::Status(config) => {
+        Invocation::Status(config) => {
             let done = if network { status::status(node, config) } else { face::status(config) };
             (named(Verb::Status, &config.name), config.version, done)
         }
-        Request::Gc(gc) => {
+        Invocation::Gc(gc) => {
             let done = if network { gc::gc(node, gc) } else { face::gc(gc) };
             (named(Verb::Gc, &gc.config.name), gc.config.version, done)
         }

@@ -6,12 +6,12 @@
 use std::ffi::OsString;
 
 use ferrule_cni::Face;
-use ferrule_cni::edge::request::{Add, Gc, Request};
+use ferrule_cni::edge::request::{Add, Gc, Invocation};
 use serde_json::{Value, json};
 
 const RUNTIMES: [&str; 6] = ["containerd-1.7", "containerd-2", "cri-o", "multus", "nerdctl", "podman"];
 
-fn read(command: &str, stdin: &[u8]) -> Result<Request, String> {
+fn read(command: &str, stdin: &[u8]) -> Result<Invocation, String> {
     let variable = |name: &str| {
         let value = match name {
             "CNI_COMMAND" => command,
@@ -22,12 +22,12 @@ fn read(command: &str, stdin: &[u8]) -> Result<Request, String> {
         };
         Some(OsString::from(value))
     };
-    Request::read(Face::Network, variable, stdin).map_err(|unreadable| unreadable.error.to_string())
+    Invocation::read(Face::Network, variable, stdin).map_err(|unreadable| unreadable.error.to_string())
 }
 
 fn added(stdin: &[u8]) -> Add {
     match read("ADD", stdin) {
-        Ok(Request::Add(add)) => add,
+        Ok(Invocation::Add(add)) => add,
         other => panic!("{other:?}"),
     }
 }
@@ -191,7 +191,7 @@ fn gc_wants_to_be_told_what_lives() {
         let mut config = json!({ "cniVersion": "1.1.0", "name": "pods" });
         config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         match read("GC", config.to_string().as_bytes())? {
-            Request::Gc(Gc { valid, .. }) => Ok(valid),
+            Invocation::Gc(Gc { valid, .. }) => Ok(valid),
             other => panic!("{other:?}"),
         }
     };

@@ -7,7 +7,7 @@ use ferrule_wire::{
 };
 use ipamd::decide::holdings::{Batch, Contents};
 use ipamd::decide::pool::PoolSpec;
-use ipamd::decide::service::{Answer, Request, Settings};
+use ipamd::decide::service::{Answer, ServiceRequest, Settings};
 use ipamd::look::clock::Clock;
 use ipamd::serve::writer::{Handle, Writer};
 use ipamd::store::{Faults, MemoryStore, SledStore, Store, StoreError, Waited};
@@ -87,7 +87,7 @@ async fn allocate_within(
     patience: Option<Duration>,
 ) -> Result<AllocateReply, CallError> {
     let call = Allocate::new(attachment(container_id));
-    match handle.ask(Request::Allocate(call), patience).await? {
+    match handle.ask(ServiceRequest::Allocate(call), patience).await? {
         Answer::Allocate(reply) => Ok(reply),
         other => panic!("{other:?}"),
     }
@@ -98,14 +98,14 @@ async fn address(handle: &Handle, container_id: &str) -> String {
 }
 
 async fn release(handle: &Handle, container_id: &str) -> Result<ReleaseReply, CallError> {
-    match handle.ask(Request::Release(attachment(container_id)), None).await? {
+    match handle.ask(ServiceRequest::Release(attachment(container_id)), None).await? {
         Answer::Release(reply) => Ok(reply),
         other => panic!("{other:?}"),
     }
 }
 
 async fn leases(handle: &Handle) -> Vec<String> {
-    match handle.ask(Request::Leases { after: None }, None).await.unwrap() {
+    match handle.ask(ServiceRequest::Leases { after: None }, None).await.unwrap() {
         Answer::Leases(page) => page.leases.into_iter().map(|lease| lease.attachment.container_id).collect(),
         other => panic!("{other:?}"),
     }
@@ -232,7 +232,7 @@ async fn a_failed_release_leaves_the_lease() {
 async fn status_tells_of_a_failing_store_until_it_works_again() {
     let dir = tempfile::tempdir().unwrap();
     let (handle, faults) = with_faults(dir.path());
-    let status = async || handle.ask(Request::Status(Status::default()), None).await;
+    let status = async || handle.ask(ServiceRequest::Status(Status::default()), None).await;
     assert!(status().await.is_ok());
     faults.fail_commits(2);
     assert!(is_store_failed(&allocate(&handle, "a").await));

@@ -17,8 +17,8 @@ pub use frame::{FrameError, Frames, MESSAGE_CAP, encode};
 pub use messages::service::{GetInfo, GetInfoReply, GetInterfaceDescription, GetInterfaceDescriptionReply};
 pub use messages::{
     AddressRange, Allocate, AllocateReply, Call, CallError, Calls, Check, CheckReply, Collect, CollectReply,
-    DEFINITION, Family, INTERFACE, Lease, List, ListReply, METHODS, Method, Pod, PoolStatus, Pools,
-    PoolsReply, Release, ReleaseReply, Reply, Request, Rest, Resting, RestingReply, SERVICE_DEFINITION,
+    DEFINITION, Family, INTERFACE, Incoming, Lease, List, ListReply, METHODS, Method, Pod, PoolStatus, Pools,
+    PoolsReply, Release, ReleaseReply, Reply, Rest, Resting, RestingReply, SERVICE_DEFINITION,
     SERVICE_INTERFACE, Served, Status, StatusReply, routed, service,
 };
 pub use queue::{

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use ferrule_wire::{
-    Call, CallError, DEFINITION, INTERFACE, METHODS, Method, Request, SERVICE_DEFINITION, SERVICE_INTERFACE,
+    Call, CallError, DEFINITION, INTERFACE, Incoming, METHODS, Method, SERVICE_DEFINITION, SERVICE_INTERFACE,
     Served, routed, service as standard,
 };
 use serde_json::{Map, Value, json};
@@ -313,7 +313,7 @@ fn an_unknown_error_is_kept_as_it_came() {
 
 #[test]
 fn calls_are_read_and_faults_have_the_standard_errors() {
-    let parse = |text: &str| Request::<Served<Call>>::parse(text.as_bytes());
+    let parse = |text: &str| Incoming::<Served<Call>>::parse(text.as_bytes());
     let request = parse(r#"{"method":"io.ferrule.Ipam.List","more":true}"#).unwrap().unwrap();
     assert!(request.more && !request.oneway);
     let fault = |text: &str| parse(text).unwrap().unwrap_err().name();

@@ -12,7 +12,7 @@ use ferrule_model::json::named;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::ask::ipamd;
+use crate::ask::daemon;
 use crate::edge::config::Delegate;
 use crate::edge::error::Error;
 use crate::edge::result::AddResult;
@@ -20,7 +20,7 @@ use crate::edge::spec::{Verb, Version};
 
 /// How long the plugin may take for any verb: as long as an ADD waits for `ipamd`. A release by another plugin cannot be
 /// queued, so DEL waits as long as ADD.
-const WAIT: Duration = ipamd::START_WAIT.saturating_add(ipamd::ALLOCATE_WAIT);
+const WAIT: Duration = daemon::START_WAIT.saturating_add(daemon::ALLOCATE_WAIT);
 /// How long to wait for a plugin that was killed, so that it does nothing more while its work is undone.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 /// No result or error object comes near this.

@@ -28,7 +28,7 @@ pub enum Face {
 /// What the runtime asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
-pub enum Request {
+pub enum Invocation {
     /// No `CNI_COMMAND`: somebody runs the plugin by hand.
     About,
     /// VERSION.
@@ -115,7 +115,7 @@ pub struct Unreadable {
     pub error: Error,
 }
 
-impl Request {
+impl Invocation {
     /// Reads the environment, and for the verbs that have a configuration standard input.
     ///
     /// # Errors
@@ -215,7 +215,7 @@ fn build(
     target: Option<Target>,
     document: &Document,
     variable: &impl Fn(&str) -> Option<OsString>,
-) -> Result<Request, Error> {
+) -> Result<Invocation, Error> {
     if document.version < verb.since() {
         return Err(Error::VerbTooNew { verb, found: document.version });
     }
@@ -230,8 +230,8 @@ fn build(
     }
     let Some(target) = target else {
         return Ok(match verb {
-            Verb::Gc => Request::Gc(Gc { valid: document.valid(&config.name)?, config }),
-            _ => Request::Status(config),
+            Verb::Gc => Invocation::Gc(Gc { valid: document.valid(&config.name)?, config }),
+            _ => Invocation::Status(config),
         });
     };
     let attachment = Attachment {
@@ -240,7 +240,7 @@ fn build(
         ifname: target.ifname.clone(),
     };
     if verb == Verb::Del {
-        return Ok(Request::Del(Del { config, attachment }));
+        return Ok(Invocation::Del(Del { config, attachment }));
     }
     let ifname = target.interface()?;
     let Target { netns, .. } = target;
@@ -248,7 +248,7 @@ fn build(
     let sandbox = Sandbox { path: netns, may_be_own };
     if verb == Verb::Check {
         let result = document.prev_result()?;
-        return Ok(Request::Check(Check { config, attachment, ifname, sandbox, result }));
+        return Ok(Invocation::Check(Check { config, attachment, ifname, sandbox, result }));
     }
     if face == Face::Network {
         document.refuse_unsupported()?;
@@ -256,7 +256,7 @@ fn build(
     let arguments = Arguments::parse(&text(variable, "CNI_ARGS")?.unwrap_or_default())?;
     let wanted = Wanted::read(document.fields(), &arguments)?;
     let previous = document.previous()?;
-    Ok(Request::Add(Add { config, attachment, ifname, sandbox, pod: arguments.pod, wanted, previous }))
+    Ok(Invocation::Add(Add { config, attachment, ifname, sandbox, pod: arguments.pod, wanted, previous }))
 }
 
 /// The IPAM plugin that the configuration names, with what it is to be given. It is looked for when it is needed.

@@ -15,7 +15,7 @@ use crate::act::hostend;
 use crate::act::node::Node;
 use crate::act::reserved;
 use crate::act::sandbox::sandbox;
-use crate::ask::ipam::{self, Ipam};
+use crate::ask::addresses::{self, AddressSource};
 use crate::decide::bridge;
 use crate::decide::extras::{as_made, host_ports, mark, without_mark};
 use crate::decide::grant::Grant;
@@ -46,7 +46,7 @@ pub fn add<N: Node>(
     let config = &request.config;
     reserved::check(&config.extras.ports, &config.runtime_dir)?;
     // Connected early, so that the daemon is awake and has taken the connection by the time there is a question.
-    let mut ipam = Ipam::wait(config)?;
+    let mut ipam = AddressSource::wait(config)?;
     let mut attempt = Attempt {
         node,
         request,
@@ -112,7 +112,7 @@ struct Attempt<'a, N: Node> {
 }
 
 impl<N: Node> Attempt<'_, N> {
-    fn attach(&mut self, ipam: &mut Ipam<'_>) -> Result<AddResult, Error> {
+    fn attach(&mut self, ipam: &mut AddressSource<'_>) -> Result<AddResult, Error> {
         let Add { config, attachment, sandbox, .. } = self.request;
         let sandbox = &sandbox.path;
         self.lease = Lease::Unknown;
@@ -224,7 +224,7 @@ impl<N: Node> Attempt<'_, N> {
 
     /// The addresses that were given. What became of the lease is remembered, in case this ADD has to be taken back. The
     /// configuration's MTU and name service replace those of the answer.
-    fn granted(&mut self, ipam: &mut Ipam<'_>) -> Result<Grant, Error> {
+    fn granted(&mut self, ipam: &mut AddressSource<'_>) -> Result<Grant, Error> {
         let Add { config, wanted, .. } = self.request;
         match ipam.answer() {
             Ok((mut grant, existing)) => {
@@ -352,7 +352,7 @@ impl<N: Node> Attempt<'_, N> {
     }
 
     /// Restores the state before this ADD as far as possible. Returns what went wrong meanwhile.
-    fn take_back(&mut self, ipam: &mut Ipam<'_>) -> Vec<Error> {
+    fn take_back(&mut self, ipam: &mut AddressSource<'_>) -> Vec<Error> {
         let mut errors = Vec::new();
         if self.lease == Lease::Asked {
             // Only the answer tells whose the lease is. An error here means that there is no lease to release.
@@ -383,7 +383,7 @@ impl<N: Node> Attempt<'_, N> {
             // If the pair could be made, there was no earlier living pair that needs the lease.
             Lease::Unknown => self.pair == Pair::Made,
         };
-        if release && let Err(error) = ipam::release(&self.request.config, &self.request.attachment) {
+        if release && let Err(error) = addresses::release(&self.request.config, &self.request.attachment) {
             errors.push(error);
         }
         errors

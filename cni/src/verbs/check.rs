@@ -14,7 +14,7 @@ use ferrule_netlink::{Bridges, Kernel};
 use crate::act::extras;
 use crate::act::node::Node;
 use crate::act::sandbox::sandbox;
-use crate::ask::ipam;
+use crate::ask::addresses;
 use crate::decide::bridge;
 use crate::decide::grant::Granted;
 use crate::decide::pod::{Ends, are_joined, default_route, gateway, gateway_route};
@@ -50,7 +50,7 @@ pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
             changes.say(&what, &expected, &found);
         }
     }
-    match ipam::check(&request.config, &request.attachment, &expected.addresses, &expected.all) {
+    match addresses::check(&request.config, &request.attachment, &expected.addresses, &expected.all) {
         Ok(()) => {}
         Err(Error::Ipam(error)) => changes.0.push(format!("lease: {error}")),
         Err(error) => changes.0.push(format!("lease: {error}")),

@@ -10,7 +10,7 @@ use ferrule_wire::remove_record;
 use crate::act::extras;
 use crate::act::hostend;
 use crate::act::node::Node;
-use crate::ask::ipam::Releasing;
+use crate::ask::addresses::Releasing;
 use crate::edge::error::{Error, Failure};
 use crate::edge::request::Del;
 

@@ -3,7 +3,7 @@
 
 use ferrule_model::{IpNetwork, family, host_prefix};
 
-use crate::ask::ipam::{self, Ipam};
+use crate::ask::addresses::{self, AddressSource};
 use crate::decide::pod::anywhere;
 use crate::edge::error::{Error, Failure};
 use crate::edge::request::{Add, Check, Del, Gc};
@@ -15,13 +15,13 @@ use crate::edge::result::{AddResult, Ip, Route};
 /// # Errors
 /// `ipamd` gives none, or the result does not arrive; then the addresses are given back.
 pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> Result<(), Failure> {
-    let mut ipam = Ipam::wait(&request.config)?;
+    let mut ipam = AddressSource::wait(&request.config)?;
     ipam.ask(request)?;
     let (grant, existing) = match ipam.answer() {
         Ok(answer) => answer,
         // Nobody knows whether the daemon gave a lease before the connection broke, so it is released.
         Err(error @ Error::IpamUnreachable { .. }) => {
-            let released = ipam::release(&request.config, &request.attachment);
+            let released = addresses::release(&request.config, &request.attachment);
             return Err(Failure { error, clean_up: released.err().into_iter().collect() });
         }
         Err(error) => return Err(error.into()),
@@ -44,7 +44,8 @@ pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> 
         ..AddResult::default()
     });
     told.map_err(|error| {
-        let released = if existing { Ok(()) } else { ipam::release(&request.config, &request.attachment) };
+        let released =
+            if existing { Ok(()) } else { addresses::release(&request.config, &request.attachment) };
         Failure { error, clean_up: released.err().into_iter().collect() }
     })
 }
@@ -54,7 +55,7 @@ pub fn add(request: &Add, tell: impl FnOnce(AddResult) -> Result<(), Error>) -> 
 /// # Errors
 /// The release can neither be done nor queued.
 pub fn del(request: &Del) -> Result<(), Failure> {
-    Ok(ipam::release(&request.config, &request.attachment)?)
+    Ok(addresses::release(&request.config, &request.attachment)?)
 }
 
 /// Is the lease one of the addresses that the plugin set up?
@@ -63,7 +64,7 @@ pub fn del(request: &Del) -> Result<(), Failure> {
 /// It is not, or `ipamd` does not answer.
 pub fn check(request: &Check) -> Result<(), Failure> {
     let all: Vec<IpNetwork> = request.result.ips.iter().map(|ip| host_prefix(ip.address.ip())).collect();
-    Ok(ipam::check(&request.config, &request.attachment, &all, &all)?)
+    Ok(addresses::check(&request.config, &request.attachment, &all, &all)?)
 }
 
 /// Could ADD be served?
@@ -71,7 +72,7 @@ pub fn check(request: &Check) -> Result<(), Failure> {
 /// # Errors
 /// Code 50.
 pub fn status(config: &crate::edge::config::Config) -> Result<(), Failure> {
-    Ok(ipam::status(config).map(drop)?)
+    Ok(addresses::status(config).map(drop)?)
 }
 
 /// Releases what none of the runtime's attachments has.
@@ -79,5 +80,5 @@ pub fn status(config: &crate::edge::config::Config) -> Result<(), Failure> {
 /// # Errors
 /// `ipamd` does not answer.
 pub fn gc(request: &Gc) -> Result<(), Failure> {
-    Ok(ipam::collect(&request.config, &request.valid, &std::collections::BTreeSet::new())?)
+    Ok(addresses::collect(&request.config, &request.valid, &std::collections::BTreeSet::new())?)
 }

@@ -11,7 +11,7 @@ use ferrule_wire::{Record, Records};
 
 use crate::act::extras;
 use crate::act::node::Node;
-use crate::ask::ipam;
+use crate::ask::addresses;
 use crate::decide::pod::network_of;
 use crate::edge::error::{Error, Failure};
 use crate::edge::request::Gc;
@@ -25,7 +25,7 @@ pub fn gc<N: Node>(node: &N, request: &Gc) -> Result<(), Failure> {
     match links(node, request, &mut errors) {
         // While a link may still hold an address, the address must not become free.
         Ok(None) => {}
-        Ok(Some(stuck)) => errors.extend(ipam::collect(&request.config, &request.valid, &stuck).err()),
+        Ok(Some(stuck)) => errors.extend(addresses::collect(&request.config, &request.valid, &stuck).err()),
         Err(error) => errors.push(error),
     }
     Failure::of(errors)

@@ -1,7 +1,7 @@
 //! STATUS: could ADD be served now?
 
 use crate::act::node::Node;
-use crate::ask::ipam;
+use crate::ask::addresses;
 use crate::edge::config::Config;
 use crate::edge::error::{Error, Failure};
 
@@ -12,7 +12,7 @@ use crate::edge::error::{Error, Failure};
 /// Code 50, with the reason: the daemon is down, there is no pool, or it is exhausted. Code 51 if the node does not
 /// forward: then the pods that run are cut off too.
 pub fn status<N: Node>(node: &N, config: &Config) -> Result<(), Failure> {
-    match ipam::status(config)?.into_iter().find(|family| !node.forwards(*family)) {
+    match addresses::status(config)?.into_iter().find(|family| !node.forwards(*family)) {
         Some(family) => Err(Error::NotForwarding(family).into()),
         None => Ok(()),
     }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ferrule_cni::decide::{pod, ports};
-use ferrule_cni::edge::request::Request;
+use ferrule_cni::edge::request::Invocation;
 use ferrule_cni::edge::result::AddResult;
 use ferrule_cni::edge::spec::Version;
 use ferrule_cni::{Answer, Face, Node, run};
@@ -37,12 +37,12 @@ pub(crate) type Variables = BTreeMap<&'static str, OsString>;
 /// decided before the first effect is decided.
 pub(crate) fn judge(face: Face, environment: &Variables, stdin: &[u8]) {
     let variable = |name: &str| environment.get(name).cloned();
-    match Request::read(face, variable, stdin) {
-        Err(_) | Ok(Request::About | Request::Version) => {
+    match Invocation::read(face, variable, stdin) {
+        Err(_) | Ok(Invocation::About | Invocation::Version) => {
             let code = is_the_specifications(&run(face, variable, stdin, &Untouchable));
             assert!(matches!(code, None | Some(1 | 2 | 4 | 6 | 7)), "{code:?}");
         }
-        Ok(Request::Add(add)) => {
+        Ok(Invocation::Add(add)) => {
             let spec = pod::veth(&add.attachment, &add.ifname, add.pod.as_ref(), &add.wanted);
             assert!(spec.alias.is_some_and(|alias| alias.starts_with(&format!("{}: ", add.config.name))));
             let addresses = ["10.0.0.1", "fd00::1"].map(|text| host_prefix(text.parse::<IpAddr>().unwrap()));
@@ -53,8 +53,8 @@ pub(crate) fn judge(face: Face, environment: &Variables, stdin: &[u8]) {
                 is_the_same_in_every_version(&AddResult::default().after(previous));
             }
         }
-        Ok(Request::Check(check)) => is_the_same_in_every_version(&check.result),
-        Ok(Request::Del(_) | Request::Status(_) | Request::Gc(_)) => {}
+        Ok(Invocation::Check(check)) => is_the_same_in_every_version(&check.result),
+        Ok(Invocation::Del(_) | Invocation::Status(_) | Invocation::Gc(_)) => {}
     }
 }
 

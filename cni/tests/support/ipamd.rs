@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use ferrule_model::{Attachment, IpNetwork};
 use ferrule_wire::{
-    AddressRange, AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Lease, ListReply,
-    PoolStatus, PoolsReply, ReleaseReply, Reply, Request, SOCKET_NAME, StatusReply, encode,
+    AddressRange, AllocateReply, Call, CallError, CheckReply, CollectReply, Family, Frames, Incoming, Lease,
+    ListReply, PoolStatus, PoolsReply, ReleaseReply, Reply, SOCKET_NAME, StatusReply, encode,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -79,7 +79,7 @@ fn serve(mut connection: UnixStream, state: &Mutex<State>) {
     let mut piece = [0; 4096];
     loop {
         while let Some(message) = frames.pop().unwrap() {
-            let request = Request::parse(&message).unwrap().unwrap();
+            let request = Incoming::parse(&message).unwrap().unwrap();
             let reply = state.lock().unwrap().answer(request.call);
             let Some(reply) = reply else { return };
             // The plugin may be gone by now.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ferrule_wire::service;
 use ferrule_wire::{
-    CallError, FrameError, Frames, GetInfoReply, GetInterfaceDescriptionReply, Reply, Request,
+    CallError, FrameError, Frames, GetInfoReply, GetInterfaceDescriptionReply, Incoming, Reply,
     SERVICE_DEFINITION, SERVICE_INTERFACE, Served, encode,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -198,12 +198,12 @@ impl Caller {
     }
 
     async fn serve<S: Service>(&mut self, service: &S, message: &[u8]) -> Result<(), EndError> {
-        let Request { call, more, oneway } = match Request::<Served<S::Call>>::parse(message)? {
+        let Incoming { call, more, oneway } = match Incoming::<Served<S::Call>>::parse(message)? {
             Ok(request) => request,
             Err(error) => return self.fail(&error).await,
         };
         match call {
-            Served::Own(call) => service.serve(self, Request { call, more, oneway }).await,
+            Served::Own(call) => service.serve(self, Incoming { call, more, oneway }).await,
             Served::Standard(service::Call::GetInfo(_)) => self.succeed(&info::<S>(), oneway).await,
             Served::Standard(service::Call::GetInterfaceDescription(call)) => {
                 match description::<S>(&call.interface) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use ferrule_wire::{Calls, Request};
+use ferrule_wire::{Calls, Incoming};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -30,7 +30,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn serve(
         &self,
         caller: &mut Caller,
-        request: Request<Self::Call>,
+        request: Incoming<Self::Call>,
     ) -> impl Future<Output = Result<(), EndError>> + Send;
 
     /// A caller who may not call was turned away.

@@ -83,7 +83,7 @@ mod tests {
     use crate::decide::compact::Former;
     use crate::decide::holdings::Holdings;
     use crate::decide::pool::PoolSpec;
-    use crate::decide::service::{Answer, Request};
+    use crate::decide::service::{Answer, ServiceRequest};
     use ferrule_model::Attachment;
     use ferrule_wire::messages::{Allocate, Lease};
 
@@ -127,7 +127,7 @@ mod tests {
 
     fn next(service: &mut Service, now: u64) -> String {
         let call = Allocate::new(attachment("next"));
-        match service.handle(Request::Allocate(call), Duration::from_secs(now), &mut Vec::new()) {
+        match service.handle(ServiceRequest::Allocate(call), Duration::from_secs(now), &mut Vec::new()) {
             Ok(Answer::Allocate(reply)) => reply.lease.addresses[0].to_string(),
             other => panic!("{other:?}"),
         }

@@ -40,7 +40,7 @@ pub struct Settings {
 
 /// A question or an order to the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum ServiceRequest {
     /// See the interface file.
     Allocate(Allocate),
     /// See the interface file.
@@ -192,25 +192,25 @@ impl Service {
     /// As the interface file says.
     pub fn handle(
         &mut self,
-        request: Request,
+        request: ServiceRequest,
         now: Duration,
         changes: &mut Vec<Change>,
     ) -> Result<Answer, CallError> {
         match request {
-            Request::Allocate(call) => self.allocate(call, now, changes).map(Answer::Allocate),
-            Request::Release(attachment) => {
+            ServiceRequest::Allocate(call) => self.allocate(call, now, changes).map(Answer::Allocate),
+            ServiceRequest::Release(attachment) => {
                 let released = self.release(&attachment, now, changes);
                 let released = released.map(|lease| lease.addresses().collect()).unwrap_or_default();
                 Ok(Answer::Release(ReleaseReply { released }))
             }
-            Request::Check(call) => self.check(call).map(Answer::Check),
-            Request::Status(call) => self.status(call.pool, now).map(Answer::Status),
-            Request::Collect(call) => Ok(Answer::Collect(self.collect(&call, now, changes))),
-            Request::Leases { after } => Ok(Answer::Leases(ferrule_wire::messages::ListReply {
+            ServiceRequest::Check(call) => self.check(call).map(Answer::Check),
+            ServiceRequest::Status(call) => self.status(call.pool, now).map(Answer::Status),
+            ServiceRequest::Collect(call) => Ok(Answer::Collect(self.collect(&call, now, changes))),
+            ServiceRequest::Leases { after } => Ok(Answer::Leases(ferrule_wire::messages::ListReply {
                 leases: self.leases_after(after.as_ref()),
             })),
-            Request::Pools => Ok(Answer::Pools(self.pools(now))),
-            Request::Resting { pool, after } => {
+            ServiceRequest::Pools => Ok(Answer::Pools(self.pools(now))),
+            ServiceRequest::Resting { pool, after } => {
                 self.resting(pool.as_deref(), after, now).map(Answer::Resting)
             }
         }

@@ -19,18 +19,18 @@ use std::sync::Arc;
 
 /// The node this process runs on.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
+pub(crate) struct NodeSight {
     home: Arc<Home>,
 }
 
-impl Node {
+impl NodeSight {
     /// The node as this process sees it. `home` tells whether its callers run in the same network namespace.
     pub(crate) const fn new(home: Arc<Home>) -> Self {
         Self { home }
     }
 }
 
-impl Sight for Node {
+impl Sight for NodeSight {
     fn namespace(&self, path: &Path) -> Presence {
         namespace(path)
     }

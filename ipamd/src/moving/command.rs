@@ -5,7 +5,7 @@ use super::namespaces::{LookError, Namespaces};
 use super::plan::{self, Fate, Found, Line};
 use crate::decide::holdings::Batch;
 use crate::decide::recover::{Doubled, recover};
-use crate::decide::service::{Answer, Request, Service, Settings};
+use crate::decide::service::{Answer, Service, ServiceRequest, Settings};
 use crate::look::clock::{boot_clock, boot_id};
 use crate::look::inputs::Inputs;
 use crate::store::path_in;
@@ -193,7 +193,7 @@ fn leases(service: &mut Service) -> Vec<Lease> {
     let mut leases: Vec<Lease> = Vec::new();
     loop {
         let after = leases.last().map(|lease| lease.attachment.clone());
-        match service.handle(Request::Leases { after }, boot_clock()(), &mut Vec::new()) {
+        match service.handle(ServiceRequest::Leases { after }, boot_clock()(), &mut Vec::new()) {
             Ok(Answer::Leases(page)) if !page.leases.is_empty() => leases.extend(page.leases),
             _ => return leases,
         }

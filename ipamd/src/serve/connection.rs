@@ -1,6 +1,6 @@
 //! Hands the calls that come over the socket to the writer. `ferrule_daemon` does the talking with the callers.
 
-use crate::decide::service::{Answer, PAGE, Request};
+use crate::decide::service::{Answer, PAGE, ServiceRequest};
 use crate::serve::writer::Handle;
 use ferrule_daemon::varlink::{Caller, EndError, Service};
 use ferrule_netlink::NamespaceId;
@@ -13,7 +13,7 @@ impl Service for Handle {
     const INTERFACE: &'static str = INTERFACE;
     const DEFINITION: &'static str = DEFINITION;
 
-    async fn serve(&self, caller: &mut Caller, request: ferrule_wire::Request) -> Result<(), EndError> {
+    async fn serve(&self, caller: &mut Caller, request: ferrule_wire::Incoming) -> Result<(), EndError> {
         let silent = request.oneway;
         let (request, patience) = match request.call {
             Call::List(_) if silent || !request.more => {
@@ -29,13 +29,13 @@ impl Service for Handle {
             Call::Allocate(call) => {
                 self.called_from(caller);
                 let patience = call.deadline_ms.map(Duration::from_millis);
-                (Request::Allocate(call), patience)
+                (ServiceRequest::Allocate(call), patience)
             }
-            Call::Release(call) => (Request::Release(call.attachment), None),
-            Call::Check(call) => (Request::Check(call), None),
-            Call::Status(call) => (Request::Status(call), None),
-            Call::Collect(call) => (Request::Collect(call), None),
-            Call::Pools(_) => (Request::Pools, None),
+            Call::Release(call) => (ServiceRequest::Release(call.attachment), None),
+            Call::Check(call) => (ServiceRequest::Check(call), None),
+            Call::Status(call) => (ServiceRequest::Status(call), None),
+            Call::Collect(call) => (ServiceRequest::Collect(call), None),
+            Call::Pools(_) => (ServiceRequest::Pools, None),
         };
         match self.ask(request, patience).await {
             Ok(answer) => caller.succeed(&answer, silent).await,
@@ -62,7 +62,7 @@ impl Handle {
     async fn list(&self, caller: &mut Caller) -> Result<(), EndError> {
         let mut after = None;
         loop {
-            let page = match self.ask(Request::Leases { after }, None).await {
+            let page = match self.ask(ServiceRequest::Leases { after }, None).await {
                 Ok(Answer::Leases(page)) => page,
                 Ok(_) => return Ok(()),
                 Err(error) => return caller.fail(&error).await,
@@ -80,7 +80,7 @@ impl Handle {
     async fn resting(&self, caller: &mut Caller, pool: Option<String>) -> Result<(), EndError> {
         let mut after = None;
         loop {
-            let page = match self.ask(Request::Resting { pool: pool.clone(), after }, None).await {
+            let page = match self.ask(ServiceRequest::Resting { pool: pool.clone(), after }, None).await {
                 Ok(Answer::Resting(page)) => page,
                 Ok(_) => return Ok(()),
                 Err(error) => return caller.fail(&error).await,

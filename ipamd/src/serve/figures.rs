@@ -1,7 +1,7 @@
 //! What is counted while the daemon runs, and how it is written for Prometheus. `pages` shows it.
 
 use crate::decide::holdings::Change;
-use crate::decide::service::Request;
+use crate::decide::service::ServiceRequest;
 use ferrule_daemon::{Counter, Exposition, Histogram, Kind};
 use ferrule_wire::{CallError, Family, PoolStatus};
 use std::collections::BTreeMap;
@@ -186,16 +186,16 @@ fn write_pools(page: &mut Exposition, pools: &[PoolStatus]) {
 }
 
 /// A request's place in [`METHODS`].
-pub(crate) const fn method(request: &Request) -> usize {
+pub(crate) const fn method(request: &ServiceRequest) -> usize {
     match request {
-        Request::Allocate(_) => 0,
-        Request::Release(_) => 1,
-        Request::Check(_) => 2,
-        Request::Status(_) => 3,
-        Request::Collect(_) => 4,
-        Request::Leases { .. } => 5,
-        Request::Pools => 6,
-        Request::Resting { .. } => 7,
+        ServiceRequest::Allocate(_) => 0,
+        ServiceRequest::Release(_) => 1,
+        ServiceRequest::Check(_) => 2,
+        ServiceRequest::Status(_) => 3,
+        ServiceRequest::Collect(_) => 4,
+        ServiceRequest::Leases { .. } => 5,
+        ServiceRequest::Pools => 6,
+        ServiceRequest::Resting { .. } => 7,
     }
 }
 
@@ -209,11 +209,11 @@ mod tests {
         let attachment =
             ferrule_wire::Attachment { network: "n".into(), container_id: "c".into(), ifname: "i".into() };
         for (request, name) in [
-            (Request::Release(attachment), "Release"),
-            (Request::Status(Status::default()), "Status"),
-            (Request::Leases { after: None }, "List"),
-            (Request::Pools, "Pools"),
-            (Request::Resting { pool: None, after: None }, "Resting"),
+            (ServiceRequest::Release(attachment), "Release"),
+            (ServiceRequest::Status(Status::default()), "Status"),
+            (ServiceRequest::Leases { after: None }, "List"),
+            (ServiceRequest::Pools, "Pools"),
+            (ServiceRequest::Resting { pool: None, after: None }, "Resting"),
         ] {
             assert_eq!(METHODS[method(&request)], name);
         }

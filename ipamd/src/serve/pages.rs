@@ -1,7 +1,7 @@
 //! The pages for those who look from outside: `/metrics`, `/healthz` and `/readyz`. `ferrule_daemon` brings them to the caller;
 //! the writer is asked what is in the pools when somebody looks.
 
-use crate::decide::service::{Answer, Request};
+use crate::decide::service::{Answer, ServiceRequest};
 use crate::serve::writer::Handle;
 use ferrule_daemon::{Exposition, Page, Pages, process_figures};
 use ferrule_wire::Status;
@@ -18,7 +18,7 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// The writer's answer, in time or not at all; a look is no call and is not counted as one.
-    async fn ask(&self, request: Request) -> Result<Answer, String> {
+    async fn ask(&self, request: ServiceRequest) -> Result<Answer, String> {
         let asked = timeout(PATIENCE, self.handle.perform(request, Some(PATIENCE))).await;
         asked.map_err(|_| "the writer does not answer".to_owned())?.map_err(|error| error.to_string())
     }
@@ -33,7 +33,7 @@ impl Pages for Outside {
         match path {
             "/metrics" => {
                 // Without the writer the counters are still worth reading.
-                let pools = match self.ask(Request::Pools).await {
+                let pools = match self.ask(ServiceRequest::Pools).await {
                     Ok(Answer::Pools(reply)) => reply.pools,
                     _ => Vec::new(),
                 };
@@ -44,12 +44,12 @@ impl Pages for Outside {
             }
             // Shows that the writer works. Probes ask often, so the question costs the same however many leases there are.
             "/healthz" => {
-                let first_page = self.ask(Request::Leases { after: None }).await;
+                let first_page = self.ask(ServiceRequest::Leases { after: None }).await;
                 Some(page(first_page.map(|_| "ok\n".to_owned())))
             }
             // A pod would get an address.
             "/readyz" => {
-                let status = self.ask(Request::Status(Status::default())).await;
+                let status = self.ask(ServiceRequest::Status(Status::default())).await;
                 Some(page(status.map(|_| "ok\n".to_owned())))
             }
             _ => None,

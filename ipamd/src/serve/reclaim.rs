@@ -4,8 +4,8 @@
 use crate::decide::leaks::{Found, Lost, Suspects};
 use crate::decide::seen::Sight;
 use crate::decide::seen::Whereabouts;
-use crate::decide::service::{Answer, PAGE, Request};
-use crate::look::sight::Node;
+use crate::decide::service::{Answer, PAGE, ServiceRequest};
+use crate::look::sight::NodeSight;
 use crate::serve::writer::Handle;
 use ferrule_wire::Lease;
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Searches for ever. `grace` is how long a namespace and a link have to be gone.
 pub(crate) async fn search(handle: Handle, mut grace: watch::Receiver<Duration>) {
-    let sight: Arc<dyn Sight> = Arc::new(Node::new(Arc::clone(handle.home())));
+    let sight: Arc<dyn Sight> = Arc::new(NodeSight::new(Arc::clone(handle.home())));
     let (mut suspects, mut told) = (Suspects::default(), Told::default());
     loop {
         // There is a look at the start too, so that a caller who asks why a pool is full is told about lost leases.
@@ -83,7 +83,7 @@ async fn look(
 ) -> Option<(Suspects, Option<Found>)> {
     let mut after = None;
     loop {
-        let Ok(Answer::Leases(page)) = handle.perform(Request::Leases { after }, None).await else {
+        let Ok(Answer::Leases(page)) = handle.perform(ServiceRequest::Leases { after }, None).await else {
             // The store failed: what is known stays for the next look.
             return Some((suspects, None));
         };

@@ -13,7 +13,7 @@ use crate::decide::holdings::Change;
 use crate::decide::leaks::{Lost, is_still_lost};
 use crate::decide::recover::{Doubled, recover};
 use crate::decide::seen::{PodLink, Sight};
-use crate::decide::service::{Answer, Request, Service, Settings};
+use crate::decide::service::{Answer, Service, ServiceRequest, Settings};
 use crate::look::clock::Clock;
 use crate::look::home::Home;
 use crate::serve::figures::{Metrics, Reason, method};
@@ -76,13 +76,13 @@ impl Job {
     /// Whether the queued releases have to be performed first: a queued release would end the lease that an `Allocate` of the
     /// same attachment gives.
     const fn waits_for_queue(&self) -> bool {
-        matches!(self, Self::DrainQueue | Self::Call(Call { request: Request::Allocate(_), .. }))
+        matches!(self, Self::DrainQueue | Self::Call(Call { request: ServiceRequest::Allocate(_), .. }))
     }
 }
 
 #[derive(Debug)]
 struct Call {
-    request: Request,
+    request: ServiceRequest,
     /// When the caller has gone, on the boot clock.
     expires_at: Option<Duration>,
     answer: oneshot::Sender<Result<Answer, CallError>>,
@@ -104,7 +104,11 @@ impl Handle {
     ///
     /// # Errors
     /// As the interface file says.
-    pub async fn ask(&self, request: Request, patience: Option<Duration>) -> Result<Answer, CallError> {
+    pub async fn ask(
+        &self,
+        request: ServiceRequest,
+        patience: Option<Duration>,
+    ) -> Result<Answer, CallError> {
         let (method, begun) = (method(&request), Instant::now());
         let answered = self.perform(request, patience).await;
         self.metrics.answered(method, begun.elapsed(), answered.as_ref().err());
@@ -124,7 +128,7 @@ impl Handle {
 
     pub(crate) async fn perform(
         &self,
-        request: Request,
+        request: ServiceRequest,
         patience: Option<Duration>,
     ) -> Result<Answer, CallError> {
         let expires_at = patience.map(|patience| (self.clock)().saturating_add(patience));
@@ -376,7 +380,7 @@ impl Writer {
 
     fn result(
         &mut self,
-        request: Request,
+        request: ServiceRequest,
         expires_at: Option<Duration>,
         now: Duration,
         round: &mut Round,
@@ -388,7 +392,7 @@ impl Writer {
             let not_read = || CallError::StoreFailed { reason: "it was not read".to_owned() };
             return Err(round.unread.clone().unwrap_or_else(not_read));
         };
-        if self.doubtful && matches!(request, Request::Status(_)) {
+        if self.doubtful && matches!(request, ServiceRequest::Status(_)) {
             // Something to write, so that the answer tells whether the store can be written again.
             round.batch.boot_id = Some(self.boot_id.clone());
         }
@@ -422,7 +426,7 @@ impl Writer {
         if lease.given_at_boottime_ms != lost.given_at_boottime_ms || !is_still_lost(&lease, sight) {
             return;
         }
-        let release = Request::Release(lost.attachment.clone());
+        let release = ServiceRequest::Release(lost.attachment.clone());
         let released = service.handle(release, now, &mut round.batch.changes);
         debug_assert!(released.is_ok(), "a release always succeeds in memory");
         round.reclaimed.push((lease, now.saturating_sub(lost.since)));
@@ -449,7 +453,8 @@ impl Writer {
         let Some(service) = &mut self.service else { return };
         match queued.claim() {
             Ok(attachment) => {
-                let released = service.handle(Request::Release(attachment), now, &mut round.batch.changes);
+                let released =
+                    service.handle(ServiceRequest::Release(attachment), now, &mut round.batch.changes);
                 debug_assert!(released.is_ok(), "a release always succeeds in memory");
                 round.claimed.push(queued);
             }

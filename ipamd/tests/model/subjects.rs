@@ -7,7 +7,7 @@ use ferrule_wire::{
     Allocate, AllocateReply, Attachment, CallError, Check, Client, ClientError, Collect, Lease, Method,
     PoolStatus, Pools, Release, Resting, Status,
 };
-use ipamd::decide::service::{Answer, Request};
+use ipamd::decide::service::{Answer, ServiceRequest};
 use ipamd::look::clock::Clock;
 use ipamd::serve::writer::{Handle, Writer};
 use ipamd::store::SledStore;
@@ -99,7 +99,7 @@ impl Parts {
         }
     }
 
-    fn ask(&self, request: Request) -> Result<Answer, CallError> {
+    fn ask(&self, request: ServiceRequest) -> Result<Answer, CallError> {
         let (handle, _) = self.running.as_ref().unwrap();
         self.runtime.block_on(handle.ask(request, None))
     }
@@ -113,50 +113,50 @@ impl Drop for Parts {
 
 impl Subject for Parts {
     fn allocate(&mut self, call: &Allocate) -> Result<AllocateReply, CallError> {
-        match self.ask(Request::Allocate(call.clone()))? {
+        match self.ask(ServiceRequest::Allocate(call.clone()))? {
             Answer::Allocate(reply) => Ok(reply),
             other => panic!("{other:?}"),
         }
     }
 
     fn release(&mut self, whom: &Attachment) -> Vec<IpNetwork> {
-        match self.ask(Request::Release(whom.clone())) {
+        match self.ask(ServiceRequest::Release(whom.clone())) {
             Ok(Answer::Release(reply)) => reply.released,
             other => panic!("{other:?}"),
         }
     }
 
     fn check(&mut self, call: &Check) -> Result<(), CallError> {
-        self.ask(Request::Check(call.clone())).map(drop)
+        self.ask(ServiceRequest::Check(call.clone())).map(drop)
     }
 
     fn status(&mut self) -> Result<(), CallError> {
-        self.ask(Request::Status(Status::default())).map(drop)
+        self.ask(ServiceRequest::Status(Status::default())).map(drop)
     }
 
     fn collect(&mut self, call: &Collect) -> Vec<Attachment> {
-        match self.ask(Request::Collect(call.clone())) {
+        match self.ask(ServiceRequest::Collect(call.clone())) {
             Ok(Answer::Collect(reply)) => reply.released.into_iter().map(|lease| lease.attachment).collect(),
             other => panic!("{other:?}"),
         }
     }
 
     fn leases(&mut self) -> Vec<Lease> {
-        match self.ask(Request::Leases { after: None }) {
+        match self.ask(ServiceRequest::Leases { after: None }) {
             Ok(Answer::Leases(page)) => page.leases,
             other => panic!("{other:?}"),
         }
     }
 
     fn pools(&mut self) -> Vec<PoolStatus> {
-        match self.ask(Request::Pools) {
+        match self.ask(ServiceRequest::Pools) {
             Ok(Answer::Pools(reply)) => reply.pools,
             other => panic!("{other:?}"),
         }
     }
 
     fn resting(&mut self) -> Vec<IpAddr> {
-        match self.ask(Request::Resting { pool: None, after: None }) {
+        match self.ask(ServiceRequest::Resting { pool: None, after: None }) {
             Ok(Answer::Resting(page)) => {
                 page.reply.addresses.into_iter().map(|rest| rest.address.parse().unwrap()).collect()
             }

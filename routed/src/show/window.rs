@@ -10,7 +10,7 @@ use ferrule_daemon::{Exposition, Kind, Page, Pages, process_figures};
 use ferrule_model::Family;
 use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_wire::routed::{self, Call, Failure, FailuresReply, NodesReply, StatusReply};
-use ferrule_wire::{CallError, Request};
+use ferrule_wire::{CallError, Incoming};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
@@ -306,7 +306,7 @@ impl Service for Window {
     const INTERFACE: &'static str = routed::INTERFACE;
     const DEFINITION: &'static str = routed::DEFINITION;
 
-    async fn serve(&self, caller: &mut Caller, request: Request<Call>) -> Result<(), EndError> {
+    async fn serve(&self, caller: &mut Caller, request: Incoming<Call>) -> Result<(), EndError> {
         match request.call {
             Call::Status(_) => match self.status().await {
                 Ok(status) => caller.succeed(&status, request.oneway).await,

@@ -255,9 +255,9 @@ pub struct RestingReply {
     pub addresses: Vec<Rest>,
 }
 
-/// A call with Varlink's flags.
+/// A call that came over a socket, with Varlink's flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request<C = Call> {
+pub struct Incoming<C = Call> {
     /// The call.
     pub call: C,
     /// The caller takes several replies.
@@ -278,7 +278,7 @@ pub(crate) struct Envelope<P> {
     pub(crate) oneway: bool,
 }
 
-impl<C: Calls> Request<C> {
+impl<C: Calls> Incoming<C> {
     /// Reads one message of a caller.
     ///
     /// # Errors

@@ -10,9 +10,9 @@ mod types;
 
 pub use error::CallError;
 pub use method::{
-    Allocate, AllocateReply, Call, Calls, Check, CheckReply, Collect, CollectReply, List, ListReply, METHODS,
-    Method, Pools, PoolsReply, Release, ReleaseReply, Reply, Request, Resting, RestingReply, Served, Status,
-    StatusReply,
+    Allocate, AllocateReply, Call, Calls, Check, CheckReply, Collect, CollectReply, Incoming, List,
+    ListReply, METHODS, Method, Pools, PoolsReply, Release, ReleaseReply, Reply, Resting, RestingReply,
+    Served, Status, StatusReply,
 };
 pub use types::{AddressRange, Family, Lease, Pod, PoolStatus, Rest};
 

@@ -38,21 +38,21 @@ fn call(container_id: &str) -> Allocate {
     Allocate::new(attachment(container_id))
 }
 
-fn do_(service: &mut Service, request: Request, now: u64) -> (Result<Answer, CallError>, Vec<Change>) {
+fn do_(service: &mut Service, request: ServiceRequest, now: u64) -> (Result<Answer, CallError>, Vec<Change>) {
     let mut changes = Vec::new();
     let answer = service.handle(request, at(now), &mut changes);
     (answer, changes)
 }
 
 fn allocate(service: &mut Service, container_id: &str, now: u64) -> Result<AllocateReply, CallError> {
-    match do_(service, Request::Allocate(call(container_id)), now).0? {
+    match do_(service, ServiceRequest::Allocate(call(container_id)), now).0? {
         Answer::Allocate(reply) => Ok(reply),
         other => panic!("{other:?}"),
     }
 }
 
 fn release(service: &mut Service, container_id: &str, now: u64) -> Vec<IpNetwork> {
-    match do_(service, Request::Release(attachment(container_id)), now).0 {
+    match do_(service, ServiceRequest::Release(attachment(container_id)), now).0 {
         Ok(Answer::Release(reply)) => reply.released,
         other => panic!("{other:?}"),
     }
@@ -67,14 +67,14 @@ fn a_lease_is_given_once_and_repeated_as_it_is() {
     let mut service = service(&["fd00::/64", "10.0.0.0/24"]);
     let pod = Some(Pod { namespace: "shop".into(), name: "web-0".into(), uid: "u".into() });
     let first = Allocate { pod: pod.clone(), netns: Some("/run/netns/a".into()), ..call("a") };
-    let (answer, changes) = do_(&mut service, Request::Allocate(first), 7);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Allocate(first), 7);
     let Ok(Answer::Allocate(given)) = answer else { panic!("{answer:?}") };
     assert_eq!(given.lease.addresses, nets(&["10.0.0.1/32", "fd00::1/128"]));
     assert_eq!((given.existing, given.mtu, given.lease.given_at_boottime_ms), (false, Some(1450), 7000));
     assert_eq!((&given.lease.pod, given.lease.netns.as_deref()), (&pod, Some("/run/netns/a")));
     assert_eq!(changes, [Change::Given(Packed::new(&given.lease))]);
 
-    let (answer, changes) = do_(&mut service, Request::Allocate(call("a")), 9);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Allocate(call("a")), 9);
     assert_eq!(answer, Ok(Answer::Allocate(AllocateReply { existing: true, ..given })));
     assert_eq!(changes, [], "nothing to store");
 }
@@ -86,7 +86,7 @@ fn network_container_and_interface_together_are_the_key() {
     keys[2].attachment.network = "other".into();
     keys[3].attachment.ifname = "eth1".into();
     for key in keys {
-        do_(&mut service, Request::Allocate(key), 0).0.unwrap();
+        do_(&mut service, ServiceRequest::Allocate(key), 0).0.unwrap();
     }
     assert_eq!(service.len(), 4);
 }
@@ -95,7 +95,7 @@ fn network_container_and_interface_together_are_the_key() {
 fn release_frees_rests_and_is_idempotent() {
     let mut service = service(&["10.0.0.0/31"]);
     let lease = allocate(&mut service, "a", 0).unwrap().lease;
-    let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 5);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Release(attachment("a")), 5);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: nets(&["10.0.0.0/32"]) })));
     let address = lease.addresses[0].ip();
     let of = Some(Packed::new(&Former { attachment: lease.attachment.clone(), pod: lease.pod.clone() }));
@@ -103,12 +103,12 @@ fn release_frees_rests_and_is_idempotent() {
         changes,
         [Change::Ended(Packed::new(&lease)), Change::Released(Released { address, at: at(5), of })]
     );
-    let (answer, changes) = do_(&mut service, Request::Release(attachment("a")), 6);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Release(attachment("a")), 6);
     assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: Vec::new() })));
     assert_eq!(changes, []);
 
     assert_eq!(allocate(&mut service, "b", 7).unwrap().lease.addresses, nets(&["10.0.0.1/32"]));
-    let (answer, changes) = do_(&mut service, Request::Allocate(call("c")), 8);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Allocate(call("c")), 8);
     let Ok(Answer::Allocate(reply)) = answer else { panic!("{answer:?}") };
     assert_eq!(reply.lease.addresses, nets(&["10.0.0.0/32"]), "only a resting one is left");
     assert_eq!(changes, [Change::Forgotten(address), Change::Given(Packed::new(&reply.lease))]);
@@ -118,7 +118,7 @@ fn release_frees_rests_and_is_idempotent() {
 fn exhaustion_names_pool_family_and_counts() {
     let mut service = service(&["10.0.0.0/30", "fd00::/64"]);
     assert_eq!(
-        do_(&mut service, Request::Status(Status::default()), 0).0,
+        do_(&mut service, ServiceRequest::Status(Status::default()), 0).0,
         Ok(Answer::Status(StatusReply {}))
     );
     allocate(&mut service, "a", 0).unwrap();
@@ -131,9 +131,9 @@ fn exhaustion_names_pool_family_and_counts() {
         reserved: "2".into(),
         gone: 0,
     };
-    let (answer, changes) = do_(&mut service, Request::Allocate(call("c")), 0);
+    let (answer, changes) = do_(&mut service, ServiceRequest::Allocate(call("c")), 0);
     assert_eq!((answer, changes), (Err(error.clone()), Vec::new()));
-    assert_eq!(do_(&mut service, Request::Status(Status::default()), 0).0, Err(error));
+    assert_eq!(do_(&mut service, ServiceRequest::Status(Status::default()), 0).0, Err(error));
     assert!(allocate(&mut service, "a", 0).unwrap().existing, "who has a lease keeps getting it");
 }
 
@@ -143,10 +143,12 @@ fn pools_are_chosen_by_name() {
     let mut service = Service::new(settings(pools), Holdings::default());
     assert_eq!(allocate(&mut service, "a", 0).unwrap().lease.pool, "blue");
     let green = Allocate { pool: Some("green".into()), ..call("b") };
-    let Ok(Answer::Allocate(reply)) = do_(&mut service, Request::Allocate(green), 0).0 else { panic!() };
+    let Ok(Answer::Allocate(reply)) = do_(&mut service, ServiceRequest::Allocate(green), 0).0 else {
+        panic!()
+    };
     assert_eq!((reply.lease.pool.as_str(), &reply.lease.addresses), ("green", &nets(&["10.2.0.1/32"])));
     let red = Allocate { pool: Some("red".into()), ..call("c") };
-    let error = do_(&mut service, Request::Allocate(red), 0).0.unwrap_err();
+    let error = do_(&mut service, ServiceRequest::Allocate(red), 0).0.unwrap_err();
     assert!(error.to_string().contains("\"red\"") && error.to_string().contains("blue, green"), "{error}");
 }
 
@@ -157,7 +159,7 @@ fn a_requested_address_finds_its_pool_and_says_who_has_it() {
     let ask = |service: &mut Service, id: &str, address: &str, pool: Option<&str>| {
         let requested = vec![address.parse().unwrap()];
         let call = Allocate { requested, pool: pool.map(str::to_owned), ..call(id) };
-        do_(service, Request::Allocate(call), 0)
+        do_(service, ServiceRequest::Allocate(call), 0)
     };
     let (answer, _) = ask(&mut service, "a", "10.2.0.7", None);
     let Ok(Answer::Allocate(reply)) = answer else { panic!("{answer:?}") };
@@ -182,7 +184,7 @@ fn a_requested_address_finds_its_pool_and_says_who_has_it() {
         );
     }
     let twice = Allocate { requested: vec![address, address], ..call("b") };
-    assert!(do_(&mut service, Request::Allocate(twice), 0).0.is_err());
+    assert!(do_(&mut service, ServiceRequest::Allocate(twice), 0).0.is_err());
 }
 
 #[test]
@@ -190,7 +192,7 @@ fn requested_ranges_are_checked_and_narrow() {
     let mut service = service(&["10.1.0.0/24"]);
     let mut ask = |first: &str, last: &str| {
         let ranges = vec![AddressRange { first: first.parse().unwrap(), last: last.parse().unwrap() }];
-        do_(&mut service, Request::Allocate(Allocate { ranges, ..call("a") }), 0).0
+        do_(&mut service, ServiceRequest::Allocate(Allocate { ranges, ..call("a") }), 0).0
     };
     for (first, last) in [("10.1.0.9", "10.1.0.8"), ("10.1.0.9", "fd00::1"), ("10.9.0.1", "10.9.0.2")] {
         let Err(CallError::InvalidArgument { field, .. }) = ask(first, last) else {
@@ -208,7 +210,7 @@ fn status_is_of_the_pool_that_is_asked_for() {
     let mut service = Service::new(settings(pools), Holdings::default());
     allocate(&mut service, "a", 0).unwrap();
     let mut status = |pool: Option<&str>| {
-        do_(&mut service, Request::Status(Status { pool: pool.map(str::to_owned) }), 0).0.map(drop)
+        do_(&mut service, ServiceRequest::Status(Status { pool: pool.map(str::to_owned) }), 0).0.map(drop)
     };
     assert!(matches!(status(None), Err(CallError::PoolExhausted { in_use: 1, .. })));
     assert_eq!(status(Some("two")), Ok(()));
@@ -237,7 +239,7 @@ fn what_fills_a_pool_is_told_apart_with_the_remedy() {
         text.contains("0 in use, 0 resting, 4 reserved") && text.contains("take addresses out"),
         "{text}"
     );
-    let status = do_(&mut empty, Request::Status(Status::default()), 0).0.unwrap_err();
+    let status = do_(&mut empty, ServiceRequest::Status(Status::default()), 0).0.unwrap_err();
     assert_eq!(status.to_string(), text);
 }
 
@@ -246,7 +248,7 @@ fn a_withdrawn_pool_is_shown_until_its_leases_are_gone() {
     let mut service = service(&["10.1.0.0/24"]);
     allocate(&mut service, "a", 0).unwrap();
     service.reconfigure(settings(vec![spec("other", &["10.2.0.0/24"])]));
-    let pools = |service: &mut Service| match do_(service, Request::Pools, 0).0 {
+    let pools = |service: &mut Service| match do_(service, ServiceRequest::Pools, 0).0 {
         Ok(Answer::Pools(reply)) => {
             reply.pools.into_iter().map(|pool| (pool.name, pool.draining, pool.size)).collect::<Vec<_>>()
         }
@@ -263,7 +265,7 @@ fn without_a_pool_the_reason_is_given() {
     let mut service = Service::new(settings(Vec::new()), Holdings::default());
     let error = CallError::NoPool { pool: None, reason: "wait for node.json".into() };
     assert_eq!(allocate(&mut service, "a", 0), Err(error.clone()));
-    assert_eq!(do_(&mut service, Request::Status(Status::default()), 0).0, Err(error));
+    assert_eq!(do_(&mut service, ServiceRequest::Status(Status::default()), 0).0, Err(error));
     assert_eq!(release(&mut service, "a", 0), []);
 }
 
@@ -273,7 +275,7 @@ fn check_compares_addresses_in_any_order() {
     allocate(&mut service, "a", 0).unwrap();
     let mut ask = |container_id: &str, addresses: &[&str]| {
         let check = Check { attachment: attachment(container_id), addresses: nets(addresses) };
-        do_(&mut service, Request::Check(check), 0).0
+        do_(&mut service, ServiceRequest::Check(check), 0).0
     };
     assert_eq!(ask("a", &["fd00::1/128", "10.0.0.1/32"]), Ok(Answer::Check(CheckReply {})));
     assert_eq!(ask("b", &[]), Err(CallError::LeaseNotFound { attachment: attachment("b") }));
@@ -292,11 +294,11 @@ fn collect_releases_what_is_not_named_in_its_network_only() {
     }
     let mut foreign = call("0");
     foreign.attachment.network = "other".into();
-    do_(&mut service, Request::Allocate(foreign), 0).0.unwrap();
+    do_(&mut service, ServiceRequest::Allocate(foreign), 0).0.unwrap();
     let collect = Collect { network: "pods".into(), valid: vec![attachment("3"), attachment("nobody")] };
     let mut collected = Vec::new();
     loop {
-        let (answer, changes) = do_(&mut service, Request::Collect(collect.clone()), 1);
+        let (answer, changes) = do_(&mut service, ServiceRequest::Collect(collect.clone()), 1);
         let Ok(Answer::Collect(reply)) = answer else { panic!("{answer:?}") };
         assert_eq!(changes.len(), 2 * reply.released.len());
         if reply.released.is_empty() {
@@ -315,7 +317,9 @@ fn leases_are_listed_in_pages() {
     }
     let (mut after, mut seen, mut pages) = (None, Vec::new(), 0);
     loop {
-        let Ok(Answer::Leases(page)) = do_(&mut service, Request::Leases { after }, 0).0 else { panic!() };
+        let Ok(Answer::Leases(page)) = do_(&mut service, ServiceRequest::Leases { after }, 0).0 else {
+            panic!()
+        };
         pages += 1;
         let Some(last) = page.leases.last() else { break };
         after = Some(last.attachment.clone());
@@ -342,7 +346,7 @@ fn arguments_that_cannot_be_served_are_refused_by_name() {
     wrong[3].1.attachment.network = String::new();
     wrong[4].1.attachment.ifname = "an-interface-too-long".into();
     for (expected, call) in wrong {
-        let (answer, changes) = do_(&mut service, Request::Allocate(call), 0);
+        let (answer, changes) = do_(&mut service, ServiceRequest::Allocate(call), 0);
         let Err(CallError::InvalidArgument { field, .. }) = &answer else { panic!("{expected}: {answer:?}") };
         assert_eq!((field.as_str(), changes), (expected, Vec::new()));
     }
@@ -357,7 +361,9 @@ fn the_largest_page_fits_in_a_message() {
     lease_call.netns = Some("\"".repeat(4095));
     lease_call.pod = Some(Pod { namespace: long.clone(), name: long.clone(), uid: long });
     let mut service = service(&["10.0.0.0/24", "fd00::/64"]);
-    let Ok(Answer::Allocate(reply)) = do_(&mut service, Request::Allocate(lease_call), 0).0 else { panic!() };
+    let Ok(Answer::Allocate(reply)) = do_(&mut service, ServiceRequest::Allocate(lease_call), 0).0 else {
+        panic!()
+    };
     let page = CollectReply { released: vec![reply.lease; PAGE] };
     ferrule_wire::encode(&ferrule_wire::Reply::success(page, true)).unwrap();
 }
@@ -375,7 +381,7 @@ fn added_subnets_are_used_and_withdrawn_ones_drain() {
     assert_eq!(service.forget_rested(at(2)), [], "10.1.0.1 still rests");
     assert_eq!(allocate(&mut service, "c", 2).unwrap().lease.addresses, nets(&["10.2.0.0/32"]));
     assert!(allocate(&mut service, "a", 2).unwrap().existing);
-    let Ok(Answer::Pools(reply)) = do_(&mut service, Request::Pools, 2).0 else { panic!() };
+    let Ok(Answer::Pools(reply)) = do_(&mut service, ServiceRequest::Pools, 2).0 else { panic!() };
     assert_eq!((reply.pools[0].in_use, reply.pools[0].draining, reply.pools[0].free.as_str()), (1, 1, "1"));
 
     release(&mut service, "a", 10);
@@ -472,7 +478,8 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let had = held.leases.iter().find(|lease| lease.attachment == attachment(&id.to_string()));
                 let expected = had.map(|lease| lease.addresses.clone()).unwrap_or_default();
                 let answer;
-                (answer, changes) = do_(&mut service, Request::Release(attachment(&id.to_string())), now);
+                (answer, changes) =
+                    do_(&mut service, ServiceRequest::Release(attachment(&id.to_string())), now);
                 prop_assert_eq!(answer, Ok(Answer::Release(ReleaseReply { released: expected })));
             }
             Step::Collect(ids) => {
@@ -480,13 +487,13 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let gone = held.leases.iter().filter(|lease| !valid.contains(&lease.attachment)).count();
                 let collect = Collect { network: "pods".into(), valid };
                 let answer;
-                (answer, changes) = do_(&mut service, Request::Collect(collect), now);
+                (answer, changes) = do_(&mut service, ServiceRequest::Collect(collect), now);
                 let Ok(Answer::Collect(reply)) = answer else { panic!("{answer:?}") };
                 prop_assert_eq!(reply.released.len(), gone);
             }
             Step::Allocate(id) => {
                 let answer;
-                (answer, changes) = do_(&mut service, Request::Allocate(call(&id.to_string())), now);
+                (answer, changes) = do_(&mut service, ServiceRequest::Allocate(call(&id.to_string())), now);
                 judge(&before, &answer, &configure(mask), now)?;
             }
         }
@@ -498,7 +505,7 @@ fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
         prop_assert_eq!(addresses.len(), all, "an address has two leases");
         let mut listed = Vec::new();
         if let Answer::Leases(page) =
-            service.handle(Request::Leases { after: None }, at(now), &mut listed).unwrap()
+            service.handle(ServiceRequest::Leases { after: None }, at(now), &mut listed).unwrap()
         {
             let mut stored = held.leases.clone();
             stored.sort_by(|a, b| a.attachment.cmp(&b.attachment));

@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const GATEWAY: &str = "gateway";
 
 /// A connection to `ipamd`.
-pub(crate) struct Ipamd<'a> {
+pub(crate) struct Daemon<'a> {
     config: &'a Config,
     client: Client,
     /// When the answer has to be here.
@@ -44,7 +44,7 @@ pub(crate) struct Ipamd<'a> {
     way_out: Option<(Lease, Vec<PoolStatus>)>,
 }
 
-impl<'a> Ipamd<'a> {
+impl<'a> Daemon<'a> {
     /// Connects, and waits a little for a daemon that is just starting.
     pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
         let deadline = Instant::now() + START_WAIT;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use ferrule_model::{Attachment, Family, IfName, IpNetwork};
 
+use crate::ask::daemon::{self, Daemon};
 use crate::ask::delegate::{self, Running};
-use crate::ask::ipamd::{self, Ipamd};
 use crate::decide::grant::Grant;
 use crate::edge::config::{Config, Delegate};
 use crate::edge::error::Error;
@@ -14,19 +14,19 @@ use crate::edge::spec::Verb;
 
 /// Gives one attachment its addresses: asked first, answered later, so that the caller can work meanwhile.
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
-pub(crate) enum Ipam<'a> {
+pub(crate) enum AddressSource<'a> {
     /// The daemon.
-    Daemon(Ipamd<'a>),
+    Daemon(Daemon<'a>),
     /// Another plugin, running once it was asked.
     Plugin(&'a Delegate, Option<Running>),
 }
 
-impl<'a> Ipam<'a> {
+impl<'a> AddressSource<'a> {
     /// Connects to a daemon, which may be just starting; a plugin is started when it is asked.
     pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
         match &config.delegate {
             Some(delegate) => Ok(Self::Plugin(delegate, None)),
-            None => Ipamd::wait(config).map(Self::Daemon),
+            None => Daemon::wait(config).map(Self::Daemon),
         }
     }
 
@@ -56,7 +56,7 @@ impl<'a> Ipam<'a> {
 /// What gives an attachment's addresses back. The caller makes sure in between that no link holds them any more.
 pub(crate) enum Releasing<'a> {
     /// The daemon.
-    Daemon(ipamd::Releasing<'a>),
+    Daemon(daemon::Releasing<'a>),
     /// Another plugin.
     Plugin(&'a Delegate),
 }
@@ -66,7 +66,7 @@ impl<'a> Releasing<'a> {
     pub(crate) fn prepare(config: &'a Config) -> Self {
         match &config.delegate {
             Some(delegate) => Self::Plugin(delegate),
-            None => Self::Daemon(ipamd::Releasing::prepare(config)),
+            None => Self::Daemon(daemon::Releasing::prepare(config)),
         }
     }
 
@@ -93,7 +93,7 @@ pub(crate) fn check(
 ) -> Result<(), Error> {
     match &config.delegate {
         Some(delegate) => delegate::run(delegate, Verb::Check),
-        None => ipamd::check(config, attachment, addresses, others),
+        None => daemon::check(config, attachment, addresses, others),
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn check(
 pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<IfName>) -> Result<(), Error> {
     match &config.delegate {
         Some(delegate) => delegate::run(delegate, Verb::Gc),
-        None => ipamd::collect(config, valid, stuck),
+        None => daemon::collect(config, valid, stuck),
     }
 }
 
@@ -114,6 +114,6 @@ pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
             }
             told => told.map(|()| Vec::new()),
         },
-        None => ipamd::status(config),
+        None => daemon::status(config),
     }
 }
