@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ferrule_config::{Config, ConfigError, DEFAULT_RUNTIME_DIR, NodeNameError};
+use ferrule_wire::SOCKET_PATH_MAX;
 
 /// Arguments of every daemon; put in with `#[command(flatten)]`. They may stand before or behind a subcommand.
 #[derive(Args, Clone, Debug)]
@@ -13,7 +14,13 @@ pub struct CommonArgs {
     pub config: Option<PathBuf>,
 
     /// Where the daemons and the plugin meet: socket, leases, node.json
-    #[arg(long, global = true, value_name = "DIR", default_value = DEFAULT_RUNTIME_DIR)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = DEFAULT_RUNTIME_DIR,
+        value_parser = runtime_dir
+    )]
     pub runtime_dir: PathBuf,
 
     /// What to log: a level (error, warn, info, debug, trace), or levels by module as in "info,routed=debug"
@@ -52,6 +59,24 @@ impl CommonArgs {
     pub fn runtime_file(&self, name: &str) -> PathBuf {
         self.runtime_dir.join(name)
     }
+}
+
+/// The longest name of a socket in the runtime directory.
+const LONGEST_SOCKET: &str = "routed.sock";
+
+/// Refuses a directory that is too long for the sockets in it, before anything is made there.
+fn runtime_dir(text: &str) -> Result<PathBuf, String> {
+    let directory = PathBuf::from(text);
+    let length = directory.join(LONGEST_SOCKET).as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let most = text.len().saturating_sub(length - SOCKET_PATH_MAX);
+        return Err(format!(
+            "it has {} bytes, and at most {most} are possible, as the kernel has room for {SOCKET_PATH_MAX} in the path of a \
+             socket",
+            text.len()
+        ));
+    }
+    Ok(directory)
 }
 
 /// The levels, by name.
@@ -112,6 +137,20 @@ mod tests {
         assert_eq!(cli.common.config, None);
         assert_eq!(cli.common.runtime_file("ipamd.sock"), PathBuf::from("/run/ferrule/ipamd.sock"));
         assert_eq!(cli.common.log, "info");
+    }
+
+    #[test]
+    fn a_runtime_directory_that_is_too_long_for_a_socket_is_refused_with_the_figures() {
+        let parse = |length: usize| {
+            let directory = format!("/{}", "a".repeat(length - 1));
+            Cli::try_parse_from(["daemon", "--runtime-dir", &directory]).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(95).unwrap().common.runtime_file("routed.sock").as_os_str().len(), 107);
+        let error = parse(96).unwrap_err();
+        assert!(
+            error.contains("--runtime-dir") && error.contains("it has 96 bytes, and at most 95"),
+            "{error}"
+        );
     }
 
     #[test]
