@@ -36,6 +36,9 @@ mod ifla {
     pub(super) const IFALIAS: u16 = 20;
     pub(super) const AF_SPEC: u16 = 26;
     pub(super) const NET_NS_FD: u16 = 28;
+    /// The number that this namespace has for the one of the other end.
+    pub(super) const LINK_NETNSID: u16 = 37;
+    pub(super) const TARGET_NETNSID: u16 = 46;
     pub(super) const PROP_LIST: u16 = 52;
     /// Inside of `PROP_LIST`.
     pub(super) const ALT_IFNAME: u16 = 53;
@@ -247,6 +250,20 @@ pub(crate) fn named(name: &IfName) -> Request {
 /// The link of this number.
 pub(crate) fn numbered(link: IfIndex) -> Request {
     Draft::of(link).request(rtm::GETLINK, 0)
+}
+
+/// The link of this number in the namespace that has this number here.
+pub(crate) fn in_namespace(namespace: u32, link: IfIndex) -> Request {
+    Draft::of(link).with(ifla::TARGET_NETNSID, &namespace.to_ne_bytes()).request(rtm::GETLINK, 0)
+}
+
+/// The namespace and the number of the other end of the link that a message is about, if that is elsewhere.
+pub(crate) fn peer(payload: &[u8]) -> Option<(u32, IfIndex)> {
+    let attribute = |wanted| {
+        let mut found = attributes(payload.get(HEADER_LEN..)?);
+        found.find(|(kind, _)| *kind == wanted).and_then(|(_, value)| number(value))
+    };
+    Some((attribute(ifla::LINK_NETNSID)?, IfIndex(attribute(ifla::LINK)?)))
 }
 
 /// All links.

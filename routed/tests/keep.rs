@@ -9,6 +9,7 @@ mod pods;
 
 mod lab;
 
+use std::process::Command;
 use std::time::Duration;
 
 use lab::{Daemon, Node, PATIENCE, within};
@@ -54,6 +55,25 @@ fn disturbances(pod: &Pod<'_>) -> Vec<(&'static str, String, &'static str)> {
         ("ip", format!("link set {veth} address 02:00:00:00:00:98"), "was given another MAC by someone else"),
         ("sysctl", format!("-w net.ipv6.conf.{veth}.disable_ipv6=1"), "IPv6 of"),
     ]
+}
+
+/// As the reference plugin `tuning` does behind ours (decision 51).
+#[test]
+fn a_pod_whose_mac_somebody_set_is_named_with_the_remedy() {
+    let (node, daemon, _ipamd) = node();
+    let pod = Pod::add(&node, "c0ffee", json!({}));
+    connected(&pod, PATIENCE, "ADD", &daemon);
+    let flush = format!("neigh flush dev {} nud permanent", pod.veth());
+    node.run("ip", &flush);
+    connected(&pod, REPAIR, &flush, &daemon);
+    assert!(!daemon.log().contains("is no longer"), "{}", daemon.log());
+    let set =
+        || Command::new("ip").args("link set eth0 address 0a:00:00:00:00:2b".split(' ')).status().unwrap();
+    assert!(pod.netns.run(set).unwrap().success());
+    // It is seen at the next look, which nobody has to wait for here.
+    node.run("ip", &flush);
+    daemon.wait_for_log("the MAC of eth0 in pod ");
+    daemon.wait_for_log("let ferrule do that (capability");
 }
 
 #[test]

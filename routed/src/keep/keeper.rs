@@ -10,7 +10,7 @@ use ferrule_model::{BridgePort, Family, HostSide, IfName, IpNetwork, Link, Op, W
 use ferrule_netlink::events::caller_of;
 use ferrule_netlink::nft::Netfilter;
 use ferrule_netlink::traffic::Traffic;
-use ferrule_netlink::{Bridges, Error, Places, Refusal, nodes_own, sysctl};
+use ferrule_netlink::{Bridges, Error, Peers, Places, Refusal, nodes_own, sysctl};
 use ferrule_wire::{Record, RecordError, Records};
 use nix::errno::Errno;
 
@@ -54,7 +54,7 @@ pub struct Kept {
 /// The system gives no thread.
 pub fn start<K, N, M>(mut keeper: Keeper<K, N>, inbox: Sender<M>) -> io::Result<Sender<Job>>
 where
-    K: Bridges + Traffic + Places + Send + 'static,
+    K: Bridges + Traffic + Places + Peers + Send + 'static,
     N: Netfilter + Send + 'static,
     M: From<Kept> + Send + 'static,
 {
@@ -68,7 +68,7 @@ where
     Ok(jobs)
 }
 
-fn keep<K: Bridges + Traffic + Places, N: Netfilter, M: From<Kept>>(
+fn keep<K: Bridges + Traffic + Places + Peers, N: Netfilter, M: From<Kept>>(
     keeper: &mut Keeper<K, N>,
     orders: &Receiver<Job>,
     inbox: &Sender<M>,
@@ -125,7 +125,7 @@ struct Outcome {
     complaints: BTreeSet<(String, String)>,
 }
 
-impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
+impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     /// Of the records in `runtime_dir`, whose directory is made if it is not there.
     pub fn new((kernel, ports, guard): (K, Ports<N>, Guard<N>), runtime_dir: &Path) -> Self {
         let keeper =
@@ -247,6 +247,7 @@ impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
         let mut fixes = repair::fixes(&made, &link, &ways);
         let bridge = self.bridge(&made, &link, &mut fixes, outcome)?;
         let is_right = self.put_right(&made, &fixes, outcome)?;
+        self.look_at_mac(&made, name, outcome)?;
         let records = &self.records;
         let is_limited = !made.limits.is_none();
         let ifb = if is_limited {
@@ -259,6 +260,17 @@ impl<K: Bridges + Traffic + Places, N: Netfilter> Keeper<K, N> {
             outcome.settled.push(Settled { link, ways, bridge, ifb, is_limited });
         }
         Ok(Some(made))
+    }
+
+    /// Another program, or the pod itself, may have set the MAC of the pod's end. Its neighbours went with the old one, and nobody but the
+    /// pod can put them back.
+    fn look_at_mac(&mut self, made: &HostSide, name: &IfName, outcome: &mut Outcome) -> Result<(), Error> {
+        if let Way::Routed { pod_mac, .. } = &made.way
+            && self.kernel.mac_of_peer(name)?.is_some_and(|mac| mac != *pod_mac)
+        {
+            outcome.complain(name.as_str(), &repair::other_mac(made, *pod_mac));
+        }
+        Ok(())
     }
 
     /// The bridge of a pod that has one, and the pod's place there; what is to be done for that is put to the `fixes`.

@@ -1,6 +1,6 @@
 //! What has to be done so that a pod has on the host what its ADD made, and the sentences that say so: pure.
 
-use ferrule_model::{HostSide, Link, Neighbour, Op, Route, RouteKey, WayTo};
+use ferrule_model::{HostSide, Link, Mac, Neighbour, Op, Route, RouteKey, WayTo};
 
 use crate::decide::report;
 
@@ -62,6 +62,15 @@ pub fn of(made: &HostSide) -> String {
     format!(" (pod {})", made.pod)
 }
 
+/// The sentence about a pod whose MAC is another one than this, which its ADD gave it.
+pub fn other_mac(made: &HostSide, mac: Mac) -> String {
+    let (interface, link, pod) = (&made.attachment.ifname, made.link(), &made.pod);
+    format!(
+        "the MAC of {interface} in pod {pod} is no longer {mac}, so that the pod is cut off ({link}): if a plugin behind ferrule sets it, \
+         such as tuning, let ferrule do that (capability \"mac\"), and attach the pod again"
+    )
+}
+
 /// The sentence about a host's end that is not there any more.
 pub fn gone(made: &HostSide, lives: bool) -> String {
     let (link, pod, netns) = (made.link(), &made.pod, &made.netns);
@@ -80,7 +89,7 @@ pub fn gone(made: &HostSide, lives: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{Attachment, IfIndex, Limits, LinkChange, LinkKind, Mac, Way, host_mac};
+    use ferrule_model::{Attachment, IfIndex, Limits, LinkChange, LinkKind, Way, host_mac};
 
     const LINK: IfIndex = IfIndex(7);
 
