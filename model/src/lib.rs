@@ -40,7 +40,7 @@ pub use names::{
 };
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};
-pub use prefix::{Family, family, host_prefix, network_address, ordinal};
+pub use prefix::{Family, family, host_prefix, last_address, network_address, ordinal};
 pub use refusal::Refusal;
 pub use state::{
     Address, AddressKey, BridgePort, BridgeSpec, FdbEntry, FdbKey, IfIndex, Link, LinkKind, Neighbour,

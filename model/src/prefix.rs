@@ -57,6 +57,14 @@ pub fn host_prefix(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
 
+/// The last address of `prefix`.
+pub fn last_address(prefix: &IpNetwork) -> IpAddr {
+    match prefix {
+        IpNetwork::V4(network) => network.broadcast().into(),
+        IpNetwork::V6(network) => network.broadcast().into(),
+    }
+}
+
 /// The first address of `prefix`, which no pod ever gets: the VTEP's.
 pub fn network_address(prefix: &IpNetwork) -> IpAddr {
     prefix.network()

@@ -63,11 +63,17 @@ pub(crate) fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
             rta::GATEWAY => parts.gateway = Some(address_of(value)?),
             rta::OIF => parts.link = Some(IfIndex(number(value)?)),
             rta::NH_ID => parts.nexthop = Some(NexthopId(number(value)?)),
-            rta::MULTIPATH | rta::VIA | rta::ENCAP_TYPE => parts.multipath = true,
+            rta::VIA => parts.gateway = Some(via_address(value)?),
+            rta::MULTIPATH | rta::ENCAP_TYPE => parts.multipath = true,
             _ => {}
         }
     }
     Some((header, parts))
+}
+
+/// `struct rtvia`: a next hop of the other family, as IPv4 by way of a link-local address has it.
+fn via_address(value: &[u8]) -> Option<IpAddr> {
+    address_of(value.get(size_of::<u16>()..)?)
 }
 
 /// What matters of a route's header.

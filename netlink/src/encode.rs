@@ -319,7 +319,19 @@ fn put_route(key: &RouteKey, value: &Route) -> Payload {
         RouteKind::Unicast(Via::Nexthop(id)) => route(key, header).number(rta::NH_ID, id.0),
         RouteKind::Unicast(Via::Gateway { address, link, onlink }) => {
             let flags = if onlink { ONLINK } else { 0 };
-            route(key, RouteHeader { flags, ..header }).ip(rta::GATEWAY, address).number(rta::OIF, link.0)
+            let payload = route(key, RouteHeader { flags, ..header });
+            let payload = match address {
+                // `struct rtvia`.
+                IpAddr::V6(other) if key.dst.is_ipv4() => {
+                    let mut via = [0; 18];
+                    let (family, octets) = via.split_at_mut(size_of::<u16>());
+                    family.copy_from_slice(&u16::from(family_of(address)).to_ne_bytes());
+                    octets.copy_from_slice(&other.octets());
+                    payload.with(rta::VIA, via)
+                }
+                _ => payload.ip(rta::GATEWAY, address),
+            };
+            payload.number(rta::OIF, link.0)
         }
         // IPv4 wants a route without a next hop to say that it ends on the link; IPv6 has no scopes here.
         RouteKind::Unicast(Via::Link(link)) => {

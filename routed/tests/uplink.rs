@@ -9,10 +9,15 @@ mod lab;
 mod server;
 
 use std::fs;
+use std::time::Duration;
 
+use ferrule_config::NodeFile;
 use fleet::{Fleet, Underlay};
 use lab::{Node, PATIENCE, within};
 use server::Etcd;
+
+/// Promised: another way to a node counts within this time.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Two nodes whose default route is on `eth0`, and that have `eth1` on a segment of its own.
 fn two_segments(backend: &'static str, underlay: Underlay) -> Fleet {
@@ -158,4 +163,93 @@ fn a_link_that_is_not_there_is_waited_for_and_one_that_changes_is_followed() {
     let starts = |log: &str| log.matches("starts on node").count();
     assert_eq!(starts(&daemon.log()), starts(&log), "{}", daemon.log());
     assert_eq!(starts(&log), 2, "{log}");
+}
+
+/// Nodes that are on two segments, and whose addresses are on `lo`, as where a routing protocol announces them by each link.
+fn addresses_on_lo(backend: &'static str) -> Fleet {
+    let fleet = Fleet::new(2, backend, Underlay::Both);
+    fleet
+        .second_segment(|number| vec![format!("198.51.100.{number}/24"), format!("2001:db8:b::{number}/64")]);
+    for (node, number) in fleet.nodes.iter().zip(1..) {
+        let other = 3 - number;
+        node.ip("addr flush dev eth0 scope global");
+        node.ip("link set eth0 mtu 1400");
+        for (address, link) in [("203.0.113", "/24"), ("2001:db8:a:", "/64")] {
+            let nodad = if address.contains(':') { "nodad" } else { "" };
+            let dot = if address.contains(':') { ":" } else { "." };
+            node.ip(&format!("addr add {address}{dot}{number}{link} dev eth0 {nodad}"));
+        }
+        node.ip(&format!("addr add 192.0.2.{number}/32 dev lo"));
+        node.ip(&format!("addr add 2001:db8::{number}/128 dev lo nodad"));
+        let hops = |first: &str, second: &str| {
+            format!("nexthop via {first}{other} dev eth0 nexthop via {second}{other} dev eth1")
+        };
+        node.ip(&format!(
+            "route add 192.0.2.{other}/32 proto bgp src 192.0.2.{number} {}",
+            hops("203.0.113.", "198.51.100.")
+        ));
+        node.ip(&format!(
+            "-6 route add 2001:db8::{other}/128 proto bgp src 2001:db8::{number} {}",
+            hops("2001:db8:a::", "2001:db8:b::")
+        ));
+    }
+    fleet
+}
+
+/// The kernel has no route by way of an address that is itself behind a next hop: ours take the next hop of the node's address.
+#[test]
+fn with_the_address_on_lo_pods_talk_by_the_ways_that_the_nodes_own_packets_take() {
+    for (backend, mtu) in [("vxlan", 1350), ("native", 1400), ("auto", 1350)] {
+        let mut fleet = addresses_on_lo(backend);
+        fleet.start();
+        fleet.wait_until_joined();
+        let file = NodeFile::load(&fleet.nodes[0].path("run/node.json")).unwrap();
+        assert_eq!(file.mtu, mtu, "{backend}");
+    }
+}
+
+#[test]
+fn plain_routes_follow_the_ways_to_the_other_nodes() {
+    let mut fleet = addresses_on_lo("native");
+    fleet.start();
+    fleet.wait_until_joined();
+    let by = |link: &str| {
+        let node = &fleet.nodes[0];
+        let routes = node.ip("route show 10.244.2.0/24") + &node.ip("-6 route show fd00:10:244:2::/64");
+        routes.matches(&format!("dev {link} ")).count() == 2
+    };
+    // The routing protocol takes one way away, and gives another one.
+    for (link, v4, v6) in [("eth1", "198.51.100", "b"), ("eth0", "203.0.113", "a")] {
+        let node = &fleet.nodes[0];
+        node.ip(&format!("route replace 192.0.2.2/32 proto bgp src 192.0.2.1 via {v4}.2 dev {link}"));
+        node.ip(&format!(
+            "-6 route replace 2001:db8::2/128 proto bgp src 2001:db8::1 via 2001:db8:{v6}::2 dev {link}"
+        ));
+        assert!(within(SOON, || by(link)).is_some(), "{link}: {}\n{}", node.state(), fleet.log(1));
+        assert!(within(PATIENCE, || fleet.reaches(1, 2)).is_some(), "{}", fleet.log(1));
+    }
+    let node = &fleet.nodes[0];
+    // Two at once, told as no single next hop.
+    let both =
+        |link: &str| format!("nexthop via 198.51.100.2 dev {link} nexthop via 198.51.100.2 dev {link}");
+    node.ip(&format!("route replace 192.0.2.2/32 proto bgp {}", both("eth1")));
+    let v4_by_eth1 = || node.ip("route show 10.244.2.0/24").contains("via 198.51.100.2 dev eth1");
+    assert!(within(SOON, v4_by_eth1).is_some(), "{}", fleet.log(1));
+    // BGP without addresses on the links: the next hop is a link-local one.
+    let other = fleet.nodes[1].ip("-6 -o addr show dev eth1 scope link");
+    let gateway = other.split_whitespace().find(|word| word.starts_with("fe80")).unwrap();
+    let gateway = gateway.split('/').next().unwrap();
+    node.ip(&format!("route replace 192.0.2.2/32 proto bgp src 192.0.2.1 via inet6 {gateway} dev eth1"));
+    let unnumbered =
+        || node.ip("route show 10.244.2.0/24").contains(&format!("via inet6 {gateway} dev eth1"));
+    assert!(within(SOON, unnumbered).is_some(), "{}\n{}", node.state(), fleet.log(1));
+    assert!(within(PATIENCE, || fleet.reaches(1, 2)).is_some(), "{}", fleet.log(1));
+    // No way is said, and so is the next one; the route goes, for it would lead nowhere.
+    node.ip("route del 192.0.2.2/32");
+    let none = || {
+        fleet.log(1).contains(
+            "no route to 10.244.2.0/24 of node n2: this machine has no route to the node's IPv4 address",
+        )
+    };
+    assert!(within(PATIENCE, none).is_some(), "{}", fleet.log(1));
 }

@@ -6,7 +6,9 @@ use ferrule_model::{IfIndex, NexthopId, Route, RouteKey};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia,
+};
 
 use crate::decode::{self, Neigh, RouteHead, RouteParts};
 
@@ -36,6 +38,8 @@ fn parts(message: &RouteMessage) -> RouteParts {
             RouteAttribute::Gateway(address) => parts.gateway = ip(address),
             RouteAttribute::Oif(link) => parts.link = Some(IfIndex(*link)),
             RouteAttribute::NhId(id) => parts.nexthop = Some(NexthopId(*id)),
+            RouteAttribute::Via(RouteVia::Inet(v4)) => parts.gateway = Some((*v4).into()),
+            RouteAttribute::Via(RouteVia::Inet6(v6)) => parts.gateway = Some((*v6).into()),
             RouteAttribute::MultiPath(_) | RouteAttribute::Via(_) | RouteAttribute::EncapType(_) => {
                 parts.multipath = true;
             }
@@ -109,6 +113,7 @@ mod tests {
             Op::PutNexthop(NexthopId(5), hop),
             Op::PutRoute(key("10.1.0.0/24"), Route::ours(Via::Nexthop(NexthopId(5)))),
             Op::PutRoute(key("10.2.0.0/24"), via("192.0.2.7", false)),
+            Op::PutRoute(key("10.9.0.0/24"), via("fe80::7", false)),
             Op::PutRoute(key("10.3.0.0/24"), via("203.0.113.7", true)),
             Op::PutRoute(key("10.4.0.0/24"), Route { source, ..Route::ours(Via::Link(link)) }),
             Op::PutRoute(

@@ -3,6 +3,7 @@
 //! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
 //! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::decide::nexthops`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -52,6 +53,8 @@ pub enum Why {
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
+    /// No route leads to the other node.
+    NoWay(Family),
     /// The device that it needs is refused.
     NoDevice,
     /// The tunnel leaves IPv6 less than it needs: so many bytes.
@@ -89,6 +92,11 @@ impl fmt::Display for Skipped {
                     "the link with this node's {family} address is down; it follows when the link is up"
                 )
             }
+            Why::NoWay(family) => write!(
+                f,
+                "this machine has no route to the node's {family} address; it follows when a routing protocol, or somebody, has \
+                 made one"
+            ),
             Why::NoDevice => f.write_str("the tunnel's device is refused; it follows when the device is there"),
             Why::SmallMtu(mtu) => write!(
                 f,
@@ -234,9 +242,25 @@ pub struct Ground {
     pub device6: Option<Option<IfIndex>>,
     /// What no pod CIDR may take.
     pub taken: Taken,
+    /// The next hops to the other nodes, where this node's address is on a link that only holds it.
+    pub ways: Ways,
+}
+
+/// By which next hops packets to addresses leave.
+pub type Ways = BTreeMap<IpAddr, HopKey>;
+
+/// The families in which plain routes lead where packets to the other nodes' addresses go, and not straight to the nodes.
+pub fn following(backend: Backend, underlay: &Underlay) -> impl Iterator<Item = Family> {
+    let holders = underlay.all().filter(move |uplink| uplink.holds && backend == Backend::Native);
+    holders.map(|uplink| Family::of(uplink.address))
 }
 
 impl Ground {
+    /// The families in which this node's routes follow the ways to the others.
+    pub fn follows(&self) -> impl Iterator<Item = Family> {
+        following(self.backend, &self.underlay)
+    }
+
     /// Everything beside the device. Of nodes that claim the same, the first by name gets it.
     pub fn objects<'a>(&self, others: impl Iterator<Item = &'a Node> + Clone) -> Wanted {
         let mut all = Pieces::default();
@@ -354,6 +378,12 @@ impl Ground {
             (_, None) => Err(Why::NoOwnAddress(family)),
             (_, Some(uplink)) if !uplink.usable => Err(Why::UplinkDown(family)),
             (None, Some(_)) => Err(Why::NoAddress(family)),
+            (Some(address), Some(uplink)) if uplink.holds => {
+                let hop = self.ways.get(&address).ok_or(Why::NoWay(family))?;
+                let via = |cidr| (RouteKey::main(cidr), Target::Via(*hop));
+                pieces.routes.extend(node.pod_cidrs_of(family).map(via));
+                Ok(())
+            }
             (Some(gateway), Some(uplink)) => {
                 // Not onlink: the kernel then refuses a node that is not on the segment, and says so.
                 pieces.reach(node, family, HopKey { link: uplink.link, gateway }, false);

@@ -1,10 +1,12 @@
 //! Whether something that the kernel tells disagrees with what we believe of it: pure. Echoes of our own changes agree,
 //! so they start nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ferrule_model::{
-    Change, Event, IfIndex, IfName, Link, NexthopEvent, PROTOCOL, Route, RouteKey, VxlanSpec, is_host_veth,
+    Change, Event, Family, IfIndex, IfName, IpNetwork, Link, NexthopEvent, PROTOCOL, Route, RouteKey,
+    VxlanSpec, is_host_veth, last_address, ordinal,
 };
 
 use crate::decide::diverted::{Diverted, policy, shadow};
@@ -44,6 +46,8 @@ pub struct Belief {
     pub blocked: Vec<RouteKey>,
     /// What takes packets out of their way.
     pub diverted: Diverted,
+    /// The addresses of other nodes whose way others decide, and ours follows.
+    pub followed: BTreeSet<(bool, u128)>,
 }
 
 /// What we believe of the second VXLAN device.
@@ -87,6 +91,11 @@ impl Belief {
             Event::Overrun => return Concern::Ground,
             // A pod's affair.
             Event::Port(..) => false,
+            Event::Route(_, key, Route { protocol, .. }) | Event::OddRoute(_, key, protocol)
+                if *protocol != PROTOCOL && self.leads_to_followed(&key.dst) =>
+            {
+                return Concern::Ground;
+            }
             Event::Link(change, link) => return self.hears_link(*change, link),
             Event::Address(change, key, _) => {
                 let known = self.ours.addresses.contains_key(key);
@@ -143,6 +152,10 @@ impl Belief {
     /// Takes note of an event of a nexthop object.
     pub fn hears_nexthop(&self, event: &NexthopEvent) -> Concern {
         let known = self.ours.nexthops.get(&event.id);
+        // A group of several next hops may have lost one: of those no route tells.
+        if known.is_none() && !self.followed.is_empty() {
+            return Concern::Ground;
+        }
         let differs = match event.change {
             Change::Put => match event.nexthop {
                 Some(nexthop) => (nexthop.protocol == PROTOCOL || known.is_some()) && known != Some(&nexthop),
@@ -180,8 +193,24 @@ impl Belief {
         self.devices().chain(self.wireguard).any(|device| device == link)
     }
 
+    /// The ways to these nodes are others' to decide in these families.
+    pub fn follow<'a>(
+        &mut self,
+        families: impl Iterator<Item = Family>,
+        nodes: impl Iterator<Item = &'a Node> + Clone,
+    ) {
+        for family in families {
+            self.followed.extend(nodes.clone().filter_map(|node| node.address(family)).map(ordinal));
+        }
+    }
+
+    fn leads_to_followed(&self, dst: &IpNetwork) -> bool {
+        let range = ordinal(dst.network())..=ordinal(last_address(dst));
+        !self.followed.is_empty() && self.followed.range(range).next().is_some()
+    }
+
     fn is_own(&self, address: std::net::IpAddr) -> bool {
-        self.own.address(ferrule_model::Family::of(address)) == Some(address)
+        self.own.address(Family::of(address)) == Some(address)
     }
 }
 
@@ -253,11 +282,36 @@ mod tests {
                 routes: [key("10.244.2.9/32"), key("10.244.2.0/24")].into(),
                 ..Diverted::default()
             },
+            followed: BTreeSet::new(),
         }
     }
 
     fn heard(event: &Event) -> Concern {
         belief().hears(event)
+    }
+
+    #[test]
+    fn another_way_to_a_node_whose_way_is_followed_is_ground_and_another_route_is_not() {
+        let mut belief = belief();
+        let theirs = Route { protocol: 186, ..Route::ours(Via::Link(ETH0)) };
+        let events = |dst: &str| {
+            let key = key(dst);
+            [Event::Route(Change::Delete, key, theirs), Event::OddRoute(Change::Put, key, 186)]
+        };
+        assert!(events("192.0.2.0/24").iter().all(|event| belief.hears(event) == Concern::None));
+        let followed: std::net::IpAddr = "192.0.2.2".parse().unwrap();
+        belief.followed = BTreeSet::from([ordinal(followed)]);
+        for (dst, concern) in [
+            ("192.0.2.2/32", Concern::Ground),
+            ("192.0.2.0/24", Concern::Ground),
+            ("0.0.0.0/0", Concern::Ground),
+            ("192.0.2.3/32", Concern::None),
+            ("::/0", Concern::None),
+        ] {
+            for event in events(dst) {
+                assert_eq!(belief.hears(&event), concern, "{event:?}");
+            }
+        }
     }
 
     #[test]

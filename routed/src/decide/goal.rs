@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ferrule_model::{Nexthop, NexthopId};
 
-use crate::decide::desired::{Ground, Skipped};
+use crate::decide::desired::{Ground, Skipped, Ways};
 use crate::decide::nexthops::{self, Ids};
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::objects::Nexthops;
@@ -62,6 +62,11 @@ impl Goal {
     /// What it was worked out from, beside the other nodes.
     pub fn ground(&self) -> &Ground {
         &self.ground
+    }
+
+    /// Packets to these addresses leave so; a change of nodes to come goes by it.
+    pub fn learn(&mut self, ways: Ways) {
+        self.ground.ways.extend(ways);
     }
 
     /// Another program has made a nexthop object, perhaps.

@@ -45,6 +45,9 @@ pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
         let route = match target {
             Target::Unreachable => Route::unreachable(),
             Target::Link(link) => Route::ours(Via::Link(link)),
+            Target::Via(HopKey { link, gateway: address }) => {
+                Route::ours(Via::Gateway { address, link, onlink: false })
+            }
             Target::Hop(hop) => Route::ours(Via::Nexthop(*ids.get(&hop)?)),
         };
         Some((key, route))

@@ -129,6 +129,11 @@ impl fmt::Display for Node {
 }
 
 impl Cluster {
+    /// All nodes but this one.
+    pub fn all_others(&self) -> impl Iterator<Item = &Node> + Clone {
+        self.others.values().map(AsRef::as_ref)
+    }
+
     /// Takes changes of other nodes.
     pub fn change(&mut self, changes: &[NodeChange]) {
         carry_out(&mut self.others, changes);

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ferrule_config::{Config, Tunnel};
-use ferrule_model::{Family, IpNetwork, Mac, WgKey, ordinal};
+use ferrule_model::{Family, IpNetwork, Mac, WgKey, last_address, ordinal};
 
 use crate::decide::nodes::{Node, NodeUpdate};
 
@@ -273,7 +273,7 @@ impl Claims {
             return clash(format!("its WireGuard key {key} is that"), whose);
         }
         for cidr in &node.pod_cidrs {
-            let found = self.network_at(last(cidr)).filter(|(network, _)| overlap(network, cidr));
+            let found = self.network_at(last_address(cidr)).filter(|(network, _)| overlap(network, cidr));
             if let Some((network, whose)) = found {
                 return clash(format!("its pod CIDR {cidr} overlaps {network}"), whose);
             }
@@ -284,7 +284,7 @@ impl Claims {
     /// An address of a node in the pod CIDRs of another.
     fn held(&self, node: &Node) -> Option<Clash> {
         node.pod_cidrs.iter().find_map(|cidr| {
-            let range = ordinal(cidr.network())..=ordinal(last(cidr));
+            let range = ordinal(cidr.network())..=ordinal(last_address(cidr));
             let (_, whose) = self.addresses.range(range).next()?;
             Some(Clash { what: format!("its pod CIDR {cidr} holds the address"), whose: Arc::clone(whose) })
         })
@@ -322,14 +322,6 @@ fn addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
 
 fn overlap(one: &IpNetwork, other: &IpNetwork) -> bool {
     one.contains(other.network()) || other.contains(one.network())
-}
-
-/// The last address of a network.
-fn last(network: &IpNetwork) -> IpAddr {
-    match network {
-        IpNetwork::V4(network) => network.broadcast().into(),
-        IpNetwork::V6(network) => network.broadcast().into(),
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ferrule_model::{IpNetwork, ordinal};
+use ferrule_model::{IpNetwork, last_address, ordinal};
 
 use crate::decide::desired::{Underlay, Why};
 
@@ -57,7 +57,7 @@ impl Taken {
             if let Some(gateway) = self.gateways.iter().find(|gateway| cidr.contains(**gateway)) {
                 return Some(Why::Gateway(*gateway));
             }
-            let range = ordinal(cidr.network())..=ordinal(last(cidr));
+            let range = ordinal(cidr.network())..=ordinal(last_address(cidr));
             if let Some((_, address)) = self.addresses.range(range).next() {
                 return Some(Why::OwnAddress(*address));
             }
@@ -73,14 +73,6 @@ impl Taken {
     }
 }
 
-/// The last address of a network.
-fn last(network: &IpNetwork) -> IpAddr {
-    match network {
-        IpNetwork::V4(network) => network.broadcast().into(),
-        IpNetwork::V6(network) => network.broadcast().into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,7 +82,8 @@ mod tests {
     #[test]
     fn what_is_the_machines_own_is_no_nodes_pods() {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
-        let uplink = Uplink { link: IfIndex(2), address, prefix_len: 24, mtu: 1500, usable: true };
+        let uplink =
+            Uplink { link: IfIndex(2), address, prefix_len: 24, mtu: 1500, usable: true, holds: false };
         let underlay = Underlay { v4: Some(uplink), v6: None };
         let addresses =
             ["192.0.2.1", "10.244.1.1", "172.17.0.1", "fd00:17::1"].map(|text| text.parse().unwrap());

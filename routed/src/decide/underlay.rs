@@ -19,6 +19,8 @@ pub struct Uplink {
     pub mtu: u32,
     /// Switched on and connected: it takes routes.
     pub usable: bool,
+    /// It has the address and nothing else, as `lo` does: packets leave by other links.
+    pub holds: bool,
 }
 
 /// The uplinks, one a family at most.
@@ -65,7 +67,8 @@ impl Underlay {
 impl Uplink {
     /// Whether `other` is a neighbour on this link, rather than behind a router.
     pub fn has_on_link(&self, other: IpAddr) -> bool {
-        IpNetwork::new(self.address, self.prefix_len).is_ok_and(|network| network.contains(other))
+        let network = IpNetwork::new(self.address, self.prefix_len);
+        !self.holds && network.is_ok_and(|network| network.contains(other))
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Target {
     Unreachable,
     /// To the nexthop of this gateway and link.
     Hop(HopKey),
+    /// The same, said by the route itself: other nodes may have the same next hop.
+    Via(HopKey),
     /// Out of this link, which knows by itself where to.
     Link(IfIndex),
 }

@@ -173,6 +173,7 @@ mod tests {
                 prefix_len: 24,
                 mtu: 1500,
                 usable: true,
+                holds: false,
             }
         };
         let underlay = Underlay { v4: Some(uplink("192.0.2.1")), v6: Some(uplink("2001:db8::1")) };

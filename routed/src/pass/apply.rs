@@ -17,7 +17,7 @@ use ferrule_netlink::{Error, Tunnels};
 use nix::errno::Errno;
 
 use crate::decide::backoff::{Backoff, Which};
-use crate::decide::desired::{self, Ground, Underlay};
+use crate::decide::desired::{self, Ground, Underlay, Ways};
 use crate::decide::diverted::{Diverted, shadow};
 use crate::decide::drift::{Belief, Concern, Second};
 use crate::decide::goal::Goal;
@@ -238,7 +238,8 @@ impl<K: Tunnels> Applier<K> {
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, &self.given), links)?;
-        if underlay != ground.underlay || taken != ground.taken || !seen.is(known) {
+        let ways = observe::next_hops(kernel, ground.follows(), cluster.all_others(), links)?;
+        if (&underlay, &taken, &ways) != (&ground.underlay, &ground.taken, &ground.ways) || !seen.is(known) {
             return Ok(None);
         }
         let first = (belief.spec.as_ref(), settings, own.vtep_mac);
@@ -290,7 +291,9 @@ impl<K: Tunnels> Applier<K> {
         let devices: Vec<_> =
             device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
         let device6 = second.as_ref().map(|(_, belief)| belief.device);
-        let ground = Ground { device6, taken, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
+        let ways = self.ways(cluster, &underlay, &links)?;
+        let ground =
+            Ground { device6, taken, ways, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
         let (kept, wg) = (ground.device, ground.wireguard.as_ref().map(|wg| wg.link));
         let (mut seen, goal) = self.see(cluster, ground, (&devices, wireguard.index))?;
         let fresh =
@@ -367,6 +370,7 @@ impl<K: Tunnels> Applier<K> {
             device: stays(device),
             device6: None,
             taken: Taken::default(),
+            ways: Ways::default(),
             wireguard: stays(wireguard).zip(self.identity.as_ref()).map(wg),
         }
     }
@@ -384,7 +388,7 @@ impl<K: Tunnels> Applier<K> {
         underlay: &Underlay,
         (walked, diverted): (Walked, Diverted),
     ) -> Belief {
-        Belief {
+        let mut belief = Belief {
             links,
             device,
             spec,
@@ -397,7 +401,10 @@ impl<K: Tunnels> Applier<K> {
             ours: walked.observed,
             blocked: walked.blocked,
             diverted,
-        }
+            followed: BTreeSet::new(),
+        };
+        belief.follow(desired::following(self.routing.backend, underlay), cluster.all_others());
+        belief
     }
 
     /// Removes a device that is not wanted any more; `false` if something is left on it, which a refusal has kept and
@@ -427,6 +434,7 @@ impl<K: Tunnels> Applier<K> {
         let Some(mut left) = self.left.take().filter(|left| !left.unfinished) else {
             return self.pass(cluster, now);
         };
+        self.learn_ways(&mut left, changes)?;
         let Some(touched) = left.goal.change(changes, &left.belief.ours) else {
             self.left = Some(left);
             return self.pass(cluster, now);
@@ -447,6 +455,22 @@ impl<K: Tunnels> Applier<K> {
         left.tell(&mut report);
         self.left = Some(left);
         Ok(report)
+    }
+
+    /// The next hops to the other nodes, where plain routes have to follow them.
+    fn ways(&mut self, cluster: &Cluster, underlay: &Underlay, links: &Links) -> Result<Ways, Error> {
+        let families = desired::following(self.routing.backend, underlay);
+        observe::next_hops(&mut self.kernel, families, cluster.all_others(), links)
+    }
+
+    /// The same for nodes that came or changed: the one thing about them that is read.
+    fn learn_ways(&mut self, left: &mut Left, changes: &[NodeChange]) -> Result<(), Error> {
+        let nodes = changes.iter().filter_map(|change| change.after.as_deref());
+        let families = left.goal.ground().follows();
+        let ways = observe::next_hops(&mut self.kernel, families, nodes.clone(), &left.belief.links)?;
+        left.belief.follow(left.goal.ground().follows(), nodes);
+        left.goal.learn(ways);
+        Ok(())
     }
 
     /// Walks from `observed` to `desired`; `known` is what the last pass left.

@@ -9,12 +9,13 @@ use ferrule_model::{
 };
 use ferrule_netlink::{Error, FAR, Kernel, Routes, Tunnels};
 
-use crate::decide::desired::{Underlay, Uplink};
-use crate::decide::nodes::Cluster;
+use crate::decide::desired::{Underlay, Uplink, Ways};
+use crate::decide::nodes::{Cluster, Node};
 use crate::decide::objects::{Links, Nexthops, Objects};
 use crate::decide::owner;
 use crate::decide::taken::Taken;
 use crate::decide::underlay::only_holds;
+use crate::decide::wanted::HopKey;
 use crate::pass::device;
 
 /// So many other nodes at most are asked for the way to, one after another through the whole list.
@@ -79,20 +80,20 @@ pub fn underlay<K: Kernel>(
                 continue;
             }
             let (prefix_len, usable) = (key.prefix.prefix(), link.up && link.carrier);
-            found.push(Uplink { link: link.index, address, prefix_len, mtu: link.mtu, usable });
+            let holds = only_holds(link);
+            found.push(Uplink { link: link.index, address, prefix_len, mtu: link.mtu, usable, holds });
         }
     }
     let mut underlay = Underlay::default();
     for family in Family::BOTH {
-        let is_holder = |link| links.get(&link).is_some_and(only_holds);
         let mut all: Vec<_> =
             found.iter().copied().filter(|uplink| Family::of(uplink.address) == family).collect();
         let is_open = all.iter().filter(|uplink| uplink.usable).count() > 1;
-        let asks = is_open || all.iter().any(|uplink| is_holder(uplink.link));
+        let asks = is_open || all.iter().any(|uplink| uplink.holds);
         let ways = if asks { ways(kernel, cluster, family, links)? } else { Vec::new() };
         all.sort_by_key(|uplink| !ways.iter().any(|way| way.index == uplink.link));
         for uplink in all {
-            let mtu = match is_holder(uplink.link) {
+            let mtu = match uplink.holds {
                 true => ways.iter().map(|way| way.mtu).min().unwrap_or(uplink.mtu.min(ETHERNET_MTU)),
                 false => uplink.mtu,
             };
@@ -133,6 +134,30 @@ fn ways<'a, K: Kernel>(
         }
     }
     Ok(ways.iter().filter_map(|way| links.get(way)).filter(|link| !only_holds(link)).collect())
+}
+
+/// By which next hops packets to these nodes leave, in these families; a node to which there is none is left out.
+///
+/// # Errors
+/// The kernel cannot be read.
+pub fn next_hops<'a, K: Kernel>(
+    kernel: &mut K,
+    families: impl Iterator<Item = Family>,
+    nodes: impl Iterator<Item = &'a Node> + Clone,
+    links: &Links,
+) -> Result<Ways, Error> {
+    let mut ways = Ways::new();
+    for family in families {
+        for address in nodes.clone().filter_map(|node| node.address(family)) {
+            let Some(path) = kernel.way_to(address)? else { continue };
+            // An address that this machine has itself.
+            if links.get(&path.link).is_none_or(only_holds) {
+                continue;
+            }
+            ways.insert(address, HopKey { link: path.link, gateway: path.gateway.unwrap_or(address) });
+        }
+    }
+    Ok(ways)
 }
 
 /// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were

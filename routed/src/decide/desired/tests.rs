@@ -32,7 +32,7 @@ fn underlay() -> Underlay {
     let uplink = |address: &str| {
         let address: IpAddr = address.parse().unwrap();
         let prefix_len = if address.is_ipv4() { 24 } else { 64 };
-        Some(Uplink { link: ETH0, address, prefix_len, mtu: 1500, usable: true })
+        Some(Uplink { link: ETH0, address, prefix_len, mtu: 1500, usable: true, holds: false })
     };
     Underlay { v4: uplink("192.0.2.1"), v6: uplink("2001:db8::1") }
 }
@@ -46,6 +46,7 @@ fn objects(backend: Backend, cluster: &Cluster, underlay: &Underlay, device: Opt
         device,
         device6: None,
         taken: Taken::default(),
+        ways: Ways::default(),
         wireguard: None,
     };
     ground.objects(cluster.others.values().map(AsRef::as_ref))
@@ -56,6 +57,7 @@ fn hops(wanted: &Wanted) -> Vec<(String, String)> {
         let to = match target {
             Target::Unreachable => "unreachable".to_owned(),
             Target::Hop(hop) => format!("{} dev {}", hop.gateway, hop.link),
+            Target::Via(hop) => format!("straight via {} dev {}", hop.gateway, hop.link),
             Target::Link(link) => format!("dev {link}"),
         };
         (key.dst.to_string(), to)
@@ -123,6 +125,7 @@ fn with_a_device_for_ipv6_each_family_travels_in_its_own() {
         mtu: 1430,
         wireguard: None,
         taken: Taken::default(),
+        ways: Ways::default(),
         backend: Backend::Vxlan,
         own: node("a", 1),
         underlay,
@@ -237,6 +240,7 @@ fn a_tunnel_too_small_for_ipv6_carries_ipv4_and_names_what_is_left_out() {
         device: Some(DEVICE),
         device6: None,
         taken: Taken::default(),
+        ways: Ways::default(),
         wireguard: None,
     };
     let cluster = cluster();
