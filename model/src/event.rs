@@ -4,8 +4,8 @@
 //! [`Wake::Overrun`]. Reading them is `ferrule-netlink`'s.
 
 use crate::{
-    Address, AddressKey, BridgePort, Change, FdbEntry, FdbKey, IfIndex, IpNetwork, Link, Neighbour,
-    NeighbourKey, Nexthop, NexthopId, Route, RouteKey,
+    Address, AddressKey, BridgePort, Change, FdbEntry, FdbKey, IfIndex, Link, Neighbour, NeighbourKey,
+    Nexthop, NexthopId, Route, RouteKey,
 };
 
 /// Something changed, by whomever.

@@ -6,9 +6,7 @@ use ferrule_model::{IfIndex, NexthopId, Route, RouteKey};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia,
-};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteVia};
 
 use crate::decode::{self, Neigh, RouteHead, RouteParts};
 

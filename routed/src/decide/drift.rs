@@ -197,7 +197,7 @@ impl Belief {
     pub fn follow<'a>(
         &mut self,
         families: impl Iterator<Item = Family>,
-        nodes: impl Iterator<Item = &'a Node> + Clone,
+        nodes: &(impl Iterator<Item = &'a Node> + Clone),
     ) {
         for family in families {
             self.followed.extend(nodes.clone().filter_map(|node| node.address(family)).map(ordinal));

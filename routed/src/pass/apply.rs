@@ -238,7 +238,7 @@ impl<K: Tunnels> Applier<K> {
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
         let (own, links) = (&ground.own, &seen.links);
         let (underlay, taken) = observe::underlay(kernel, cluster, (&self.routing, &self.given), links)?;
-        let ways = observe::next_hops(kernel, ground.follows(), cluster.all_others(), links)?;
+        let ways = observe::next_hops(kernel, ground.follows(), &cluster.all_others(), links)?;
         if (&underlay, &taken, &ways) != (&ground.underlay, &ground.taken, &ground.ways) || !seen.is(known) {
             return Ok(None);
         }
@@ -403,7 +403,7 @@ impl<K: Tunnels> Applier<K> {
             diverted,
             followed: BTreeSet::new(),
         };
-        belief.follow(desired::following(self.routing.backend, underlay), cluster.all_others());
+        belief.follow(desired::following(self.routing.backend, underlay), &cluster.all_others());
         belief
     }
 
@@ -460,15 +460,15 @@ impl<K: Tunnels> Applier<K> {
     /// The next hops to the other nodes, where plain routes have to follow them.
     fn ways(&mut self, cluster: &Cluster, underlay: &Underlay, links: &Links) -> Result<Ways, Error> {
         let families = desired::following(self.routing.backend, underlay);
-        observe::next_hops(&mut self.kernel, families, cluster.all_others(), links)
+        observe::next_hops(&mut self.kernel, families, &cluster.all_others(), links)
     }
 
     /// The same for nodes that came or changed: the one thing about them that is read.
     fn learn_ways(&mut self, left: &mut Left, changes: &[NodeChange]) -> Result<(), Error> {
         let nodes = changes.iter().filter_map(|change| change.after.as_deref());
         let families = left.goal.ground().follows();
-        let ways = observe::next_hops(&mut self.kernel, families, nodes.clone(), &left.belief.links)?;
-        left.belief.follow(left.goal.ground().follows(), nodes);
+        let ways = observe::next_hops(&mut self.kernel, families, &nodes, &left.belief.links)?;
+        left.belief.follow(left.goal.ground().follows(), &nodes);
         left.goal.learn(ways);
         Ok(())
     }

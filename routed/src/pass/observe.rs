@@ -143,7 +143,7 @@ fn ways<'a, K: Kernel>(
 pub fn next_hops<'a, K: Kernel>(
     kernel: &mut K,
     families: impl Iterator<Item = Family>,
-    nodes: impl Iterator<Item = &'a Node> + Clone,
+    nodes: &(impl Iterator<Item = &'a Node> + Clone),
     links: &Links,
 ) -> Result<Ways, Error> {
     let mut ways = Ways::new();
