@@ -38,6 +38,9 @@ pub const SETS: [&str; 6] =
 /// The node's own addresses: one set for each family. They are nobody's, and no pod's DEL removes them.
 pub const OWN: [&str; 2] = ["own4", "own6"];
 
+/// The comment of each element of [`OWN`], in the place of an attachment's.
+pub const OWN_COMMENT: &str = "the node";
+
 /// What creates the table, or those parts of it that are missing; the rules are written afresh, and the elements stay.
 ///
 /// `output`: left alone, a connection to `::1` is refused at once, and clients try 127.0.0.1.

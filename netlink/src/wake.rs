@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use ferrule_model::table::OWN_COMMENT;
 use ferrule_model::{Change, IfIndex};
 use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
@@ -85,8 +86,8 @@ impl Wakes {
     /// # Errors
     /// A socket is broken.
     pub fn swarm(&mut self) -> io::Result<Vec<(Wake, u32)>> {
-        let mut wakes = told(&self.routing, routing_event)?;
-        wakes.extend(told(&self.tables, |message| table_event(message, &self.names))?);
+        let mut wakes = told(&self.routing, routing_event, |_| None)?;
+        wakes.extend(told(&self.tables, |message| table_event(message, &self.names), put_again)?);
         Ok(wakes)
     }
 }
@@ -99,15 +100,26 @@ fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The events of all datagrams that wait on `socket`; a datagram holds any number of messages.
-fn told(socket: &OwnedFd, event: impl Fn(&Message) -> Option<Wake>) -> io::Result<Vec<(Wake, u32)>> {
+/// The events of all datagrams that wait on `socket`; a datagram holds any number of messages. An element that whoever removed it
+/// has `put` again was never gone: a transaction is told as a whole.
+fn told(
+    socket: &OwnedFd,
+    event: impl Fn(&Message) -> Option<Wake>,
+    put: impl Fn(&Message) -> Option<String>,
+) -> io::Result<Vec<(Wake, u32)>> {
     let mut wakes = Vec::new();
     let mut buffer = vec![0; BUFFER];
     loop {
         match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) => {
                 let messages = messages(&buffer[..length]).map_err(io::Error::other)?;
-                wakes.extend(messages.iter().filter_map(|message| Some((event(message)?, message.port))));
+                for message in &messages {
+                    wakes.extend(event(message).map(|wake| (wake, message.port)));
+                    if let Some(owner) = put(message) {
+                        let again = (Wake::Element(owner), message.port);
+                        wakes.retain(|wake| *wake != again);
+                    }
+                }
             }
             Err(Errno::ENOBUFS) => wakes.push((Wake::Overrun, 0)),
             Err(Errno::EAGAIN) => break,
@@ -145,6 +157,12 @@ fn traffic(message: &Message, gone: bool) -> Option<Wake> {
 fn is_one_setting(message: &Message) -> bool {
     let attributes = message.payload.get(NETCONF_HEADER..).unwrap_or_default();
     NlasIterator::new(attributes).filter_map(Result::ok).count() <= 2
+}
+
+/// The node's own addresses are put as a whole, whatever was there.
+fn put_again(message: &Message) -> Option<String> {
+    let [_, NEWSETELEM] = message.kind.to_be_bytes() else { return None };
+    nft::owners(message).into_iter().find(|owner| owner == OWN_COMMENT)
 }
 
 fn table_event(message: &Message, tables: &[&'static str]) -> Option<Wake> {
@@ -263,7 +281,10 @@ mod tests {
             .run(|| {
                 let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
                 nft::apply("add table inet ferrule-services").unwrap();
-                assert_eq!(told(&wakes.tables, |message| table_event(message, &["ferrule"])).unwrap(), []);
+                assert_eq!(
+                    told(&wakes.tables, |message| table_event(message, &["ferrule"]), put_again).unwrap(),
+                    []
+                );
                 nft::apply("add table inet ferrule").unwrap();
                 let told = next(&mut wakes);
                 assert!(told[0].0 == Wake::Table("ferrule") && told[0].1 != 0, "{told:?}");
@@ -285,6 +306,24 @@ mod tests {
                 nft::apply("delete element inet ferrule s { 80 }").unwrap();
                 let told: Vec<_> = next(&mut wakes).into_iter().map(|(wake, _)| wake).collect();
                 assert_eq!(told, [Wake::Table("ferrule"), Wake::Element("whose it is".into())]);
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn the_nodes_addresses_that_are_put_anew_are_no_news_and_ones_that_are_gone_are() {
+        netns::make()
+            .unwrap()
+            .run(|| {
+                let mut wakes = Wakes::open(&["ferrule"], None).unwrap();
+                nft::apply("table inet ferrule {\n set s {\n type inet_service;\n }\n}\n").unwrap();
+                next(&mut wakes);
+                let add = format!("add element inet ferrule s {{ 80 comment \"{OWN_COMMENT}\" }}");
+                nft::apply(&add).unwrap();
+                nft::apply(&format!("flush set inet ferrule s\n{add}")).unwrap();
+                assert_eq!(wakes.swarm().unwrap(), []);
+                nft::apply("flush set inet ferrule s").unwrap();
+                assert_eq!(next(&mut wakes)[0].0, Wake::Element(OWN_COMMENT.into()));
             })
             .unwrap();
     }

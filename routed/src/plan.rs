@@ -15,6 +15,7 @@ use ferrule_model::{
     Address, AddressKey, Change, FdbEntry, FdbKey, Hop, IfIndex, IfName, Link, Neighbour, NeighbourKey,
     Nexthop, NexthopId, Op, PolicyRule, Route, RouteKey, RouteKind, VethSpec, Via, WgSecret, WireguardState,
 };
+use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_netlink::{Error, Kernel, Netlink, Refusal, Routes, Tunnels};
 use nix::errno::Errno;
 
@@ -24,6 +25,7 @@ use crate::decide::objects::Objects;
 use crate::decide::report;
 use crate::decide::wireguard::Identity;
 use crate::host::Host;
+use crate::keep;
 use crate::node_table::NodeTable;
 use crate::pass::apply::Applier;
 use crate::pass::device;
@@ -65,6 +67,7 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     if let Some(belief) = applier.belief() {
         lines.extend(host.plan(&Arc::new(cluster), belief, report.mtu));
     }
+    lines.extend(pods(&args.runtime_dir)?);
     lines.extend(report.refused.iter().cloned());
     lines.extend(report.warnings.iter().cloned());
     lines.extend(report.skipped.iter().map(ToString::to_string));
@@ -73,6 +76,20 @@ pub fn plan(args: &CommonArgs) -> Result<(), RunError> {
     }
     let mut out = io::stdout().lock();
     lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(system("write the plan"))
+}
+
+/// What would be put back of what pods have on the host.
+fn pods(runtime_dir: &Path) -> Result<Vec<String>, Error> {
+    let mut kernel = Netlink::open()?;
+    let links: Links = kernel.links()?.into_iter().map(|link| (link.index, link)).collect();
+    let told = |change| match change {
+        keep::plan::Change::Op(op, of) => line(&op, &links) + &of,
+        keep::plan::Change::Words(text) => text,
+    };
+    Ok(match keep::plan::plan(&mut kernel, NetfilterSocket::open, runtime_dir) {
+        Ok(changes) => changes.into_iter().map(told).collect(),
+        Err(error) => vec![format!("what pods have on this node is left out of this plan: {error}")],
+    })
 }
 
 /// Who this node is, or would be, and whether that would have to be made.

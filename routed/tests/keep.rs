@@ -9,6 +9,8 @@ mod pods;
 
 mod lab;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
@@ -204,6 +206,14 @@ fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() 
             "flush set inet ferrule-hostports loopback_every",
             "host ports tcp 8080 were closed by someone else (netlink port",
         ),
+        (
+            "flush set inet ferrule-hostports own4",
+            "the node's addresses in the nftables table inet ferrule-hostports were removed or changed by someone else (netlink port",
+        ),
+        (
+            "flush set inet ferrule-hostports own6",
+            "the node's addresses in the nftables table inet ferrule-hostports were removed or changed by someone else (netlink port",
+        ),
     ];
     for (command, told) in disturbances {
         let before = daemon.log().len();
@@ -225,6 +235,60 @@ fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() 
     pod.del();
     let listed = node.run("nft", "list table inet ferrule-hostports");
     assert!(!listed.contains("8080"), "{listed}");
+}
+
+/// What Prometheus would read: repairs, those of pods among them.
+fn repaired(node: &Node) -> Option<f64> {
+    let page = node.inside(|| {
+        let mut stream = TcpStream::connect("127.0.0.1:9479").ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n").ok()?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).ok()?;
+        Some(page)
+    })?;
+    page.lines().find_map(|line| line.strip_prefix("ferrule_routed_repaired_total "))?.parse().ok()
+}
+
+#[test]
+fn a_plan_tells_what_would_be_put_back_and_cleanup_leaves_what_pods_have() {
+    let (node, daemon, _ipamd) = node();
+    let ports = json!({ "capabilities": { "portMappings": true },
+                        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] } });
+    let pod = Pod::add(&node, "c0ffee", ports);
+    let plan = || node.run(env!("CARGO_BIN_EXE_routed"), &format!("{} --log warn plan", node.arguments()));
+    assert!(
+        within(PATIENCE, || plan().starts_with("nothing to do: ")).is_some(),
+        "{}\n{}",
+        plan(),
+        daemon.log()
+    );
+    assert!(daemon.signal(Signal::SIGTERM).success());
+    let (veth, address) = (pod.veth(), &pod.addresses[0]);
+    node.ip(&format!("route flush proto 70 dev {veth}"));
+    node.run("nft", "flush map inet ferrule-hostports every4");
+    let told = plan();
+    assert!(
+        told.lines()
+            .any(|line| line.starts_with(&format!("set route {address}/32")) && line.contains("(pod ")),
+        "{told}"
+    );
+    assert!(told.contains("open host ports tcp 8080 (pod "), "{told}");
+    assert_eq!(node.ip(&format!("route show proto 70 dev {veth}")), "", "it only tells");
+    // What pods have is theirs until their DEL, and is kept again by the next daemon.
+    assert!(node.cleanup().status.success());
+    assert!(pod.is_recorded() && !node.ip(&format!("neigh show dev {veth} nud permanent")).is_empty());
+    node.configure("[metrics]\nrouted = \"127.0.0.1:9479\"\n");
+    let daemon = node.start();
+    connected(&pod, PATIENCE, "cleanup", &daemon);
+    daemon.wait_until_ready();
+    assert!(
+        within(PATIENCE, || repaired(&node) >= Some(2.0)).is_some(),
+        "{:?}\n{}",
+        repaired(&node),
+        daemon.log()
+    );
+    assert!(within(PATIENCE, || plan().starts_with("nothing to do: ")).is_some(), "{}", plan());
+    pod.del();
 }
 
 /// What matters of the bridge `fbr0` and of the place of `veth` there.

@@ -110,6 +110,44 @@ fn links_too_small_for_ipv6_in_the_tunnel_carry_ipv4() {
     assert!(within(PATIENCE, has_v6).is_some(), "{}", daemon.log());
 }
 
+/// Pods of both families keep IPv4 where the outer packets are IPv6 alone, and pods that have IPv6 alone get nothing, which is said.
+#[test]
+fn an_ipv6_underlay_too_small_for_ipv6_in_the_tunnel_carries_ipv4() {
+    let node = Node::bare(1, "vxlan");
+    node.configure(&format!("[metrics]\nrouted = \"{ADDRESS}\"\n"));
+    node.ip("link add eth0 mtu 1340 type veth peer name wire");
+    node.ip("addr add 2001:db8::1/64 dev eth0 nodad");
+    node.ip("link set wire up");
+    node.ip("link set eth0 up");
+    let entry = |number: u8, cidrs: &str| {
+        format!("[[node]]\nname = \"n{number}\"\naddress6 = \"2001:db8::{number}\"\npod_cidrs = [{cidrs}]\n")
+    };
+    let both =
+        |number: u8| entry(number, &format!("\"10.244.{number}.0/24\", \"fd00:10:244:{number}::/64\""));
+    node.write_nodes_text(&(both(1) + &both(2)));
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    let file = node_file(&node).unwrap();
+    assert_eq!((file.mtu, file.pod_cidrs.len()), (1270, 1), "{file:?}");
+    assert!(node.ip("link show ferrule.1").contains("mtu 1270") && has_route(&node, 2));
+    assert_eq!(node.ip("-6 route show fd00:10:244:2::/64"), "");
+    daemon.wait_for_log("leave pods 1270 bytes, and IPv6 needs 1280: pods have IPv4 only; give these links an MTU of 1350 or more");
+    // Pods without IPv4.
+    let v6 = |number: u8| entry(number, &format!("\"fd00:10:244:{number}::/64\""));
+    node.write_nodes_text(&(v6(1) + &v6(2)));
+    says(
+        &node,
+        &daemon,
+        "/readyz",
+        &["503", "leave pods 1270 bytes, and IPv6, the only family that they have, needs 1280"],
+    );
+    node.ip("link set eth0 mtu 1350");
+    says(&node, &daemon, "/readyz", &["200"]);
+    let has_v6 = || !node.ip("-6 route show fd00:10:244:2::/64").is_empty();
+    assert!(within(PATIENCE, has_v6).is_some(), "{}", daemon.log());
+    assert_eq!(node_file(&node).map(|file| (file.mtu, file.pod_cidrs.len())), Some((1280, 1)));
+}
+
 #[test]
 fn a_configured_mtu_above_the_links_is_the_links_with_a_warning() {
     for (backend, found) in [("vxlan", 1450), ("native", 1500)] {

@@ -289,3 +289,34 @@ fn encrypted_packets_go_to_the_addresses_of_the_chosen_link() {
     let endpoints = fleet.nodes[0].run("wg", "show ferrule-wg endpoints");
     assert_eq!(endpoints.matches("\t198.51.100.").count(), 2, "{endpoints}");
 }
+
+/// As `refusals.rs` has it of VXLAN: what does not need the device goes on, and it comes once the port is free.
+#[test]
+#[ignore = "needs a kernel with WireGuard: make test-vm"]
+fn a_port_that_is_taken_is_named_with_who_has_it_and_taken_once_it_is_free() {
+    let mut node = Node::new("wireguard");
+    node.set_backend("wireguard");
+    let key_file = node.path("state/wireguard.key");
+    let more = format!("[routing.wireguard]\nkey_file = \"{}\"\n", key_file.display());
+    node.configure(&more);
+    let keys = [node.wireguard_key(), "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned()];
+    let entry = |(number, key): (usize, &String)| {
+        format!(
+            "[[node]]\nname = \"n{number}\"\naddress = \"192.0.2.{number}\"\npod_cidrs = [\"10.244.{number}.0/24\"]\n\
+             wireguard_key = \"{key}\"\n"
+        )
+    };
+    node.write_nodes_text(&(1..).zip(&keys).map(entry).collect::<String>());
+    let taken = node.inside(|| std::net::UdpSocket::bind("0.0.0.0:51820").unwrap());
+    let daemon = node.start();
+    daemon.wait_for_log("has UDP port 51820");
+    let own = format!("process {} (", std::process::id());
+    assert!(daemon.log().contains(&own), "{}", daemon.log());
+    // What pods may not leave by is there already, and the node's own subnet is refused nowhere else.
+    let has_own = || node.ip("route show table main type unreachable").contains("10.244.1.0/24");
+    assert!(within(REPAIR, has_own).is_some(), "{}", daemon.log());
+    assert_eq!(node.ip("route show 10.244.2.0/24"), "", "{}", daemon.log());
+    drop(taken);
+    daemon.wait_until_ready();
+    assert!(node.ip("route show 10.244.2.0/24").contains("dev ferrule-wg"), "{}", daemon.log());
+}

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use ferrule_model::table::{MAPS, OWN, SETS, STAND_IN};
+use ferrule_model::table::{MAPS, OWN, OWN_COMMENT, SETS, STAND_IN};
 use ferrule_model::{Attachment, Element, Family, IfName, IpNetwork, family, host_veth_of};
 
 use crate::edge::error::Error;
@@ -64,7 +64,7 @@ pub fn own_elements(own: impl IntoIterator<Item = IpAddr>) -> Vec<Element> {
     let element = |address: IpAddr| {
         let (set, mut key) = (if address.is_ipv4() { OWN[0] } else { OWN[1] }, Vec::new());
         append(&mut key, address);
-        Element { set, key, value: Vec::new(), comment: "the node".to_owned() }
+        Element { set, key, value: Vec::new(), comment: OWN_COMMENT.to_owned() }
     };
     // An address may be on two links.
     own.into_iter().map(element).collect::<BTreeSet<_>>().into_iter().collect()

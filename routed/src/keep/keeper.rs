@@ -46,6 +46,8 @@ pub struct Kept {
     pub settled: Vec<Settled>,
     /// All there are were looked at.
     pub all: bool,
+    /// So many things were put back that somebody else had deleted or changed.
+    pub repaired: usize,
 }
 
 /// Starts the thread; what it has found goes to `inbox`. It ends when nobody can send any more.
@@ -83,15 +85,15 @@ fn keep<K: Bridges + Traffic + Places + Peers, N: Netfilter, M: From<Kept>>(
             Err(RecvTimeoutError::Disconnected) => return,
         };
         let all = job.suspects.all;
-        let settled = keeper.look(job);
+        let kept = keeper.look(job);
         if all {
             next_all = Instant::now() + FULL_DIFF;
         }
         // Where there are no pods, nobody is woken.
-        if settled.is_empty() && std::mem::replace(&mut told, true) {
+        if kept.settled.is_empty() && kept.repaired == 0 && std::mem::replace(&mut told, true) {
             continue;
         }
-        if inbox.send(Kept { settled, all }.into()).is_err() {
+        if inbox.send(kept.into()).is_err() {
             return;
         }
     }
@@ -139,7 +141,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     }
 
     /// Looks at the suspects and puts right what is not as it has to be; gives those for whom all is.
-    pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Vec<Settled> {
+    pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Kept {
         let mut outcome = Outcome::default();
         let everybody = suspects.all || suspects.ports;
         let by = culprits.take_table();
@@ -199,7 +201,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     }
 
     /// Says what is new.
-    fn tell(&mut self, suspects: &Suspects, mut outcome: Outcome, culprits: &Culprits) -> Vec<Settled> {
+    fn tell(&mut self, suspects: &Suspects, mut outcome: Outcome, culprits: &Culprits) -> Kept {
         let repaired: Vec<_> = outcome.repaired.iter().map(|line| culprits.named(line)).collect();
         log_lines(&repaired, repaired.len(), "more things of pods put back", |line| tracing::warn!("{line}"));
         let fresh: Vec<_> =
@@ -216,7 +218,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         };
         self.complaints.retain(|(about, _)| !was_looked_at(about));
         self.complaints.append(&mut outcome.complaints);
-        outcome.settled
+        Kept { settled: outcome.settled, all: suspects.all, repaired: repaired.len() }
     }
 
     /// What there is to be, if anybody keeps it.

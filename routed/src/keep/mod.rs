@@ -17,6 +17,7 @@ pub mod bridge;
 pub mod guard;
 mod keeper;
 pub mod limits;
+pub mod plan;
 pub mod ports;
 pub mod repair;
 mod suspects;

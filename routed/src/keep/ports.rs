@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
-use ferrule_model::{Element, HostSide, PortElement};
+use ferrule_model::table::{MAPS, OWN, OWN_COMMENT, SETS, SKELETON, TABLE};
+use ferrule_model::{Element, HostPorts, HostSide, PortElement};
 use ferrule_netlink::Error;
 use ferrule_netlink::nft::{Change, Found, KeptError, KeptTable, Netfilter, Text};
 use ferrule_wire::Records;
@@ -100,12 +100,17 @@ impl<N: Netfilter> Ports<N> {
         }
         if renew(netfilter, own)? {
             self.right_in = None;
+            // The node has no other addresses than before: somebody took them out.
+            if self.own == *own && outcome.repaired.is_empty() {
+                outcome.repaired.push(format!(
+                    "the node's addresses in the nftables table inet {TABLE} were removed or changed by someone else{by}; put back"
+                ));
+            }
         }
         self.own.clone_from(own);
         for made in pods {
             let Some(ports) = &made.ports else { continue };
-            let wanted: Vec<_> =
-                ports.elements.iter().filter_map(|kept| element(kept, &ports.owner)).collect();
+            let wanted = elements(ports);
             let (missing, taken) = differences(&found, &wanted);
             outcome.complaints.extend(taken.map(|owner| {
                 let names = &ports.names;
@@ -151,8 +156,7 @@ fn renew(netfilter: &mut impl Netfilter, own: &BTreeSet<IpAddr>) -> Result<bool,
             IpAddr::V4(address) => (OWN[0], address.octets().to_vec()),
             IpAddr::V6(address) => (OWN[1], address.octets().to_vec()),
         };
-        // As the plugin names them.
-        Element { set, key, value: Vec::new(), comment: "the node".to_owned() }
+        Element { set, key, value: Vec::new(), comment: OWN_COMMENT.to_owned() }
     };
     let wanted: BTreeSet<_> = own.iter().map(element).collect();
     if found == wanted {
@@ -185,13 +189,18 @@ fn put(
     done(netfilter.change(TABLE, &all(|element| Change::Delete(element)), None)).map(|_| false)
 }
 
+/// The elements that a pod's ports are.
+pub(super) fn elements(ports: &HostPorts) -> Vec<Element> {
+    ports.elements.iter().filter_map(|kept| element(kept, &ports.owner)).collect()
+}
+
 fn element(kept: &PortElement, owner: &str) -> Option<Element> {
     let set = MAPS.into_iter().chain(SETS).find(|set| *set == kept.set)?;
     Some(Element { set, key: kept.key.clone(), value: kept.value.clone(), comment: owner.to_owned() })
 }
 
 /// Those of the `wanted` that are not there, and whose one is that stands in the place of one of them.
-fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<String>) {
+pub(super) fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<String>) {
     let (mut missing, mut taken) = (Vec::new(), None);
     for element in wanted {
         match found.iter().find(|there| (there.set, &there.key) == (element.set, &element.key)) {
@@ -207,7 +216,7 @@ fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{Attachment, HostPorts, Limits, Way, pod_mac};
+    use ferrule_model::{Attachment, Limits, Way, pod_mac};
     use ferrule_netlink::nft::FakeNetfilter;
     use ferrule_wire::{remove_record, write_record};
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use ferrule_model::table::OWN_COMMENT;
 use ferrule_model::{
     BridgePort, Caller, Change, Event, IfIndex, IfName, IpNetwork, Link, LinkKind, Mac, Neighbour,
     NeighbourKey, PROTOCOL, Route, RouteKey, Wake, WayTo, host_prefix, host_veth_of, is_host_veth, is_ifb,
@@ -141,6 +142,8 @@ impl Watch {
                 return;
             }
             Wake::Table(_) => true,
+            // Of the node's addresses, without which no host port is open: whoever puts others in their place is not told of.
+            Wake::Element(owner) if owner == OWN_COMMENT => !self.seeded || !self.links.is_empty(),
             // A DEL closes the ports of a pod whose link is gone.
             Wake::Element(owner) => {
                 let veth = host_veth_of(owner);

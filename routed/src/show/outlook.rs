@@ -191,7 +191,7 @@ pub struct Counts {
     pub failed: Counter,
     /// Objects put and deleted, by kind.
     pub objects: [[Counter; 2]; KINDS.len()],
-    /// Objects put back that somebody else had deleted or changed.
+    /// Objects put back that somebody else had deleted or changed, those of pods included.
     pub repaired: Counter,
     /// Callers of the socket who may not call.
     pub refused_callers: Counter,

@@ -283,7 +283,7 @@ fn write_counts(page: &mut Exposition, outlook: &Outlook) {
             page.sample(&[("kind", kind_name(kind)), ("change", change)], counter.get());
         }
     }
-    let help = "Objects put back that another program had deleted or changed.";
+    let help = "Objects put back that another program had deleted or changed, those of pods included.";
     page.family("ferrule_routed_repaired_total", Kind::Counter, help).sample(&[], counts.repaired.get());
     page.family("ferrule_routed_callers_refused_total", Kind::Counter, "Callers that may not call.")
         .sample(&[], counts.refused_callers.get());

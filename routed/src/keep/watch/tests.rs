@@ -147,6 +147,8 @@ fn of_host_ports_only_those_of_living_pods_are_doubtful() {
     assert_eq!(watch.due(), None, "its link is gone");
     watch.wakes(&owner("0123456789ab"), 1, now);
     assert!(watch.take().0.ports);
+    watch.wakes(&Wake::Element(OWN_COMMENT.to_owned()), 1, now);
+    assert!(watch.take().0.ports, "the node's own addresses");
     watch.wakes(&Wake::Table("ferrule-hostports"), 1, now);
     assert!(watch.take().0.ports);
     watch.wakes(&Wake::Table("ferrule-guard"), 1, now);
