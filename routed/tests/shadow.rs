@@ -146,3 +146,42 @@ fn a_route_that_stood_there_before_the_start_is_named_and_one_of_a_node_that_lea
     assert!(within(PATIENCE, forgotten).is_some(), "{}", said(&node, "status"));
     assert!(said(&node, "status").contains("route 10.244.2.0/24"));
 }
+
+/// The kernel replaces the first route with the key that it is told.
+#[test]
+fn a_route_before_ours_outlives_a_change_of_ours() {
+    let at = |address: &str| {
+        let node = |number: u8, address: &str| {
+            format!(
+                "[[node]]\nname = \"n{number}\"\naddress = \"{address}\"\npod_cidrs = [\"10.244.{number}.0/24\"]\n"
+            )
+        };
+        node(1, "192.0.2.1") + &node(2, address)
+    };
+    let node = Node::new("native");
+    node.write_nodes_text(&at("192.0.2.2"));
+    let daemon = node.start();
+    daemon.wait_until_ready();
+    node.ip("route prepend 10.244.2.0/24 via 192.0.2.99");
+    let named = || said(&node, "status").contains("route 10.244.2.0/24: its packets go by");
+    assert!(within(NOTICED, named).is_some(), "{}", daemon.log());
+    let has = |way: &str| node.ip("route show 10.244.2.0/24").contains(way);
+    for (address, compares) in [("192.0.2.22", false), ("192.0.2.23", true)] {
+        node.write_nodes_text(&at(address));
+        let follows = || node.ip("nexthop show").contains(&format!("via {address}"));
+        assert!(within(PATIENCE, follows).is_some(), "{}", daemon.log());
+        let told = || said(&node, "status").contains("a route of protocol 3 has the same destination");
+        assert!(within(PATIENCE, told).is_some(), "{}", said(&node, "status"));
+        if compares {
+            // A comparison of everything does not replace it either.
+            node.ip("route del unreachable 10.244.1.0/24 metric 4294967295");
+            let compared = || !node.ip("route show type unreachable").is_empty();
+            assert!(within(NOTICED, compared).is_some(), "{}", daemon.log());
+        }
+        assert!(has("via 192.0.2.99"), "{}", node.ip("route show"));
+        assert!(!named(), "one line is enough: {}", said(&node, "status"));
+    }
+    node.ip("route del 10.244.2.0/24 via 192.0.2.99");
+    assert!(within(NOTICED, || has("via 192.0.2.23")).is_some(), "{}", daemon.log());
+    assert!(within(NOTICED, || is_well(&node, "n2")).is_some(), "{}", said(&node, "nodes"));
+}

@@ -298,7 +298,8 @@ impl<K: Tunnels> Applier<K> {
         let (mut seen, goal) = self.see(cluster, ground, (&devices, wireguard.index))?;
         let fresh =
             device.fresh || wireguard.fresh || second.as_ref().is_some_and(|(second, _)| second.fresh);
-        let known = before.filter(|_| !fresh).map(|belief| belief.ours);
+        let mut known = before.filter(|_| !fresh).map(|belief| belief.ours);
+        ways::yield_to_others(&mut seen, known.as_mut(), goal.objects());
         seen.ours.peers = wireguard::settled(seen.peers, known.as_ref().map(|known| &known.peers), epoch_s());
         let others = (seen.foreign, seen.rules);
         let mut walked =
@@ -442,14 +443,15 @@ impl<K: Tunnels> Applier<K> {
         self.backoff.forget_these(&touched, [left.goal.objects(), &left.belief.ours]);
         left.differing.extend(touched);
         let desired = left.goal.objects().only(&left.differing);
-        let observed = left.belief.ours.only(&left.differing);
+        let mut observed = left.belief.ours.only(&left.differing);
+        ways::yield_to(&left.belief.diverted.routes, &mut observed, &desired);
         let mut report = Report { mtu: left.mtu, underlay: left.underlay.clone(), ..Report::default() };
         let walked = self.walk(&desired, observed, (None, &left.belief.links), now, &mut report)?;
         let differing = walked.differing;
         left.belief.ours.replace(&left.differing, walked.observed);
         left.belief.blocked.retain(|key| differing.routes.contains(key));
         left.belief.blocked.extend(walked.blocked);
-        left.belief.diverted.keep(&left.goal.objects().routes);
+        left.belief.diverted.keep(&left.belief.ours.routes);
         left.differing = differing;
         left.unfinished = walked.taken;
         left.tell(&mut report);

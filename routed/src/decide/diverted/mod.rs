@@ -42,9 +42,9 @@ impl Diverted {
         self.all.iter().map(|one| format!("{}: {}", one.object, one.reason))
     }
 
-    /// Forgets what was found about networks that get no route any more.
-    pub fn keep(&mut self, wanted: &BTreeMap<RouteKey, Route>) {
-        let is_wanted = |network: &IpNetwork| shadow::covering(wanted, network).is_some();
+    /// Forgets what was found about networks to which none of our routes is left.
+    pub fn keep(&mut self, ours: &BTreeMap<RouteKey, Route>) {
+        let is_wanted = |network: &IpNetwork| shadow::covering(ours, network).is_some();
         for one in &mut self.all {
             one.networks.retain(is_wanted);
         }

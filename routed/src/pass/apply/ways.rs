@@ -1,6 +1,6 @@
 //! How a pass looks at the ways: what there should be, what there is, what becomes ours, and what others have put before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ferrule_model::{ForeignRoute, IfIndex, IpNetwork, Op, PROTOCOL, PolicyRule, Route, RouteKey};
@@ -88,6 +88,29 @@ pub(super) fn observed<K: Tunnels, V>(
     };
     let seen = observe::ours(kernel, devices, wireguard, were_flannels, (known, &matters))?;
     Ok(Seen { rules, ..seen })
+}
+
+/// Takes those of our routes that are to be changed, and stand behind one of `others` with the same key, out of what is `observed`. The
+/// kernel would change the first one of this key (`fib_table_insert`), which is not ours; where ours seems to be missing it is added,
+/// and that the kernel refuses as long as the other one is there.
+pub(super) fn yield_to(others: &BTreeSet<RouteKey>, observed: &mut Objects, desired: &Objects) {
+    for key in others {
+        let is_right = |route: &Route| desired.routes.get(key).is_none_or(|wanted| wanted == route);
+        if !observed.routes.get(key).is_none_or(is_right) {
+            observed.routes.remove(key);
+        }
+    }
+}
+
+/// The same for what was seen, and `known` from the pass before.
+pub(super) fn yield_to_others(seen: &mut Seen, known: Option<&mut Objects>, desired: &Objects) {
+    let first = seen.foreign.iter().filter(|route| route.is_first).map(|route| route.key);
+    let mut behind: BTreeSet<_> = first.filter(|key| seen.ours.routes.contains_key(key)).collect();
+    yield_to(&behind, &mut seen.ours, desired);
+    behind.retain(|key| !seen.ours.routes.contains_key(key));
+    if let Some(known) = known {
+        known.routes.retain(|key, _| !behind.contains(key));
+    }
 }
 
 /// What takes packets out of their way, of the others' routes and rules that were seen; `ours` are our routes in the kernel.
