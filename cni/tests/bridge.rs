@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 mod support;
+#[path = "../../tests/wait.rs"]
+mod wait;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
@@ -256,11 +258,8 @@ fn a_new_bridge_hands_ipv6_on_at_once() {
     with_lab(|lab| {
         let to = addresses(&result(&lab.bench.verb_with("ADD", &[], &json!({ "mode": "bridge" }))))[1];
         let socket = |netns: &Netns, address| netns.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
-        let deadline = Instant::now() + Duration::from_millis(800);
-        while !(can_ask("ferrule0") && lab.pod("pod").run(|| can_be_asked(to)).unwrap()) {
-            assert!(Instant::now() < deadline, "not ready: an address is looked for");
-            std::thread::yield_now();
-        }
+        let is_ready = || can_ask("ferrule0") && lab.pod("pod").run(|| can_be_asked(to)).unwrap();
+        wait::until(Duration::from_millis(800), is_ready, || "an end to the search for other holders");
         let (pod, client) = (socket(&lab.pod("pod"), to), socket(&lab.client, ip(CLIENT[1])));
         pod.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
         client.send_to(b"first", pod.local_addr().unwrap()).unwrap();

@@ -1,5 +1,8 @@
 //! The HTTP side of the metrics: what it answers, and that slow, large and silent callers neither stop it nor stay.
 
+#[path = "../../tests/wait.rs"]
+mod wait;
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
@@ -37,11 +40,7 @@ fn serve() -> SocketAddr {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(serve_metrics(address, Demo, LIMITS));
     });
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "it does not listen");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait::until(Duration::from_secs(10), || TcpStream::connect(address).is_ok(), || "a listener");
     address
 }
 

@@ -9,6 +9,9 @@
     reason = "a test: what fails is to be seen"
 )]
 
+#[path = "../../tests/wait.rs"]
+mod wait;
+
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -112,11 +115,7 @@ fn runs_without_a_service_manager() {
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
         u64::from_str_radix(mask.trim(), 16).unwrap() & (1 << (Signal::SIGTERM as u64 - 1)) != 0
     };
-    let until = Instant::now() + DEADLINE;
-    while !caught(&child) {
-        assert!(Instant::now() < until, "SIGTERM is not caught");
-        std::thread::yield_now();
-    }
+    wait::until(DEADLINE, || caught(&child), || "SIGTERM caught");
     send(&child, Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
 }

@@ -13,7 +13,7 @@
 
 mod common;
 
-use common::{Dice, Place, allocate, attachment, leases, until};
+use common::{Dice, Place, allocate, attachment, leases, until, wait};
 use ferrule_wire::{Client, Release};
 use ipamd::decide::holdings::Contents;
 use ipamd::store::{SledStore, Store};
@@ -163,13 +163,12 @@ impl Machine {
 
     /// Waits until the guest has come so far.
     fn wait(&mut self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + BOOT;
-        while !is_so() {
+        let is_over = || {
             let ended = self.vm.try_wait().unwrap();
             assert!(ended.is_none(), "the machine ended: {ended:?} (its output is above)");
-            assert!(Instant::now() < deadline, "{what}: not within {BOOT:?}");
-            sleep(Duration::from_millis(20));
-        }
+            is_so()
+        };
+        wait::until(BOOT, is_over, || what);
     }
 }
 

@@ -153,7 +153,7 @@ fn seen(from: &Netns, (source, port): (Option<IpAddr>, u16), target: IpAddr) -> 
     let any = if target.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
     // A process that another test is just starting has a copy of what the last call had, for a moment.
     let bind = || from.run(|| UdpSocket::bind((source.unwrap_or(any), port))).unwrap().ok();
-    let socket = lab::get(PATIENCE, bind).unwrap();
+    let socket = lab::wait::get(PATIENCE, bind).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut buffer = [0; 64];
     // The first datagrams may be lost while neighbours are found out.

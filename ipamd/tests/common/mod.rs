@@ -8,6 +8,9 @@
 #![allow(unreachable_pub, reason = "a module of tests has no outside")]
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../../../tests/wait.rs"]
+pub mod wait;
+
 use ferrule_wire::{Allocate, Attachment, Client, Lease, List};
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +18,6 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// Far above any wait that the tests expect to end, for a busy machine.
@@ -34,12 +36,8 @@ pub fn allocate(container_id: &str) -> Allocate {
 }
 
 /// Waits for something to become true.
-pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = soon();
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {LONG:?}");
-        sleep(Duration::from_millis(5));
-    }
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    wait::until(LONG, condition, || what);
 }
 
 /// A small generator of moments and choices (xorshift): a failure names its seed.

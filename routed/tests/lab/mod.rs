@@ -2,18 +2,22 @@
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+#[path = "../../../tests/wait.rs"]
+pub(crate) mod wait;
+
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ferrule_netlink::netns::{self, Netns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+pub(crate) use wait::within;
 
 /// For what has no promised time: a loaded machine, or an emulated one on it, must not fail a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -298,23 +302,5 @@ impl Drop for Daemon {
         // Fails when it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Looks again and again until `condition` holds; how long it took, `None` if it does not within `limit`.
-pub(crate) fn within(limit: Duration, condition: impl Fn() -> bool) -> Option<Duration> {
-    let begin = Instant::now();
-    get(limit, || condition().then(|| begin.elapsed()))
-}
-
-/// Looks again and again until there is something, or `limit` is over.
-pub(crate) fn get<T>(limit: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
-    let begin = Instant::now();
-    loop {
-        let found = look();
-        if found.is_some() || begin.elapsed() > limit {
-            return found;
-        }
-        thread::sleep(Duration::from_millis(5));
     }
 }
