@@ -189,6 +189,24 @@ fn a_forged_source_reaches_nobody_and_a_pods_own_reaches_everybody() {
 }
 
 #[test]
+fn the_loose_check_takes_the_addresses_of_the_nodes_pods_and_no_others() {
+    let lab = Lab::new("[pods]\nsource_check = \"loose\"\n");
+    let (pod, other) = (Pod::add(&lab.node, "c0ffee", json!({})), Pod::add(&lab.node, "other", json!({})));
+    let (of_other, forged): (Vec<_>, Vec<_>) =
+        forged(&pod, &other).into_iter().partition(|frame| other.addresses.contains(&frame.source));
+    let got = lab.delivered(&pod, &other, &forged);
+    assert!(got.is_empty(), "{got:#?}");
+    let honest = honest(&pod, &other);
+    assert_eq!(lab.delivered(&pod, &other, &honest).len(), honest.len());
+    let to_the_world = |frame: &Frame| WORLD.contains(&frame.destination.as_str());
+    let got = lab.delivered(&pod, &other, &of_other);
+    assert_eq!(
+        got.iter().filter(|frame| to_the_world(frame)).count(),
+        of_other.iter().filter(|frame| to_the_world(frame)).count()
+    );
+}
+
+#[test]
 fn advertisements_redirects_and_frames_for_the_loopback_addresses_do_not_pass_and_are_counted() {
     let lab = Lab::new("[metrics]\nrouted = \"127.0.0.1:9479\"\n");
     let (pod, other) = (Pod::add(&lab.node, "c0ffee", json!({})), Pod::add(&lab.node, "other", json!({})));
@@ -234,9 +252,9 @@ fn the_guard_is_back_within_a_second_whatever_is_done_to_it_and_stays_without_th
         "flush ruleset",
         "delete table inet ferrule-guard",
         "flush table inet ferrule-guard",
-        "flush chain inet ferrule-guard pods",
+        "flush chain inet ferrule-guard pods4",
         "delete chain inet ferrule-guard prerouting",
-        "insert rule inet ferrule-guard pods accept",
+        "insert rule inet ferrule-guard pods4 accept",
     ] {
         let before = lab.daemon.log().len();
         lab.node.command("nft", command);

@@ -16,63 +16,108 @@ pub const TABLE: &str = "ferrule-guard";
 /// What is counted: of each, how many packets were dropped.
 pub const COUNTERS: [&str; 4] = ["forged", "loopback", "routers", "tunnel"];
 
+/// The chains, in the order in which they name each other.
+const CHAINS: [&str; 4] = ["tunnels", "pods4", "pods6", "prerouting"];
+
 /// The script that makes the table, or what of it is missing, and writes its rules afresh; what was counted stays.
 pub fn script(config: &Config) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for counter in COUNTERS {
         let _ = writeln!(text, "\tcounter {counter} {{ }}");
     }
-    text.push_str("\tchain pods { }\n\tchain prerouting { type filter hook prerouting priority -310; policy accept; }\n}\n");
-    for chain in ["pods", "prerouting"] {
+    for chain in CHAINS {
+        let hook = "type filter hook prerouting priority -310; policy accept; ";
+        let _ = writeln!(text, "\tchain {chain} {{ {}}}", if chain == "prerouting" { hook } else { "" });
+    }
+    text.push_str("}\n");
+    for chain in CHAINS {
         let _ = writeln!(text, "flush chain inet {TABLE} {chain}");
     }
-    let _ = writeln!(text, "table inet {TABLE} {{\n\tchain prerouting {{");
-    text.push_str("\t\tiifname \"fer*\" meta iifkind \"veth\" jump pods\n\t}\n\tchain pods {\n");
-    for rule in pods(config) {
-        let _ = writeln!(text, "\t\t{rule}");
+    let _ = writeln!(text, "table inet {TABLE} {{");
+    let rules = [tunnels(config), pods4(config), pods6(config), prerouting()];
+    for (chain, rules) in CHAINS.into_iter().zip(rules) {
+        let _ = writeln!(text, "\tchain {chain} {{\n\t\t{}\n\t}}", rules.join("\n\t\t"));
     }
-    text.push_str("\t}\n}\n");
+    text.push_str("}\n");
     text
 }
 
-/// The rules for what comes by a pod's link.
-fn pods(config: &Config) -> Vec<String> {
-    let (vxlan, wireguard) = (config.routing.vxlan.port, config.routing.wireguard.port);
+/// Each family has a chain of its own, so that a packet meets few rules.
+fn prerouting() -> Vec<String> {
+    let split = "meta nfproto vmap { ipv4 : goto pods4, ipv6 : goto pods6 }";
+    vec![format!("iifname \"fer*\" meta iifkind \"veth\" {split}")]
+}
+
+fn ports(config: &Config) -> (u16, u16) {
+    (config.routing.vxlan.port, config.routing.wireguard.port)
+}
+
+/// What is for a port of a tunnel. Whatever the backend here is: other nodes may take frames by VXLAN's.
+fn tunnels(config: &Config) -> Vec<String> {
+    let (vxlan, wireguard) = ports(config);
+    let drop = "counter name \"tunnel\" drop";
+    vec![format!("udp dport {vxlan} {drop}"), format!("udp dport {wireguard} fib daddr type local {drop}")]
+}
+
+fn to_tunnels(config: &Config) -> String {
+    let (vxlan, wireguard) = ports(config);
+    // Nothing keeps an operator from giving both the same port, and a set names each once.
+    let ports = if vxlan == wireguard { vxlan.to_string() } else { format!("{{ {vxlan}, {wireguard} }}") };
+    format!("udp dport {ports} jump tunnels")
+}
+
+const FORGED: &str = "counter name \"forged\" drop";
+
+fn pods4(config: &Config) -> Vec<String> {
+    let mut rules =
+        vec![to_tunnels(config), "ip daddr 127.0.0.0/8 counter name \"loopback\" drop".to_owned()];
+    if config.pods.source_check != SourceCheck::Off {
+        // The kernel lets a packet without a source through if it is for all, and the check below does, too.
+        rules.push(format!("ip saddr 0.0.0.0/8 meta l4proto != igmp {FORGED}"));
+    }
+    rules.extend(check(config));
+    rules
+}
+
+fn pods6(config: &Config) -> Vec<String> {
     let mut rules = vec![
-        // Whatever the backend here is: other nodes may take frames by this port.
-        format!("udp dport {vxlan} counter name \"tunnel\" drop"),
-        format!("udp dport {wireguard} fib daddr type local counter name \"tunnel\" drop"),
-        "ip daddr 127.0.0.0/8 counter name \"loopback\" drop".to_owned(),
+        to_tunnels(config),
         "ip6 daddr ::1 counter name \"loopback\" drop".to_owned(),
         "icmpv6 type { nd-router-advert, nd-redirect } counter name \"routers\" drop".to_owned(),
     ];
-    let forged = "counter name \"forged\" drop";
-    let check = match config.pods.source_check {
-        SourceCheck::Strict => vec![format!("fib saddr . iif oif missing {forged}")],
+    if config.pods.source_check != SourceCheck::Off {
+        rules.extend([
+            // The gateway is nobody's address. Other link-local ones lead no further than the link, which is the pod's own.
+            format!("ip6 saddr fe80::1 {FORGED}"),
+            "ip6 saddr fe80::/10 return".to_owned(),
+            // Duplicate address detection (RFC 4862, 5.4.2) and multicast listeners (RFC 3810, 5.2.13) have no source yet.
+            "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, 131, 132, 143 } return"
+                .to_owned(),
+        ]);
+    }
+    rules.extend(check(config));
+    rules
+}
+
+/// Whether the node itself would send to this source by a pod's link.
+fn check(config: &Config) -> Vec<String> {
+    let routing = &config.routing;
+    match config.pods.source_check {
+        SourceCheck::Strict => vec![format!("fib saddr . iif oif missing {FORGED}")],
         SourceCheck::Loose => {
-            let routing = &config.routing;
-            let mut tunnels =
-                vec![format!("\"{}\"", routing.vxlan.device), format!("\"{}\"", routing.wireguard.device)];
-            tunnels.extend(routing.vxlan.device6.as_ref().map(|device| format!("\"{device}\"")));
+            let names = [
+                Some(&routing.vxlan.device),
+                Some(&routing.wireguard.device),
+                routing.vxlan.device6.as_ref(),
+            ];
+            let tunnels: Vec<_> = names.into_iter().flatten().map(|name| format!("\"{name}\"")).collect();
             vec![
-                format!("fib saddr oifname {{ {} }} {forged}", tunnels.join(", ")),
-                format!("fib saddr oifname != \"fer*\" {forged}"),
+                format!("fib saddr oifname {{ {} }} {FORGED}", tunnels.join(", ")),
+                format!("fib saddr oifname != \"fer*\" {FORGED}"),
             ]
         }
-        SourceCheck::Off => return rules,
-    };
-    rules.extend([
-        // The gateway is nobody's address. Other link-local ones lead no further than the link, which is the pod's own.
-        format!("ip6 saddr fe80::1 {forged}"),
-        "ip6 saddr fe80::/10 return".to_owned(),
-        // Duplicate address detection (RFC 4862, 5.4.2) and multicast listeners (RFC 3810, 5.2.13) have no source yet.
-        "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, 131, 132, 143 } return"
-            .to_owned(),
-        // The kernel lets a packet without a source through if it is for all, and the check below does, too.
-        format!("ip saddr 0.0.0.0/8 meta l4proto != igmp {forged}"),
-    ]);
-    rules.extend(check);
-    rules
+        SourceCheck::Off => Vec::new(),
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +136,6 @@ mod tests {
         let text = "[pods]\nsource_check = \"loose\"\n[routing.vxlan]\ndevice = \"fernet\"\nport = 4789\n";
         let script = script(&Config::parse(text, Path::new("f")).unwrap());
         assert!(script.contains("oifname { \"fernet\", \"ferrule-wg\" } counter"), "{script}");
-        assert!(script.contains("udp dport 4789 "), "{script}");
+        assert!(script.contains("udp dport 4789 ") && script.contains("{ 4789, 51820 }"), "{script}");
     }
 }

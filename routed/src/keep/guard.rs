@@ -66,7 +66,7 @@ mod tests {
             let look = || {
                 let mut guard = Guard::new(&config, NetfilterSocket::open);
                 assert_eq!(guard.keep(None).unwrap(), None);
-                nft::apply("flush chain inet ferrule-guard pods").unwrap();
+                nft::apply("flush chain inet ferrule-guard pods4").unwrap();
                 let told = guard.keep(Some("somebody")).unwrap();
                 assert!(told.is_some_and(|told| told.contains("was changed by someone else (somebody)")));
                 assert_eq!(guard.keep(None).unwrap(), None);
