@@ -24,18 +24,8 @@ pub const FULL_DIFF: Duration = Duration::from_secs(30);
 pub struct Belief {
     /// All links, kept up to date by [`Belief::hears`].
     pub links: Links,
-    /// The number of our VXLAN device.
-    pub device: Option<IfIndex>,
-    /// What the device was to be.
-    pub spec: Option<VxlanSpec>,
-    /// The name that our VXLAN device has or would have.
-    pub device_name: IfName,
-    /// The number of our WireGuard device.
-    pub wireguard: Option<IfIndex>,
-    /// The name that our WireGuard device has or would have.
-    pub wireguard_name: IfName,
-    /// The same of the second device, where IPv6 has one of its own.
-    pub device6: Option<Second>,
+    /// Our devices.
+    pub devices: Devices,
     /// The links that hold the node's addresses.
     pub uplinks: Vec<IfIndex>,
     /// The node that we are.
@@ -50,15 +40,44 @@ pub struct Belief {
     pub followed: BTreeSet<(bool, u128)>,
 }
 
-/// What we believe of the second VXLAN device.
+/// What we believe of our devices.
 #[derive(Debug, Clone)]
-pub struct Second {
-    /// Its number.
-    pub device: Option<IfIndex>,
+pub struct Devices {
+    /// The VXLAN device.
+    pub vxlan: VxlanDevice,
+    /// The second one, where IPv6 has one of its own.
+    pub vxlan6: Option<VxlanDevice>,
+    /// The number of the WireGuard device.
+    pub wireguard: Option<IfIndex>,
+    /// The name that the WireGuard device has or would have.
+    pub wireguard_name: IfName,
+}
+
+/// What we believe of one of our VXLAN devices.
+#[derive(Debug, Clone)]
+pub struct VxlanDevice {
+    /// Its number, if it is there and stays.
+    pub index: Option<IfIndex>,
     /// What it was to be.
     pub spec: Option<VxlanSpec>,
-    /// Its name.
+    /// The name that it has or would have.
     pub name: IfName,
+}
+
+impl Devices {
+    /// The VXLAN devices that are there.
+    pub fn vxlans(&self) -> impl Iterator<Item = IfIndex> {
+        self.vxlan.index.into_iter().chain(self.vxlan6.as_ref().and_then(|second| second.index))
+    }
+
+    fn has(&self, link: IfIndex) -> bool {
+        self.vxlans().chain(self.wireguard).any(|device| device == link)
+    }
+
+    fn has_name(&self, name: &IfName) -> bool {
+        let second = self.vxlan6.as_ref().map(|second| &second.name);
+        [Some(&self.vxlan.name), second, Some(&self.wireguard_name)].contains(&Some(name))
+    }
 }
 
 /// What an event means.
@@ -81,7 +100,7 @@ impl Belief {
         let mut uplinks: Vec<_> = self.uplinks.iter().filter_map(name).collect();
         // One link may have both addresses.
         uplinks.dedup();
-        let tunnels = [self.device, self.wireguard].into_iter().flatten();
+        let tunnels = [self.devices.vxlan.index, self.devices.wireguard].into_iter().flatten();
         (uplinks, tunnels.filter_map(|index| name(&index)).collect())
     }
 
@@ -176,21 +195,14 @@ impl Belief {
             && self.uplinks.iter().any(|index| self.links.get(index).is_some_and(only_holds));
         let matters = is_way
             || self.is_device(link.index)
-            || link.name == self.wireguard_name
             || self.uplinks.contains(&link.index)
-            || link.name == self.device_name
-            || self.device6.as_ref().is_some_and(|second| second.name == link.name);
+            || self.devices.has_name(&link.name);
         let same = change == Change::Put && before.as_ref() == Some(link);
         if matters && !same { Concern::Ground } else { Concern::None }
     }
 
-    /// The VXLAN devices that are there.
-    pub fn devices(&self) -> impl Iterator<Item = IfIndex> {
-        self.device.into_iter().chain(self.device6.as_ref().and_then(|second| second.device))
-    }
-
     fn is_device(&self, link: IfIndex) -> bool {
-        self.devices().chain(self.wireguard).any(|device| device == link)
+        self.devices.has(link)
     }
 
     /// The ways to these nodes are others' to decide in these families.
@@ -260,12 +272,16 @@ mod tests {
         ours.neighbours.extend([neighbour()]);
         Belief {
             links: links.into_iter().map(|link| (link.index, link)).collect(),
-            device: Some(DEVICE),
-            spec: None,
-            device_name: IfName::new("ferrule.1").unwrap(),
-            wireguard: None,
-            wireguard_name: IfName::new("ferrule-wg").unwrap(),
-            device6: None,
+            devices: Devices {
+                vxlan: VxlanDevice {
+                    index: Some(DEVICE),
+                    spec: None,
+                    name: IfName::new("ferrule.1").unwrap(),
+                },
+                vxlan6: None,
+                wireguard: None,
+                wireguard_name: IfName::new("ferrule-wg").unwrap(),
+            },
             uplinks: vec![ETH0],
             own: Node {
                 name: "a".into(),

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use ferrule_config::{Routing, Vxlan};
-use ferrule_model::{Change, IfIndex, IpNetwork, Link, Op, RouteKey, VxlanSpec};
+use ferrule_model::{Change, IfIndex, IpNetwork, Link, Op, RouteKey};
 use ferrule_netlink::monitor::Event;
 use ferrule_netlink::wake::NexthopEvent;
 use ferrule_netlink::{Error, Tunnels};
@@ -19,7 +19,7 @@ use nix::errno::Errno;
 use crate::decide::backoff::{Backoff, Which};
 use crate::decide::desired::{self, Ground, Underlay, Ways};
 use crate::decide::diverted::{Diverted, shadow};
-use crate::decide::drift::{Belief, Concern, Second};
+use crate::decide::drift::{Belief, Concern, Devices, VxlanDevice};
 use crate::decide::goal::Goal;
 use crate::decide::nodes::{Cluster, Node, NodeChange};
 use crate::decide::objects::{Keys, Links, Objects};
@@ -229,10 +229,10 @@ impl<K: Tunnels> Applier<K> {
     fn as_left(&mut self, cluster: &Cluster, now: Instant) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
-        let devices: Vec<_> = belief.devices().collect();
+        let devices: Vec<_> = belief.devices.vxlans().collect();
         let (settings, kernel) = (&self.routing.vxlan, &mut self.kernel);
         let known = left.goal.objects();
-        let of = (&devices[..], belief.wireguard, owner::are_flannels(settings));
+        let of = (&devices[..], belief.devices.wireguard, owner::are_flannels(settings));
         let mut seen = ways::observed(kernel, of, known, &known.routes, shadow::leads)?;
         let peers = std::mem::take(&mut seen.peers);
         seen.ours.peers = wireguard::settled(peers, Some(&belief.ours.peers), epoch_s());
@@ -242,17 +242,18 @@ impl<K: Tunnels> Applier<K> {
         if (&underlay, &taken, &ways) != (&ground.underlay, &ground.taken, &ground.ways) || !seen.is(known) {
             return Ok(None);
         }
-        let first = (belief.spec.as_ref(), settings, own.vtep_mac);
-        let mut are_right = device::is_right(kernel, first, links, belief.device)?;
-        if let (Some(settings), Some(second)) = (second_settings(settings), &belief.device6) {
-            let wanted = (second.spec.as_ref(), &settings, own.vtep_mac6);
-            are_right &= device::is_right(kernel, wanted, links, second.device)?;
+        let Devices { vxlan, vxlan6, .. } = &belief.devices;
+        let first = device::Wish { spec: vxlan.spec.as_ref(), settings, mac: own.vtep_mac };
+        let mut are_right = device::is_right(kernel, first, links, vxlan.index)?;
+        if let (Some(settings), Some(second)) = (second_settings(settings), vxlan6) {
+            let wanted = device::Wish { spec: second.spec.as_ref(), settings: &settings, mac: own.vtep_mac6 };
+            are_right &= device::is_right(kernel, wanted, links, second.index)?;
         }
         let spec = wireguard::spec(&self.routing, own, &underlay);
         let keys = self.identity.as_ref().map(|identity| wireguard::settings(&self.routing, identity));
         let name = &self.routing.wireguard.device;
         let wish = wireguard_device::Wish { spec: spec.as_ref(), settings: keys.as_ref(), name };
-        are_right &= wireguard_device::is_right(kernel, &wish, links, belief.wireguard)?;
+        are_right &= wireguard_device::is_right(kernel, &wish, links, belief.devices.wireguard)?;
         if !are_right {
             return Ok(None);
         }
@@ -280,8 +281,8 @@ impl<K: Tunnels> Applier<K> {
         let mut report = self.begin(own, &underlay, &links)?;
         let mtu = report.mtu;
         let spec = desired::device(&self.routing, own, &underlay);
-        let wanted = (spec.as_ref(), settings, own.vtep_mac);
-        let had = before.as_ref().map_or((None, None), |belief| (belief.device, belief.spec.as_ref()));
+        let wanted = device::Wish { spec: spec.as_ref(), settings, mac: own.vtep_mac };
+        let had = before.as_ref().map(|belief| &belief.devices.vxlan);
         let device = device::keep(&mut self.kernel, wanted, &links, had, &mut report);
         let is_usable = |link: &Link| device::is_usable(spec.as_ref(), link);
         let device = self.spare(device, Which::Vxlan, is_usable, now, &mut report)?;
@@ -290,7 +291,7 @@ impl<K: Tunnels> Applier<K> {
         let wireguard = self.spare(wireguard, Which::Wireguard, |_| false, now, &mut report)?;
         let devices: Vec<_> =
             device.index.into_iter().chain(second.as_ref().and_then(|(second, _)| second.index)).collect();
-        let device6 = second.as_ref().map(|(_, belief)| belief.device);
+        let device6 = second.as_ref().map(|(_, belief)| belief.index);
         let ways = self.ways(cluster, &underlay, &links)?;
         let ground =
             Ground { device6, taken, ways, ..self.ground((own, mtu), &underlay, (&device, &wireguard)) };
@@ -307,17 +308,17 @@ impl<K: Tunnels> Applier<K> {
         drop(known);
         let at = (&seen.links, &self.given[..]);
         let diverted = ways::diverted((&others.0, others.1), &goal, &walked.observed.routes, at);
+        let devices = Devices {
+            vxlan: VxlanDevice { index: kept, spec, name: self.routing.vxlan.device.clone() },
+            vxlan6: second.as_ref().map(|(_, belief)| belief.clone()),
+            wireguard: wg,
+            wireguard_name: self.routing.wireguard.device.clone(),
+        };
         let mut left = Left {
             differing: std::mem::take(&mut walked.differing),
             unfinished: walked.taken,
             doubted: false,
-            belief: self.belief_of(
-                cluster,
-                (kept, spec, second.as_ref().map(|(_, belief)| belief.clone()), wg),
-                seen.links,
-                &underlay,
-                (walked, diverted),
-            ),
+            belief: self.belief_of(cluster, devices, seen.links, &underlay, (walked, diverted)),
             goal,
             mtu,
             underlay: report.underlay.clone(),
@@ -379,24 +380,14 @@ impl<K: Tunnels> Applier<K> {
     fn belief_of(
         &self,
         cluster: &Cluster,
-        (device, spec, device6, wireguard): (
-            Option<IfIndex>,
-            Option<VxlanSpec>,
-            Option<Second>,
-            Option<IfIndex>,
-        ),
+        devices: Devices,
         links: Links,
         underlay: &Underlay,
         (walked, diverted): (Walked, Diverted),
     ) -> Belief {
         let mut belief = Belief {
             links,
-            device,
-            spec,
-            device_name: self.routing.vxlan.device.clone(),
-            wireguard,
-            wireguard_name: self.routing.wireguard.device.clone(),
-            device6,
+            devices,
             uplinks: underlay.all().map(|uplink| uplink.link).collect(),
             own: cluster.own.clone(),
             ours: walked.observed,

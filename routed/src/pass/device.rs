@@ -5,6 +5,7 @@ use ferrule_model::{IfIndex, IfName, Link, LinkKind, Mac, Op, VxlanSpec};
 use ferrule_netlink::{Kernel, Netlink, Refusal, Tunnels, kernel_release};
 use nix::errno::Errno;
 
+use crate::decide::drift::VxlanDevice;
 use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
 use crate::decide::owner::{self, DeviceStep};
@@ -29,21 +30,32 @@ pub struct Device {
     pub refused: bool,
 }
 
-/// Brings the device to `spec`, except that one that is not wanted any more stays until the end. `had` is what the
-/// last pass left, `mac` the one that only this node's device has.
+/// What a device is brought to.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// The device; `None` if there should be none.
+    pub spec: Option<&'a VxlanSpec>,
+    /// The configuration, with the name of this device.
+    pub settings: &'a Vxlan,
+    /// The MAC that only this node's device has.
+    pub mac: Mac,
+}
+
+/// Brings the device to what is wished, except that one that is not wanted any more stays until the end. `had` is what the
+/// last pass left.
 ///
 /// # Errors
 /// A link that is not ours has its name, or the kernel refuses.
 pub fn keep<K: Tunnels>(
     kernel: &mut K,
-    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    wish: Wish<'_>,
     links: &Links,
-    had: (Option<IfIndex>, Option<&VxlanSpec>),
+    had: Option<&VxlanDevice>,
     report: &mut Report,
 ) -> Result<Device, PassError> {
-    let mut device = bring(kernel, (spec, settings, mac), links, had, report)?;
-    if let (Some(spec), Some(_), false) = (spec, device.index, device.leaves) {
-        let wanted = offload::wanted(settings.checksum_offload, &kernel_release());
+    let mut device = bring(kernel, wish, links, had, report)?;
+    if let (Some(spec), Some(_), false) = (wish.spec, device.index, device.leaves) {
+        let wanted = offload::wanted(wish.settings.checksum_offload, &kernel_release());
         device.whole = offload::keep(kernel, &spec.name, wanted, report)?;
     }
     Ok(device)
@@ -51,11 +63,12 @@ pub fn keep<K: Tunnels>(
 
 fn bring<K: Kernel>(
     kernel: &mut K,
-    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    wish: Wish<'_>,
     links: &Links,
-    (had, had_spec): (Option<IfIndex>, Option<&VxlanSpec>),
+    had: Option<&VxlanDevice>,
     report: &mut Report,
 ) -> Result<Device, PassError> {
+    let Wish { spec, settings, mac } = wish;
     let step = owner::device_step(spec, find(links, settings, mac), settings, mac)?;
     let there =
         |index| Device { index: Some(index), fresh: false, leaves: false, whole: true, refused: false };
@@ -63,7 +76,7 @@ fn bring<K: Kernel>(
         (DeviceStep::Keep(index), _) => Ok(there(index)),
         (DeviceStep::Remove(index), _) => Ok(Device { leaves: true, ..there(index) }),
         (DeviceStep::Change(index, change), _) => {
-            if had == Some(index) && had_spec == spec {
+            if had.is_some_and(|had| had.index == Some(index) && had.spec.as_ref() == spec) {
                 report.repaired.push(report::device_repair(settings.device.as_str(), &change));
             }
             let fresh = change.up.is_some();
@@ -75,7 +88,7 @@ fn bring<K: Kernel>(
             create(kernel, spec, links, report)
         }
         (DeviceStep::Create, Some(spec)) => {
-            if had.is_some() {
+            if had.is_some_and(|had| had.index.is_some()) {
                 let name = &settings.device;
                 report.repaired.push(format!("link {name} was deleted by someone else; made again"));
             }
@@ -87,16 +100,17 @@ fn bring<K: Kernel>(
     }
 }
 
-/// Whether the device is as `spec` says, and is the one that the last pass `left`.
+/// Whether the device is as wished, and is the one that the last pass `left`.
 ///
 /// # Errors
 /// A link that is not ours has its name.
 pub fn is_right<K: Tunnels>(
     kernel: &mut K,
-    (spec, settings, mac): (Option<&VxlanSpec>, &Vxlan, Mac),
+    wish: Wish<'_>,
     links: &Links,
     left: Option<IfIndex>,
 ) -> Result<bool, PassError> {
+    let Wish { spec, settings, mac } = wish;
     let is_kept = match owner::device_step(spec, find(links, settings, mac), settings, mac)? {
         DeviceStep::Keep(index) => left == Some(index),
         DeviceStep::Nothing => left.is_none(),

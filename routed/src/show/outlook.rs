@@ -78,8 +78,8 @@ impl View {
 
 fn objects(standing: Standing<'_>, refused: &[Refused]) -> Vec<Objects> {
     let Standing { belief, goal, differing, .. } = standing;
-    let (want, have) = (goal.objects(), &belief.ours);
-    let device = [usize::from(belief.spec.is_some()), usize::from(belief.device.is_some())];
+    let (want, have, vxlan) = (goal.objects(), &belief.ours, &belief.devices.vxlan);
+    let device = [usize::from(vxlan.spec.is_some()), usize::from(vxlan.index.is_some())];
     let of_kinds = want.counts().into_iter().zip(have.counts()).zip(differing.counts());
     let counts = std::iter::once((device[0], device[1], device[0].abs_diff(device[1])))
         .chain(of_kinds.map(|((desired, observed), pending)| (desired, observed, pending)));

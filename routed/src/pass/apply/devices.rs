@@ -8,7 +8,7 @@ use ferrule_netlink::Tunnels;
 use super::{Applier, PassError, second_settings};
 use crate::decide::backoff::Which;
 use crate::decide::desired::{self, Underlay};
-use crate::decide::drift::{Belief, Second};
+use crate::decide::drift::{Belief, VxlanDevice};
 use crate::decide::nodes::Node;
 use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
@@ -60,17 +60,16 @@ impl<K: Tunnels> Applier<K> {
         (links, before): (&Links, Option<&Belief>),
         now: Instant,
         report: &mut Report,
-    ) -> Result<Option<(Device, Second)>, PassError> {
+    ) -> Result<Option<(Device, VxlanDevice)>, PassError> {
         let Some(settings) = second_settings(&self.routing.vxlan) else { return Ok(None) };
         let spec = desired::device6(&self.routing, own, underlay);
-        let had = before.and_then(|belief| belief.device6.as_ref());
-        let had = had.map_or((None, None), |second| (second.device, second.spec.as_ref()));
-        let wanted = (spec.as_ref(), &settings, own.vtep_mac6);
+        let had = before.and_then(|belief| belief.devices.vxlan6.as_ref());
+        let wanted = device::Wish { spec: spec.as_ref(), settings: &settings, mac: own.vtep_mac6 };
         let device = device::keep(&mut self.kernel, wanted, links, had, report);
         let is_usable = |link: &Link| device::is_usable(spec.as_ref(), link);
         let device = self.spare(device, Which::Vxlan6, is_usable, now, report)?;
         let kept = device.index.filter(|_| !device.leaves);
-        Ok(Some((device, Second { device: kept, spec, name: settings.device })))
+        Ok(Some((device, VxlanDevice { index: kept, spec, name: settings.device })))
     }
 
     /// Removes all that is ours: routes (but not those to pods), nexthop objects, and the device with all on it.
@@ -86,8 +85,8 @@ impl<K: Tunnels> Applier<K> {
         for settings in
             std::iter::once(self.routing.vxlan.clone()).chain(second_settings(&self.routing.vxlan))
         {
-            let wanted = (None, &settings, own_mac);
-            let device = device::keep(&mut self.kernel, wanted, &links, (None, None), &mut report)?;
+            let wanted = device::Wish { spec: None, settings: &settings, mac: own_mac };
+            let device = device::keep(&mut self.kernel, wanted, &links, None, &mut report)?;
             devices.extend(device.index);
         }
         let wireguard = self.keep_wireguard(None, &links, None, &mut report)?;

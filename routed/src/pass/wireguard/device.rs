@@ -41,7 +41,7 @@ pub fn keep<K: Tunnels>(
         let none = Device { index: None, fresh: false, leaves: false, whole: true, refused: false };
         return Ok(ours.map_or(none, |link| there(link.index, true)));
     };
-    let had = before.and_then(|belief| belief.wireguard);
+    let had = before.and_then(|belief| belief.devices.wireguard);
     let found = match find(links, &spec.name) {
         Some(link) if !is_ours(link, &spec.name) => return Err(ForeignDevice::of(link).into()),
         // What had another name goes with all that is on it.
