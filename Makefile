@@ -53,7 +53,7 @@ test: setup style build ## All checks: style, unit and integration tests, and th
 
 .PHONY: soak
 soak: ## Kills ipamd a thousand times under load: 3 minutes
-	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test crash -- --nocapture
+	FERRULE_KILLS=1000 $(CARGO) test --locked --release --package ipamd --test all crash:: -- --nocapture
 
 FUZZ ?= -max_total_time=300
 .PHONY: fuzz

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::time::Duration;
 
 use ferrule_cni::decide::pod;
@@ -12,10 +10,11 @@ use ferrule_netlink::Kernel;
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
-use support::faulty::Fault;
-use support::ipamd::Ipamd;
-use support::machine::{FakeMachine, Machine};
-use support::{Bench, World, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::ipamd::Ipamd;
+use crate::support::machine::{FakeMachine, Machine};
+use crate::support::{Bench, World, attachment, failure, result};
 
 /// What a dual-stack ADD asks of the kernel: create, a batch in the pod (link, three for each family, the way to IPv4's
 /// gateway, the loopback device), one on the host (alias, link, two for each family).
@@ -67,7 +66,7 @@ on_both_kernels! {
             pod: "default/web".into(),
             netns: bench.machine.path("pod"),
             mtu: 1450,
-            way: Way::Routed { pod_mac: pod_mac(&attachment()), addresses: support::lab::addresses(&added) },
+            way: Way::Routed { pod_mac: pod_mac(&attachment()), addresses: crate::support::lab::addresses(&added) },
             ports: None,
             limits: Limits::default(),
         };

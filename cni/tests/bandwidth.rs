@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
@@ -13,9 +11,9 @@ use ferrule_netlink::Kernel;
 use ferrule_netlink::netns::Netns;
 use serde_json::{Value, json};
 
-use support::lab::{CLIENT, addresses, ip, with_lab};
-use support::machine::Machine;
-use support::{attachment, result};
+use crate::support::lab::{CLIENT, addresses, ip, with_lab};
+use crate::support::machine::Machine;
+use crate::support::{attachment, result};
 
 /// Bits a second that arrive at `to` in so many seconds, sent from `from` by TCP as fast as it can.
 fn throughput(from: &Netns, to: &Netns, address: IpAddr, seconds: u32) -> f64 {

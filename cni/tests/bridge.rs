@@ -2,10 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-#[path = "../../tests/wait.rs"]
-mod wait;
-
 use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -15,10 +11,11 @@ use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Bridges, Kernel, sysctl};
 use serde_json::{Value, json};
 
-use support::faulty::Fault;
-use support::lab::{CLIENT, addresses, ip, with_lab};
-use support::machine::{Machine, RealMachine};
-use support::{Bench, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::lab::{CLIENT, addresses, ip, with_lab};
+use crate::support::machine::{Machine, RealMachine};
+use crate::support::{Bench, attachment, failure, result};
 
 /// Longest wait for a packet to come through, and for one that must not.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -259,7 +256,7 @@ fn a_new_bridge_hands_ipv6_on_at_once() {
         let to = addresses(&result(&lab.bench.verb_with("ADD", &[], &json!({ "mode": "bridge" }))))[1];
         let socket = |netns: &Netns, address| netns.run(|| UdpSocket::bind((address, 0)).unwrap()).unwrap();
         let is_ready = || can_ask("ferrule0") && lab.pod("pod").run(|| can_be_asked(to)).unwrap();
-        wait::until(Duration::from_millis(800), is_ready, || "an end to the search for other holders");
+        crate::wait::until(Duration::from_millis(800), is_ready, || "an end to the search for other holders");
         let (pod, client) = (socket(&lab.pod("pod"), to), socket(&lab.client, ip(CLIENT[1])));
         pod.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
         client.send_to(b"first", pod.local_addr().unwrap()).unwrap();

@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use ferrule_model::{IfName, host_veth_name};
 use ferrule_netlink::Kernel;
 use serde_json::{Value, json};
 
-use support::machine::Machine;
-use support::{Bench, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::machine::Machine;
+use crate::support::{Bench, attachment, failure, result};
 
 /// What a plugin before us answered, with everything that 1.1.0 has.
 fn previous() -> Value {

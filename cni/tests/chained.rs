@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -13,9 +11,9 @@ use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Kernel, nft};
 use serde_json::{Value, json};
 
-use support::lab::{CLIENT, Lab, NODE, addresses, at, ip, seen, serve, with_lab};
-use support::machine::Machine;
-use support::{failure, result};
+use crate::support::lab::{CLIENT, Lab, NODE, addresses, at, ip, seen, serve, with_lab};
+use crate::support::machine::Machine;
+use crate::support::{failure, result};
 
 /// Where Debian's package containernetworking-plugins puts them.
 const REFERENCE: &str = "/usr/lib/cni";

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use ferrule_model::{
     Address, AddressKey, IfName, Link, LinkChange, Mac, NeighbourKey, Op, PROTOCOL, Route, RouteKey, Via,
     host_veth_name,
@@ -11,8 +9,9 @@ use ferrule_model::{
 use ferrule_netlink::Kernel;
 use serde_json::{Value, json};
 
-use support::machine::Machine;
-use support::{Bench, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::machine::Machine;
+use crate::support::{Bench, attachment, failure, result};
 
 fn host_link<M: Machine>(bench: &Bench<'_, M>) -> Link {
     bench.machine.host().link(&host_veth_name(&attachment())).unwrap().unwrap()

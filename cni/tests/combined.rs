@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::path::Path;
 
 use ferrule_cni::Answer;
@@ -16,8 +14,9 @@ use ferrule_netlink::nft::{Change, Netfilter};
 use ferrule_netlink::traffic::Traffic;
 use serde_json::{Value, json};
 
-use support::machine::Machine;
-use support::{Bench, failure, result};
+use crate::on_both_kernels;
+use crate::support::machine::Machine;
+use crate::support::{Bench, failure, result};
 
 /// Where Debian has the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -173,7 +172,7 @@ on_both_kernels! {
             let asked = json!({ "runtimeConfig": asked["runtimeConfig"] });
             let mut n = 0;
             loop {
-                bench.faults.set(n, support::faulty::Fault::Refused);
+                bench.faults.set(n, crate::support::faulty::Fault::Refused);
                 let answer = pod.verb("ADD", &asked);
                 if bench.faults.take() {
                     break;

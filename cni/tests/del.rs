@@ -2,14 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use ferrule_model::host_veth_name;
 use ferrule_netlink::Kernel;
 use serde_json::json;
 
-use support::faulty::Fault;
-use support::{Bench, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::{Bench, attachment, failure, result};
 
 on_both_kernels! {
     fn twice_is_once(bench) {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,9 +13,10 @@ use ferrule_model::{IfName, VethSpec, host_mac, host_veth_name, pod_mac};
 use ferrule_netlink::Kernel;
 use serde_json::{Value, json};
 
-use support::faulty::Fault;
-use support::machine::{FakeMachine, Machine, RealMachine};
-use support::{Bench, attachment, failure, path_for_others, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::machine::{FakeMachine, Machine, RealMachine};
+use crate::support::{Bench, attachment, failure, path_for_others, result};
 
 /// Where Debian has the reference plugins.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -408,7 +407,7 @@ fn ipam(bench: &Bench<'_, FakeMachine>, command: &str, fields: &Value) -> ferrul
         "CNI_NETNS" => Some("/nonexistent".into()),
         _ => None,
     };
-    let node = support::faulty::FaultyNode { machine: bench.machine, faults: bench.faults.clone() };
+    let node = crate::support::faulty::FaultyNode { machine: bench.machine, faults: bench.faults.clone() };
     ferrule_cni::run(ferrule_cni::Face::Ipam, variable, config.to_string().as_bytes(), &node)
 }
 

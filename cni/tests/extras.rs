@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::net::IpAddr;
 
 use ferrule_cni::Answer;
@@ -16,9 +14,10 @@ use ferrule_netlink::nft::{Flow, Netfilter};
 use ferrule_netlink::traffic::Traffic;
 use serde_json::{Value, json};
 
-use support::faulty::Fault;
-use support::machine::{FakeMachine, Machine};
-use support::{Bench, attachment, failure, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::machine::{FakeMachine, Machine};
+use crate::support::{Bench, attachment, failure, result};
 
 /// Everything there is to ask for.
 fn everything() -> Value {
@@ -317,9 +316,10 @@ fn udp_connections_that_would_go_elsewhere_now_are_forgotten_and_no_others() {
             answered: true,
         };
         let v4 = ferrule_model::Family::V4;
-        let uplink = machine
-            .host()
-            .create_veth(&support::lab::uplink(), &machine.netns(machine.path("pod").as_ref()).unwrap());
+        let uplink = machine.host().create_veth(
+            &crate::support::lab::uplink(),
+            &machine.netns(machine.path("pod").as_ref()).unwrap(),
+        );
         let address = AddressKey { link: uplink.unwrap().index, prefix: "192.0.2.1/24".parse().unwrap() };
         machine.host().apply(&[Op::PutAddress(address, Address { nodad: true })]).unwrap().remove(0).unwrap();
         let netfilter = machine.netfilter();

@@ -2,15 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use ferrule_model::{Attachment, IfName, host_veth_name};
 use ferrule_netlink::Kernel;
 use serde_json::{Value, json};
 
-use support::faulty::Fault;
-use support::machine::Machine;
-use support::{Bench, failure, result};
+use crate::on_both_kernels;
+use crate::support::faulty::Fault;
+use crate::support::machine::Machine;
+use crate::support::{Bench, failure, result};
 
 /// The pods of these tests, each with an interface of this name; `other` is in another network.
 const PODS: [(&str, &str); 3] = [("one", "eth0"), ("two", "net1"), ("other", "eth0")];

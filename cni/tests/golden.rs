@@ -5,16 +5,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::path::PathBuf;
 
 use cni_plugin::reply::{ErrorReply, SuccessReply, VersionReply};
 use ferrule_cni::Answer;
 use serde_json::{Value, json};
 
-use support::machine::{FakeMachine, Machine};
-use support::{Bench, result};
+use crate::support::machine::{FakeMachine, Machine};
+use crate::support::{Bench, result};
 
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 

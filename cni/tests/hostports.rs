@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -16,9 +14,11 @@ use ferrule_netlink::netns::Netns;
 use ferrule_netlink::nft::{Netfilter, NetfilterSocket};
 use serde_json::{Value, json};
 
-use support::lab::{CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, seen, serve, with_lab};
-use support::machine::Machine;
-use support::{attachment, failure, result, warned};
+use crate::support::lab::{
+    CLIENT, DEADLINE, NODE, addresses, asking, at, command, ip, seen, serve, with_lab,
+};
+use crate::support::machine::Machine;
+use crate::support::{attachment, failure, result, warned};
 
 /// All elements of the table that are some pod's.
 fn elements() -> usize {

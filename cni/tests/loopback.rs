@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -15,9 +13,11 @@ use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Kernel, sysctl};
 use serde_json::json;
 
-use support::lab::{DEADLINE, Lab, NODE, addresses, asking, at, command, ip, output, seen, serve, with_lab};
-use support::machine::Machine;
-use support::{attachment, result, warned};
+use crate::support::lab::{
+    DEADLINE, Lab, NODE, addresses, asking, at, command, ip, output, seen, serve, with_lab,
+};
+use crate::support::machine::Machine;
+use crate::support::{attachment, result, warned};
 
 /// How long nothing has to come for it not to come.
 const SILENCE: Duration = Duration::from_millis(300);

@@ -3,8 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
@@ -13,8 +11,9 @@ use std::time::{Duration, Instant};
 use ferrule_cni::{Face, RealNode, run};
 use serde_json::{Value, json};
 
-use support::machine::{Machine, RealMachine};
-use support::{Bench, failure, result};
+use crate::on_both_kernels;
+use crate::support::machine::{Machine, RealMachine};
+use crate::support::{Bench, failure, result};
 
 /// Code and message of an ADD that has to be refused with nothing done.
 fn refused<M: Machine>(bench: &Bench<'_, M>, variables: &[(&str, &str)], fields: &Value) -> (u64, String) {

@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -13,8 +11,8 @@ use ferrule_model::{AddressKey, Family, IfIndex, IfName, LinkKind, Op, family, h
 use ferrule_netlink::{Kernel, sysctl};
 use serde_json::{Value, json};
 
-use support::machine::{Machine, RealMachine};
-use support::{Bench, failure, result};
+use crate::support::machine::{Machine, RealMachine};
+use crate::support::{Bench, failure, result};
 
 /// Longest wait for a packet to come through.
 const DEADLINE: Duration = Duration::from_secs(10);

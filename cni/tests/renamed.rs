@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use ferrule_model::{IfName, Link, host_veth_name};
 use ferrule_netlink::Kernel;
 use serde_json::json;
 
-use support::lab::{addresses, asking, command};
-use support::machine::{Machine, RealMachine};
-use support::{Bench, attachment, failure, result};
+use crate::support::lab::{addresses, asking, command};
+use crate::support::machine::{Machine, RealMachine};
+use crate::support::{Bench, attachment, failure, result};
 
 const OTHER_NAME: &str = "uplink7";
 

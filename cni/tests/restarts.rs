@@ -5,9 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that cannot go on fails")]
 
-#[path = "../../tests/wait.rs"]
-mod wait;
-
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -79,7 +76,7 @@ impl Node {
             .unwrap_or_else(|error| panic!("{} (tests/setup installs it): {error}", words[0].display()));
         let node = Self { dir, supervisor };
         let serves = || node.run_dir().join(SOCKET_NAME).exists();
-        wait::until(LONG, serves, || format!("{}\na socket", node.log()));
+        crate::wait::until(LONG, serves, || format!("{}\na socket", node.log()));
         node
     }
 
@@ -180,7 +177,7 @@ fn no_add_fails(activated: bool) {
             let runtimes: Vec<_> = (0..RUNTIMES).map(churn).collect();
             for end in 0..ENDS {
                 let has_lived = || node.lives() > end || runtimes.iter().any(|runtime| runtime.is_finished());
-                wait::until(LONG, has_lived, || format!("{}\nmore than {end} lives", node.log()));
+                crate::wait::until(LONG, has_lived, || format!("{}\nmore than {end} lives", node.log()));
                 sleep(Duration::from_millis(40 * (end as u64 % 5)));
                 node.signal(if end % 2 == 0 { Signal::SIGKILL } else { Signal::SIGTERM });
             }
@@ -194,7 +191,9 @@ fn no_add_fails(activated: bool) {
         assert!(pods > 2 * ENDS, "{pods} pods: too few to prove anything");
         // A release that was cut off waits in the queue, which is empty once the last daemon serves.
         let is_empty = || node.leases() == 0 && ferrule_wire::queued(&node.run_dir()).unwrap().is_empty();
-        wait::until(LONG, is_empty, || format!("{}\nno leases, but {} are left", node.log(), node.leases()));
+        crate::wait::until(LONG, is_empty, || {
+            format!("{}\nno leases, but {} are left", node.log(), node.leases())
+        });
         let of = |number: usize| Attachment {
             network: "pods".into(),
             container_id: format!("0-{number}"),

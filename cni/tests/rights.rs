@@ -2,20 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use ferrule_netlink::sysctl;
 use serde_json::{Value, json};
 
-use support::Bench;
-use support::machine::{Machine, RealMachine};
+use crate::support::Bench;
+use crate::support::machine::{Machine, RealMachine};
 
 /// Code and message of an ADD that is run by this command, and fails.
 fn add_by(bench: &Bench<'_, RealMachine>, command: &[&str]) -> (u64, String) {
-    let netns = support::path_for_others(&bench.machine.path("pod"));
+    let netns = crate::support::path_for_others(&bench.machine.path("pod"));
     let config = json!({
         "cniVersion": "1.1.0", "name": "pods", "type": "ferrule", "runtimeDir": bench.dir.path()
     });

@@ -2,9 +2,7 @@
 //! while no daemon runs. That no ADD fails meanwhile is shown with the plugin, in `cni/tests/restarts.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Place, allocate, soon, until};
+use crate::common::{Place, allocate, soon, until};
 use ferrule_wire::{Client, Pools, Status};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

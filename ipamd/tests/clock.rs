@@ -1,9 +1,7 @@
 //! The wall clock set back and forth under the running daemon (Debian's `faketime`): leases and rest go by the boot clock.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Daemon, Place, allocate, attachment, leases, until};
+use crate::common::{Daemon, Place, allocate, attachment, leases, until};
 use ferrule_wire::{Client, Release, Rest, Resting};
 use std::fs;
 use std::path::{Path, PathBuf};

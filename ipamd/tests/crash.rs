@@ -3,9 +3,7 @@
 //! none twice, and every acknowledged release happened. Left in peace, the daemon takes back what vanished, and nothing else.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Dice, Place, allocate, attachment, leases, until};
+use crate::common::{Dice, Place, allocate, attachment, leases, until};
 use ferrule_wire::{Client, ClientError, Pools, Release};
 use ipnetwork::IpNetwork;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,7 +83,7 @@ impl Caller {
     /// Calls until the daemon dies; returns how many calls were acknowledged.
     fn churn(&mut self, place: &Place, dice: &mut Dice, killed: &AtomicBool) -> usize {
         let socket = place.runtime_dir().join("ipamd.sock");
-        let mut client = match Client::connect(&socket, common::soon()) {
+        let mut client = match Client::connect(&socket, crate::common::soon()) {
             Ok(client) => client,
             Err(_) if killed.load(Ordering::SeqCst) => return 0,
             Err(error) => panic!("{error:?}\n{}", place.log_end()),
@@ -103,7 +101,7 @@ impl Caller {
             }
             if acknowledged == 1 && dice.roll(8) == 0 {
                 self.vanish(place, &mut client, dice);
-                client = match Client::connect(&socket, common::soon()) {
+                client = match Client::connect(&socket, crate::common::soon()) {
                     Ok(client) => client,
                     Err(_) if killed.load(Ordering::SeqCst) => return acknowledged + 1,
                     Err(error) => panic!("{error:?}\n{}", place.log_end()),

@@ -1,9 +1,7 @@
 //! The real daemon: its start and end, `node.json`, the queue of releases, what it tells the service manager.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Manager, Place, allocate, attachment, figure, leases, until};
+use crate::common::{Manager, Place, allocate, attachment, figure, leases, until};
 use ferrule_wire::{CallError, Client, ClientError, Pod, Pools, Release, Status, queue_release, queued};
 use std::fs;
 use std::io::Read;
@@ -181,7 +179,7 @@ fn queued_releases_are_done_before_it_is_ready_and_within_a_second_after() {
     let ready = manager.next();
     assert!(ready.contains("READY=1") && ready.contains("STATUS=serving, 2 leases"), "{ready}");
     assert_eq!(queued(&place.runtime_dir()).unwrap(), []);
-    let mut client = Client::connect(&place.runtime_dir().join("ipamd.sock"), common::soon()).unwrap();
+    let mut client = Client::connect(&place.runtime_dir().join("ipamd.sock"), crate::common::soon()).unwrap();
     let ids = |client: &mut Client| -> Vec<String> {
         leases(client).into_iter().map(|lease| lease.attachment.container_id).collect()
     };
@@ -316,7 +314,7 @@ fn whoever_does_not_read_the_log_holds_up_nobody() {
     )
     .unwrap();
     assert!(child.wait().unwrap().success());
-    let text = said.recv_timeout(common::LONG).unwrap();
+    let text = said.recv_timeout(crate::common::LONG).unwrap();
     assert!(
         text.contains(&format!("container_id=\"{:0250}\"", 1)),
         "the first lines are kept, in their order"

@@ -1,9 +1,7 @@
 //! Stores that cannot be trusted or written: what is given out afterwards collides with nothing that runs.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Place, allocate, attachment, leases, until};
+use crate::common::{Place, allocate, attachment, leases, until};
 use ferrule_wire::{CallError, Client, ClientError, Lease, Pod, Status};
 use std::fs;
 use std::path::Path;
@@ -176,7 +174,9 @@ fn a_full_disk_fails_calls_until_there_is_room_and_loses_nothing() {
     let _ = fs::write(&filler, vec![0; 8 << 20]);
     let mut starved = place.start();
     let socket = place.runtime_dir().join("ipamd.sock");
-    until("it serves or ends", || starved.has_ended() || Client::connect(&socket, common::soon()).is_ok());
+    until("it serves or ends", || {
+        starved.has_ended() || Client::connect(&socket, crate::common::soon()).is_ok()
+    });
     starved.kill();
     fs::remove_file(&filler).unwrap();
     let _daemon = place.start();

@@ -1,9 +1,7 @@
 //! A pool out of flannel's `subnet.env`: waited for, followed, and without the addresses of flannel's bridge.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Place, allocate, until};
+use crate::common::{Place, allocate, until};
 use ferrule_wire::{CallError, Client, ClientError, Pools, Status};
 use std::fs;
 

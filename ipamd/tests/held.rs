@@ -1,9 +1,7 @@
 //! Addresses that the node itself has: no pod may be given one, because packets to it never reach the pod.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Place, allocate, attachment, until};
+use crate::common::{Place, allocate, attachment, until};
 use ferrule_wire::{Client, PoolStatus, Pools, Release};
 use std::net::IpAddr;
 use std::process::Command;

@@ -1,9 +1,7 @@
 //! Leases that nobody gave back: the real daemon, real links, and paths in the place of namespaces.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
-
-use common::{Place, allocate, attachment, figure, leases, until};
+use crate::common::{Place, allocate, attachment, figure, leases, until};
 use ferrule_wire::{Client, Lease, List};
 use std::collections::BTreeSet;
 use std::fs;

@@ -7,9 +7,7 @@
     reason = "helpers of tests fail the test and say how"
 )]
 
-mod common;
-
-use common::{Daemon, Place, allocate, attachment, leases, soon, until};
+use crate::common::{Daemon, Place, allocate, attachment, leases, soon, until};
 use ferrule_wire::{Client, ClientError, Pools, Release};
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,8 +31,8 @@ const MEMORY_KB: u64 = 120_000;
 
 fn connect(place: &Place) -> UnixStream {
     let stream = UnixStream::connect(place.runtime_dir().join("ipamd.sock")).unwrap();
-    stream.set_write_timeout(Some(common::LONG)).unwrap();
-    stream.set_read_timeout(Some(common::LONG)).unwrap();
+    stream.set_write_timeout(Some(crate::common::LONG)).unwrap();
+    stream.set_read_timeout(Some(crate::common::LONG)).unwrap();
     stream
 }
 

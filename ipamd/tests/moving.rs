@@ -7,9 +7,7 @@
     reason = "a test: what fails is to be seen"
 )]
 
-mod common;
-
-use common::{Place, allocate, attachment, leases};
+use crate::common::{Place, allocate, attachment, leases};
 use ferrule_wire::{Attachment, Lease, Release};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -35,7 +33,10 @@ fn on_a_node(test: &str) -> bool {
     }
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--"]);
-    command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    command
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("moving::{test}"), "--nocapture"])
+        .env(INSIDE, "1");
     let status = command.status().unwrap_or_else(|error| panic!("unshare: {error}; type tests/setup"));
     assert!(status.success(), "{test}: {status}");
     false
@@ -137,7 +138,7 @@ impl Unnamed {
         let child = Command::new("unshare").args(["--net", "--", "sleep", "infinity"]).spawn().unwrap();
         let own = fs::read_link("/proc/self/ns/net").unwrap();
         let theirs = format!("/proc/{}/ns/net", child.id());
-        common::until("it has a namespace of its own", || {
+        crate::common::until("it has a namespace of its own", || {
             fs::read_link(&theirs).is_ok_and(|link| link != own)
         });
         Self(child)

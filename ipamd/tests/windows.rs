@@ -2,13 +2,12 @@
 //! `prometheus-client`, run by `windows.py`), and health over HTTP.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod common;
+#[path = "../../tests/windows.rs"]
+mod both;
 #[path = "../../tests/help.rs"]
 mod help;
-#[path = "../../tests/windows.rs"]
-mod windows;
 
-use common::{Place, allocate, attachment, soon, until};
+use crate::common::{Place, allocate, attachment, soon, until};
 use ferrule_wire::{Check, Pod, Release};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
@@ -20,7 +19,7 @@ const POOL: &str =
     "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\", \"fd09::/64\"]\nreserved = [\"10.9.0.9\"]\n";
 
 fn python(arguments: &[&str], input: &str) -> Value {
-    windows::python(env!("CARGO_BIN_EXE_ipamd"), arguments, input)
+    both::python(env!("CARGO_BIN_EXE_ipamd"), arguments, input)
 }
 
 fn pod(name: &str) -> Option<Pod> {

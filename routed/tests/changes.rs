@@ -4,11 +4,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use crate::world::{
+    Watched, Way, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle,
+};
 use ferrule_model::{
     Change, Family, IfName, LinkChange, LinkKind, NexthopId, Op, PROTOCOL, Route, RouteKey, family,
 };
@@ -21,7 +22,6 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use routed::decide::nodes::Cluster;
 use routed::pass::apply::Applier;
-use world::{Watched, Way, applier, backend, changes, cluster, clusters, essence, machine, scratch, settle};
 
 /// What another program does on the node.
 #[derive(Debug, Clone)]

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::time::Duration;
 
+use crate::lab::{Node, PATIENCE, within};
 use ferrule_config::NodeFile;
-use lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
 
 /// Promised: what someone else deletes is back within this time.

@@ -2,19 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-#[path = "api_server/tls.rs"]
-#[allow(dead_code, reason = "the server is etcd")]
-mod tls;
-
-#[path = "etcd/compaction.rs"]
 mod compaction;
-#[path = "etcd/daemon.rs"]
 mod daemon;
-#[path = "etcd/keys.rs"]
 mod keys;
-#[path = "etcd/server.rs"]
-mod server;
+pub(crate) mod server;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,12 +13,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
+use self::server::{Etcd, flannels};
 use ferrule_config::{Config, NodeFile};
 use nix::sys::signal::Signal;
 use routed::decide::nodes::{Node, Nodes};
 use routed::pass::device::known_macs;
 use routed::source::{EtcdSource, KnownMacs, NodeEvent, Source};
-use server::{Etcd, flannels};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const QUIET: Duration = Duration::from_millis(300);
@@ -366,7 +357,7 @@ fn a_lease_is_renewed_while_the_node_lives_and_ends_when_it_does_not() {
         assert!(event.is_err(), "{event:?}");
         assert_eq!(etcd.subnet(&name).unwrap(), before);
     });
-    assert!(lab::within(LIMIT, || etcd.subnet(&name).is_none()).is_some());
+    assert!(crate::lab::within(LIMIT, || etcd.subnet(&name).is_none()).is_some());
 }
 
 #[test]
@@ -440,7 +431,7 @@ fn a_member_that_dies_or_hangs_is_left_for_the_next_one() {
         node.until(|node| node.own().is_some()).await;
         // The first is stopped in the middle: its connections stay, and nobody answers.
         members[0].signal(Signal::SIGSTOP);
-        assert!(lab::within(LIMIT, || members[1].try_ctl(&["get", "x"]).status.success()).is_some());
+        assert!(crate::lab::within(LIMIT, || members[1].try_ctl(&["get", "x"]).status.success()).is_some());
         members[1].put("10.5.8.0-24", 8);
         node.until(|node| node.names() == ["10.5.8.0-24"]).await;
         members[0].signal(Signal::SIGCONT);

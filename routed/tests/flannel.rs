@@ -4,27 +4,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-#[allow(dead_code, reason = "each test takes what it needs")]
-mod api_server;
-mod lab;
-
-#[path = "flannel/host_gw.rs"]
 mod host_gw;
-#[path = "etcd/server.rs"]
-#[allow(dead_code, reason = "each test takes what it needs")]
-mod server;
-#[path = "flannel/wire.rs"]
 mod wire;
-#[path = "flannel/world.rs"]
 mod world;
 
 use std::fs;
 
-use api_server::{ApiServer, node};
-use lab::{Daemon, PATIENCE, within};
+use crate::api_server::{ApiServer, node};
+use crate::etcd::server::Etcd;
+use crate::lab::{Daemon, PATIENCE, within};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use server::Etcd;
 use world::{Flanneld, Pings, World, mac, mac6};
 
 const DEVICES: &str = "[routing.vxlan]\ndevice = \"flannel.1\"\ndevice6 = \"flannel-v6.1\"\n";
@@ -65,7 +55,7 @@ fn annotations_written(server: &ApiServer) -> usize {
     server.requests().iter().filter(|one| one.method == "PATCH" && text(&one.body)).count()
 }
 
-fn devices(node: &lab::Node) -> String {
+fn devices(node: &crate::lab::Node) -> String {
     let links = node.ip("-o -d link show type vxlan");
     let mut lines: Vec<_> = links.lines().map(str::trim).collect();
     lines.sort_unstable();
@@ -73,7 +63,7 @@ fn devices(node: &lab::Node) -> String {
 }
 
 /// Of the tables for the other nodes: what flannel has put there.
-fn left_of_flannel(node: &lab::Node) -> String {
+fn left_of_flannel(node: &crate::lab::Node) -> String {
     let plain = |text: String| {
         let theirs = text.lines().filter(|line| line.contains("flannel") && !line.contains("nhid"));
         theirs.map(|line| format!("{line}\n")).collect::<String>()
@@ -81,7 +71,7 @@ fn left_of_flannel(node: &lab::Node) -> String {
     plain(node.ip("route show")) + &plain(node.ip("-6 route show proto boot"))
 }
 
-fn ready(node: &lab::Node) -> Daemon {
+fn ready(node: &crate::lab::Node) -> Daemon {
     let daemon = node.start();
     daemon.wait_until_ready();
     daemon

@@ -4,25 +4,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-#[path = "guard/attack.rs"]
 mod attack;
-#[path = "keep/pods.rs"]
-#[allow(dead_code, reason = "shared with the tests of what is kept")]
-mod pods;
-
-mod lab;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
+use crate::keep::pods::{Ipamd, Pod};
+use crate::lab::{Daemon, Node, PATIENCE, within};
 use attack::{Ear, Frame, each, frame, sent};
 use ferrule_netlink::netns::{self, Netns};
 use ferrule_netlink::sysctl;
-use lab::{Daemon, Node, PATIENCE, within};
 use nix::sys::signal::Signal;
-use pods::{Ipamd, Pod};
 use serde_json::json;
 
 /// Promised: what someone else changes is back within this time.

@@ -4,17 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-#[path = "keep/pods.rs"]
-mod pods;
-
-mod lab;
+pub(crate) mod pods;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Daemon, Node, PATIENCE, within};
+use crate::lab::{Daemon, Node, PATIENCE, within};
 use nix::sys::signal::Signal;
 use pods::{Ipamd, Pod, connects};
 use serde_json::json;

@@ -2,21 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod api_server;
-mod lab;
-
-#[path = "kubernetes/daemon.rs"]
 mod daemon;
-#[path = "kubernetes/keys.rs"]
 mod keys;
-#[path = "kubernetes/manifests.rs"]
 mod manifests;
 
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api_server::{ApiServer, Streaming, node};
+use crate::api_server::{ApiServer, Streaming, node};
 use routed::decide::nodes::{Node, Nodes};
 use routed::pass::device::known_macs;
 use routed::source::{KubernetesSource, NodeEvent, Source};
@@ -90,7 +84,7 @@ impl Pair {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.server.requests().iter().map(api_server::http::Request::permission).collect()
+        self.server.requests().iter().map(crate::api_server::http::Request::permission).collect()
     }
 }
 

@@ -5,8 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -16,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use crate::lab::{Node, PATIENCE, within};
 use ferrule_netlink::netns::{self, Netns};
-use lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
 
 /// Where everybody answers with the address that they see.
@@ -153,7 +151,7 @@ fn seen(from: &Netns, (source, port): (Option<IpAddr>, u16), target: IpAddr) -> 
     let any = if target.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
     // A process that another test is just starting has a copy of what the last call had, for a moment.
     let bind = || from.run(|| UdpSocket::bind((source.unwrap_or(any), port))).unwrap().ok();
-    let socket = lab::wait::get(PATIENCE, bind).unwrap();
+    let socket = crate::lab::wait::get(PATIENCE, bind).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut buffer = [0; 64];
     // The first datagrams may be lost while neighbours are found out.

@@ -2,12 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod fleet;
-mod lab;
-
 use std::time::Instant;
 
-use fleet::{Fleet, STEP, Underlay, finish};
+use crate::fleet::{Fleet, STEP, Underlay, finish};
 
 const ACCEPT: &str = "accept = \"vxlan\"\n";
 

@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
-use lab::Node;
+use crate::lab::Node;
 use nix::sys::signal::Signal;
 
 fn plan(node: &Node) -> String {

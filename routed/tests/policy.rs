@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use crate::lab::{Daemon, Node, PATIENCE, within};
 use ferrule_netlink::netns::{self, Netns};
-use lab::{Daemon, Node, PATIENCE, within};
 
 /// Promised: what takes packets out of their way is named within this time.
 const NOTICED: Duration = Duration::from_secs(1);

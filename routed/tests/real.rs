@@ -4,11 +4,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
-mod world;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::world::{Watched, changes, clusters, essence};
 use ferrule_config::{Backend, Routing};
 use ferrule_model::{
     Address, AddressKey, IfIndex, IfName, LinkChange, LinkKind, Mac, Op, PROTOCOL, RouteKey, VethSpec,
@@ -20,7 +19,6 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::decide::nodes::{Cluster, Node};
 use routed::pass::apply::Applier;
-use world::{Watched, changes, clusters, essence};
 
 /// A node's machine: an underlay link with both addresses.
 struct Machine(Netns);
@@ -156,7 +154,7 @@ proptest! {
         let mut before = None;
         for (state, refusal) in states.iter().zip(refusals) {
             let there = machine.routes();
-            let wanted = world::scratch(state, to).routes;
+            let wanted = crate::world::scratch(state, to).routes;
             applier.kernel().always = there.into_iter().filter(|key| wanted.contains_key(key)).collect();
             walk(&mut applier, (before, state), refusal);
             before = Some(state);
@@ -171,7 +169,7 @@ proptest! {
 /// Of the networks of pods two nodes have changed places.
 #[test]
 fn a_node_that_takes_our_old_network_is_reached_at_once() {
-    let before = world::two_nodes();
+    let before = crate::world::two_nodes();
     let mut after = before.clone();
     let other = (*before.others["n2"]).clone();
     after.own.pod_cidrs = other.pod_cidrs.clone();
@@ -191,7 +189,7 @@ fn a_node_that_takes_our_old_network_is_reached_at_once() {
 /// The port of the tunnel is taken while the backend changes.
 #[test]
 fn a_refused_device_takes_no_way_that_there_is() {
-    let before = near(world::two_nodes());
+    let before = near(crate::world::two_nodes());
     let machine = Machine::new();
     walk(&mut machine.applier(Backend::Native), (None, &before), None);
     let routes = machine.routes();

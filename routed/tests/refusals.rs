@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
+use crate::lab::{Daemon, Node, PATIENCE, within};
 use ferrule_config::NodeFile;
-use lab::{Daemon, Node, PATIENCE, within};
 
 const ADDRESS: &str = "127.0.0.1:9479";
 

@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lab::{Node, PATIENCE, within};
+use crate::lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
 
 /// Promised: what someone else changes is back within this time.

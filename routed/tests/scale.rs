@@ -3,18 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
-mod world;
-
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::world::machine;
 use ferrule_config::Routing;
 use ferrule_model::{Address, AddressKey, IfIndex, IfName, LinkChange, Mac, Op, VethSpec, vtep_mac};
 use ferrule_netlink::fake::{FakeKernel, FakeWorld};
 use ferrule_netlink::{Kernel, Netlink, Tunnels, netns};
 use routed::decide::nodes::{Cluster, Node, NodeChange};
 use routed::pass::apply::Applier;
-use world::machine;
 
 const NODES: u16 = 5_000;
 /// Of one node of two families: FDB entry, neighbours, nexthops, routes.

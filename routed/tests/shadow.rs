@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-
 use std::time::Duration;
 
-use lab::{Daemon, Node, PATIENCE, within};
+use crate::lab::{Daemon, Node, PATIENCE, within};
 
 /// Promised: what takes packets out of their way is named within this time.
 const NOTICED: Duration = Duration::from_secs(1);

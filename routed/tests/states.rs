@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
-mod world;
-
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use crate::world::{
+    Way, applier, backend, changes, cluster, essence, faults, machine, scratch, settle, strict_applier,
+    two_nodes, working,
+};
 use ferrule_config::{Backend, Tunnel};
 use ferrule_model::{Op, PROTOCOL, Peer, PeerKey, Route, RouteKey, WgKey, WgSecret, WireguardSettings};
 use ferrule_netlink::Kernel;
@@ -15,10 +17,6 @@ use ferrule_netlink::fake::FakeWorld;
 use nix::errno::Errno;
 use proptest::prelude::*;
 use routed::decide::nodes::{Cluster, Node};
-use world::{
-    Way, applier, backend, changes, cluster, essence, faults, machine, scratch, settle, strict_applier,
-    two_nodes, working,
-};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]

@@ -2,11 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod lab;
-#[path = "etcd/server.rs"]
-#[allow(dead_code, reason = "each test takes what it needs")]
-mod server;
-#[path = "unit/systemd.rs"]
 mod systemd;
 
 use std::fs;
@@ -14,9 +9,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use lab::{Node, PATIENCE, within};
+use crate::etcd::server::Etcd;
+use crate::lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
-use server::Etcd;
 use systemd::Systemd;
 
 /// The bit of CAP_NET_ADMIN (12) as /proc prints it.
@@ -174,7 +169,7 @@ fn without_its_one_right_it_says_which_that_is_and_what_gives_it() {
 }
 
 /// As a container has it: /proc/sys cannot be written.
-fn start_without_sysctls(node: &Node) -> lab::Daemon {
+fn start_without_sysctls(node: &Node) -> crate::lab::Daemon {
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh", "setpriv"]);

@@ -2,19 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod fleet;
-mod lab;
-#[path = "etcd/server.rs"]
-#[allow(dead_code, reason = "each test takes what it needs")]
-mod server;
-
 use std::fs;
 use std::time::Duration;
 
+use crate::etcd::server::Etcd;
+use crate::fleet::{Fleet, Underlay};
+use crate::lab::{Node, PATIENCE, within};
 use ferrule_config::NodeFile;
-use fleet::{Fleet, Underlay};
-use lab::{Node, PATIENCE, within};
-use server::Etcd;
 
 /// Promised: another way to a node counts within this time.
 const SOON: Duration = Duration::from_secs(1);

@@ -2,15 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
-mod fleet;
-mod lab;
-
 use std::time::Duration;
 
+use crate::fleet::{Fleet, Underlay};
+use crate::lab::{Node, PATIENCE, within};
 use ferrule_model::IfName;
 use ferrule_netlink::{Netlink, Tunnels};
-use fleet::{Fleet, Underlay};
-use lab::{Node, PATIENCE, within};
 use nix::sys::signal::Signal;
 
 /// Promised: what someone else changes is back within this time.

@@ -3,22 +3,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
+#[path = "../../tests/windows.rs"]
+mod both;
 #[path = "../../tests/help.rs"]
 mod help;
-mod lab;
-#[path = "../../tests/windows.rs"]
-mod windows;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use lab::{Node, PATIENCE, within};
+use crate::lab::{Node, PATIENCE, within};
 use serde_json::{Value, json};
 
 const ADDRESS: &str = "127.0.0.1:9479";
 
 fn python(arguments: &[&str], input: &str) -> Value {
-    windows::python(env!("CARGO_BIN_EXE_routed"), arguments, input)
+    both::python(env!("CARGO_BIN_EXE_routed"), arguments, input)
 }
 
 fn look(node: &Node) -> Value {

@@ -260,7 +260,7 @@ macro_rules! on_both_kernels {
         $($(#[$doc])* mod $name {
             use super::*;
 
-            fn test<M: support::machine::Machine>(machine: &M) {
+            fn test<M: $crate::support::machine::Machine>(machine: &M) {
                 #[allow(unused_mut, reason = "some tests change the bench")]
                 let mut $bench = Bench::new(machine);
                 $body
@@ -268,12 +268,12 @@ macro_rules! on_both_kernels {
 
             #[test]
             fn fake_kernel() {
-                <support::machine::FakeMachine as support::machine::Machine>::with(test);
+                <$crate::support::machine::FakeMachine as $crate::support::machine::Machine>::with(test);
             }
 
             #[test]
             fn real_kernel() {
-                <support::machine::RealMachine as support::machine::Machine>::with(test);
+                <$crate::support::machine::RealMachine as $crate::support::machine::Machine>::with(test);
             }
         })+
     };

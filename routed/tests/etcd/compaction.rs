@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::NETWORK;
-use crate::daemon::Lab;
+use super::NETWORK;
+use super::daemon::Lab;
+use super::server::{Etcd, flannels};
 use crate::lab::Daemon;
-use crate::server::{Etcd, flannels};
 
 /// Where the daemon asks; everybody else asks at 127.0.0.1.
 const SECOND: &str = "127.0.0.2";

@@ -4,10 +4,10 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
+use super::server::Etcd;
+use super::{NETWORK, ports};
+use crate::api_server::tls::Authority;
 use crate::lab::{Daemon, Node, PATIENCE, within};
-use crate::server::Etcd;
-use crate::tls::Authority;
-use crate::{NETWORK, ports};
 
 /// A node with a member beside it that is not started yet.
 pub(crate) struct Lab {

@@ -7,9 +7,9 @@ use std::path::Path;
 use ferrule_model::WgKey;
 use routed::source::Source;
 
+use super::server::Etcd;
+use super::{Subject, etcd, ports, run};
 use crate::lab::{Node, PATIENCE, within};
-use crate::server::Etcd;
-use crate::{Subject, etcd, ports, run};
 
 /// The subnets below are those that the tests put there for others.
 const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0","Backend":{"Type":"wireguard"}}"#;

@@ -6,9 +6,9 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::ready;
+use super::world::{Pings, World};
 use crate::api_server::{ApiServer, node};
-use crate::ready;
-use crate::world::{Pings, World};
 
 /// What the operator types on the way back.
 const BACK: &str = r#"for family in -4 -6; do

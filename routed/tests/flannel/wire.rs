@@ -12,9 +12,9 @@ use ferrule_netlink::{Netlink, Tunnels};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use serde_json::json;
 
+use super::world::{Flanneld, World, mac, mac6};
+use super::{api, flannels, ready};
 use crate::lab::{Node, PATIENCE, within};
-use crate::world::{Flanneld, World, mac, mac6};
-use crate::{api, flannels, ready};
 
 /// flannel's documentation: "On Linux, defaults to kernel default, currently 8472".
 const PORT: u16 = 8472;
@@ -227,7 +227,7 @@ fn on_the_wire_and_in_the_kernel_a_node_of_ours_is_as_flannels() {
     for node in &world.nodes {
         Netlink::open_in(node.netns()).unwrap().set_tx_checksum(&eth0, false).unwrap();
     }
-    let server = api(&world, 1, [crate::node(1), flannels(2)]);
+    let server = api(&world, 1, [super::node(1), flannels(2)]);
     let daemon = ready(first);
     let annotation = |key: &str| {
         let all = &server.node("n1")["metadata"]["annotations"];

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use super::manifests;
 use crate::api_server::{ApiServer, Streaming, node};
 use crate::lab::{Node, PATIENCE, within};
-use crate::manifests;
 
 /// A node and a server that its namespace reaches.
 fn lab() -> (Node, ApiServer) {
