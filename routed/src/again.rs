@@ -1,5 +1,5 @@
-//! SIGHUP: the configuration and the nodes file are read again. Another configuration counts at once, by the start of a new daemon in
-//! the place of this one: everything that a key decides is made when a daemon starts, and a start loses no packet.
+//! SIGHUP: the daemon reads the configuration and the nodes file again. If the configuration has changed, a new daemon
+//! starts in the place of this one, because each key takes effect only when a daemon starts. No packet is lost by that.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -11,7 +11,7 @@ use ferrule_daemon::{CommonArgs, Signals};
 
 use crate::run::{RunError, identity, system};
 
-/// Whether the configuration is another than the one that runs, and can be used.
+/// Whether the configuration differs from the one that runs, and can be used.
 pub(crate) fn is_due(args: &CommonArgs, running: &Config) -> bool {
     let read = || -> Result<Config, RunError> {
         let config = args.load_config()?;
@@ -38,7 +38,7 @@ pub(crate) fn is_due(args: &CommonArgs, running: &Config) -> bool {
     }
 }
 
-/// Starts the same program with the same arguments in this one's place. Comes back only if that failed.
+/// Replaces this process by the same program with the same arguments. Returns only if that failed.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -47,7 +47,7 @@ pub(crate) fn start_over() -> Result<Infallible, RunError> {
     let arguments = arguments.collect::<Result<Vec<_>, _>>().map_err(io::Error::other);
     let arguments = arguments.map_err(system("read the arguments"))?;
     let program = arguments.first().ok_or_else(|| io::Error::other("there is no name of the program"));
-    // Until the next one catches it, the next SIGHUP waits.
+    // The next SIGHUP stays blocked until the new program catches it.
     Signals::hold_reload().map_err(system("hold back SIGHUP"))?;
     let refused = nix::unistd::execvp(program.map_err(system("start over"))?, &arguments);
     refused.map_err(io::Error::from).map_err(system("start over"))

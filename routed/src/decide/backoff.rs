@@ -10,7 +10,7 @@ use crate::decide::objects::{Keys, Objects};
 
 /// The first wait after a refusal.
 const FIRST: Duration = Duration::from_secs(1);
-/// The longest: that of the full comparison, which looks at everything anyway.
+/// The longest wait. The full comparison looks at everything this often anyway.
 const LONGEST: Duration = crate::decide::drift::FULL_DIFF;
 
 /// One of our devices.
@@ -18,14 +18,14 @@ const LONGEST: Duration = crate::decide::drift::FULL_DIFF;
 pub enum Which {
     /// The VXLAN device.
     Vxlan,
-    /// The second one, where IPv6 has one of its own.
+    /// The second VXLAN device, if IPv6 has one of its own.
     Vxlan6,
     /// The WireGuard device.
     Wireguard,
 }
 
-/// What tells one object from another over several passes. A nexthop object is known by what it says, because its
-/// number may be another the next time.
+/// Identifies an object over several passes. A nexthop object is identified by its content, because its number may be
+/// different the next time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
     /// A link.
@@ -40,7 +40,7 @@ pub enum Key {
     Neighbour(NeighbourKey),
     /// A nexthop object.
     Nexthop(IfIndex, IpAddr),
-    /// A nexthop object that nothing is known of.
+    /// A nexthop object of which nothing but the number is known.
     StrangeNexthop(u32),
     /// A peer.
     Peer(PeerKey),
@@ -60,14 +60,14 @@ struct Retry {
     reason: String,
 }
 
-/// An object that the kernel has refused, for a person.
+/// An object that the kernel has refused, described for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Which.
+    /// Which object it is.
     pub key: Key,
     /// As in `route 10.244.2.0/24`.
     pub object: String,
-    /// In the kernel's own words, and what a person can do.
+    /// The kernel's own words, and what a person can do.
     pub reason: String,
     /// When it is tried again.
     pub due: Instant,
@@ -107,14 +107,14 @@ impl Backoff {
         self.0.get(key).is_none_or(|retry| retry.due <= now)
     }
 
-    /// The kernel refused it: twice as long as the last time.
+    /// The kernel refused the object. It has to wait twice as long as the last time.
     pub fn refused(&mut self, key: Key, now: Instant) {
         let wait = self.0.get(&key).map_or(FIRST, |retry| (retry.wait * 2).min(LONGEST));
         let (object, reason) = (String::new(), String::new());
         self.0.insert(key, Retry { wait, due: now + wait, object, reason });
     }
 
-    /// What was refused and why, for those who ask.
+    /// Records what was refused and why, for those who ask.
     pub fn explain(&mut self, key: &Key, object: String, reason: String) {
         if let Some(retry) = self.0.get_mut(key) {
             (retry.object, retry.reason) = (object, reason);
@@ -131,17 +131,18 @@ impl Backoff {
         })
     }
 
-    /// The kernel took it.
+    /// The kernel accepted the object.
     pub fn accepted(&mut self, key: &Key) {
         self.0.remove(key);
     }
 
-    /// Something has changed that may make the kernel think again: everything may be tried at once.
+    /// Something changed that may make the kernel accept what it refused: everything may be tried at once.
     pub fn forget(&mut self) {
         self.0.clear();
     }
 
-    /// These objects are to be another way than before: they may be tried at once. `objects` holds the nexthops.
+    /// These objects are wanted in another form than before, so they may be tried at once. `objects` holds the
+    /// nexthops.
     pub fn forget_these(&mut self, keys: &Keys, objects: [&Objects; 2]) {
         if self.0.is_empty() {
             return;
@@ -158,7 +159,8 @@ impl Backoff {
         }
     }
 
-    /// A walk at `now` is through: what was due and not refused again is wanted no more, or waits for something else.
+    /// A walk ended at `now`. An object that was due and was not refused again is no longer wanted, or waits for
+    /// something else.
     pub fn walked(&mut self, now: Instant) {
         self.0.retain(|_, retry| retry.due > now);
     }

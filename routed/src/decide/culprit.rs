@@ -1,9 +1,10 @@
-//! Who changed what the log says was put back, as far as the kernel tells.
+//! Finds who changed what the log says was put back, as far as the kernel tells.
 //!
-//! A notification of routes, nexthops, neighbours, addresses and nftables bears the netlink port of the socket that asked
-//! for the change; the kernel gives a process's first socket the process's number as its port (`netlink_autobind`), in the
-//! PID namespace of that process. So a port is no proof: it is told as what it is, with the name of the process that has
-//! this number here. Links, FDB entries and sysctls are told without a port, and IPv4 routes that go with their nexthop not at all.
+//! A notification of routes, nexthops, neighbours, addresses and nftables bears the netlink port of the socket that
+//! asked for the change. The kernel gives a process's first socket the number of the process as its port
+//! (`netlink_autobind`), as the PID namespace of that process counts. So a port proves nothing: the log calls it a
+//! port, and adds the name of the process that has this number here. The kernel tells no port for links, FDB entries
+//! and sysctls. It tells nothing at all of IPv4 routes that go with their nexthop.
 
 use std::collections::BTreeMap;
 
@@ -11,41 +12,42 @@ use ferrule_model::{Caller, Event, Wake};
 
 use crate::decide::objects::Links;
 
-/// The masquerade table, among the other objects.
+/// Name of the masquerade table, as an object among the others.
 const TABLE: &str = "table";
-/// More are not remembered between two passes.
+/// At most so many changes are remembered between two passes.
 const MOST: usize = 256;
 
 /// Says who has a netlink port now, if that can be seen.
 pub type Find = fn(u32) -> Option<Caller>;
 
-/// What somebody has changed since the last pass: by the object's name in the log, who.
+/// Who has changed what since the last pass. The key is the object's name in the log.
 #[derive(Debug)]
 pub struct Culprits {
     find: Find,
     seen: BTreeMap<String, String>,
-    /// Who was looked up already, while it was there.
+    /// The caller that `knows` was told of: it was looked up while it still ran.
     known: Option<Caller>,
 }
 
 impl Culprits {
-    /// Nobody yet. Who has a port is asked of `find` as soon as an event names it: a process may end right after its change.
+    /// Nothing is known yet. `find` is asked as soon as an event names a port, because a process may end right after
+    /// its change.
     pub fn new(find: Find) -> Self {
         Self { find, seen: BTreeMap::new(), known: None }
     }
 
-    /// All that was seen up to now; nothing of it is left here.
+    /// Takes out everything that was seen up to now.
     #[must_use]
     pub fn take(&mut self) -> Self {
         std::mem::replace(self, Self::new(self.find))
     }
 
-    /// Somebody who asked for one of the changes that are told next.
+    /// Names the caller that asked for one of the changes that are told next.
     pub fn knows(&mut self, caller: Option<Caller>) {
         self.known = caller;
     }
 
-    /// An event disagrees with what was left.
+    /// Notes an event that disagrees with what the last pass left.
     pub fn saw(&mut self, event: &Event, port: u32, links: Option<&Links>) {
         let link = |index| {
             let link = links.and_then(|links| links.get(&index));
@@ -60,7 +62,7 @@ impl Culprits {
         self.note(object, port);
     }
 
-    /// The same for the other events.
+    /// The same for the events of the other kinds.
     pub fn woke(&mut self, wake: &Wake, port: u32) {
         match wake {
             Wake::Nexthop(event) => self.note(format!("nexthop {}", event.id.0), port),
@@ -71,12 +73,12 @@ impl Culprits {
 
     fn note(&mut self, object: String, port: u32) {
         if port != 0 && self.seen.len() < MOST {
-            // The first one is it: what follows may be somebody's repair.
+            // The first change is the one that counts: those after it may be somebody's repair.
             self.seen.entry(object).or_insert_with(|| who(port, self.known.as_ref(), self.find));
         }
     }
 
-    /// The sentence about a repair, with who it was if that is known.
+    /// The sentence about a repair. It names who made the repair necessary, if that is known.
     pub fn named(&self, sentence: &str) -> String {
         let is_about = |object: &String| {
             sentence.strip_prefix(object.as_str()).is_some_and(|rest| rest.starts_with(' '))
@@ -87,19 +89,20 @@ impl Culprits {
         }
     }
 
-    /// Who has changed the nftables table.
+    /// Takes out who has changed the nftables table.
     pub fn take_table(&mut self) -> Option<String> {
         self.seen.remove(TABLE)
     }
 
-    /// A pass is through.
+    /// Forgets everything, because a pass has ended.
     pub fn forget(&mut self) {
         self.seen.clear();
     }
 }
 
 fn who(port: u32, known: Option<&Caller>, find: Find) -> String {
-    // A process that has ended has no name any more, nor one that may not be seen (ProtectProc= of the unit).
+    // A process that has ended has no name any more. A process that may not be seen (ProtectProc= of the unit) has none
+    // either.
     match known.filter(|known| known.port == port).cloned().or_else(|| find(port)) {
         Some(Caller { process, .. }) => format!("netlink port {port}; process {port} is {process}"),
         None => format!("netlink port {port}"),
@@ -116,7 +119,7 @@ mod tests {
         let key = RouteKey::main("10.244.2.0/24".parse().unwrap());
         let event = Event::Route(Change::Delete, key, Route::unreachable());
         let sentence = "route 10.244.2.0/24 was deleted by someone else; put back";
-        // Two processes are there.
+        // Two processes exist.
         let find = |port: u32| {
             let process = (port == 41 || port == 42).then(|| format!("program{port}"));
             process.map(|process| Caller { port, process })
@@ -134,7 +137,7 @@ mod tests {
         assert_eq!(culprits.named(other), other);
         culprits.forget();
         assert_eq!(culprits.named(sentence), sentence);
-        // Nobody has this number; it was looked up before.
+        // No process has this number; it was looked up before.
         let gone = Caller { port: u32::MAX, process: "ip".into() };
         culprits.knows(Some(gone.clone()));
         culprits.saw(&event, gone.port, None);

@@ -1,7 +1,8 @@
-//! What there should be in the kernel, worked out from the configuration, the nodes and the underlay: pure.
+//! Works out what there should be in the kernel, from the configuration, the nodes and the underlay: pure.
 //!
-//! What is there already has no influence here, so the result depends on the present alone and not on the path to it.
-//! Numbers of nexthop objects, which do depend on what is there, are given in [`crate::decide::nexthops`].
+//! What is in the kernel already has no influence here, so the result depends on the present inputs alone and not on
+//! the path to them. Only the numbers of nexthop objects depend on what is there; [`crate::decide::nexthops`] gives
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,19 +20,19 @@ pub use crate::decide::underlay::{Underlay, Uplink};
 use crate::decide::wanted::{HopKey, Pieces, Target, Wanted};
 use crate::decide::wireguard::{self, Wg};
 
-/// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the same
-/// network, of metric 0 in IPv4, which must win whoever was first.
+/// Metric of the route that stops packets to addresses which no pod has. A bridge of pods has a route of its own to the
+/// same network, with metric 0 in IPv4. That route must win, whichever of the two came first.
 const LAST_RESORT: u32 = u32::MAX;
 
 /// Outer Ethernet (14), IPv4 (20), UDP (8) and VXLAN (8) headers.
 const VXLAN_OVERHEAD: u32 = 50;
-/// What an IPv6 header has more than one of IPv4.
+/// Bytes by which an IPv6 header is longer than one of IPv4.
 const V6_OVERHEAD: u32 = 20;
 
-/// What to do about a pod CIDR that takes what is the machine's.
+/// What to do about a pod CIDR that contains something of the machine's.
 const OTHER_CIDR: &str = "give it a pod CIDR outside of the nodes' own networks";
 
-/// Pods of another node that cannot be reached with what is known.
+/// Pods of another node for which there is no route, because something is missing or in the way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Skipped {
     /// The node.
@@ -47,27 +48,27 @@ pub struct Skipped {
 pub enum Why {
     /// The other node has no address of the family that is needed.
     NoAddress(Family),
-    /// This node has none.
+    /// This node has no address of that family.
     NoOwnAddress(Family),
-    /// No link has this node's.
+    /// No link has this node's address.
     NoUplink(Family),
     /// This node's link is off or disconnected.
     UplinkDown(Family),
     /// No route leads to the other node.
     NoWay(Family),
-    /// The device that it needs is refused.
+    /// The device that the route needs is refused.
     NoDevice,
-    /// The tunnel leaves IPv6 less than it needs: so many bytes.
+    /// The tunnel leaves fewer bytes than IPv6 needs: so many.
     SmallMtu(u32),
-    /// Nobody has said what the other node's WireGuard key is.
+    /// No source has told the other node's WireGuard key.
     NoKey,
-    /// This node, or one whose name comes before, claims some of the same.
+    /// This node, or one whose name comes first, claims some of the same networks.
     Clash,
     /// One of its pod CIDRs holds the next hop of this node's default route.
     Gateway(IpAddr),
-    /// One of them holds an address of this machine's.
+    /// One of its pod CIDRs holds an address of this machine.
     OwnAddress(IpAddr),
-    /// One of them and the network that this node's uplink is connected to overlap.
+    /// One of its pod CIDRs overlaps the network that this node's uplink is connected to.
     Connected(IpNetwork),
 }
 
@@ -134,25 +135,25 @@ pub fn device(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<Vxla
     spec(routing, (name, own.vtep_mac), underlay.tunnel(own)?, pod_mtu(routing, own, underlay)?)
 }
 
-/// The second one, of IPv6, where it has one of its own.
+/// The second VXLAN device, if IPv6 has one of its own.
 pub fn device6(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<VxlanSpec> {
     let (name, uplink) = (routing.vxlan.device6.as_ref()?, underlay.v6?);
     spec(routing, (name, own.vtep_mac6), uplink, own_mtu(routing, uplink))
 }
 
-/// The MTU of a device that carries one family: pods that are there since flannel's time may use all of it.
+/// The MTU of a device that carries one family. Pods that were made under flannel may use all of it.
 fn own_mtu(routing: &Routing, uplink: Uplink) -> u32 {
     let found = inside(uplink).max(IPV4_MTU_MIN);
     routing.mtu.map_or(found, |mtu| mtu.min(found))
 }
 
-/// What a tunnel over this uplink leaves, if it takes `overhead` in IPv4.
+/// The MTU that a tunnel over this uplink leaves, if its headers take `overhead` bytes in IPv4.
 fn left(uplink: Uplink, overhead: u32) -> u32 {
     let outer = if uplink.address.is_ipv4() { overhead } else { overhead + V6_OVERHEAD };
     uplink.mtu.saturating_sub(outer)
 }
 
-/// What VXLAN leaves.
+/// The MTU that VXLAN leaves.
 fn inside(uplink: Uplink) -> u32 {
     left(uplink, VXLAN_OVERHEAD)
 }
@@ -173,7 +174,7 @@ fn spec(routing: &Routing, (name, mac): (&IfName, Mac), uplink: Uplink, mtu: u32
     })
 }
 
-/// The MTU of the pods: what the underlay leaves, or the configured one if that is less; `None` without an underlay.
+/// The MTU of the pods: what the underlay leaves, or the configured MTU if that is less. `None` without an underlay.
 pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32> {
     let plain = underlay.all().map(|uplink| uplink.mtu).min()?;
     let vxlan = if routing.vxlan.device6.is_some() {
@@ -181,7 +182,8 @@ pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32
     } else {
         underlay.tunnel(own).map(inside)
     };
-    // A pod has one MTU, whichever way its packets go, and one that a change of the backend can be made with.
+    // A pod has one MTU, whichever way its packets go. It must also suit the other backends, so that an operator can
+    // change the backend.
     let ways = [
         matches!(routing.backend, Backend::Native | Backend::Auto).then_some(Some(plain)),
         routing.has(Tunnel::Vxlan).then_some(vxlan),
@@ -191,7 +193,7 @@ pub fn pod_mtu(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<u32
     Some(routing.mtu.map_or(found, |mtu| mtu.min(found)).max(IPV4_MTU_MIN))
 }
 
-/// Why this node's pods get no address at all, if the links to the other nodes are too small for the only family they have.
+/// Why this node's pods get no address at all: the links to the other nodes are too small for the pods' only family.
 pub fn without_any_family(own: &Node, mtu: u32) -> Option<String> {
     let has = |of| own.pod_cidrs_of(of).next().is_some();
     (mtu < MTU_MIN && has(Family::V6) && !has(Family::V4)).then(|| {
@@ -202,7 +204,7 @@ pub fn without_any_family(own: &Node, mtu: u32) -> Option<String> {
     })
 }
 
-/// What an operator should know of the MTU.
+/// What an operator should know about the MTU.
 pub fn mtu_warnings(routing: &Routing, own: &Node, underlay: &Underlay) -> Vec<String> {
     let plain = Routing { mtu: None, ..routing.clone() };
     let Some(found) = pod_mtu(&plain, own, underlay) else { return Vec::new() };
@@ -223,7 +225,8 @@ pub fn mtu_warnings(routing: &Routing, own: &Node, underlay: &Underlay) -> Vec<S
     warnings
 }
 
-/// All that the objects depend on beside the other nodes. As long as it stands, each node's part is its own.
+/// All that the objects depend on, apart from the other nodes. While it stays the same, each node's part depends on
+/// that node alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ground {
     /// How packets travel.
@@ -234,22 +237,23 @@ pub struct Ground {
     pub underlay: Underlay,
     /// The pods' MTU.
     pub mtu: u32,
-    /// The number of the VXLAN device, if there is to be one and it is there.
+    /// The number of the VXLAN device, if one is wanted and it is there.
     pub device: Option<IfIndex>,
-    /// The WireGuard device, if there is to be one and it is there.
+    /// The WireGuard device, if one is wanted and it is there.
     pub wireguard: Option<Wg>,
-    /// The same of the second one, where IPv6 has one of its own.
+    /// The number of the second VXLAN device, in the same way. The outer `None`: IPv6 has no device of its own.
     pub device6: Option<Option<IfIndex>>,
-    /// What no pod CIDR may take.
+    /// What no pod CIDR may contain.
     pub taken: Taken,
-    /// The next hops to the other nodes, where this node's address is on a link that only holds it.
+    /// The next hops to the other nodes, if this node's address is on a link that only holds it.
     pub ways: Ways,
 }
 
-/// By which next hops packets to addresses leave.
+/// The next hop by which packets to each address leave.
 pub type Ways = BTreeMap<IpAddr, HopKey>;
 
-/// The families in which plain routes lead where packets to the other nodes' addresses go, and not straight to the nodes.
+/// The families in which plain routes follow the ways of packets to the other nodes' addresses, instead of leading
+/// straight to the nodes.
 pub fn following(backend: Backend, underlay: &Underlay) -> impl Iterator<Item = Family> {
     let holders = underlay.all().filter(move |uplink| uplink.holds && backend == Backend::Native);
     holders.map(|uplink| Family::of(uplink.address))
@@ -261,7 +265,7 @@ impl Ground {
         following(self.backend, &self.underlay)
     }
 
-    /// Everything beside the device. Of nodes that claim the same, the first by name gets it.
+    /// All objects beside the device. If several nodes claim the same, the first by name gets it.
     pub fn objects<'a>(&self, others: impl Iterator<Item = &'a Node> + Clone) -> Wanted {
         let mut all = Pieces::default();
         others.clone().for_each(|node| self.pieces(node, &mut all));
@@ -301,14 +305,14 @@ impl Ground {
         wanted
     }
 
-    /// What the pods of another node need.
+    /// What the kernel needs for the pods of another node.
     pub fn part(&self, node: &Node) -> Wanted {
         let mut pieces = Pieces::default();
         self.pieces(node, &mut pieces);
         pieces.sorted()
     }
 
-    /// The same, piece by piece.
+    /// The same, added to `pieces`.
     fn pieces(&self, node: &Node, pieces: &mut Pieces) {
         if let Some(why) = self.taken.clash(node.pod_cidrs.iter()) {
             let (node, cidrs) = (node.name.clone(), node.pod_cidrs.clone());
@@ -329,13 +333,13 @@ impl Ground {
             }
         }
         if let (Some(wg), Some(tunnel)) = (&self.wireguard, self.tunnel()) {
-            // What another node claims as well is found by its routes, and these are the same networks.
+            // Claims of another node to the same networks are found by the routes, which have the same networks.
             let networks = pieces.routes[first..].iter().map(|(key, _)| key.dst).collect();
             pieces.peers.extend(wg.peer(node, tunnel, networks));
         }
     }
 
-    /// The device for IPv6 is another than that for IPv4, and `family` is IPv6.
+    /// Whether `family` is IPv6 and IPv6 has a device of its own.
     fn is_apart(&self, family: Family) -> bool {
         self.device6.is_some() && family == Family::V6
     }
@@ -357,12 +361,12 @@ impl Ground {
         uplink.map(|uplink| Family::of(uplink.address))
     }
 
-    /// The family of the outer packets where both families have one tunnel.
+    /// The family of the outer packets, if both families share one tunnel.
     fn tunnel(&self) -> Option<Family> {
         self.underlay.tunnel(&self.own).map(|uplink| Family::of(uplink.address))
     }
 
-    /// IPv6 is off on a link with less than it needs.
+    /// Whether the pods' MTU suffices for `family`. The kernel switches IPv6 off on a link that has less than it needs.
     fn fits(&self, family: Family) -> bool {
         family == Family::V4 || self.mtu >= MTU_MIN
     }
@@ -385,7 +389,7 @@ impl Ground {
                 Ok(())
             }
             (Some(gateway), Some(uplink)) => {
-                // Not onlink: the kernel then refuses a node that is not on the segment, and says so.
+                // Not `onlink`: without it the kernel refuses a node that is not on the segment, and says so.
                 pieces.reach(node, family, HopKey { link: uplink.link, gateway }, false);
                 Ok(())
             }
@@ -396,18 +400,18 @@ impl Ground {
         let family = Family::of(vtep);
         let (link, tunnel) = match (self.device_of(family), self.tunnel_of(family)) {
             (Some(link), Some(tunnel)) => (link, tunnel),
-            // Without an address of this family there never is a second device.
+            // Without an address of this family there is never a second device.
             (_, None) if self.device6.is_some() && self.own.address(family).is_none() => {
                 return Err(Why::NoOwnAddress(family));
             }
             (None, Some(_)) => return Err(Why::NoDevice),
-            // Its address is not there now: a pass that finds it says so.
+            // This node's address is on no link now. The pass that finds that out says so.
             (_, None) => return Ok(()),
         };
         let dst = node.address(tunnel).ok_or(Why::NoAddress(tunnel))?;
         let mac = if self.is_apart(family) { node.vtep_mac6 } else { node.vtep_mac };
         let gateway = tunnel_gateway(vtep, mac);
-        // Both families have one.
+        // Both families share one entry.
         let entry = (FdbKey { link, mac }, FdbEntry { dst, permanent: true });
         if pieces.fdb.last() != Some(&entry) {
             pieces.fdb.push(entry);
@@ -429,9 +433,9 @@ impl Ground {
     }
 }
 
-/// The next hop of a tunnel. In IPv4 the other device's address. In IPv6 its link-local one, the EUI-64 of its MAC
-/// (RFC 4291, appendix A): the kernel refuses a global one as soon as any other route covers it
-/// (`ip6_route_check_nh_onlink`), such as the route of another backend that is to be replaced.
+/// The next hop of a tunnel. In IPv4 it is the other device's address. In IPv6 it is that device's link-local address,
+/// the EUI-64 of its MAC (RFC 4291, appendix A). The kernel refuses a global address as soon as any other route covers
+/// it (`ip6_route_check_nh_onlink`), such as the route of another backend that is to be replaced.
 fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
     match vtep {
         IpAddr::V4(_) => vtep,

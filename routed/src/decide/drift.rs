@@ -1,5 +1,5 @@
-//! Whether something that the kernel tells disagrees with what we believe of it: pure. Echoes of our own changes agree,
-//! so they start nothing.
+//! Whether an event of the kernel disagrees with what we believe is in the kernel: pure. Echoes of our own changes
+//! agree, so they start nothing.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::decide::objects::{Links, Objects};
 use crate::decide::owner;
 use crate::decide::underlay::only_holds;
 
-/// Everything is compared this often, whatever the events say: what they cannot tell (an IPv4 route that went with its
-/// link) is found then at the latest.
+/// Everything is compared this often, whatever the events say. This finds what events cannot tell, such as an IPv4
+/// route that went with its link.
 pub const FULL_DIFF: Duration = Duration::from_secs(30);
 
 /// What we believe is in the kernel.
@@ -30,13 +30,13 @@ pub struct Belief {
     pub uplinks: Vec<IfIndex>,
     /// The node that we are.
     pub own: Node,
-    /// What is ours.
+    /// The objects that are ours.
     pub ours: Objects,
-    /// Routes of other programs that stand where ours should be.
+    /// Our routes whose place a route of another program has.
     pub blocked: Vec<RouteKey>,
-    /// What takes packets out of their way.
+    /// What diverts packets from their way.
     pub diverted: Diverted,
-    /// The addresses of other nodes whose way others decide, and ours follows.
+    /// The addresses of other nodes to which other programs decide the way. Our routes follow that way.
     pub followed: BTreeSet<(bool, u128)>,
 }
 
@@ -45,7 +45,7 @@ pub struct Belief {
 pub struct Devices {
     /// The VXLAN device.
     pub vxlan: VxlanDevice,
-    /// The second one, where IPv6 has one of its own.
+    /// The second VXLAN device, if IPv6 has one of its own.
     pub vxlan6: Option<VxlanDevice>,
     /// The number of the WireGuard device.
     pub wireguard: Option<IfIndex>,
@@ -58,7 +58,7 @@ pub struct Devices {
 pub struct VxlanDevice {
     /// Its number, if it is there and stays.
     pub index: Option<IfIndex>,
-    /// What it was to be.
+    /// What the device was last told to be.
     pub spec: Option<VxlanSpec>,
     /// The name that it has or would have.
     pub name: IfName,
@@ -83,13 +83,13 @@ impl Devices {
 /// What an event means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concern {
-    /// It agrees with what we believe, or is none of our business.
+    /// The event agrees with what we believe, or does not concern us.
     None,
     /// An object is not as we left it: look again.
     Object,
-    /// A route of another program takes packets of ours, or may have given them back: look again.
+    /// A route of another program takes packets of ours, or may have stopped to: look again.
     Way,
-    /// The ground has changed: look again, and try again what was refused.
+    /// Something that much depends on has changed: look again, and try again what was refused.
     Ground,
 }
 
@@ -98,17 +98,17 @@ impl Belief {
     pub fn names(&self) -> (Vec<String>, Vec<String>) {
         let name = |index: &IfIndex| self.links.get(index).map(|link| link.name.to_string());
         let mut uplinks: Vec<_> = self.uplinks.iter().filter_map(name).collect();
-        // One link may have both addresses.
+        // One link may hold both addresses.
         uplinks.dedup();
         let tunnels = [self.devices.vxlan.index, self.devices.wireguard].into_iter().flatten();
         (uplinks, tunnels.filter_map(|index| name(&index)).collect())
     }
 
-    /// Takes note of an event.
+    /// Updates the belief by an event, and says what the event means.
     pub fn hears(&mut self, event: &Event) -> Concern {
         let differs = match event {
             Event::Overrun => return Concern::Ground,
-            // A pod's affair.
+            // This concerns a pod only.
             Event::Port(..) => false,
             Event::Route(_, key, Route { protocol, .. }) | Event::OddRoute(_, key, protocol)
                 if *protocol != PROTOCOL && self.leads_to_followed(&key.dst) =>
@@ -152,7 +152,7 @@ impl Belief {
         if differs { Concern::Object } else { Concern::None }
     }
 
-    /// A route of another program that is in the place of none of ours, or takes the packets of ours.
+    /// Whether it is a route of another program that takes packets of ours, or that does not stand where ours should.
     fn is_foreign(&self, change: Change, key: &RouteKey, route: &Route) -> bool {
         let has_place = self.ours.routes.contains_key(key) || self.blocked.contains(key);
         let gives_back = change == Change::Delete && self.diverted.routes.contains(key);
@@ -168,10 +168,10 @@ impl Belief {
         if concerns { Concern::Way } else { Concern::None }
     }
 
-    /// Takes note of an event of a nexthop object.
+    /// Says what an event of a nexthop object means.
     pub fn hears_nexthop(&self, event: &NexthopEvent) -> Concern {
         let known = self.ours.nexthops.get(&event.id);
-        // A group of several next hops may have lost one: of those no route tells.
+        // A group of several next hops may have lost one, which no event of a route tells.
         if known.is_none() && !self.followed.is_empty() {
             return Concern::Ground;
         }
@@ -190,7 +190,7 @@ impl Belief {
             Change::Put => self.links.insert(link.index, link.clone()),
             Change::Delete => self.links.remove(&link.index),
         };
-        // Where the node's address is on a link that carries nothing, any other may be the one that does.
+        // If the node's address is on a link that carries nothing, any other link may be the one that carries packets.
         let is_way = !is_host_veth(link.name.as_str())
             && self.uplinks.iter().any(|index| self.links.get(index).is_some_and(only_holds));
         let matters = is_way
@@ -205,7 +205,7 @@ impl Belief {
         self.devices.has(link)
     }
 
-    /// The ways to these nodes are others' to decide in these families.
+    /// Notes that in these families other programs decide the ways to these nodes.
     pub fn follow<'a>(
         &mut self,
         families: impl Iterator<Item = Family>,

@@ -1,8 +1,9 @@
-//! What there should be, with its numbers, kept up with the nodes: pure.
+//! What there should be in the kernel, with numbers, updated as nodes change: pure.
 //!
-//! [`Goal::new`] works everything out from all nodes; [`Goal::change`] moves it by what changed, at a cost that goes by
-//! the changes and not by the cluster. Both ways lead to the same, numbers of nexthop objects aside. Where nodes claim
-//! the same, what one gets depends on the others: then there is only the first way.
+//! [`Goal::new`] works everything out from all nodes. [`Goal::change`] updates the result by what changed; its cost
+//! depends on the changes and not on the size of the cluster. Both lead to the same result, apart from the numbers of
+//! nexthop objects. If nodes claim the same, what one of them gets depends on the others; then only the first way is
+//! possible.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,29 +16,30 @@ use crate::decide::objects::Nexthops;
 use crate::decide::objects::{Keys, Objects};
 use crate::decide::wanted::{HopKey, Wanted};
 
-/// Everything that should be there beside the device.
+/// Everything that should be there, apart from the device.
 #[derive(Debug, Clone)]
 pub struct Goal {
     ground: Ground,
     objects: Objects,
     ids: Ids,
-    /// What is left out, by node.
+    /// What is left out, by the name of the node.
     skipped: BTreeMap<String, Vec<Skipped>>,
     clashes: bool,
     /// Numbers of other programs' nexthop objects.
     foreign: BTreeSet<NexthopId>,
-    /// Where the search for a free number goes on.
+    /// The search for a free number continues here.
     free: u32,
 }
 
 impl Goal {
-    /// What the cluster needs, with the numbers of what is `present`, other programs' nexthop objects included.
+    /// What the cluster needs. Objects keep the numbers that they have in `present`, which includes other programs'
+    /// nexthop objects.
     pub fn new(ground: Ground, cluster: &Cluster, present: &Nexthops) -> Self {
         let wanted = ground.objects(cluster.others.values().map(AsRef::as_ref));
         Self::of(ground, wanted, present)
     }
 
-    /// The same, with what the cluster needs worked out already.
+    /// The same, if what the cluster needs is worked out already.
     pub fn of(ground: Ground, mut wanted: Wanted, present: &Nexthops) -> Self {
         let ids = nexthops::number(&wanted, present);
         let mut skipped = BTreeMap::<String, Vec<Skipped>>::new();
@@ -59,17 +61,17 @@ impl Goal {
         &self.objects
     }
 
-    /// What it was worked out from, beside the other nodes.
+    /// What the goal was worked out from, apart from the other nodes.
     pub fn ground(&self) -> &Ground {
         &self.ground
     }
 
-    /// Packets to these addresses leave so; a change of nodes to come goes by it.
+    /// Notes by which next hops packets to these addresses leave. Later changes of nodes go by it.
     pub fn learn(&mut self, ways: Ways) {
         self.ground.ways.extend(ways);
     }
 
-    /// Another program has made a nexthop object, perhaps.
+    /// Notes that this number may belong to another program's nexthop object.
     pub fn has_foreign(&mut self, id: NexthopId) {
         if !self.objects.nexthops.contains_key(&id) {
             self.foreign.insert(id);
@@ -81,8 +83,9 @@ impl Goal {
         self.skipped.values().flatten()
     }
 
-    /// Moves by what changed; `observed` are our objects in the kernel. Gives the names of all objects that are not as
-    /// they were, and perhaps of some that are. `None` if it cannot be done piece by piece: the goal is then useless.
+    /// Updates the goal by what changed. `observed` are our objects in the kernel. Returns the names of all objects
+    /// that have changed, and perhaps of some that have not. `None` means that the goal cannot be updated piece by
+    /// piece; it is useless then.
     pub fn change(&mut self, changes: &[NodeChange], observed: &Objects) -> Option<Keys> {
         if self.clashes {
             return None;
@@ -130,7 +133,7 @@ impl Goal {
             || part.routes.keys().any(|key| self.objects.routes.contains_key(key))
     }
 
-    /// A number that no program uses, as far as is known; what is to be deleted, is still there.
+    /// A number that no program uses, as far as is known. An object that is to be deleted still has its number.
     fn free_id(&mut self, kept: &BTreeSet<NexthopId>, observed: &Objects) -> NexthopId {
         let Self { objects, foreign, free, .. } = self;
         nexthops::take_free(free, |id| {

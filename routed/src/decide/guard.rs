@@ -1,10 +1,12 @@
 //! The text of the nftables table that keeps pods from sending what they must not.
 //!
-//! It is a table of its own. The masquerade table can be switched off, and the guard must not go with it; and what flushes one
-//! of the two leaves the other. Its rules are static: a pod that comes or goes changes nothing here (decision 0069).
+//! It is a table of its own, for two reasons. The masquerade table can be switched off, and the guard must not go with
+//! it. And a program that flushes one of the two tables leaves the other. The rules of the guard are static: a pod that
+//! comes or goes changes nothing here (decision 0069).
 //!
-//! The chain `prerouting` comes before connections are tracked (raw is -300, conntrack -200), so what is dropped takes no entry
-//! of that table. The host's end of a pod's link is told by its kind and the beginning of its name.
+//! The chain `prerouting` comes before connections are tracked (raw is -300, conntrack -200), so a dropped packet takes
+//! no entry of the table of connections. The chain recognises the host's end of a pod's link by its kind and the
+//! beginning of its name.
 
 use std::fmt::Write;
 
@@ -13,13 +15,14 @@ use ferrule_config::{Config, SourceCheck};
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule-guard";
 
-/// What is counted: of each, how many packets were dropped.
+/// The counters. Each counts the dropped packets of one kind.
 pub const COUNTERS: [&str; 4] = ["forged", "loopback", "routers", "tunnel"];
 
 /// The chains, in the order in which they name each other.
 const CHAINS: [&str; 4] = ["tunnels", "pods4", "pods6", "prerouting"];
 
-/// The script that makes the table, or what of it is missing, and writes its rules afresh; what was counted stays.
+/// The script that makes the table, or what is missing of it, and writes its rules afresh. The counters keep their
+/// values.
 pub fn script(config: &Config) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for counter in COUNTERS {
@@ -52,7 +55,8 @@ fn ports(config: &Config) -> (u16, u16) {
     (config.routing.vxlan.port, config.routing.wireguard.port)
 }
 
-/// What is for a port of a tunnel. Whatever the backend here is: other nodes may take frames by VXLAN's.
+/// Packets to a port of a tunnel. They are dropped whatever the backend here is: other nodes may accept frames by
+/// VXLAN.
 fn tunnels(config: &Config) -> Vec<String> {
     let (vxlan, wireguard) = ports(config);
     let drop = "counter name \"tunnel\" drop";
@@ -61,7 +65,7 @@ fn tunnels(config: &Config) -> Vec<String> {
 
 fn to_tunnels(config: &Config) -> String {
     let (vxlan, wireguard) = ports(config);
-    // Nothing keeps an operator from giving both the same port, and a set names each once.
+    // An operator may give both the same port, but a set must name each port once.
     let ports = if vxlan == wireguard { vxlan.to_string() } else { format!("{{ {vxlan}, {wireguard} }}") };
     format!("udp dport {ports} jump tunnels")
 }
@@ -72,7 +76,7 @@ fn pods4(config: &Config) -> Vec<String> {
     let mut rules =
         vec![to_tunnels(config), "ip daddr 127.0.0.0/8 counter name \"loopback\" drop".to_owned()];
     if config.pods.source_check != SourceCheck::Off {
-        // The kernel lets a packet without a source through if it is for all, and the check below does, too.
+        // The kernel accepts a packet without a source if it goes to everybody, and so does the check below.
         rules.push(format!("ip saddr 0.0.0.0/8 meta l4proto != igmp {FORGED}"));
     }
     rules.extend(check(config));
@@ -87,10 +91,12 @@ fn pods6(config: &Config) -> Vec<String> {
     ];
     if config.pods.source_check != SourceCheck::Off {
         rules.extend([
-            // The gateway is nobody's address. Other link-local ones lead no further than the link, which is the pod's own.
+            // The gateway's address belongs to no pod. Other link-local addresses reach no further than the link, which
+            // is the pod's own.
             format!("ip6 saddr fe80::1 {FORGED}"),
             "ip6 saddr fe80::/10 return".to_owned(),
-            // Duplicate address detection (RFC 4862, 5.4.2) and multicast listeners (RFC 3810, 5.2.13) have no source yet.
+            // Duplicate address detection (RFC 4862, 5.4.2) and reports of multicast listeners (RFC 3810, 5.2.13) have
+            // no source yet.
             "ip6 saddr :: icmpv6 type { nd-neighbor-solicit, nd-router-solicit, 131, 132, 143 } return"
                 .to_owned(),
         ]);

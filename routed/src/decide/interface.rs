@@ -1,4 +1,4 @@
-//! Which link `[node] interface` means, and which of its addresses: pure.
+//! Works out which link `[node] interface` means, and which of its addresses count: pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ferrule_config::{Interface, Node};
 use ferrule_model::{IfName, IpNetwork};
 
-/// So many links are named in a message.
+/// At most so many links are named in a message.
 const NAMED: usize = 12;
 
 /// A link by which other nodes may reach this one.
@@ -14,7 +14,7 @@ const NAMED: usize = 12;
 pub struct Candidate {
     /// Its name.
     pub name: IfName,
-    /// It is up and connected.
+    /// Whether it is up and connected.
     pub usable: bool,
     /// Its addresses by which a host can be reached, the best ones first.
     pub addresses: Vec<IpNetwork>,
@@ -25,13 +25,14 @@ pub struct Candidate {
 pub struct Chosen {
     /// The link.
     pub link: IfName,
-    /// The best one first. None if the link has none of this family: then the node's address is what it would be without a choice.
+    /// The best address first. Empty if the link has none of this family; then the node's address is the same as
+    /// without a choice of a link.
     v4: Vec<Ipv4Addr>,
-    /// The same.
+    /// The same for IPv6.
     v6: Vec<Ipv6Addr>,
 }
 
-/// No link is as `[node] interface` says.
+/// No link fits `[node] interface`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Unfit {
     wanted: Interface,
@@ -41,9 +42,9 @@ pub struct Unfit {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Why {
-    /// There is none of this name.
+    /// There is no link of this name.
     NoLink,
-    /// It has no address.
+    /// The link has no address.
     NoAddress,
     /// No link has an address in the network.
     NotInNetwork,
@@ -71,7 +72,7 @@ impl fmt::Display for Unfit {
 }
 
 impl Chosen {
-    /// This node's addresses, where a source tells of these: an address that the link has stays.
+    /// The node's addresses, where a source tells them. An address that the link has stays.
     pub fn addresses(
         &self,
         told: (Option<Ipv4Addr>, Option<Ipv6Addr>),
@@ -79,7 +80,8 @@ impl Chosen {
         (one(&self.v4, told.0), one(&self.v6, told.1))
     }
 
-    /// Whether all that is so now is still so `after`: the same link, the same best addresses, and none has gone.
+    /// Whether all that is true now is still true `after`: the same link and the same best addresses, and no address
+    /// has gone.
     pub fn lives_in(&self, after: &Self) -> bool {
         self.link == after.link
             && self.v4.first() == after.v4.first()
@@ -88,7 +90,7 @@ impl Chosen {
             && self.v6.iter().all(|address| after.v6.contains(address))
     }
 
-    /// The configuration of this node with what was chosen.
+    /// The configuration of this node, completed by what was chosen.
     pub fn configured(&self, node: &Node) -> Node {
         let (address, address6) = self.addresses((None, None));
         Node { address: address.or(node.address), address6: address6.or(node.address6), ..node.clone() }
@@ -99,8 +101,8 @@ fn one<T: Copy + PartialEq>(chosen: &[T], told: Option<T>) -> Option<T> {
     told.filter(|told| chosen.contains(told)).or(chosen.first().copied()).or(told)
 }
 
-/// The link that `wanted` means among those there are. `before` was chosen the last time: it stays as long as it fits, so that a
-/// further address or a further link in the network changes nothing.
+/// The link that `wanted` means among those there are. `before` was chosen the last time. It stays as long as it fits,
+/// so that a further address or a further link in the network changes nothing.
 ///
 /// # Errors
 /// [`Unfit`], with what there is.
@@ -130,7 +132,7 @@ pub fn choose(
             best.ok_or_else(|| unfit(Why::NotInNetwork))?
         }
     };
-    // Of the network's family only the addresses in it count.
+    // In the family of the network only addresses inside the network count.
     let counts = |address: &&IpNetwork| match wanted {
         Interface::Network(network) if network.is_ipv4() == address.is_ipv4() => is_meant(address),
         _ => true,
@@ -152,7 +154,7 @@ pub fn choose(
     })
 }
 
-/// The addresses with the one that was chosen `before` in front; the `given` one alone, if there is one.
+/// The addresses, with the one that was chosen `before` in front. If one is `given`, that one alone.
 fn first<T: Copy + PartialEq>(mut all: Vec<T>, given: Option<T>, before: Option<&T>) -> Result<Vec<T>, T> {
     if let Some(given) = given {
         return if all.contains(&given) { Ok(vec![given]) } else { Err(given) };
@@ -253,7 +255,7 @@ mod tests {
             told([10, 0, 2, 15], "fd00::9"),
             (Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().unwrap()))
         );
-        // A family that the link does not have is as without a choice.
+        // If the link has no address of a family, that family is treated as if no link were chosen.
         let chosen =
             choose(&name("a"), &Node::default(), &[link("a", true, &["192.0.2.1/24"])], None).unwrap();
         let told = Some("fd00::9".parse().unwrap());

@@ -1,8 +1,11 @@
-//! The one list of the kinds of objects beside the devices. Whatever has a part for each kind is made from it.
+//! The one list of the kinds of objects beside the devices. All code that has a part for each kind is generated from
+//! it.
 
-/// Hands all kinds to the macro `$make`, in the order in which they are told. Of each kind: what a field of it is called, its
-/// variant of [`Kind`] and its name in the log; what tells one object from another, and what else it says; and the same as
-/// it is wanted, before nexthop objects have numbers.
+/// Hands all kinds to the macro `$make`, in the order in which they are told. For each kind there is:
+///
+/// - the name of a field of it, its variant of [`Kind`] and its name in the log;
+/// - the type that identifies an object, and the type of the rest of the object;
+/// - both types as they are wanted, before nexthop objects have numbers.
 macro_rules! for_kinds {
     ($make:ident) => {
         $make! {
@@ -38,7 +41,7 @@ macro_rules! kind {
             /// All of them.
             pub const ALL: [Self; [$($name),*].len()] = [$(Self::$kind),*];
 
-            /// As the log has it, of several.
+            /// Its plural in the log.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name,)*

@@ -1,16 +1,16 @@
-//! What is worked out and not done: the table of nodes, what the kernel should hold for it, and the steps from the one
-//! to the other. Everything here is pure: values come in, values go out, and the time is handed in.
+//! Works out everything without doing anything: the table of nodes, what the kernel should hold for it, and the steps
+//! from the one to the other. Everything here is pure: values come in, values go out, and the time is handed in.
 //!
-//! [`interface`] chooses the link by which this node is reached. [`roll`] leaves out the nodes that clash with others, and
-//! [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device, [`nexthops`]
-//! gives the numbers, and [`goal`] keeps both up with the changes. [`owner`] knows what is ours.
-//! [`kinds`] is the list of the kinds of objects, from which [`objects`] and [`wanted`] are made.
-//! [`reconcile`] walks from what there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] holds
-//! what the kernel tells against what we believe, and [`diverted`] finds what takes packets out of their way. [`report`] and
-//! [`culprit`] make the sentences of the log. [`guard`] is the text of the table that says what pods must not send.
+//! [`interface`] chooses the link by which this node is reached. [`roll`] leaves out the nodes that clash with others,
+//! and [`nodes`] keeps the table. [`desired`] says what there should be, [`wireguard`] the same for its device,
+//! [`nexthops`] gives the numbers, and [`goal`] updates both as nodes change. [`owner`] knows what is ours. [`kinds`]
+//! is the list of the kinds of objects, from which [`objects`] and [`wanted`] are made. [`reconcile`] walks from what
+//! there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] compares what the kernel tells
+//! with what we believe, and [`diverted`] finds what diverts packets from their way. [`report`] and [`culprit`] make
+//! the sentences of the log. [`guard`] is the text of the table that says what pods must not send.
 //!
-//! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]).
-//! No other room of this crate may be imported here.
+//! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]). No
+//! other room of this crate may be imported here.
 
 pub mod backoff;
 pub mod culprit;

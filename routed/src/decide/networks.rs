@@ -1,4 +1,4 @@
-//! The networks of all pods, as few as say it: pure.
+//! The networks of all pods, merged into as few networks as possible: pure.
 
 use std::net::IpAddr;
 
@@ -15,8 +15,8 @@ pub fn cluster_cidrs(configured: &[IpNetwork], cluster: &Cluster) -> Vec<IpNetwo
     merged(nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect())
 }
 
-/// The same addresses in as few networks as possible, in order: thousands of nodes' networks, given out in a row, are a
-/// handful.
+/// The same addresses in as few networks as possible, in order. The networks of thousands of nodes, given out in a row,
+/// make a handful.
 pub fn merged(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     let mut merged: Vec<IpNetwork> = Vec::new();
     for mut network in in_order(networks) {
@@ -32,8 +32,8 @@ pub fn merged(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     merged
 }
 
-/// By their first addresses, and those inside others behind them. Bits behind a prefix are cleared beforehand and once: the
-/// order of networks themselves is this one then.
+/// Sorts networks by their first addresses; a network comes before those inside it. The bits behind each prefix are
+/// cleared once, beforehand. Then the order of the type itself is this order.
 pub fn in_order(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     for network in &mut networks {
         *network = IpNetwork::new(network.network(), network.prefix()).unwrap_or(*network);
@@ -42,7 +42,7 @@ pub fn in_order(mut networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     networks
 }
 
-/// The network whose two halves these are.
+/// The network of which these are the two halves.
 fn parent_of(lower: &IpNetwork, upper: &IpNetwork) -> Option<IpNetwork> {
     if family(lower) != family(upper) || lower.prefix() != upper.prefix() || lower.prefix() == 0 {
         return None;

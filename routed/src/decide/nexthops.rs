@@ -1,5 +1,6 @@
-//! Numbers of nexthop objects: pure. They are shared with every other program of the network namespace and must not
-//! change while routes use them, so they are found again from what the kernel has and otherwise chosen free.
+//! Gives numbers to nexthop objects: pure. The objects share their numbers with every other program of the network
+//! namespace, and a number must not change while routes use it. So an object that the kernel has keeps its number, and
+//! a new object gets a free one.
 
 use std::collections::HashMap;
 
@@ -9,15 +10,15 @@ use crate::decide::objects::Nexthops;
 use crate::decide::objects::Objects;
 use crate::decide::wanted::{HopKey, Target, Wanted};
 
-/// Where our numbers begin: the protocol number, followed by six digits, so that a person knows them at a glance.
+/// The first of our numbers: the protocol number, followed by six digits, so that a person recognises them at a glance.
 pub const FIRST: u32 = PROTOCOL as u32 * 1_000_000;
 
-/// The number of each nexthop object: for each route one is looked up.
+/// The number of each nexthop object. One is looked up for each route.
 pub type Ids = HashMap<HopKey, NexthopId>;
 
-/// A number for each nexthop object of `wanted`: that which it has in the kernel, else a free one.
+/// A number for each nexthop object of `wanted`: the one that it has in the kernel, else a free one.
 ///
-/// `present` are all nexthop objects there are, other programs' included.
+/// `present` are all nexthop objects there are, including other programs'.
 pub fn number(wanted: &Wanted, present: &Nexthops) -> Ids {
     let mut ids = known(wanted, present);
     let mut free = FIRST;
@@ -27,7 +28,7 @@ pub fn number(wanted: &Wanted, present: &Nexthops) -> Ids {
     ids
 }
 
-/// The next number from `free` on that is not taken; `free` is then behind it. There are thousands of millions.
+/// The next number from `free` on that is not taken. Afterwards `free` is behind it. There are thousands of millions.
 pub fn take_free(free: &mut u32, is_taken: impl Fn(NexthopId) -> bool) -> NexthopId {
     loop {
         let id = NexthopId(*free);
@@ -65,7 +66,7 @@ pub fn numbered(wanted: Wanted, ids: &Ids) -> Objects {
     }
 }
 
-/// The lowest number of each wanted nexthop that is there already, exactly as wanted.
+/// The lowest number of each wanted nexthop object that is in the kernel exactly as wanted.
 fn known(wanted: &Wanted, present: &Nexthops) -> Ids {
     let mut known = HashMap::with_capacity(wanted.nexthops.len());
     for (id, nexthop) in present.iter().filter_map(|(id, nexthop)| Some((id, nexthop.as_ref()?))) {

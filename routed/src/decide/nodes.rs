@@ -1,4 +1,5 @@
-//! The table of the cluster's nodes: pure. Snapshots and changes come in from a source; what has really changed goes out.
+//! The table of the cluster's nodes: pure. A source hands in snapshots and changes; the table hands out what has really
+//! changed.
 //!
 //! What the nodes mean for the kernel is decided in [`crate::decide::desired`].
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use ferrule_config::NodeEntry;
 use ferrule_model::{Delta, Family, IfName, IpNetwork, Mac, WgKey, family, network_address, vtep_mac};
 
-/// One node of the cluster, as every source tells it.
+/// One node of the cluster, in the form that every source uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Its name.
@@ -25,7 +26,7 @@ pub struct Node {
     pub vtep_mac: Mac,
     /// The public key of its WireGuard device, as far as the source knows it.
     pub wireguard_key: Option<WgKey>,
-    /// That of its second one, where IPv6 has a device of its own.
+    /// The Ethernet address of its second VXLAN device, if IPv6 has one of its own.
     pub vtep_mac6: Mac,
 }
 
@@ -36,42 +37,42 @@ pub struct Cluster {
     pub own: Node,
     /// All others, by name.
     pub others: BTreeMap<String, Arc<Node>>,
-    /// The link that carries packets to them, where an operator has chosen it.
+    /// The link that carries packets to them, if an operator has chosen it.
     pub uplink: Option<IfName>,
 }
 
-/// What a source tells of one node, whatever was known of it.
+/// What a source tells of one node, whether or not it was known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeUpdate {
-    /// It is there, and it is this.
+    /// The node exists, with these values.
     Put(Node),
-    /// There is none of this name.
+    /// No node of this name exists.
     Remove(String),
 }
 
-/// A node that came, went or is another than before.
+/// A node that came, went or changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeChange {
     /// Its name.
     pub name: String,
-    /// What it was; `None` if it is new.
+    /// The node as it was; `None` if it is new.
     pub before: Option<Arc<Node>>,
-    /// What it is; `None` if it is gone.
+    /// The node as it is; `None` if it is gone.
     pub after: Option<Arc<Node>>,
 }
 
-/// What is said of the node that this daemon runs on.
+/// What a snapshot says of the node that this daemon runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnNode {
-    /// It is there.
+    /// It is in the snapshot.
     Present,
-    /// It never was there: there is nothing to go by yet.
+    /// It is not there and never was: there is nothing to go by yet.
     Unknown,
-    /// It was there before: what was known of it stays.
+    /// It is not there, but was before: what was known of it stays.
     Left,
 }
 
-/// The table: an own node, once it was seen, and the others.
+/// The table: the own node, once it was seen, and the others.
 #[derive(Debug)]
 pub struct Nodes {
     own_name: String,
@@ -113,7 +114,7 @@ impl From<NodeEntry> for Node {
     }
 }
 
-/// The MAC of the second VXLAN device of the node of this name, where nobody says which it is. No node's name has a slash.
+/// The MAC of the second VXLAN device of the node of this name, if no source tells one. No node's name has a slash.
 pub fn vtep_mac6(name: &str) -> Mac {
     vtep_mac(&[name, "/6"].concat())
 }
@@ -134,7 +135,7 @@ impl Cluster {
         self.others.values().map(AsRef::as_ref)
     }
 
-    /// Takes changes of other nodes.
+    /// Applies changes of other nodes.
     pub fn change(&mut self, changes: &[NodeChange]) {
         carry_out(&mut self.others, changes);
     }
@@ -166,10 +167,10 @@ impl Nodes {
         Self { own_name: own_name.into(), own: None, others: BTreeMap::new() }
     }
 
-    /// Takes a complete snapshot: what it changed, and what it says of the own node.
+    /// Takes in a complete snapshot. Returns what it changed, and what it says of the own node.
     pub fn snapshot(&mut self, nodes: Vec<Node>) -> (Vec<NodeChange>, OwnNode) {
         let named = |node: Node| (node.name.clone(), Arc::new(node));
-        // A map is made of all at once: that takes a fraction of the time of thousands of insertions.
+        // Collecting everything into a map at once takes a fraction of the time of thousands of insertions.
         let mut told: BTreeMap<_, _> = nodes.into_iter().map(named).collect();
         let own = told.remove(&self.own_name);
         let says = match (&own, &self.own) {
@@ -188,14 +189,14 @@ impl Nodes {
         if self.others.is_empty() {
             self.others = told;
         } else {
-            // What is as it was stays what it is, for all who share it.
+            // A node that has not changed stays the same value, for all who share it.
             carry_out(&mut self.others, &changes);
         }
         changes.extend(own.and_then(|own| self.take(NodeUpdate::Put(Arc::unwrap_or_clone(own)))));
         (changes, says)
     }
 
-    /// Takes what is told of some nodes: what it changed. The own node stays what it was when it is removed.
+    /// Takes in what is told of some nodes. Returns what changed. If the own node is removed, it stays as it was.
     pub fn update(&mut self, updates: Vec<NodeUpdate>) -> Vec<NodeChange> {
         updates.into_iter().filter_map(|update| self.take(update)).collect()
     }
@@ -219,12 +220,12 @@ impl Nodes {
         Some(NodeChange { name, before, after })
     }
 
-    /// The table, once the own node was seen.
+    /// The table, if the own node was seen.
     pub fn cluster(&self) -> Option<Cluster> {
         Some(Cluster { own: self.own.as_deref()?.clone(), others: self.others.clone(), uplink: None })
     }
 
-    /// The own node was seen.
+    /// Whether the own node was seen.
     pub fn is_own_known(&self) -> bool {
         self.own.is_some()
     }
@@ -234,7 +235,8 @@ impl Nodes {
         &self.own_name
     }
 
-    /// At most `most` nodes in the order of their names, the own one among them: those after this name, or the first.
+    /// At most `most` nodes in the order of their names, including the own one: those after the name `after`, or the
+    /// first.
     pub fn page(&self, after: Option<&str>, most: usize) -> Vec<Arc<Node>> {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);

@@ -12,7 +12,8 @@ use crate::decide::kinds::{Kind, for_kinds};
 /// All links by their numbers.
 pub type Links = BTreeMap<IfIndex, Link>;
 
-/// All nexthop objects, other programs' included: their numbers are taken. `None` for the kinds that are none of ours.
+/// All nexthop objects, including other programs', because their numbers are taken. `None` for kinds that we never
+/// make.
 pub type Nexthops = BTreeMap<NexthopId, Option<Nexthop>>;
 
 macro_rules! objects {
@@ -35,12 +36,12 @@ macro_rules! objects {
                 [$(self.$field.len()),*]
             }
 
-            /// These names, too.
+            /// Adds these names.
             pub fn extend(&mut self, more: Self) {
                 $(self.$field.extend(more.$field);)*
             }
 
-            /// The names of these objects, too.
+            /// Adds the names of these objects.
             pub fn include(&mut self, objects: &Objects) {
                 $(self.$field.extend(objects.$field.keys());)*
             }
@@ -52,23 +53,23 @@ macro_rules! objects {
                 [$(self.$field.len()),*]
             }
 
-            /// Those of these names.
+            /// The objects that have these names.
             #[must_use]
             pub fn only(&self, keys: &Keys) -> Self {
                 Self { $($field: only(&self.$field, &keys.$field),)* }
             }
 
-            /// Puts `part` in the place of all objects of these names.
+            /// Replaces all objects of these names by `part`.
             pub fn replace(&mut self, keys: &Keys, part: Self) {
                 $(replace(&mut self.$field, &keys.$field, part.$field);)*
             }
 
-            /// These, too.
+            /// Adds these objects.
             pub fn extend(&mut self, more: Self) {
                 $(self.$field.extend(more.$field);)*
             }
 
-            /// What is missing, another or too much here, compared with `desired`.
+            /// The names of what is missing, different or too much here, compared with `desired`.
             pub fn differing(&self, desired: &Self) -> Keys {
                 Keys { $($field: differing(&self.$field, &desired.$field),)* }
             }
@@ -101,7 +102,7 @@ impl Objects {
         self.len() == 0
     }
 
-    /// Moves by what the kernel has done, all of it. What is put is put at once.
+    /// Applies what the kernel has done, all of it. What is added is added in one go.
     pub fn did_all(&mut self, ops: &[Op]) {
         for op in ops {
             match op {
@@ -128,7 +129,7 @@ impl Objects {
         });
     }
 
-    /// Moves by what the kernel has done.
+    /// Applies what the kernel has done.
     pub fn did(&mut self, op: &Op) {
         match op {
             Op::PutAddress(key, value) => drop(self.addresses.insert(*key, *value)),
@@ -150,7 +151,7 @@ impl Objects {
     }
 }
 
-/// Thousands in order are put into a map faster at once than one by one.
+/// A map takes thousands of sorted entries faster in one go than one by one.
 fn put<K: Ord, V>(all: &mut BTreeMap<K, V>, ops: &[Op], of: impl Fn(&Op) -> Option<(K, V)>) {
     all.append(&mut ops.iter().filter_map(of).collect());
 }

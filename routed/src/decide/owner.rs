@@ -1,4 +1,4 @@
-//! What is ours: pure. Told by protocol number, name, kind and VNI, never by guessing; all else is left alone.
+//! Recognises what is ours by protocol number, name, kind and VNI, never by guessing: pure. All else is left alone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +12,9 @@ use ferrule_model::{
 use crate::decide::objects::Nexthops;
 use crate::decide::objects::Objects;
 
-/// Of the routes with our protocol number those that `routed` answers for: the ones out of pods' links are the
-/// plugin's. A route whose link is not among `links` is left alone, so `links` must have been listed after `routes`:
-/// then a pod that has just come is among them.
+/// Of the routes with our protocol number, those that `routed` is responsible for. The routes out of pods' links are
+/// the plugin's. A route whose link is not among `links` is left alone. So `links` must have been listed after
+/// `routes`: then the link of a pod that has just come is among them.
 pub fn routes(
     mut routes: BTreeMap<RouteKey, Route>,
     links: &BTreeMap<IfIndex, Link>,
@@ -23,22 +23,22 @@ pub fn routes(
     routes
 }
 
-/// Whether `routed` answers for a route.
+/// Whether `routed` is responsible for a route.
 pub fn is_ours<'a>(route: &Route, link: impl Fn(IfIndex) -> Option<&'a Link>) -> bool {
     let pods = |index| link(index).is_none_or(|link| is_host_veth(link.name.as_str()));
     route.protocol == PROTOCOL && !route.link().is_some_and(pods)
 }
 
-/// `RTPROT_BOOT`: what flannel's routes carry, as those typed by hand do.
+/// `RTPROT_BOOT`: the protocol of flannel's routes, and of those that a person typed.
 pub const FLANNELS_PROTOCOL: u8 = 3;
 
-/// Whether devices of these settings are, or were, flannel's: by their names.
+/// Whether the names of these settings are those of flannel's devices.
 pub fn are_flannels(settings: &Vxlan) -> bool {
     settings.device.as_str().starts_with("flannel")
 }
 
-/// Whether a route has exactly the form that flannel gives its own: through one of our devices, to a network by way of that
-/// network's first address, taken for granted.
+/// Whether a route has exactly the form that flannel gives its own: through one of our devices, to a network, by way of
+/// that network's first address, and `onlink`.
 pub fn is_flannels(key: &RouteKey, route: &Route, devices: &[IfIndex]) -> bool {
     let is_vtep = matches!(route.kind, RouteKind::Unicast(Via::Gateway { address, link, onlink: true })
         if address == key.dst.network() && devices.contains(&link));
@@ -51,8 +51,9 @@ pub fn nexthops(all: &Nexthops) -> BTreeMap<NexthopId, Nexthop> {
     plain.filter(|(_, nexthop)| nexthop.protocol == PROTOCOL).collect()
 }
 
-/// Whether a route of flannel's leads where ours is to lead without a tunnel: its backend host-gw, and with DirectRouting vxlan,
-/// makes them as anybody would, so that only those count that have the destination, the node and the link that ours will have.
+/// Whether a route of flannel leads where our route is to lead without a tunnel. The backend host-gw, and the backend
+/// vxlan with DirectRouting, make such routes in a form that anybody could use. So only those count that have the
+/// destination, the node and the link that our route will have.
 pub fn is_flannels_to(key: &RouteKey, route: &Route, wanted: &Objects) -> bool {
     let target = wanted.routes.get(key).map(|route| route.kind);
     let Some(RouteKind::Unicast(Via::Nexthop(id))) = target else { return false };
@@ -74,17 +75,17 @@ pub fn is_our_address(key: &AddressKey) -> bool {
 /// What is to be done about the VXLAN device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeviceStep {
-    /// None is wanted and none is there.
+    /// No device is wanted and none is there.
     Nothing,
-    /// It is as it should be.
+    /// The device is as it should be.
     Keep(IfIndex),
-    /// It is ours, and can be put right as it stands.
+    /// The device is ours, and can be corrected in place.
     Change(IfIndex, LinkChange),
-    /// There is none.
+    /// There is no device, and one is wanted.
     Create,
-    /// It is ours, and so different that it must be made anew.
+    /// The device is ours, but so different that it must be deleted and made again.
     Recreate(IfIndex),
-    /// It is ours and no longer wanted.
+    /// The device is ours and no longer wanted.
     Remove(IfIndex),
 }
 
@@ -100,7 +101,7 @@ pub struct ForeignDevice {
 }
 
 impl ForeignDevice {
-    /// This link, which has the name of one of our devices.
+    /// The error about this link, which has the name of one of our devices.
     pub fn of(link: &Link) -> Self {
         Self { name: link.name.clone(), kind: Kind(link.kind.clone()) }
     }
@@ -122,8 +123,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Whether a link with our device's name is ours: a VXLAN device with our VNI, or one with the MAC that only this
-/// node's device has (the VNI in the configuration was changed).
+/// Whether a link with our device's name is ours: a VXLAN device with our VNI, or with the MAC that only this node's
+/// device has (then the VNI in the configuration was changed).
 fn is_our_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     match &link.kind {
         LinkKind::Vxlan(vxlan) => vxlan.vni == settings.vni || link.mac == Some(mac),
@@ -131,8 +132,8 @@ fn is_our_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     }
 }
 
-/// Whether a link is our device under another name, which it had in another configuration: its VNI, its port, and the
-/// MAC that only this node's device has.
+/// Whether a link is our device under another name, which an earlier configuration gave it. It is recognised by its
+/// VNI, its port, and the MAC that only this node's device has.
 pub fn is_our_renamed_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     match &link.kind {
         LinkKind::Vxlan(vxlan) => {
@@ -142,10 +143,10 @@ pub fn is_our_renamed_device(link: &Link, settings: &Vxlan, mac: Mac) -> bool {
     }
 }
 
-/// What is to be done about the device, given the link that has its name, or is ours under another.
+/// What is to be done about the device. The link is the one that has its name, or that is ours under another name.
 ///
 /// # Errors
-/// The link is wanted as our device and is not ours.
+/// The device is wanted, and the link of its name is not ours.
 pub fn device_step(
     wanted: Option<&VxlanSpec>,
     found: Option<&Link>,

@@ -1,4 +1,4 @@
-//! What there should be, for one node and another.
+//! What there should be in the kernel, for one node and another.
 
 use std::collections::BTreeMap;
 

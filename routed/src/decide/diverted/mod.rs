@@ -1,7 +1,8 @@
-//! Whose packets do not go the way that our routes say, because another program's route or policy rule comes first: pure.
+//! Finds the pods whose packets do not go the way that our routes say, because another program's route or policy rule
+//! comes first: pure.
 //!
-//! [`shadow`] is about routes in the main table, [`policy`] about rules that ask another table before it. What is found is
-//! told and never changed: the others' routes and rules are not ours.
+//! [`shadow`] finds routes in the main table, [`policy`] finds rules that ask another table before the main one. What
+//! is found is told and never changed: the others' routes and rules are not ours.
 
 pub mod policy;
 pub mod shadow;
@@ -12,32 +13,32 @@ use ferrule_model::{ForeignKind, ForeignRoute, IpNetwork, PolicyRule, Route, Rou
 
 use crate::decide::objects::Links;
 
-/// Something that takes packets out of their way.
+/// Something that diverts packets from their way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diversion {
-    /// The networks of pods whose packets it takes.
+    /// The networks of pods whose packets are diverted.
     pub networks: Vec<IpNetwork>,
-    /// What it is that does not do what it should, as in `route 10.244.2.0/24`.
+    /// The object that does not do what it should, as in `route 10.244.2.0/24`.
     pub object: String,
     /// Why, and what a person can do.
     pub reason: String,
 }
 
-/// All of that, and what the next events are held against.
+/// All diversions, and what the next events are compared with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diverted {
-    /// What takes packets out of their way.
+    /// What diverts packets.
     pub all: Vec<Diversion>,
-    /// The others' routes in the main table that do.
+    /// The routes of other programs in the main table that divert packets.
     pub routes: BTreeSet<RouteKey>,
-    /// The tables that rules ask before the main one for packets of pods.
+    /// The tables that rules ask before the main one about packets of pods.
     pub tables: BTreeSet<u32>,
     /// These rules, see [`policy::before_main`].
     pub rules: Vec<PolicyRule>,
 }
 
 impl Diverted {
-    /// What there is to say of it.
+    /// The lines that the log gets about it.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         self.all.iter().map(|one| format!("{}: {}", one.object, one.reason))
     }
@@ -52,7 +53,7 @@ impl Diverted {
     }
 }
 
-/// A route as `ip route` takes and shows it, without its table if that is the main one.
+/// A route as `ip route` accepts and shows it, without its table if that is the main one.
 fn text(route: &ForeignRoute, links: &Links) -> String {
     let kind = match route.kind {
         ForeignKind::Unicast => String::new(),
@@ -105,7 +106,7 @@ fn ip(dst: &IpNetwork) -> &'static str {
     }
 }
 
-/// A protocol by the name that iproute2 has for it without any file, else its number.
+/// The name that iproute2 has for a protocol without any file, else the protocol's number.
 fn protocol(number: u8) -> String {
     let name = match number {
         1 => "redirect",

@@ -1,8 +1,9 @@
-//! Policy rules that are asked before the main table, and send packets of pods elsewhere: pure.
+//! Finds policy rules that are asked before the main table and send packets of pods elsewhere: pure.
 //!
-//! A rule is looked at by whose packets it picks: those of this node itself (from one of its addresses), of its pods, or of
-//! pods of other nodes that come in. It takes such packets if it drops them, or if its table has a route for them: a default
-//! route is enough. A rule that picks by a mark, a port or the like is somebody's choice of some packets, and is not judged.
+//! A rule is judged by the senders whose packets it picks: this node itself (from one of its addresses), this node's
+//! pods, or pods of other nodes whose packets come in. It diverts such packets if it drops them, or if its table has a
+//! route for them; a default route is enough. A rule that picks by a mark, a port or the like is somebody's choice of
+//! some packets, and is not judged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,12 +16,12 @@ use ferrule_model::{
 use super::{Diversion, ip, shadow, text};
 use crate::decide::objects::{Links, Objects};
 
-/// `nm-cloud-setup` numbers its rules and tables from here on, one for each network card.
+/// `nm-cloud-setup` numbers its rules and tables in this range, one number for each network card.
 const CLOUD_SETUP: std::ops::Range<u32> = 30400..30500;
-/// So many networks are named in a line.
+/// At most so many networks are named in a line.
 const NAMED: usize = 3;
 
-/// What rules are held against.
+/// What the rules are compared with.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     /// This node's addresses.
@@ -29,15 +30,15 @@ pub struct Place<'a> {
     pub own: &'a [IpNetwork],
     /// The networks that an operator has given to pods.
     pub given: &'a [IpNetwork],
-    /// What there should be.
+    /// The objects that should be there.
     pub wanted: &'a Objects,
     /// All links.
     pub links: &'a Links,
-    /// Those by which packets of other nodes come in.
+    /// The links by which packets of other nodes come in.
     pub ways: &'a [IfIndex],
 }
 
-/// Of all rules those that are asked before the main table is, whatever packet it is, and pick by addresses and links alone.
+/// Picks the rules that are asked before the main table for every packet, and that select by addresses and links alone.
 pub fn before_main(rules: &[PolicyRule]) -> Vec<PolicyRule> {
     let of = |family| {
         let rules = rules.iter().filter(move |rule| rule.family == family);
@@ -47,7 +48,7 @@ pub fn before_main(rules: &[PolicyRule]) -> Vec<PolicyRule> {
     Family::BOTH.into_iter().flat_map(of).filter(|rule| !is_local(rule)).collect()
 }
 
-/// After this rule no packet of a pod is left: the main table has a route for it.
+/// Whether no packet of a pod is left after this rule, because the main table has a route for it.
 fn is_end(rule: &PolicyRule) -> bool {
     let picks =
         rule.from.is_some() || rule.to.is_some() || rule.iif.is_some() || rule.is_inverted || rule.is_narrow;
@@ -72,7 +73,7 @@ pub fn overlaps<V>(routes: &BTreeMap<RouteKey, V>, network: &IpNetwork) -> bool 
     next.is_some_and(|(key, _)| network.contains(key.dst.ip())) || shadow::covering(routes, network).is_some()
 }
 
-/// Who sends packets.
+/// A sender of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sender {
     /// The node itself, from this address.
@@ -92,7 +93,8 @@ impl Sender {
     }
 }
 
-/// Finds the rules among `rules`, see [`before_main`], that take packets of pods; `routes` are those of their tables.
+/// Finds those among `rules` (see [`before_main`]) that divert packets of pods. `routes` are the routes of their
+/// tables.
 pub fn find(rules: &[PolicyRule], routes: &[ForeignRoute], place: &Place<'_>) -> Vec<Diversion> {
     let mut found = Vec::new();
     for family in Family::BOTH {
@@ -108,7 +110,7 @@ pub fn find(rules: &[PolicyRule], routes: &[ForeignRoute], place: &Place<'_>) ->
     found
 }
 
-/// One rule that is judged.
+/// A rule that is judged.
 struct Judged<'a> {
     rule: &'a PolicyRule,
     /// The routes of its table.
@@ -124,7 +126,8 @@ impl<'a> Judged<'a> {
         Self { rule, routes: routes.iter().filter(is_its).collect(), place }
     }
 
-    /// What it takes of the packets that none of the `rescues`, which are asked before it, leads to the main table.
+    /// What the rule diverts, apart from the packets that a rule among `rescues` leads to the main table. The `rescues`
+    /// are asked before it.
     fn against(&self, rescues: &[&PolicyRule]) -> Option<Diversion> {
         let (mut networks, mut senders, mut by) = (BTreeSet::new(), BTreeSet::new(), None);
         let of_family = |network: &&IpNetwork| family(network) == self.rule.family;
@@ -164,14 +167,14 @@ impl<'a> Judged<'a> {
         Some(Diversion { object: self.object(), reason, networks })
     }
 
-    /// Whether it may pick packets of this sender, wherever they go.
+    /// Whether the rule may pick packets of this sender, wherever they go.
     fn may_pick(&self, sender: &Sender) -> bool {
         let rule = self.rule;
         rule.is_inverted
             || (self.may_enter(sender) && rule.from.is_none_or(|from| overlap(&from, &sender.network())))
     }
 
-    /// Whether it picks packets of this sender to `dst`, some at least.
+    /// Whether the rule picks at least some packets of this sender to `dst`.
     fn picks(&self, sender: &Sender, dst: &IpNetwork) -> bool {
         let (rule, src) = (self.rule, sender.network());
         if !rule.is_inverted {
@@ -200,7 +203,8 @@ impl<'a> Judged<'a> {
         }
     }
 
-    /// What it does with packets to `dst`, if that is not what our routes do: `Some(None)` says that it drops them.
+    /// What the rule does with packets to `dst`, if that is not what our routes do. `Some(None)` means that it drops
+    /// them.
     fn takes(&self, dst: &IpNetwork) -> Option<Option<&'a ForeignRoute>> {
         if !matches!(self.rule.action, RuleAction::Lookup(_)) {
             return Some(None);
@@ -211,7 +215,7 @@ impl<'a> Judged<'a> {
             route.kind != ForeignKind::Throw && !is_suppressed && !self.is_right(route, dst)
         };
         let covering = self.routes.iter().filter(|route| covers(Some(&route.key.dst), dst));
-        // Of several the first is the one with the lowest metric.
+        // Of several such routes, the one with the lowest metric comes first.
         let best = covering.rev().max_by_key(|route| route.key.dst.prefix()).filter(counts);
         let is_inside = |route: &&&ForeignRoute| {
             route.key.dst.prefix() > dst.prefix() && dst.contains(route.key.dst.ip())
@@ -232,7 +236,8 @@ impl<'a> Judged<'a> {
             Some(RouteKind::Unicast(Via::Link(link) | Via::Gateway { link, .. })) => {
                 matches!(route.hops[..], [hop] if hop.link == Some(link))
             }
-            // The ways to this node's own pods: whoever names them means them, unless they lead off the node.
+            // The ways to this node's own pods. A rule that names them does so on purpose, unless it leads off the
+            // node.
             Some(RouteKind::Unreachable) | None => {
                 let leaves = |hop: &Hop| hop.link.is_none_or(|link| self.place.ways.contains(&link));
                 covers(Some(dst), &route.key.dst) && !route.hops.iter().any(leaves) && !route.hops.is_empty()
@@ -289,7 +294,7 @@ impl<'a> Judged<'a> {
         )
     }
 
-    /// The rule as `ip rule` takes and shows it.
+    /// The rule as `ip rule` accepts and shows it.
     fn as_text(&self) -> String {
         let rule = self.rule;
         let mut words = Vec::new();
@@ -318,7 +323,7 @@ impl<'a> Judged<'a> {
                 ip(&networks[0])
             );
         };
-        // What an operator has given to pods says it for all nodes at once.
+        // The network that an operator has given to pods stands for all nodes at once.
         let widest = |network: &IpNetwork| {
             place.given.iter().find(|given| covers(Some(given), network)).copied().unwrap_or(*network)
         };

@@ -1,8 +1,8 @@
-//! Routes of other programs in the main table that take packets which ours should have: pure.
+//! Finds routes of other programs in the main table that get packets which our routes should get: pure.
 //!
-//! The kernel takes the longest prefix first, and of routes with one prefix the one with the lowest metric. Where these are
-//! the same too, the first one in its list wins: for IPv4 a route that was put before ours (`ip route prepend`). For IPv6 a
-//! route by a nexthop object stays first, whatever is put beside it.
+//! The kernel takes the longest prefix first, and of routes with the same prefix the one with the lowest metric. If
+//! these are the same too, the first route in its list wins. For IPv4 that is a route that was put before ours (`ip
+//! route prepend`). For IPv6 a route by a nexthop object stays first, whatever is put beside it.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use ferrule_model::{
 use super::{Diversion, Diverted, ip, protocol, text};
 use crate::decide::objects::Links;
 
-/// `RTPROT_KERNEL`: what comes with an address.
+/// `RTPROT_KERNEL`: the protocol of routes that the kernel makes for an address.
 const KERNEL: u8 = 2;
 
-/// The route among `routes` that is to, or covers, this network. They must not overlap.
+/// The route among `routes` whose destination is this network or covers it. The routes must not overlap.
 pub fn covering<'a, V>(
     routes: &'a BTreeMap<RouteKey, V>,
     network: &IpNetwork,
@@ -27,19 +27,20 @@ pub fn covering<'a, V>(
     covers.then_some((key, route))
 }
 
-/// The one of `routes`, which are ours, whose packets another route with this key takes, or may take.
+/// The one of our `routes` whose packets another route with this key takes, or may take.
 pub fn taken_from<'a, V>(routes: &'a BTreeMap<RouteKey, V>, key: &RouteKey) -> Option<(&'a RouteKey, &'a V)> {
     let found = Some(key).filter(|key| key.table == TABLE_MAIN).and_then(|key| covering(routes, &key.dst));
     found.filter(|(ours, _)| ours.dst != key.dst || key.metric <= ours.metric)
 }
 
-/// Whether a route leads to another node. One that refuses what this node's pods do not have leads nowhere, and whatever is more
-/// specific is meant to come first: the ways to this node's own pods, whoever made them.
+/// Whether a route leads to another node. The route that refuses addresses which none of this node's pods has leads
+/// nowhere. Whatever is more specific than that one is meant to come first: the ways to this node's own pods, whoever
+/// made them.
 pub fn leads(route: &Route) -> bool {
     matches!(route.kind, RouteKind::Unicast(_))
 }
 
-/// Finds what takes the packets of the `wanted` routes, of which those that are `ours` stand in the kernel.
+/// Finds what takes the packets of the `wanted` routes. Those of them that are in `ours` stand in the kernel.
 pub fn find(
     foreign: &[ForeignRoute],
     wanted: &BTreeMap<RouteKey, Route>,
@@ -50,7 +51,7 @@ pub fn find(
     let mut taken = BTreeMap::<RouteKey, Vec<&ForeignRoute>>::new();
     for route in foreign {
         let Some((key, _)) = taken_from(wanted, &route.key).filter(|(_, ours)| leads(ours)) else { continue };
-        // Where ours does not stand beside it, the kernel has refused ours, and that is told.
+        // If our route does not stand beside this one, the kernel has refused ours, and that is told elsewhere.
         if *key != route.key || (route.is_first && stands(key)) {
             taken.entry(*key).or_default().push(route);
         }
@@ -61,7 +62,7 @@ pub fn find(
 }
 
 fn diversion(key: &RouteKey, routes: &[&ForeignRoute], links: &Links) -> Diversion {
-    // One that takes all of them tells more than one that takes some.
+    // A route that takes all packets is worth more words than one that takes some.
     let widest = routes.iter().copied().min_by_key(|route| route.key.dst.prefix());
     let told = widest.map(|route| {
         let (what, others) = (text(route, links), routes.len() - 1);
@@ -123,7 +124,7 @@ mod tests {
         RouteKey::main(text.parse().unwrap())
     }
 
-    /// The ways to two nodes, and the refusal of what this node's pods do not have.
+    /// The ways to two nodes, and the route that refuses addresses which none of this node's pods has.
     fn wanted() -> BTreeMap<RouteKey, Route> {
         let hop = |id| Route::ours(Via::Nexthop(NexthopId(id)));
         let own = RouteKey { metric: u32::MAX, ..key("10.244.1.0/24") };

@@ -27,7 +27,7 @@ fn key(text: &str) -> RouteKey {
     RouteKey::main(network(text))
 }
 
-/// The lines about these rules, on a node with 10.244.1.0/24 and fd00:1::/64, and three others beside it.
+/// The lines about these rules, on a node with 10.244.1.0/24 and fd00:1::/64 that has three other nodes beside it.
 fn judged(rules: &[PolicyRule], routes: &[ForeignRoute]) -> Vec<String> {
     let mut wanted = Objects::default();
     for own in ["10.244.1.0/24", "fd00:1::/64"] {
@@ -98,7 +98,7 @@ fn default(table: u32) -> ForeignRoute {
     route("0.0.0.0/0", table, &[("192.0.2.254", ETH0)])
 }
 
-/// What nm-cloud-setup makes for the address of a network card.
+/// The rules that nm-cloud-setup makes for the address of a network card.
 #[test]
 fn a_rule_for_the_nodes_own_address_is_named_with_what_it_takes_and_the_remedy() {
     let routes = [default(30400), route("192.0.2.0/24", 30400, &[("", ETH0)])];
