@@ -1,5 +1,5 @@
-//! What feeds the daemon with nodes: the source, once it is known by which link this node is reached. Without `[node] interface`
-//! that is known from the beginning.
+//! Feeds the daemon with nodes: starts the source as soon as it is known by which link this node is reached. Without
+//! `[node] interface` that is known from the beginning.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,23 +18,23 @@ use crate::pass::device;
 use crate::pass::uplink;
 use crate::source::{AnySource, NodeEvent, Source};
 
-/// How often the links are looked at, whatever the kernel tells.
+/// How often the links are looked at, whatever the kernel's events say.
 const LOOK: Duration = Duration::from_secs(30);
 /// The least time between two looks.
 const GAP: Duration = Duration::from_millis(100);
 
-/// What comes.
+/// What the feed hands out.
 #[derive(Debug)]
 pub(crate) enum Fed {
     /// News of the nodes.
     News(NodeEvent),
-    /// This is the link by which this node is reached.
+    /// The link by which this node is reached was chosen.
     Chosen(Chosen),
-    /// It is another one from now on, or has another address.
+    /// Another link is chosen from now on, or the link has another address.
     Moved,
 }
 
-/// The source with what has to be known before it begins.
+/// The source, with what must be known before it begins.
 #[derive(Debug)]
 pub(crate) struct Feed {
     config: Config,
@@ -45,13 +45,13 @@ pub(crate) struct Feed {
     chosen: Option<Chosen>,
     links: Arc<Notify>,
     next_look: Instant,
-    /// What is wrong, as the log has it.
+    /// The fault that the log already names.
     said: Option<String>,
     notifier: Notifier,
 }
 
 impl Feed {
-    /// For the node called `name`, which has this WireGuard key. Must be called within a tokio runtime.
+    /// A feed for the node called `name`, which has this WireGuard key. Must be called within a tokio runtime.
     pub(crate) fn new(
         config: &Config,
         (name, key): (&str, Option<WgKey>),
@@ -76,7 +76,7 @@ impl Feed {
         feed
     }
 
-    /// The source goes by what was chosen as if it stood in the configuration.
+    /// Starts the source. It uses what was chosen as if that stood in the configuration.
     fn begin(&mut self, chosen: Option<&Chosen>) {
         let node = &self.config.node;
         let node = chosen.map_or_else(|| node.clone(), |chosen| chosen.configured(node));
@@ -86,7 +86,7 @@ impl Feed {
         self.key.into_iter().for_each(|key| source.publish(key));
     }
 
-    /// Who is to be told of events that [`concerns`] says yes to; `None` where nobody has to know.
+    /// Whom to notify of the events for which [`concerns`] says yes. `None` if nobody has to know.
     pub(crate) fn links(&self) -> Option<Arc<Notify>> {
         self.config.node.interface.is_some().then(|| Arc::clone(&self.links))
     }
@@ -118,7 +118,7 @@ impl Feed {
         }
     }
 
-    /// The link, if it is another than before.
+    /// The link, if it differs from the one before.
     fn look(&mut self) -> Option<Chosen> {
         self.next_look = Instant::now() + LOOK;
         let wanted = self.config.node.interface.clone()?;
@@ -142,7 +142,7 @@ impl Feed {
         }
     }
 
-    /// What is waited for before there is a source.
+    /// What the feed waits for before there is a source.
     pub(crate) fn waiting_for(&self) -> Option<String> {
         self.said.clone().filter(|_| self.source.is_none())
     }

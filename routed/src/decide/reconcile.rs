@@ -1,12 +1,13 @@
-//! From what is there to what should be, in a safe order: sans I/O.
+//! Walks from what is there to what should be, in a safe order: sans I/O.
 //!
-//! A [`Pass`] hands out batches of [`Op`]s and is told what the kernel said to each. Additions come before deletions.
-//! A thing is made only when what it needs is there, and removed only when nothing that is there needs it: a
-//! destination that is in the old state and in the new one keeps a route all the way, whatever the kernel refuses.
-//! "Observed" moves only on the kernel's yes.
+//! A [`Pass`] hands out batches of [`Op`]s and is told what the kernel answered to each op. Additions come before
+//! deletions. An object is made only when what it needs is there, and removed only when nothing that is there needs it.
+//! So a destination that is in the old state and in the new one keeps a route all the way, whatever the kernel refuses.
+//! "Observed" changes only after the kernel said yes.
 //!
-//! A pass over some of the objects is a pass over two parts, `desired` and `observed` cut down to the same keys. That
-//! is as safe as over all of them as long as the rest is as it should be: what is desired never needs what is not.
+//! A pass over some of the objects is a pass over two parts: `desired` and `observed`, cut down to the same keys. That
+//! is as safe as a pass over all of them, as long as the rest is as it should be: a desired object never needs one that
+//! is not desired.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -40,7 +41,7 @@ const STAGES: [Stage; 13] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Put(Kind),
-    /// Addresses of ours that are to be others' go before anything leads to them.
+    /// Addresses of this node that are to be other nodes' are removed before anything leads to them.
     FreeGateways,
     Delete(Kind),
 }
@@ -55,13 +56,14 @@ pub struct Pass<'a> {
     now: Instant,
     stage: usize,
     excess: Excess,
-    /// How many objects have been found to be missing, another or too much, and are so still.
+    /// How many objects were found to be missing, different or too much, and still are.
     open: usize,
 }
 
 macro_rules! excess {
     ($($(#[$doc:meta])* $field:ident $kind:ident $name:literal: $key:ty => $value:ty, wanted $hop:ty => $target:ty;)*) => {
-        /// What is there and not desired, kept from the one comparison of each kind until it can go.
+        /// What is there and not desired. The one comparison of each kind finds it, and it is kept here until it can
+        /// go.
         #[derive(Debug, Default)]
         struct Excess {
             $($field: Vec<($key, $value)>,)*
@@ -83,8 +85,9 @@ fn leaves_by_link(route: &Route) -> bool {
 }
 
 impl<'a> Pass<'a> {
-    /// A walk from `observed` to `desired`, at `now`. Keys that were refused are left alone until `backoff` lets them.
-    /// A new route must not replace another program's; where `known`, what we left there, had ours, it may.
+    /// A walk from `observed` to `desired`, at `now`. Refused keys are left alone until `backoff` allows them. A new
+    /// route must not replace another program's. It may do so if ours had the place in `known`, which is what the last
+    /// pass left.
     pub fn new(
         desired: &'a Objects,
         observed: Objects,
@@ -95,7 +98,7 @@ impl<'a> Pass<'a> {
         Self { desired, observed, known, backoff, now, stage: 0, excess: Excess::default(), open: 0 }
     }
 
-    /// What is there now, as far as the kernel said.
+    /// What is there now, as far as the kernel has answered.
     pub fn observed(&self) -> &Objects {
         &self.observed
     }
@@ -115,7 +118,7 @@ impl<'a> Pass<'a> {
         None
     }
 
-    /// What the kernel said to each op of the last batch. Gives back those it refused.
+    /// Takes the kernel's answer to each op of the last batch. Returns the ops that it refused.
     pub fn answered(&mut self, ops: Vec<Op>, answers: Vec<Result<(), Refusal>>) -> Vec<(Op, Refusal)> {
         let mut refused = Vec::new();
         if self.backoff.is_empty() && answers.iter().all(Result::is_ok) {
@@ -140,21 +143,21 @@ impl<'a> Pass<'a> {
         refused
     }
 
-    /// Says what was refused and why, for those who ask.
+    /// Records what was refused and why, for those who ask.
     pub fn explain(&mut self, op: &Op, object: String, reason: String) {
         let key = Key::of(op, &self.observed);
         self.backoff.explain(&key, object, reason);
     }
 
-    /// The same, at the end, and the names of what is not as desired.
+    /// Ends the walk. Returns what is there, and the names of what is not as desired.
     pub fn finish(self) -> (Objects, Keys) {
         let differing = if self.open == 0 { Keys::default() } else { self.observed.differing(self.desired) };
         debug_assert_eq!(self.open == 0, self.observed.differing(self.desired).is_empty());
         (self.observed, differing)
     }
 
-    /// What is missing or another of one kind; what is too much goes to `excess`. No later stage changes that but the two of
-    /// this kind.
+    /// What is missing or different, of one kind. What is too much goes to `excess`. Only the two stages of this kind
+    /// change that later.
     fn missing<K: Ord + Clone, V: PartialEq + Clone>(
         open: &mut usize,
         desired: &BTreeMap<K, V>,
@@ -213,8 +216,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// An address that this node had and another has now is no gateway to the kernel as long as it is here, too. No packet
-    /// needs it: it is only told apart from the others by it.
+    /// An address that this node had and another node has now. The kernel does not accept it as a gateway while it is
+    /// on this node. No packet needs the address here: it only tells our device apart from the others.
     fn addresses_of_gateways(&mut self) -> Vec<Op> {
         if self.excess.addresses.is_empty() {
             return Vec::new();
@@ -253,7 +256,7 @@ impl<'a> Pass<'a> {
         ready.map(op).collect()
     }
 
-    /// Where an FDB entry for its MAC is wanted, it is there, as wanted.
+    /// Whether the FDB entry for its MAC is there as wanted, if one is wanted.
     fn has_fdb_for(&self, key: &NeighbourKey, value: &Neighbour) -> bool {
         let Some(mac) = value.mac else { return true };
         let fdb = FdbKey { link: key.link, mac };
@@ -270,14 +273,14 @@ impl<'a> Pass<'a> {
         hop_of(route).is_none_or(|id| self.observed.nexthops.get(&id) == self.desired.nexthops.get(&id))
     }
 
-    /// The networks that are to lead to a peer which is not there as it should be.
+    /// The networks that are to lead to a peer which is missing or different.
     fn networks_without_peer(&self) -> BTreeSet<IpNetwork> {
         let is_missing = |(key, peer): &(&PeerKey, &Peer)| self.observed.peers.get(*key) != Some(*peer);
         let missing = self.desired.peers.iter().filter(is_missing);
         missing.flat_map(|(_, peer)| peer.allowed.iter().copied()).collect()
     }
 
-    /// A peer that goes takes the way of its networks with it, unless they are another's by now.
+    /// A peer that goes takes the way of its networks with it, unless they belong to another peer by now.
     fn unused_peers(&mut self) -> Vec<Op> {
         let delete = std::mem::take(&mut self.excess.peers);
         if delete.is_empty() {
@@ -293,7 +296,7 @@ impl<'a> Pass<'a> {
         delete.into_iter().filter(|(_, peer)| !is_used(peer)).map(|(key, _)| Op::DeletePeer(key)).collect()
     }
 
-    /// The kernel deletes a nexthop's routes with it, so it goes only when no route is left that uses it.
+    /// The kernel deletes a nexthop's routes with it. So a nexthop goes only when no route that uses it is left.
     fn unused_nexthops(&mut self) -> Vec<Op> {
         let delete = std::mem::take(&mut self.excess.nexthops);
         let used = || self.observed.routes.values().filter_map(hop_of).collect();
@@ -316,7 +319,7 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What is to be deleted and not among what is `used`, which is looked for only if there is a question.
+/// What is to be deleted and is not `used`. What is used is worked out only if something is to be deleted.
 fn unused<K: Ord, V>(mut delete: Vec<(K, V)>, used: impl Fn() -> BTreeSet<K>) -> Vec<(K, V)> {
     if !delete.is_empty() {
         let used = used();
@@ -325,7 +328,7 @@ fn unused<K: Ord, V>(mut delete: Vec<(K, V)>, used: impl Fn() -> BTreeSet<K>) ->
     delete
 }
 
-/// The kernel says that what is to be deleted is not there: what was asked for holds.
+/// Whether the kernel says that the object to be deleted is not there: then what was asked for holds.
 fn is_gone(op: &Op, refusal: &Refusal) -> bool {
     use nix::errno::Errno;
     op.change() == ferrule_model::Change::Delete

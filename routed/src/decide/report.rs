@@ -1,4 +1,4 @@
-//! What a pass did, in words that a person reads in the log: pure.
+//! Puts what a pass did into words that a person reads in the log: pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::decide::kinds::Kind;
 use crate::decide::objects::Links;
 use crate::decide::objects::Objects;
 
-/// Lines of one kind that are logged before they are only counted.
+/// At most so many lines of one kind are logged; the others are only counted.
 pub const LINES: usize = 8;
 
 /// How many changes of each kind were made: put, and deleted.
@@ -26,15 +26,15 @@ pub struct Tally {
 pub struct Report {
     /// How many changes were made.
     pub tally: Tally,
-    /// What someone else had removed or changed, and was put back.
+    /// What was put back, after someone else had removed or changed it.
     pub repaired: Vec<String>,
-    /// What was changed of a device beside what is counted.
+    /// Changes of a device that are not among those counted.
     pub done: Vec<String>,
     /// What the kernel refused, why, and what a person can do.
     pub refused: BTreeSet<String>,
-    /// The device that packets to other nodes need is refused, and why.
+    /// Why the device that packets to other nodes need is refused, if it is.
     pub hindered: Option<String>,
-    /// What does not hinder this node, and an operator should know.
+    /// What does not hinder this node, but an operator should know.
     pub warnings: BTreeSet<String>,
     /// What is left out.
     pub skipped: BTreeSet<Skipped>,
@@ -88,7 +88,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// What `op` changes, named for a person.
+/// The object that `op` changes, named for a person.
 pub fn object(op: &Op, observed: &Objects, links: &Links) -> String {
     let link = |index: &IfIndex| match links.get(index) {
         Some(link) => link.name.to_string(),
@@ -120,7 +120,7 @@ pub fn object(op: &Op, observed: &Objects, links: &Links) -> String {
     }
 }
 
-/// The sentence about a repair, if `op` put back what `before` had and `found` had not.
+/// The sentence about a repair, if `op` put back what was in `before` and is missing from `found`.
 pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Option<String> {
     fn told<V: PartialEq>(wanted: &V, before: Option<&V>, found: Option<&V>) -> Option<&'static str> {
         if before != Some(wanted) {
@@ -142,13 +142,13 @@ pub fn repair(op: &Op, before: &Objects, found: &Objects, links: &Links) -> Opti
     Some(format!("{} was {verb} by someone else; put back", object(op, found, links)))
 }
 
-/// The sentence about checksums of the device.
+/// The sentence about switching the device's checksums.
 pub fn offload(device: &IfName, on: bool) -> String {
     let who = if on { "the link below it" } else { "it" };
     format!("checksums of what {device} sends are made by {who} now (tx-checksum-ip-generic {})", onoff(on))
 }
 
-/// The sentence about checksums that cannot be switched.
+/// The sentence about checksums of the device that cannot be switched.
 pub fn offload_refusal(device: &IfName, on: bool, refusal: &Refusal) -> String {
     let remedy = "remove [routing.vxlan] checksum_offload to leave it as it is";
     format!("cannot set tx-checksum-ip-generic {} on {device}: {refusal}; {remedy}", onoff(on))
@@ -158,7 +158,7 @@ fn onoff(on: bool) -> &'static str {
     if on { "on" } else { "off" }
 }
 
-/// The sentence about what was changed on the device by someone else.
+/// The sentence about what someone else had changed on the device.
 pub fn device_repair(name: &str, change: &LinkChange) -> String {
     let mut what = Vec::new();
     if change.up.is_some() {
@@ -184,7 +184,7 @@ pub fn reason(op: &Op, refusal: &Refusal) -> String {
     format!("{refusal}; {}", remedy(op, refusal))
 }
 
-/// Logs the first of `count` lines, and how many more there are; `lines` are at least the first ones.
+/// Logs the first of `count` lines, and how many more there are. `lines` holds at least those first ones.
 pub fn log_lines(lines: &[String], count: usize, rest: &str, log: impl Fn(&str)) {
     lines.iter().take(LINES).for_each(|line| log(line));
     if count > LINES {
@@ -192,7 +192,7 @@ pub fn log_lines(lines: &[String], count: usize, rest: &str, log: impl Fn(&str))
     }
 }
 
-/// Whether it is about IPv6, and not about a link.
+/// Whether the op is about IPv6, and not about a link.
 fn is_ipv6(op: &Op) -> bool {
     match op {
         Op::PutAddress(key, _) | Op::DeleteAddress(key) => key.prefix.is_ipv6(),
@@ -204,7 +204,7 @@ fn is_ipv6(op: &Op) -> bool {
 
 fn remedy(op: &Op, refusal: &Refusal) -> &'static str {
     match (op, refusal.errno) {
-        // The kernel checks rights first, and has another number for them.
+        // The kernel checks rights first, and has another number for missing rights.
         (op, Errno::EACCES | Errno::EAFNOSUPPORT) if is_ipv6(op) => {
             "IPv6 is off on the link: set its sysctl net.ipv6.conf.<link>.disable_ipv6 to 0, or give the nodes no IPv6 pod CIDRs"
         }

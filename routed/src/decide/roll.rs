@@ -1,11 +1,12 @@
-//! Which of the nodes that a source tells of count, where some claim what others have: one rule for all sources. Pure.
+//! Decides which of the nodes that a source tells of count, if some claim what others have: one rule for all sources.
+//! Pure.
 //!
-//! A node that clashes is left out by itself, with a reason, and nobody else is touched. Left out is, whoever else there is, a node
-//! with a pod CIDR that holds a node's address or an address of Services: its routes would take the way of the nodes
-//! themselves. Of those that claim one address, MAC, key or overlapping pod CIDRs, this node comes first, then who is ready,
-//! then who is newer, then who comes first by name. So all nodes but the two decide alike, in whatever order they hear
-//! of it. What only this machine can know (its own links) is in [`crate::decide::taken`], and
-//! [`crate::decide::desired`] leaves out by it.
+//! A node that clashes is left out alone, with a reason, and no other node is affected. A node is always left out if
+//! one of its pod CIDRs holds a node's address or an address of Services: its routes would take the way of the nodes
+//! themselves. Several nodes may claim one address, MAC or key, or overlapping pod CIDRs. Then this node comes first,
+//! then one that is ready, then the newer one, then the first by name. So all nodes but those two decide alike, in
+//! whatever order they hear of it. [`crate::decide::taken`] knows what only this machine can know (its own links), and
+//! [`crate::decide::desired`] leaves nodes out because of that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -20,9 +21,9 @@ use crate::decide::nodes::{Node, NodeUpdate};
 /// What decides between nodes that claim the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rank {
-    /// Its kubelet says so; true where nobody can say.
+    /// Its kubelet says that it is ready; true if no source can say.
     pub ready: bool,
-    /// When it came to be, in whatever unit the source counts; 0 where nobody can say.
+    /// When it was created, in whatever unit the source counts; 0 if no source can say.
     pub born: i64,
 }
 
@@ -35,28 +36,28 @@ impl Default for Rank {
 /// What may not be claimed twice, or at all.
 #[derive(Debug, Clone, Default)]
 struct Rules {
-    /// The VXLAN devices' MACs count: of the first, of the second.
+    /// Whether the MACs of the VXLAN devices count: of the first, of the second.
     macs: [bool; 2],
-    /// The WireGuard keys count.
+    /// Whether the WireGuard keys count.
     keys: bool,
     /// The networks of Services.
     services: Vec<IpNetwork>,
 }
 
-/// All nodes that are told of, those that are left out among them.
+/// All nodes that the source tells of, including those that are left out.
 #[derive(Debug)]
 pub struct Roll {
     own_name: String,
     rules: Rules,
     all: BTreeMap<Arc<str>, (Node, Rank)>,
-    /// Of those that are not left out.
+    /// The claims of the nodes that are not left out.
     claims: Claims,
     left_out: BTreeMap<Arc<str>, String>,
-    /// What is to be said.
+    /// The lines that are to be logged.
     lines: Vec<String>,
 }
 
-/// Who has what. The networks do not overlap.
+/// Which node has what. The networks do not overlap.
 #[derive(Debug, Default)]
 struct Claims {
     addresses: BTreeMap<(bool, u128), Arc<str>>,
@@ -67,14 +68,14 @@ struct Claims {
 
 /// A claim that another node has, too.
 struct Clash {
-    /// What, as in `its address 192.0.2.2 is`.
+    /// What is claimed, as in `its address 192.0.2.2 is`.
     what: String,
-    /// Whose.
+    /// The node that has it.
     whose: Arc<str>,
 }
 
 impl Roll {
-    /// Nobody is told of. `own_name` is the node that this daemon runs on.
+    /// An empty roll. `own_name` is the node that this daemon runs on.
     pub fn new(own_name: &str, config: &Config) -> Self {
         let (routing, services) = (&config.routing, config.cluster.service_cidrs.clone());
         let vxlan = routing.has(Tunnel::Vxlan);
@@ -90,12 +91,12 @@ impl Roll {
         }
     }
 
-    /// What was told of the node of this name, whether or not it is left out.
+    /// What was told of the node of this name, even if it is left out.
     pub fn get(&self, name: &str) -> Option<&(Node, Rank)> {
         self.all.get(name)
     }
 
-    /// These are all nodes: those that count.
+    /// Replaces all nodes by these. Returns those that count.
     pub fn replace(&mut self, nodes: impl IntoIterator<Item = (Node, Rank)>) -> Vec<Node> {
         let named = |(node, rank): (Node, Rank)| (Arc::from(node.name.as_str()), (node, rank));
         self.all = nodes.into_iter().map(named).collect();
@@ -104,7 +105,7 @@ impl Roll {
         counts.map(|(_, (node, _))| node.clone()).collect()
     }
 
-    /// The node is this: what that changes of those that count.
+    /// Puts this node in. Returns what that changes among those that count.
     pub fn put(&mut self, node: Node, rank: Rank) -> Vec<NodeUpdate> {
         let name: Arc<str> = Arc::from(node.name.as_str());
         let known = self.all.get(&name);
@@ -127,7 +128,7 @@ impl Roll {
         self.decide_after((!is_known).then_some((&name, was_there)))
     }
 
-    /// There is no node of this name: what that changes of those that count.
+    /// Takes the node of this name out. Returns what that changes among those that count.
     pub fn remove(&mut self, name: &str) -> Vec<NodeUpdate> {
         let Some((node, _)) = self.all.remove(name) else { return Vec::new() };
         if self.left_out.is_empty() {
@@ -140,12 +141,12 @@ impl Roll {
         updates
     }
 
-    /// What is to be said since the last time, as in `node b is left out: …`.
+    /// Takes out the lines that have come up since the last call, as in `node b is left out: …`.
     pub fn lines(&mut self) -> Vec<String> {
         std::mem::take(&mut self.lines)
     }
 
-    /// Decides afresh after `touched` became another, or came if it was not there: what that changes.
+    /// Decides afresh after the node `touched` changed, or came if it was not there. Returns what that changes.
     fn decide_after(&mut self, touched: Option<(&Arc<str>, bool)>) -> Vec<NodeUpdate> {
         let before = self.decide();
         let (now, all) = (&self.left_out, &self.all);
@@ -159,7 +160,7 @@ impl Roll {
         updates
     }
 
-    /// Decides who is left out; who was before.
+    /// Decides which nodes are left out. Returns those that were left out before.
     fn decide(&mut self) -> BTreeMap<Arc<str>, String> {
         let mut left_out = BTreeMap::new();
         let mut hosts = Claims::default();
@@ -219,7 +220,7 @@ impl Roll {
 }
 
 impl Rules {
-    /// What is wrong with a node by itself.
+    /// What is wrong with the node by itself.
     fn fault(&self, node: &Node) -> Option<String> {
         let cidrs = &node.pod_cidrs;
         for (at, cidr) in cidrs.iter().enumerate() {
@@ -252,7 +253,7 @@ impl Rules {
 }
 
 impl Claims {
-    /// What the node claims that another has, if it does.
+    /// What the node claims and another has, if there is such a thing.
     fn clash(&self, node: &Node, rules: &Rules) -> Option<Clash> {
         let clash = |what: String, whose: &Arc<str>| Some(Clash { what, whose: Arc::clone(whose) });
         for address in addresses(node) {
@@ -281,7 +282,7 @@ impl Claims {
         self.held(node)
     }
 
-    /// An address of a node in the pod CIDRs of another.
+    /// An address of a node that is in the pod CIDRs of another.
     fn held(&self, node: &Node) -> Option<Clash> {
         node.pod_cidrs.iter().find_map(|cidr| {
             let range = ordinal(cidr.network())..=ordinal(last_address(cidr));
@@ -290,7 +291,7 @@ impl Claims {
         })
     }
 
-    /// The last network that does not begin behind `address`: no other can have it.
+    /// The last network that does not begin after `address`: no other network can contain it.
     fn network_at(&self, address: IpAddr) -> Option<&(IpNetwork, Arc<str>)> {
         self.networks.range(..=ordinal(address)).next_back().map(|(_, found)| found)
     }
@@ -307,7 +308,7 @@ impl Claims {
         self.networks.extend(node.pod_cidrs.iter().map(network));
     }
 
-    /// Takes away what `node` has, all of it its own.
+    /// Removes the claims of `node`. All of them must be its own.
     fn remove(&mut self, node: &Node, rules: &Rules) {
         addresses(node).for_each(|address| drop(self.addresses.remove(&ordinal(address))));
         rules.macs(node).for_each(|mac| drop(self.macs.remove(&mac)));

@@ -1,5 +1,5 @@
-//! What this machine has itself, and no pod CIDR may take: pure. A route to such a network would take the way of the node's
-//! own packets. What nodes say of each other is looked at in [`crate::decide::roll`].
+//! What this machine has itself, and no pod CIDR may contain: pure. A route to such a network would take the way of the
+//! node's own packets. [`crate::decide::roll`] handles what nodes claim of each other.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use ferrule_model::{IpNetwork, last_address, ordinal};
 
 use crate::decide::desired::{Underlay, Why};
 
-/// Addresses and networks that are no pod's.
+/// Addresses and networks that belong to no pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Taken {
     /// The next hops of the default routes.
@@ -17,12 +17,12 @@ pub struct Taken {
     addresses: BTreeMap<(bool, u128), IpAddr>,
     /// The networks that the uplinks are connected to.
     networks: Vec<IpNetwork>,
-    /// What an operator has given to pods.
+    /// The networks that an operator has given to pods.
     given: Vec<IpNetwork>,
 }
 
 impl Taken {
-    /// What is taken where these are the gateways, the machine's addresses, its pods' networks and its uplinks.
+    /// Collects what is taken, from the gateways, the machine's addresses, its pods' networks and its uplinks.
     pub fn new(
         gateways: Vec<IpAddr>,
         addresses: impl Iterator<Item = IpAddr>,
@@ -39,8 +39,9 @@ impl Taken {
         Self { gateways, addresses, networks: connected.collect(), given: Vec::new() }
     }
 
-    /// The same where an operator has given these networks to pods: then no host of a larger network that the uplink is
-    /// connected to, as 10.0.0.0/8, is in them. Gateways and addresses that are seen there count all the same.
+    /// The same if an operator has given these networks to pods. An uplink may be connected to a larger network, such
+    /// as 10.0.0.0/8; then none of its hosts are in the given networks. Gateways and addresses that are seen there
+    /// count all the same.
     #[must_use]
     pub fn with_given(self, given: &[IpNetwork]) -> Self {
         Self { given: given.to_vec(), ..self }
@@ -51,7 +52,7 @@ impl Taken {
         self.addresses.values().copied()
     }
 
-    /// Why these pod CIDRs, one of them at least, cannot be a node's.
+    /// Why a node cannot have these pod CIDRs, or at least one of them.
     pub fn clash<'a>(&self, mut cidrs: impl Iterator<Item = &'a IpNetwork>) -> Option<Why> {
         cidrs.find_map(|cidr| {
             if let Some(gateway) = self.gateways.iter().find(|gateway| cidr.contains(**gateway)) {

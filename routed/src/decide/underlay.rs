@@ -13,17 +13,17 @@ pub struct Uplink {
     pub link: IfIndex,
     /// That address.
     pub address: IpAddr,
-    /// The length of its prefix: what lies in that network is on the link.
+    /// The length of its prefix. Hosts in that network are on the link.
     pub prefix_len: u8,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Switched on and connected: it takes routes.
+    /// Whether it is switched on and connected, so that it takes routes.
     pub usable: bool,
-    /// It has the address and nothing else, as `lo` does: packets leave by other links.
+    /// Whether it only holds the address, as `lo` does, and packets leave by other links.
     pub holds: bool,
 }
 
-/// The uplinks, one a family at most.
+/// The uplinks, at most one for each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Underlay {
     /// For IPv4.
@@ -41,13 +41,14 @@ impl Underlay {
         }
     }
 
-    /// The one that carries the tunnels of `own`: IPv4 if the node has an IPv4 address, whether or not it is there now.
+    /// The uplink that carries the tunnels of `own`. It is that of IPv4 if the node has an IPv4 address, whether or not
+    /// the address is there now.
     pub fn tunnel(&self, own: &Node) -> Option<Uplink> {
         if own.v4.is_some() { self.v4 } else { self.v6 }
     }
 
-    /// Takes a link with the node's address, unless there is one already that is as good: one that is off carries nothing,
-    /// whatever address it was left with.
+    /// Takes in a link with the node's address, unless there is one already that is as good. A link that is off carries
+    /// nothing, whatever address it was left with.
     pub fn offer(&mut self, uplink: Uplink) {
         let place = match Family::of(uplink.address) {
             Family::V4 => &mut self.v4,
@@ -58,21 +59,21 @@ impl Underlay {
         }
     }
 
-    /// All there are.
+    /// All uplinks there are.
     pub fn all(&self) -> impl Iterator<Item = Uplink> {
         [self.v4, self.v6].into_iter().flatten()
     }
 }
 
 impl Uplink {
-    /// Whether `other` is a neighbour on this link, rather than behind a router.
+    /// Whether `other` is a neighbour on this link, and not behind a router.
     pub fn has_on_link(&self, other: IpAddr) -> bool {
         let network = IpNetwork::new(self.address, self.prefix_len);
         !self.holds && network.is_ok_and(|network| network.contains(other))
     }
 }
 
-/// A link that has addresses, and that no packet leaves the node by.
+/// Whether a link has addresses, but no packet leaves the node by it.
 pub fn only_holds(link: &Link) -> bool {
     match &link.kind {
         LinkKind::Loopback => true,

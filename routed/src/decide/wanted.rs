@@ -18,13 +18,13 @@ use crate::decide::nodes::Node;
 /// Where a wanted route leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Nowhere: the destination is refused.
+    /// Nowhere: the kernel refuses packets to the destination.
     Unreachable,
-    /// To the nexthop of this gateway and link.
+    /// To the nexthop object of this gateway and link.
     Hop(HopKey),
-    /// The same, said by the route itself: other nodes may have the same next hop.
+    /// The same, but the route itself names gateway and link, because other nodes may have the same next hop.
     Via(HopKey),
-    /// Out of this link, which knows by itself where to.
+    /// Out of this link, which finds the way itself.
     Link(IfIndex),
 }
 
@@ -38,13 +38,13 @@ pub struct HopKey {
 }
 
 impl HopKey {
-    /// That of this object.
+    /// The key of this object.
     pub fn of(nexthop: &Nexthop) -> Self {
         Self { link: nexthop.link, gateway: nexthop.gateway }
     }
 }
 
-/// By the gateway, at once: links are few.
+/// Hashes the gateway alone, in one step, because there are few links.
 impl Hash for HopKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(ordinal(self.gateway).1);
@@ -71,12 +71,12 @@ macro_rules! wanted {
             $($(#[$doc])* pub $field: BTreeMap<$hop, $target>,)*
             /// What is left out, and why.
             pub skipped: Vec<Skipped>,
-            /// Nodes claim the same: what one of them gets depends on the others.
+            /// Whether nodes claim the same, so that what one of them gets depends on the others.
             pub clashes: bool,
         }
 
-        /// The parts of nodes before they are put in order: thousands of them are put in order faster at once than each by
-        /// itself.
+        /// The parts of nodes before they are sorted. Sorting thousands of them in one go is faster than sorting each
+        /// in.
         #[derive(Debug, Default)]
         pub(super) struct Pieces {
             $(pub(super) $field: Vec<($hop, $target)>,)*
@@ -88,7 +88,7 @@ macro_rules! wanted {
                 [$(self.$field.len()),*].iter().sum()
             }
 
-            /// Puts them in order, one after another.
+            /// Collects the parts, one after another, in order.
             fn collect(self) -> Wanted {
                 Wanted { $($field: self.$field.into_iter().collect(),)* skipped: self.skipped, clashes: false }
             }
@@ -127,9 +127,10 @@ impl Pieces {
         self.skipped.push(Skipped { node: node.name.clone(), cidrs, why });
     }
 
-    /// All of it in order.
+    /// All parts in order.
     pub(super) fn sorted(mut self) -> Wanted {
-        // The maps put them in order anyhow, but find little left to do: here each is moved once, and what is compared is short.
+        // The maps sort as well, but find little left to do. Sorted here, each entry is moved once, and only short keys
+        // are compared.
         self.fdb.sort_by_cached_key(|(key, _)| key.mac);
         self.neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address).1);
         self.nexthops.sort_by_cached_key(|(key, _)| ordinal(key.gateway).1);
@@ -146,7 +147,7 @@ impl Pieces {
 }
 
 impl Wanted {
-    /// Takes the part of `node`, unless some of it is taken.
+    /// Adds the part of `node`, unless some of it is taken.
     pub(super) fn take(&mut self, node: &Node, part: Self) {
         if self.has_any_of(&part) {
             self.clashes = true;

@@ -1,11 +1,11 @@
-//! The backend `wireguard`: one device, and a peer for every other node whose key is known. What there should be is worked
-//! out here; [`crate::pass::wireguard`] keeps the device and the key.
+//! The backend `wireguard`: one device, and a peer for every other node whose key is known. What there should be is
+//! worked out here; [`crate::pass::wireguard`] keeps the device and the key.
 //!
-//! A packet to another node's pod leaves by a route out of the device, which finds the peer by its allowed networks,
-//! encrypts and sends it to the node's address. What comes from a peer with another source address than its own pods'
-//! is dropped: nobody can speak for another node.
+//! A packet to another node's pod leaves by a route out of the device. The device finds the peer by its allowed
+//! networks, encrypts the packet and sends it to the node's address. A packet from a peer is dropped if its source is
+//! not one of that peer's own pods, so no node can speak for another.
 //!
-//! WireGuard tells of no changes, so a peer that someone removes is found when everything is compared.
+//! WireGuard tells of no changes. So if someone removes a peer, that is found when everything is compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use crate::decide::nodes::Node;
 /// Outer IPv4 (20) and UDP (8) headers, WireGuard's (16) and its tag (16).
 pub const OVERHEAD: u32 = 60;
 
-/// What is written at our device, by which it is known again: anyone may have a WireGuard device.
+/// The alias of our device, by which it is recognised: anyone may have a WireGuard device.
 pub const ALIAS: &str = "ferrule: tunnels to the other nodes";
 
-/// How long a session lives after its last handshake, in seconds (`REJECT_AFTER_TIME`): for so long what WireGuard
+/// How long a session lives after its last handshake, in seconds (`REJECT_AFTER_TIME`). For so long what WireGuard
 /// believes of an endpoint is proved.
 const SESSION_S: u64 = 180;
 
-/// Who this node is to the others.
+/// This node's identity to the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Its private key.
@@ -37,7 +37,7 @@ pub struct Identity {
     pub key: WgKey,
 }
 
-/// The device, as far as peers depend on it.
+/// What peers depend on of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wg {
     /// Its number.
@@ -46,7 +46,7 @@ pub struct Wg {
     pub key: WgKey,
     /// The UDP port of every node.
     pub port: u16,
-    /// Seconds.
+    /// The keepalive interval, in seconds.
     pub keepalive_s: u16,
 }
 
@@ -64,7 +64,7 @@ impl Wg {
         Ok((PeerKey { link: self.link, key }, SocketAddr::new(address, self.port)))
     }
 
-    /// The peer that `node` is, for these networks.
+    /// The peer for `node`, with these networks.
     pub fn peer(&self, node: &Node, tunnel: Family, allowed: BTreeSet<IpNetwork>) -> Option<(PeerKey, Peer)> {
         let (key, endpoint) = self.reaches(node, tunnel).ok()?;
         let (endpoint, keepalive_s) = (Some(endpoint), self.keepalive_s);
@@ -72,21 +72,21 @@ impl Wg {
     }
 }
 
-/// The device that there should be, or `None` if none is needed.
+/// The device that should be there, or `None` if none is needed.
 pub fn spec(routing: &Routing, own: &Node, underlay: &Underlay) -> Option<WireguardSpec> {
     underlay.tunnel(own).filter(|_| routing.has(Tunnel::Wireguard))?;
     let mtu = pod_mtu(routing, own, underlay)?;
     Some(WireguardSpec { name: routing.wireguard.device.clone(), mtu, alias: ALIAS.into() })
 }
 
-/// What makes this node's device of it.
+/// The settings that make it this node's device.
 pub fn settings(routing: &Routing, identity: &Identity) -> WireguardSettings {
     WireguardSettings { secret: identity.secret.clone(), port: routing.wireguard.port }
 }
 
-/// The peers as they were put, except for endpoints that do not work. A peer that answers from elsewhere, because its
-/// address is translated or it has several, has moved its endpoint itself and proved who it is: that is left. `known` is
-/// what was put, `now_s` the time since 1970.
+/// The peers as they were put, except for endpoints that do not work. A peer may answer from another address, because
+/// its address is translated or it has several. It has then moved its endpoint itself and proved its identity, so the
+/// endpoint stays. `known` is what was put, `now_s` the time since 1970.
 pub fn settled(
     peers: BTreeMap<PeerKey, PeerState>,
     known: Option<&BTreeMap<PeerKey, Peer>>,

@@ -1,9 +1,9 @@
-//! The rules that let this node's pods through where a host firewall drops what is forwarded: pure.
+//! The rules that let this node's pods through if a host firewall drops forwarded packets: pure.
 //!
-//! Every base chain of the forward hook has to let a packet pass; to accept it in one says nothing in the next. So where
-//! iptables has the policy DROP (as Docker sets it), only a rule in that chain helps: a jump to a chain of our own. It
-//! stands behind everything else, except a last rule that refuses all: what the operator or a network policy refuses by
-//! a rule of its own stays refused.
+//! Every base chain of the forward hook has to let a packet pass; a chain that accepts it says nothing for the next
+//! one. So if iptables has the policy DROP (as Docker sets it), only a rule in that chain helps: a jump to a chain of
+//! our own. The jump stands behind everything else, except a last rule that refuses everything. So what the operator or
+//! a network policy refuses by a rule of its own stays refused.
 
 use std::fmt::Write;
 
@@ -11,12 +11,12 @@ use ferrule_model::IpNetwork;
 
 /// Our chain in iptables' filter table.
 pub const CHAIN: &str = "FERRULE-FORWARD";
-/// The table that both kinds of iptables have, as events of nftables name it.
+/// The table's name in both kinds of iptables, as events of nftables have it.
 pub const TABLE: &str = "filter";
 
-/// The script for `iptables-restore --noflush` that makes our rules accept exactly what comes from and goes to `pods`,
-/// or removes them if there are none; `None` if all is as it should be. `listed` are the rules as `iptables -S` prints
-/// them.
+/// The script for `iptables-restore --noflush` that makes our rules accept exactly what comes from and goes to `pods`.
+/// If there are no pods, it removes the rules. `None` if all is as it should be. `listed` are the rules as `iptables
+/// -S` prints them.
 pub fn change(listed: &str, pods: &[IpNetwork]) -> Option<String> {
     let wanted: Vec<_> = pods
         .iter()
@@ -60,7 +60,7 @@ fn refuses_all(rule: &str) -> bool {
     rule == "-j DROP" || rule == "-j REJECT" || rule.starts_with("-j REJECT --reject-with ")
 }
 
-/// A comment is written as a match, in quotes if it has a space in it.
+/// The rule without its comment. A comment is written as a match, in quotes if it has a space in it.
 fn without_comment(rule: &str) -> String {
     let Some((before, rest)) = rule.split_once("-m comment --comment ") else { return rule.to_owned() };
     let after = match rest.strip_prefix('"') {
@@ -78,7 +78,7 @@ fn without_comment(rule: &str) -> String {
     format!("{before}{}", after.trim_start())
 }
 
-/// The base chains of other programs that drop what is forwarded and that no rule of ours reaches, each with what to do
+/// The base chains of other programs that drop forwarded packets and that no rule of ours reaches, each with what to do
 /// about it. `chains` is what `nft list chains` prints.
 pub fn out_of_reach(chains: &str) -> Vec<String> {
     let (mut table, mut chain, mut found) = ("", "", Vec::new());
@@ -99,7 +99,7 @@ fn told(table: &str, chain: &str, line: &str) -> Option<String> {
     if !["ip", "ip6", "inet"].contains(&family) || (family != "inet" && name == TABLE && chain == "FORWARD") {
         return None;
     }
-    // It rejects by its last rule, not by policy.
+    // firewalld rejects by its last rule, not by policy.
     if name == "firewalld" {
         return Some(
             "firewalld refuses what is forwarded, and only its own rules can accept it: firewall-cmd --permanent \
@@ -126,7 +126,7 @@ mod tests {
         vec!["10.244.1.0/24".parse().unwrap()]
     }
 
-    /// What iptables makes of a script, as far as these tests go.
+    /// The rules after a script, as far as these tests need iptables.
     fn after(listed: &str, script: &str) -> String {
         let mut lines: Vec<_> = listed.lines().map(str::to_owned).collect();
         lines.retain(|line| !line.starts_with(&format!("-A {CHAIN} ")));
@@ -177,7 +177,7 @@ mod tests {
             assert!(script.contains("\n-I FORWARD 3 -j FERRULE-FORWARD\n"), "{script}");
             let there = after(&listed, &script);
             assert_eq!(change(&there, &pods()), None, "{there}");
-            // Somebody refuses all before it.
+            // A rule before it refuses everything.
             let earlier = there.replace(
                 "-A FORWARD -j FERRULE-FORWARD",
                 &format!("-A FORWARD {last}\n-A FORWARD -j FERRULE-FORWARD"),

@@ -1,13 +1,13 @@
-//! The nftables table that gives traffic from this node's pods to the world the node's address: its text is made purely,
-//! and held against what the kernel has.
+//! The nftables table that gives the node's address to traffic from this node's pods to the outside. Its text is made
+//! purely, and compared with what the kernel has.
 //!
-//! Traffic inside the cluster keeps the pod's address, and always that between pods of this node; so does what never
-//! leaves the link (link-local) and what no single host answers (multicast). Traffic to the node itself never comes to
-//! this hook.
+//! Traffic inside the cluster keeps the pod's address; between pods of this node it always does. So does traffic that
+//! never leaves the link (link-local), and traffic that no single host answers (multicast). Traffic to the node itself
+//! never comes to this hook.
 //!
-//! Packets that kube-proxy has marked are left to it: the first chain that masquerades a connection is the only one to
-//! see it, and kube-proxy takes its mark off as it masquerades. A mark that stayed on would have the tunnel's packet,
-//! which is the same to the kernel, masqueraded as well.
+//! Packets that kube-proxy has marked are left to kube-proxy. Only the first chain that masquerades a connection sees
+//! it, and kube-proxy removes its mark as it masquerades. If the mark stayed on, the tunnel's packet, which bears the
+//! same mark in the kernel, would be masqueraded as well.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ use crate::decide::networks::in_order;
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";
 
-/// What kube-proxy marks packets with that it will masquerade (KUBE-MARK-MASQ; `masqueradeBit` 14, its default).
+/// The mark of packets that kube-proxy will masquerade (KUBE-MARK-MASQ; `masqueradeBit` 14, its default).
 const MASQUERADED_BY_OTHERS: &str = "0x00004000";
 
 /// Link-local and multicast (RFC 3927, RFC 5771).
@@ -26,7 +26,8 @@ const NEVER_V4: [&str; 2] = ["169.254.0.0/16", "224.0.0.0/4"];
 /// The same (RFC 4291).
 const NEVER_V6: [&str; 2] = ["fe80::/10", "ff00::/8"];
 
-/// The table's text as `nft --numeric list` prints it (100 is `srcnat`), from this node's pod CIDRs and the networks that see pods' own addresses.
+/// The table's text as `nft --numeric list` prints it (100 is `srcnat`). `unchanged` are the networks that see pods'
+/// own addresses.
 pub fn table(own_pods: &[IpNetwork], unchanged: &[IpNetwork]) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     for (of, never) in [(Family::V4, NEVER_V4), (Family::V6, NEVER_V6)] {
@@ -61,7 +62,7 @@ fn set(text: &mut String, name: &str, of: Family, networks: impl Iterator<Item =
     let _ = writeln!(text, "\tset {name}{number} {{\n\t\ttype {protocol}\n\t\tflags interval");
     let mut between = "\t\telements = { ";
     for network in &elements {
-        // As nft prints it: a single address without its length.
+        // nft prints a single address without its length.
         let _ = match network.prefix() {
             whole if whole == host_prefix(network.ip()).prefix() => write!(text, "{between}{}", network.ip()),
             _ => write!(text, "{between}{network}"),
@@ -74,7 +75,7 @@ fn set(text: &mut String, name: &str, of: Family, networks: impl Iterator<Item =
     text.push_str("\t}\n\n");
 }
 
-/// In order, without those inside others: an interval set refuses what overlaps.
+/// Sorts networks and drops those inside others, because an interval set refuses overlapping ones.
 fn disjoint(networks: Vec<IpNetwork>) -> Vec<IpNetwork> {
     let mut kept: Vec<IpNetwork> = Vec::new();
     for network in in_order(networks) {
@@ -113,7 +114,7 @@ mod tests {
         assert_eq!(example(), include_str!("../../tests/golden/masquerade.nft"));
     }
 
-    /// Else it would be put back for ever.
+    /// If they differed, the table would be put back for ever.
     #[test]
     fn the_kernel_tells_the_table_as_it_was_given() {
         let listed = netns::make().unwrap().run(|| {

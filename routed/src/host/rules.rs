@@ -1,4 +1,4 @@
-//! The masquerade table in the kernel, kept by nft: what it is to say is made in [`crate::host::masquerade`].
+//! Keeps the masquerade table in the kernel by nft. [`crate::host::masquerade`] makes its text.
 
 use ferrule_netlink::nft::{self, Found, KeptError, KeptTable, NetfilterSocket, NftError, Text};
 
@@ -8,7 +8,7 @@ use crate::host::masquerade;
 #[derive(Debug)]
 pub struct Rules {
     table: KeptTable,
-    /// Opened when it is first needed, and again after an error.
+    /// The socket is opened when it is first needed, and again after an error.
     netfilter: Option<NetfilterSocket>,
 }
 
@@ -19,7 +19,7 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Brings the table to the `wanted` text; `by` is who has changed it, if that was told.
+    /// Brings the table to the `wanted` text. `by` names who has changed it, if the kernel told.
     ///
     /// # Errors
     /// nft is missing or refused, or the kernel does not answer.
@@ -54,7 +54,7 @@ pub fn list(name: &str) -> Result<Option<String>, NftError> {
 /// Removes the table; `true` if there was one.
 ///
 /// # Errors
-/// The same.
+/// nft is missing, or refused.
 pub fn remove(name: &str) -> Result<bool, NftError> {
     if list(name)?.is_none() {
         return Ok(false);

@@ -1,5 +1,5 @@
-//! What a pass keeps right beside routes: sysctls, the masquerade table, the way through a host firewall, and `node.json`
-//! for `ipamd`.
+//! Keeps right what a pass needs beside routes: sysctls, the masquerade table, the way through a host firewall, and
+//! `node.json` for `ipamd`.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,33 +23,33 @@ use crate::host::rules::Rules;
 use crate::host::sysctl::Setting;
 use crate::host::{forward, masquerade, rules, sysctl};
 
-/// What it means that there is no masquerade table, and how to do without.
+/// What the lack of a masquerade table means, and how to do without the table.
 const WITHOUT_MASQUERADE: &str = "until then what pods send out of the cluster keeps their addresses, and nobody there can answer; \
                                   if another program masquerades it, set [routing] masquerade = false";
 
-/// Keeps the host's side right.
+/// Keeps right what is on the host.
 #[derive(Debug)]
 pub struct Host {
     config: Config,
     node_file: PathBuf,
     /// The last `node.json` that was written or found.
     written: Option<NodeFile>,
-    /// What the nodes come to here.
+    /// What the nodes mean for the host.
     outcome: Option<Arc<Outcome>>,
     rules: Rules,
-    /// iptables was found right, or made so.
+    /// Whether iptables is right, or was made right.
     forward: bool,
-    /// The sysctls that are right, and of which the kernel tells no change.
+    /// The sysctls that are right, and whose changes the kernel does not tell.
     silent: Vec<(Setting, Watched)>,
-    /// Complaints that were made and still hold.
+    /// The complaints that were made and still hold.
     complaints: BTreeSet<String>,
 }
 
-/// What the nodes come to on the host's side, worked out once as long as they stay the same.
+/// What the nodes mean for the host. It is worked out once, as long as the nodes stay the same.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The nodes. They are not held on to, so that the worker can change them where they are; they are others then, and
-    /// elsewhere.
+    /// The nodes. The reference is weak, so that the worker need not copy the nodes to change them. Changed nodes are
+    /// at another address.
     of: Weak<Cluster>,
     own: Node,
     /// The networks of all pods.
@@ -73,7 +73,7 @@ impl Outcome {
 }
 
 impl Host {
-    /// `runtime_dir` is where `node.json` goes.
+    /// `runtime_dir` is the directory for `node.json`.
     pub fn new(config: Config, runtime_dir: &std::path::Path) -> Self {
         let node_file = runtime_dir.join(NODE_FILE);
         Self {
@@ -88,18 +88,18 @@ impl Host {
         }
     }
 
-    /// The nftables tables whose changes concern the host, those of the pods' host ports and of their guard among them.
+    /// The nftables tables whose changes concern the host, including those of the pods' host ports and of their guard.
     pub fn tables(config: &Config) -> &'static [&'static str] {
         const TABLES: [&str; 4] = [masquerade::TABLE, table::TABLE, guard::TABLE, forward::TABLE];
         if config.routing.accept_forward { &TABLES } else { &TABLES[..3] }
     }
 
-    /// Whether anything here goes by the other nodes.
+    /// Whether anything here depends on the other nodes.
     pub fn depends_on_others(&self) -> bool {
         self.config.cluster.pod_cidrs.is_empty()
     }
 
-    /// What [`Host::prepare`] and the others would do, for a person.
+    /// Says for a person what [`Host::prepare`] and the others would do.
     pub fn plan(&self, cluster: &Arc<Cluster>, belief: &Belief, mtu: u32) -> Vec<String> {
         let (uplinks, tunnels) = belief.names();
         let settings = sysctl::settings(&uplinks, &tunnels, &advertised().unwrap_or_default());
@@ -143,7 +143,7 @@ impl Host {
         filter_tables().filter_map(line).collect()
     }
 
-    /// What iptables is to let through, and the chain without which there is nothing to do.
+    /// The networks that iptables is to let through, and the chain without which there is nothing to do.
     fn forward_pods<'a>(&self, own: &'a Node) -> (&'a [IpNetwork], &'static str) {
         if self.config.routing.accept_forward { (&own.pod_cidrs, "FORWARD") } else { (&[], forward::CHAIN) }
     }
@@ -167,7 +167,7 @@ impl Host {
             }
             Err(error) => failed.push(format!("which links forward cannot be told: {error}")),
         }
-        // What cannot be set is tried again with the next pass.
+        // A sysctl that cannot be set is tried again in the next pass.
         let silent = settings.into_iter().filter(|setting| setting.is_silent() && failed.is_empty());
         let watched = |setting: Setting| {
             let watched = Watched::open(&setting.name).ok()?;
@@ -181,12 +181,12 @@ impl Host {
         self.complain("sysctl", failed);
     }
 
-    /// Whether there are sysctls of which the kernel tells no change.
+    /// Whether there are sysctls whose changes the kernel does not tell.
     pub fn has_silent(&self) -> bool {
         !self.silent.is_empty()
     }
 
-    /// Sets those of them that are not as they have to be any more.
+    /// Sets those sysctls among them that are no longer as they have to be.
     pub fn put_silent_right(&mut self) {
         let is_right = |setting: &Setting, watched: &Watched| {
             watched.look(|now| !setting.is_wrong(now)).unwrap_or(false)
@@ -202,13 +202,13 @@ impl Host {
         }
     }
 
-    /// The packet filters, which are kept by programs of their own: the masquerade table, the way through iptables.
+    /// Keeps the packet filters, which separate programs set: the masquerade table, and the way through iptables.
     pub fn filters(&mut self, outcome: &Outcome, by: Option<&str>) {
         self.masquerade(outcome, by);
         self.accept_forward(&outcome.own);
     }
 
-    /// The masquerade table: there and right, or gone if it is switched off.
+    /// Makes the masquerade table right, or removes it if it is switched off.
     fn masquerade(&mut self, outcome: &Outcome, by: Option<&str>) {
         let failed = if self.config.routing.masquerade {
             self.rules.keep(&outcome.table, by)
@@ -225,8 +225,7 @@ impl Host {
         );
     }
 
-    /// Lets the pods through iptables, where it has a chain that decides; takes our rules away again if that is not wanted
-    /// any more.
+    /// Lets the pods through iptables, if it has a chain that decides. Removes our rules if that is no longer wanted.
     fn accept_forward(&mut self, own: &Node) {
         let wanted = self.config.routing.accept_forward;
         if !wanted && std::mem::replace(&mut self.forward, true) {
@@ -244,7 +243,7 @@ impl Host {
                 Ok(true) => tracing::info!("{program} is without rules of ours again"),
                 Ok(false) => {}
                 Err(error) if !wanted && error.is_out_of_reach() => {}
-                // That is said of the masquerade table.
+                // The complaint about the masquerade table says this already.
                 Err(IptablesError::Nft(NftError::Run(_))) if self.config.routing.masquerade => {}
                 Err(error) => failed.push(error.to_string()),
             }
@@ -268,14 +267,14 @@ impl Host {
         Outcome { of: Arc::downgrade(cluster), own: cluster.own.clone(), cidrs, reserved_host_ports, table }
     }
 
-    /// What these nodes come to.
+    /// What these nodes mean for the host.
     pub fn outcome(&mut self, cluster: &Arc<Cluster>) -> Arc<Outcome> {
         let known = self.outcome.take().filter(|outcome| outcome.of.as_ptr() == Arc::as_ptr(cluster));
         let outcome = known.unwrap_or_else(|| Arc::new(self.work_out(cluster)));
         Arc::clone(self.outcome.insert(outcome))
     }
 
-    /// `node.json`, if it has changed or is gone. `true` when it is as it should be.
+    /// Writes `node.json` if it has changed or is gone. Returns `true` when it is as it should be.
     pub fn hand_over(&mut self, outcome: &Outcome, mtu: u32) -> bool {
         let file = outcome.file(mtu);
         self.tell_flannel(&file);
@@ -300,7 +299,7 @@ impl Host {
         written.is_ok()
     }
 
-    /// `subnet.env` for flannel's plugin, where it is wanted.
+    /// Writes `subnet.env` for flannel's plugin, if that is wanted.
     fn tell_flannel(&mut self, file: &NodeFile) {
         let Some(path) = &self.config.routing.flannel.subnet_env else { return };
         let masquerade = self.config.routing.masquerade;
@@ -332,7 +331,7 @@ impl Host {
         self.complaints.extend(now);
     }
 
-    /// Removes the tables, our chain in iptables and `node.json`: what was removed, for a person.
+    /// Removes the tables, our chain in iptables and `node.json`. Returns what was removed, for a person.
     ///
     /// # Errors
     /// nft or iptables refused, or the file cannot be removed.
@@ -396,7 +395,7 @@ fn filter_tables() -> impl Iterator<Item = (Variant, Family)> {
         .flat_map(|variant| Family::BOTH.map(|family| (variant, family)))
 }
 
-/// The script that makes iptables let these pods through, if it has this chain and does not yet.
+/// The script that makes iptables let these pods through, if it has this chain and does not let them through yet.
 fn differing(
     variant: Variant,
     of: Family,
@@ -408,7 +407,7 @@ fn differing(
     Ok(listed.and_then(|listed| forward::change(&listed, &pods)))
 }
 
-/// Carries it out; whether something was changed.
+/// Runs that script. Returns whether something was changed.
 fn adjust(variant: Variant, of: Family, pods: &[IpNetwork], chain: &str) -> Result<bool, IptablesError> {
     let Some(script) = differing(variant, of, pods, chain)? else { return Ok(false) };
     iptables::restore(variant, of, &script)?;

@@ -1,4 +1,4 @@
-//! The kernel parameters that routing needs: which, as a pure list, and setting them.
+//! The kernel parameters that routing needs: a pure list of them, and the code that sets them.
 
 use std::collections::BTreeSet;
 
@@ -14,60 +14,61 @@ pub struct Setting {
     pub name: String,
     /// Its value.
     pub value: &'static str,
-    /// Only where it has this value now.
+    /// If set, the parameter is changed only where it has this value now.
     pub only_from: Option<&'static str>,
 }
 
 impl Setting {
-    /// Whether it has to be set where it has the value `now`.
+    /// Whether the parameter has to be set, given the value `now`.
     pub fn is_wrong(&self, now: &str) -> bool {
         now != self.value && self.only_from.is_none_or(|from| from == now)
     }
 
-    /// Whether the value `now` does as well, where the wished one cannot be had.
+    /// Whether the value `now` suffices, if the wanted one cannot be set.
     fn does(&self, now: &str, beside: &Beside<'_>) -> bool {
         let number = |text: &str| text.parse::<i64>().ok();
         if self.name.ends_with("/rp_filter") {
-            // The larger of the link's own and that of all links counts (ip-sysctl), and only 1 is strict.
+            // The larger of the link's own value and that of all links counts (ip-sysctl), and only 1 is strict.
             let all = (beside.rp_filter_of_all)();
             return number(now).max(all.as_deref().and_then(number)).is_some_and(|counts| counts != 1);
         }
         if let Some(link) = self.accept_ra_of() {
             return !(beside.is_advertised)(link);
         }
-        // Forwarding: whatever is not 0 is on.
+        // This is forwarding: any value but 0 means on.
         self.value == "1" && number(now).is_some_and(|now| now != 0)
     }
 
-    /// The link whose `accept_ra` this is.
+    /// The link, if this is the `accept_ra` of one.
     fn accept_ra_of(&self) -> Option<&str> {
         self.name.strip_prefix("net/ipv6/conf/")?.strip_suffix("/accept_ra")
     }
 
-    /// Whether the kernel tells nobody of a change: it does of forwarding and reverse path filtering (`RTM_NEWNETCONF`), and of
-    /// nothing that has to do with router advertisements.
+    /// Whether the kernel does not tell of changes. It tells of changes to forwarding and reverse path filtering
+    /// (`RTM_NEWNETCONF`), but of nothing that has to do with router advertisements.
     pub fn is_silent(&self) -> bool {
         self.accept_ra_of().is_some()
     }
 }
 
-/// What else decides whether a value does.
+/// What else decides whether a value suffices.
 struct Beside<'a> {
     /// The reverse path filtering of all links.
     rp_filter_of_all: &'a dyn Fn() -> Option<String>,
-    /// Whether a link has IPv6 from a router that advertises itself. Only then is anything lost where advertisements are not
-    /// taken any more.
+    /// Whether a link has IPv6 from a router that advertises itself. Only then is anything lost when the kernel no
+    /// longer accepts advertisements.
     is_advertised: &'a dyn Fn(&str) -> bool,
 }
 
-/// What the two address families need, in the order it is set. `uplinks` are the links to the other nodes, `tunnels` are
-/// our devices, and `given` are the links that have IPv6 from a router that advertises itself.
+/// What the two address families need, in the order in which it is set. `uplinks` are the links to the other nodes,
+/// `tunnels` are our devices, and `given` are the links that have IPv6 from a router that advertises itself.
 ///
-/// Once a node forwards IPv6, it takes no more router advertisements where `accept_ra` is 1, and would lose its default
-/// route, by whatever link that leads: hence 2, "also while forwarding" (ip-sysctl), before forwarding begins. On an uplink the
-/// first advertisement may still be on its way. Strict reverse path filtering would drop
-/// what another node sends from its own address to a pod through the tunnel, as the answer leaves by the underlay: hence
-/// 2, loose, on our own devices, which wins over 1 in `all`.
+/// Once a node forwards IPv6, it accepts no more router advertisements where `accept_ra` is 1. It would lose its
+/// default route, by whatever link that leads. Hence `accept_ra` becomes 2, "also while forwarding" (ip-sysctl), before
+/// forwarding begins. On an uplink the first advertisement may still be on its way.
+///
+/// Strict reverse path filtering would drop what another node sends from its own address to a pod through the tunnel,
+/// because the answer leaves by the underlay. Hence our own devices get 2, loose, which wins over 1 in `all`.
 pub fn settings(uplinks: &[String], tunnels: &[String], given: &BTreeSet<String>) -> Vec<Setting> {
     let always = |name: &str, value| Setting { name: name.to_owned(), value, only_from: None };
     let others = given.iter().filter(|link| !uplinks.contains(link) && !tunnels.contains(link));
@@ -86,8 +87,9 @@ pub fn settings(uplinks: &[String], tunnels: &[String], given: &BTreeSet<String>
     settings
 }
 
-/// What is on the way of pods' packets and does not forward IPv4, though the node does: the links to the other nodes, our
-/// devices, the pods' links and their bridges, and what a link to come begins with. Others are an operator's to switch off.
+/// The settings of links on the way of pods' packets that do not forward IPv4, though the node does: the links to the
+/// other nodes, our devices, the pods' links and their bridges, and the default of links to come. Other links are the
+/// operator's to switch off.
 pub fn forwarding(stopped: &[Stopped], uplinks: &[String], tunnels: &[String]) -> Vec<Setting> {
     let on_the_way = |stopped: &Stopped| match stopped {
         Stopped::Default => Some("default".to_owned()),
@@ -102,7 +104,7 @@ pub fn forwarding(stopped: &[Stopped], uplinks: &[String], tunnels: &[String]) -
     stopped.iter().filter_map(on_the_way).map(setting).collect()
 }
 
-/// Sets what is not as it has to be. Gives what was changed, and what could not be.
+/// Sets what is not as it has to be. Returns what was changed, and what could not be.
 pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
     let (mut changed, mut failed) = (Vec::new(), Vec::new());
     for setting in settings {
@@ -115,7 +117,7 @@ pub fn apply(settings: &[Setting]) -> (Vec<String>, Vec<String>) {
     (changed, failed)
 }
 
-/// What [`apply`] would change; `made` are devices that are perhaps not there yet and would be.
+/// What [`apply`] would change. `made` are devices that may not be there yet and would be made.
 pub fn plan(settings: &[Setting], made: &[String]) -> Vec<String> {
     let line = |setting: &Setting| {
         let Setting { name, value, .. } = setting;
@@ -133,7 +135,7 @@ pub fn plan(settings: &[Setting], made: &[String]) -> Vec<String> {
 
 fn set(setting: &Setting) -> Result<bool, String> {
     let Setting { name, value, .. } = setting;
-    // A kernel without IPv6, or a link that has just gone, has nothing to be set.
+    // There is nothing to set in a kernel without IPv6, or for a link that has just gone.
     let now = match sysctl::get(name) {
         Ok(now) => now,
         Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -144,7 +146,7 @@ fn set(setting: &Setting) -> Result<bool, String> {
     }
     let beside = Beside {
         rp_filter_of_all: &|| sysctl::get("net/ipv4/conf/all/rp_filter").ok(),
-        // Where the kernel does not tell, an operator had better look.
+        // If the kernel does not tell, an operator had better look.
         is_advertised: &|link| advertised().map_or(true, |links| links.contains(link)),
     };
     match sysctl::set(name, value) {
@@ -159,7 +161,7 @@ fn cannot(Setting { name, value, .. }: &Setting, now: &str, error: &SysctlError)
     format!("{error}; it is {now} and has to be {value}: {remedy} (sysctl -w {}={value})", dotted(name))
 }
 
-/// As `sysctl` takes it, where an interface name with a dot has a slash for it.
+/// The name as `sysctl` accepts it: a dot in the name of an interface becomes a slash.
 fn dotted(name: &str) -> String {
     name.chars()
         .map(|c| {

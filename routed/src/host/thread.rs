@@ -1,7 +1,7 @@
-//! The thread on which the host's side is kept: nft and iptables are programs of their own, and with thousands of networks
-//! they take longer than all routes together. No route waits for them.
+//! The thread that keeps the host's side. nft and iptables are separate programs, and with thousands of networks they
+//! take longer than all routes together. So no route waits for them.
 //!
-//! What is to be kept is decided in [`crate::host`]; when, in [`crate::pass::worker`].
+//! [`crate::host`] decides what is to be kept, [`crate::pass::worker`] decides when.
 
 use std::io;
 use std::sync::Arc;
@@ -14,23 +14,24 @@ use crate::decide::nodes::Cluster;
 use crate::host::Host;
 use crate::show::status::Status;
 
-/// How often the sysctls are looked at that the kernel tells nothing of. What others change is to be right within a second.
+/// How often the sysctls are looked at whose changes the kernel does not tell. What others change is to be right again
+/// within a second.
 const LOOK: Duration = Duration::from_millis(700);
 
-/// What is to be kept.
+/// A job: what is to be kept.
 #[derive(Debug)]
 pub struct Job {
     /// The nodes.
     pub cluster: Arc<Cluster>,
     /// The packet filters are to be looked at.
     pub filters: bool,
-    /// Who has changed our table, if that was told.
+    /// Who has changed our table, if the kernel told.
     pub by: Option<String>,
-    /// The rest, once a pass has found it out.
+    /// The rest, once a pass has found it.
     pub ground: Option<Ground>,
 }
 
-/// What a pass finds out of the node.
+/// What a pass finds out about the node.
 #[derive(Debug)]
 pub struct Ground {
     /// The links to the other nodes.
@@ -39,12 +40,12 @@ pub struct Ground {
     pub tunnels: Vec<String>,
     /// The pods' MTU in bytes.
     pub mtu: u32,
-    /// Nothing keeps packets from other nodes.
+    /// Whether nothing keeps packets from other nodes.
     pub whole: bool,
 }
 
 impl Job {
-    /// What a later job leaves of this one to be done.
+    /// Joins this job with a later one.
     fn and(self, later: Self) -> Self {
         Self {
             cluster: later.cluster,
@@ -55,7 +56,7 @@ impl Job {
     }
 }
 
-/// Starts the thread; it ends when nobody can send any more.
+/// Starts the thread. It ends when nobody can send any more.
 ///
 /// # Errors
 /// The system gives no thread.
@@ -65,7 +66,7 @@ pub fn start(host: Host, status: watch::Sender<Status>) -> io::Result<Sender<Job
     Ok(jobs)
 }
 
-/// The next job; meanwhile what nobody tells of is looked at.
+/// The next job. While there is none, it looks at the sysctls whose changes nobody tells.
 fn next(host: &mut Host, inbox: &Receiver<Job>) -> Option<Job> {
     loop {
         if !host.has_silent() {
@@ -88,7 +89,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
         });
         let Job { cluster, filters, by, ground } = job;
         let outcome = host.outcome(&cluster);
-        // nft takes its time: until then the worker would have to copy the nodes to change them.
+        // nft takes its time. While this reference lives, the worker has to copy the nodes to change them.
         drop(cluster);
         if let Some(ground) = &ground {
             host.prepare(&ground.uplinks, &ground.tunnels);
@@ -97,7 +98,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
             host.filters(&outcome, by.as_deref());
         }
         let handed_over = ground.is_some_and(|ground| host.hand_over(&outcome, ground.mtu) && ground.whole);
-        // Told at the end only: then the watchdog is fed again.
+        // The status is told only at the end, because that feeds the watchdog again.
         status.send_modify(|status| {
             status.ready |= handed_over;
             status.host_since = None;

@@ -1,4 +1,4 @@
-//! A pod's place on a bridge, and the bridge: there, on, with its MAC and the gateways' addresses.
+//! Keeps a pod's place on a bridge, and the bridge itself: there, on, with its MAC and the gateways' addresses.
 
 use ferrule_model::{
     Address, AddressKey, BridgePort, BridgeSpec, Family, HostSide, IfName, IpNetwork, Link, LinkKind, Mac,
@@ -9,20 +9,20 @@ use ferrule_netlink::{Bridges, Error, sysctl};
 use super::repair::{Fix, of};
 use crate::decide::report;
 
-/// What there has to be.
+/// The bridge and the place that there have to be.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// Name of the bridge.
     pub name: &'a IfName,
     /// Its MAC, if that is known.
     pub mac: Option<Mac>,
-    /// The pod is isolated.
+    /// Whether the pod is isolated.
     pub isolated: bool,
-    /// Its addresses.
+    /// The addresses of the bridge.
     pub gateways: &'a [IpNetwork],
 }
 
-/// The bridge as it is after [`find`].
+/// The bridge as [`find`] leaves it.
 #[derive(Debug)]
 pub struct Found {
     /// The bridge.
@@ -35,8 +35,8 @@ pub struct Found {
     pub repaired: Vec<String>,
 }
 
-/// Looks at the bridge of the pod behind `link`, which is made again if it is gone, and puts the link on it if it is not. `None` if
-/// what has its name is none.
+/// Looks at the bridge of the pod behind `link`. A bridge that is gone is made again, and a link that is not on it is
+/// put on it. `None` if what has the bridge's name is no bridge.
 ///
 /// # Errors
 /// The kernel refused, or did not answer.
@@ -54,7 +54,7 @@ pub fn find<K: Bridges>(
             name: name.clone(),
             mac: mac.unwrap_or_else(|| bridge_mac(name)),
         })?;
-        // As the plugin does, which says why.
+        // The plugin does the same, and says why there.
         let _ = sysctl::set(&format!("net/ipv6/conf/{name}/accept_dad"), "0");
         repaired.push(format!("bridge {name} was deleted by someone else; made again{}", of(made)));
         found = kernel.link(name)?;

@@ -1,5 +1,5 @@
-//! The guard in the kernel: the table that [`crate::decide::guard`] writes the text of, made again where somebody flushed or
-//! changed it.
+//! Keeps the guard in the kernel: the table whose text [`crate::decide::guard`] writes. It is made again if somebody
+//! flushed or changed it.
 
 use ferrule_config::Config;
 use ferrule_netlink::Error;
@@ -17,13 +17,14 @@ pub struct Guard<N> {
 }
 
 impl<N: Netfilter> Guard<N> {
-    /// As the configuration wants it, by way of what `open` opens.
+    /// A guard as the configuration wants it. `open` opens its way to the kernel.
     pub fn new(config: &Config, open: fn() -> Result<N, Error>) -> Self {
         let table = KeptTable::new(TABLE, Text::Script);
         Self { open, netfilter: None, table, script: script(config) }
     }
 
-    /// Has the table be as it has to be; a sentence if somebody has changed it, with who that was if it was told.
+    /// Makes the table as it has to be. Returns a sentence if somebody has changed it, with who that was if the kernel
+    /// told.
     ///
     /// # Errors
     /// nft is missing or refused, or the kernel does not answer.
@@ -31,7 +32,7 @@ impl<N: Netfilter> Guard<N> {
         let mut netfilter = self.netfilter.take().map_or_else(self.open, Ok)?;
         let is_known = self.table.is_known(&self.script);
         let found = self.table.keep(&mut netfilter, &self.script)?;
-        // Not after an error: it may be broken.
+        // It is not kept after an error, because it may be broken.
         self.netfilter = Some(netfilter);
         let verb = match (is_known, found) {
             (_, Found::Right) => return Ok(None),

@@ -1,4 +1,4 @@
-//! The thread that holds the records against the kernel, and puts right what differs.
+//! The thread that compares the records with the kernel, and puts right what differs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,34 +23,34 @@ use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;
 use crate::decide::report::{self, log_lines};
 
-/// What complaints are about that are about no single pod.
+/// The subject of complaints that concern no single pod.
 const RECORDS: &str = "records";
 const PORTS: &str = "host ports";
 const GUARD: &str = "guard";
-/// What it means that there is no guard.
+/// What the lack of a guard means.
 const UNGUARDED: &str = "until then a pod can send under any address, and into the tunnel";
 
-/// Whom to look at, and who changed what, as far as that was told.
+/// Which pods to look at, and who changed what, as far as the kernel told.
 #[derive(Debug)]
 pub struct Job {
-    /// Whom.
+    /// The pods to look at.
     pub suspects: Suspects,
-    /// Who it was.
+    /// Who changed what.
     pub culprits: Culprits,
 }
 
-/// What a look has found right, or made so.
+/// What a look has found right, or made right.
 #[derive(Debug)]
 pub struct Kept {
-    /// The pods of which all is right on the host.
+    /// The pods whose objects on the host are all right.
     pub settled: Vec<Settled>,
-    /// All there are were looked at.
+    /// Whether all pods there are were looked at.
     pub all: bool,
-    /// So many things were put back that somebody else had deleted or changed.
+    /// How many things were put back that somebody else had deleted or changed.
     pub repaired: usize,
 }
 
-/// Starts the thread; what it has found goes to `inbox`. It ends when nobody can send any more.
+/// Starts the thread. It sends what it finds to `inbox`, and ends when nobody can send to it any more.
 ///
 /// # Errors
 /// The system gives no thread.
@@ -60,7 +60,7 @@ where
     N: Netfilter + Send + 'static,
     M: From<Kept> + Send + 'static,
 {
-    // Before anything of the node is ready for a pod.
+    // This first look comes before anything of the node is ready for a pod.
     keeper.look(Job {
         suspects: Suspects { guard: true, ..Suspects::default() },
         culprits: Culprits::new(caller_of),
@@ -89,7 +89,7 @@ fn keep<K: Bridges + Traffic + Places + Peers, N: Netfilter, M: From<Kept>>(
         if all {
             next_all = Instant::now() + FULL_DIFF;
         }
-        // Where there are no pods, nobody is woken.
+        // If there are no pods, nobody is woken.
         if kept.settled.is_empty() && kept.repaired == 0 && std::mem::replace(&mut told, true) {
             continue;
         }
@@ -106,7 +106,7 @@ pub struct Keeper<K, N> {
     ports: Ports<N>,
     guard: Guard<N>,
     records: Records,
-    /// Complaints that were made and still hold, by whom they are about.
+    /// The complaints that were made and still hold, with their subjects.
     complaints: BTreeSet<(String, String)>,
 }
 
@@ -119,7 +119,7 @@ enum LookError {
     Kernel(#[from] Error),
 }
 
-/// What came of a look.
+/// The result of a look.
 #[derive(Debug, Default)]
 struct Outcome {
     settled: Vec<Settled>,
@@ -128,7 +128,7 @@ struct Outcome {
 }
 
 impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
-    /// Of the records in `runtime_dir`, whose directory is made if it is not there.
+    /// A keeper of the records in `runtime_dir`. The directory of the records is made if it is missing.
     pub fn new((kernel, ports, guard): (K, Ports<N>, Guard<N>), runtime_dir: &Path) -> Self {
         let keeper =
             Self { kernel, ports, guard, records: Records::new(runtime_dir), complaints: BTreeSet::new() };
@@ -140,7 +140,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         keeper
     }
 
-    /// Looks at the suspects and puts right what is not as it has to be; gives those for whom all is.
+    /// Looks at the suspects and puts right what is not as it has to be. Returns the pods of which all is right.
     pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Kept {
         let mut outcome = Outcome::default();
         let everybody = suspects.all || suspects.ports;
@@ -152,7 +152,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
             if everybody { self.names(&mut outcome) } else { suspects.links.iter().cloned().collect() };
         let mut kept = Vec::new();
         for name in &names {
-            // Of the others only the ports are doubtful.
+            // Of the other pods only the ports are doubtful.
             let looked = if suspects.all || suspects.links.contains(name) {
                 self.look_at(name, &mut outcome)
             } else {
@@ -192,7 +192,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Ok(())
     }
 
-    /// The host's ends that there are records of.
+    /// The host's ends of which there are records.
     fn names(&self, outcome: &mut Outcome) -> Vec<IfName> {
         self.records.names().unwrap_or_else(|error| {
             outcome.complain(RECORDS, &error.to_string());
@@ -200,7 +200,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         })
     }
 
-    /// Says what is new.
+    /// Logs what is new.
     fn tell(&mut self, suspects: &Suspects, mut outcome: Outcome, culprits: &Culprits) -> Kept {
         let repaired: Vec<_> = outcome.repaired.iter().map(|line| culprits.named(line)).collect();
         log_lines(&repaired, repaired.len(), "more things of pods put back", |line| tracing::warn!("{line}"));
@@ -209,7 +209,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         log_lines(&fresh, fresh.len(), "more things of pods that cannot be put back", |line| {
             tracing::error!("{line}");
         });
-        // Of what was not looked at the old complaints hold.
+        // An old complaint still holds if its subject was not looked at.
         let was_looked_at = |about: &str| {
             suspects.all
                 || suspects.ports && [PORTS, RECORDS].contains(&about)
@@ -221,12 +221,12 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Kept { settled: outcome.settled, all: suspects.all, repaired: repaired.len() }
     }
 
-    /// What there is to be, if anybody keeps it.
+    /// What there has to be, if it still has to be kept.
     fn read(&self, name: &IfName) -> Result<Option<HostSide>, RecordError> {
         Ok(match self.records.read(name)? {
             Record::Kept(made) => Some(*made),
             Record::None => None,
-            // An ADD that is at it, or was killed: the runtime sends a DEL then.
+            // An ADD is writing it, or was killed. In the second case the runtime sends a DEL.
             Record::Unreadable(reason) => {
                 tracing::debug!("the record of {name} cannot be read: {reason}");
                 None
@@ -264,8 +264,8 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Ok(Some(made))
     }
 
-    /// Another program, or the pod itself, may have set the MAC of the pod's end. Its neighbours went with the old one, and nobody but the
-    /// pod can put them back.
+    /// Another program, or the pod itself, may have set the MAC of the pod's end. The pod's neighbour entries went with
+    /// the old MAC, and only the pod can put them back.
     fn look_at_mac(&mut self, made: &HostSide, name: &IfName, outcome: &mut Outcome) -> Result<(), Error> {
         if let Way::Routed { pod_mac, .. } = &made.way
             && self.kernel.mac_of_peer(name)?.is_some_and(|mac| mac != *pod_mac)
@@ -275,7 +275,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Ok(())
     }
 
-    /// The bridge of a pod that has one, and the pod's place there; what is to be done for that is put to the `fixes`.
+    /// Looks at the bridge of a pod that has one, and at the pod's place there. What is to be done is added to `fixes`.
     fn bridge(
         &mut self,
         made: &HostSide,
@@ -303,7 +303,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         }
     }
 
-    /// The host's end is not there, and there was no DEL: it cannot be made again, as the pod's end has gone with it.
+    /// The host's end is gone, and there was no DEL. It cannot be made again, because the pod's end has gone with it.
     fn gone(&mut self, made: &HostSide) -> Result<(), LookError> {
         let (name, kernel) = (made.link(), &mut self.kernel);
         if self.records.clear(&name, || matches!(kernel.link(&name), Ok(None)))? {
@@ -314,14 +314,14 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Ok(())
     }
 
-    /// Carries out what is to be done; whether all of it was granted.
+    /// Carries out the fixes. Returns whether the kernel granted all of them.
     fn put_right(&mut self, made: &HostSide, fixes: &[Fix], outcome: &mut Outcome) -> Result<bool, Error> {
         if fixes.is_empty() {
             return Ok(true);
         }
         let ops: Vec<_> = fixes.iter().map(|fix| fix.op.clone()).collect();
         let mut answers = self.kernel.apply(&ops)?;
-        // How the kernel says that IPv6 is switched off on the link: `fib6_nh_init`.
+        // This is how the kernel says that IPv6 is switched off on the link: `fib6_nh_init`.
         if answers.iter().any(|answer| answer.as_ref().is_err_and(|why| why.errno == Errno::EACCES)) {
             outcome.repaired.extend(switch_ipv6_on(made));
             answers = self.kernel.apply(&ops)?;
@@ -330,7 +330,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         for (fix, answer) in fixes.iter().zip(answers) {
             match answer {
                 Ok(()) => outcome.repaired.extend(fix.said.clone()),
-                // It has gone meanwhile.
+                // The link has gone meanwhile.
                 Err(Refusal { errno: Errno::ENODEV, .. }) => all = false,
                 Err(why) => {
                     all = false;
@@ -365,7 +365,7 @@ fn right(mut link: Link, fixes: &[Fix]) -> Link {
     link
 }
 
-/// Container runtimes and hardening switch IPv6 off; a pod that has an address of it needs it.
+/// Container runtimes and hardening switch IPv6 off, but a pod with an IPv6 address needs it.
 fn switch_ipv6_on(made: &HostSide) -> Option<String> {
     let (link, has_ipv6) = match &made.way {
         Way::Routed { addresses, .. } => {

@@ -1,4 +1,4 @@
-//! The limits of what a pod receives and sends.
+//! Keeps the limits of what a pod receives and sends.
 
 use ferrule_model::{HostSide, Link, LinkChange, Op, ifb_name};
 use ferrule_netlink::traffic::Traffic;
@@ -6,8 +6,8 @@ use ferrule_netlink::{Error, Kernel};
 
 use super::repair::of;
 
-/// Looks at the limits of the pod behind `link`, and puts right what differs; gives the device that limits what it sends. What is
-/// kept may end meanwhile (`is_kept`), and then the device, which does not go with the link, goes again.
+/// Looks at the limits of the pod behind `link`, and puts right what differs. Returns the device that limits what the
+/// pod sends. The pod may end meanwhile (`is_kept`). That device does not go with the link, so it is removed then.
 ///
 /// # Errors
 /// The kernel refused, or did not answer.

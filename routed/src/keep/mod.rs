@@ -1,15 +1,19 @@
-//! What the plugin made on the host for each pod is kept here: link, neighbours and routes, its
-//! place on a bridge and the bridge, limits, host ports. So is the table that keeps pods from sending what they must not
-//! ([`guard`]).
+//! Keeps what the plugin made on the host for each pod: link, neighbours and routes, its place on a bridge and the
+//! bridge, limits, host ports. It also keeps the table that stops pods from sending what they must not ([`guard`]).
 //!
-//! The plugin writes down what it made (`ferrule_wire::Records`): ADD as its last step; DEL removes that first. A record says
-//! what has to be in the kernel, and its being there says that it still has to be. Here it is held against the kernel: when
-//! the kernel tells of something that is not as it was ([`Watch`], which the worker asks about each event), at the start, and
-//! every 30 s, whatever the events say ([`Keeper`], on a thread of its own, so that pods wait for no pass). What differs is put
-//! back ([`repair`], [`ports`]) and logged with who did it, where the kernel tells.
+//! The plugin writes down what it made (`ferrule_wire::Records`). ADD does so as its last step; DEL removes the record
+//! first. A record says what has to be in the kernel, and its existence says that it still has to be there. This room
+//! compares the records with the kernel in three cases:
 //!
-//! A pod that comes or goes wakes nobody here: what ADD does makes nothing doubtful, and what DEL does is over, with the link,
-//! before the doubt is looked into.
+//! - when the kernel tells of something that is not as it was ([`Watch`], which the worker asks about each event);
+//! - at the start;
+//! - every 30 s, whatever the events say.
+//!
+//! [`Keeper`] does that on a thread of its own, so that pods wait for no pass. What differs is put back ([`repair`],
+//! [`ports`]) and logged, with who did it if the kernel tells.
+//!
+//! A pod that comes or goes causes no look: what ADD does makes nothing doubtful, and what DEL does is over, with the
+//! link, before the doubt is looked into.
 //!
 //! Pure: `watch`, `suspects`, `repair`. This room imports [`crate::decide`] and no other.
 

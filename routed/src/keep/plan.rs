@@ -1,4 +1,4 @@
-//! What would be put back of what pods have on the host: told and not done.
+//! What would be put back of what pods have on the host. It is told and not done.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use super::{ports, repair};
 /// A change that would be made for a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// By this request.
+    /// A change by this request to the kernel.
     Op(Op, String),
-    /// This, in words.
+    /// A change in words.
     Words(String),
 }
 
-/// Why it cannot be told.
+/// Why the changes cannot be told.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The records cannot be read.
@@ -31,8 +31,8 @@ pub enum PlanError {
     Kernel(#[from] Error),
 }
 
-/// What would be put back for the records in `runtime_dir`. Of the table of host ports its rules are not compared: how nft prints
-/// them is known only to who has written them.
+/// What would be put back for the records in `runtime_dir`. The rules of the table of host ports are not compared: only
+/// the process that has written them knows how nft prints them.
 ///
 /// # Errors
 /// See [`PlanError`].

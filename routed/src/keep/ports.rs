@@ -1,4 +1,5 @@
-//! The pods' host ports in nftables: the table, made again where somebody flushed or changed it, and each pod's elements in it.
+//! Keeps the pods' host ports in nftables: the table, which is made again if somebody flushed or changed it, and each
+//! pod's elements in it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,12 +24,12 @@ pub enum PortsError {
     Kernel(#[from] Error),
 }
 
-/// What came of a look.
+/// The result of a look.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// What was put back.
     pub repaired: Vec<String>,
-    /// What cannot be.
+    /// What cannot be put back, and why.
     pub complaints: Vec<String>,
 }
 
@@ -40,12 +41,13 @@ pub struct Ports<N> {
     table: KeptTable,
     /// The node's addresses, as they were last put into the table.
     own: BTreeSet<IpAddr>,
-    /// The generation of the rulesets in which all was found right. As long as that lasts, nobody has changed any ruleset.
+    /// The generation of the rulesets in which all was found right. While it stays the same, nobody has changed any
+    /// ruleset.
     right_in: Option<u32>,
 }
 
 impl<N: Netfilter> Ports<N> {
-    /// By way of what `open` opens, once it is needed.
+    /// `open` opens the way to the kernel, once it is needed.
     pub fn new(open: fn() -> Result<N, Error>) -> Self {
         Self {
             open,
@@ -56,8 +58,8 @@ impl<N: Netfilter> Ports<N> {
         }
     }
 
-    /// Looks at the ports of these pods, which are all that have some, on the node's `own` addresses, and puts right what differs.
-    /// `by` is who has changed the table, if that was told.
+    /// Looks at the ports of these pods on the node's `own` addresses, and puts right what differs. The pods must be
+    /// all that have host ports. `by` names who has changed the table, if the kernel told.
     ///
     /// # Errors
     /// The kernel or nft does not do what it is told.
@@ -75,7 +77,7 @@ impl<N: Netfilter> Ports<N> {
             None => (self.open)()?,
         };
         let outcome = self.keep_by(&mut netfilter, (pods, own), records, by)?;
-        // Not after an error: it may be broken.
+        // It is not kept after an error, because it may be broken.
         self.netfilter = Some(netfilter);
         Ok(outcome)
     }
@@ -100,7 +102,7 @@ impl<N: Netfilter> Ports<N> {
         }
         if renew(netfilter, own)? {
             self.right_in = None;
-            // The node has no other addresses than before: somebody took them out.
+            // The node has the same addresses as before, so somebody took them out of the table.
             if self.own == *own && outcome.repaired.is_empty() {
                 outcome.repaired.push(format!(
                     "the node's addresses in the nftables table inet {TABLE} were removed or changed by someone else{by}; put back"
@@ -119,7 +121,7 @@ impl<N: Netfilter> Ports<N> {
             if missing.is_empty() {
                 continue;
             }
-            // Looked at again the next time.
+            // The next look checks everything again.
             self.right_in = None;
             if put(netfilter, &missing, || records.has(&made.link()))? {
                 let (names, of) = (&ports.names, repair::of(made));
@@ -134,7 +136,7 @@ impl<N: Netfilter> Ports<N> {
         Ok(outcome)
     }
 
-    /// The table with its rules; a sentence if it was not there, or not as it has to be.
+    /// Makes the table with its rules right. Returns a sentence if it was missing, or not as it has to be.
     fn rules(&mut self, netfilter: &mut N, by: &str) -> Result<Option<String>, PortsError> {
         let verb = match self.table.keep(netfilter, SKELETON)? {
             Found::Right => return Ok(None),
@@ -145,7 +147,7 @@ impl<N: Netfilter> Ports<N> {
     }
 }
 
-/// Has the node's own addresses in the table be these; whether they were others.
+/// Puts the node's own addresses into the table. Returns whether other addresses were there.
 fn renew(netfilter: &mut impl Netfilter, own: &BTreeSet<IpAddr>) -> Result<bool, Error> {
     let mut found = BTreeSet::new();
     for set in OWN {
@@ -167,8 +169,8 @@ fn renew(netfilter: &mut impl Netfilter, own: &BTreeSet<IpAddr>) -> Result<bool,
     Ok(true)
 }
 
-/// Adds elements; whether they are there. What is kept may have ended meanwhile, and then they go again: DEL, which looked
-/// before they came, does not.
+/// Adds elements. Returns whether they are there. The pod may end meanwhile, and then the elements are removed again: a
+/// DEL that looked before they came does not remove them.
 fn put(
     netfilter: &mut impl Netfilter,
     missing: &[Element],
@@ -176,7 +178,7 @@ fn put(
 ) -> Result<bool, Error> {
     let all = |change: fn(&Element) -> Change<'_>| missing.iter().map(change).collect::<Vec<_>>();
     let done = |result: Result<(), Error>| match result {
-        // Somebody was faster, and is told of.
+        // Somebody else was faster. The next look tells who.
         Err(error) if matches!(error.errno(), Some(Errno::EEXIST | Errno::ENOENT)) => Ok(false),
         result => result.map(|()| true),
     };
@@ -189,7 +191,7 @@ fn put(
     done(netfilter.change(TABLE, &all(|element| Change::Delete(element)), None)).map(|_| false)
 }
 
-/// The elements that a pod's ports are.
+/// The elements for a pod's ports.
 pub(super) fn elements(ports: &HostPorts) -> Vec<Element> {
     ports.elements.iter().filter_map(|kept| element(kept, &ports.owner)).collect()
 }
@@ -199,7 +201,7 @@ fn element(kept: &PortElement, owner: &str) -> Option<Element> {
     Some(Element { set, key: kept.key.clone(), value: kept.value.clone(), comment: owner.to_owned() })
 }
 
-/// Those of the `wanted` that are not there, and whose one is that stands in the place of one of them.
+/// The elements of `wanted` that are missing, and the owner of an element that stands in the place of one of them.
 pub(super) fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element>, Option<String>) {
     let (mut missing, mut taken) = (Vec::new(), None);
     for element in wanted {
@@ -209,7 +211,7 @@ pub(super) fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element
             Some(_) => {}
         }
     }
-    // All or none: half of a pod's ports would be opened and closed with every look.
+    // All or none: otherwise half of a pod's ports would be opened and closed with every look.
     if taken.is_some() { (Vec::new(), taken) } else { (missing, None) }
 }
 
@@ -251,7 +253,7 @@ mod tests {
         ["192.0.2.1", "2001:db8::1"].map(|address| address.parse().unwrap()).into()
     }
 
-    /// Without the node's addresses.
+    /// The elements without those of the node's addresses.
     fn of_pods() -> BTreeSet<Element> {
         let all = fake().all().into_iter();
         all.filter(|element| !OWN.contains(&element.set)).collect()
@@ -287,7 +289,7 @@ mod tests {
         let repaired = ports.keep((&pods, &own()), &records, None).unwrap().repaired;
         assert_eq!(repaired, ["host ports tcp 81 were closed by someone else; opened again (pod b)"]);
         assert_eq!(fake().all(), all);
-        // The node has moved.
+        // The node's address has changed.
         let moved = ["192.0.2.2".parse().unwrap()].into();
         assert_eq!(ports.keep((&pods, &moved), &records, None).unwrap(), Outcome::default());
         assert_eq!((fake().all().len(), of_pods().len()), (5, 4));
@@ -304,7 +306,7 @@ mod tests {
         let ends_meanwhile = || looks.replace(looks.get() + 1) == 0;
         assert!(!put(&mut netfilter, &wanted, ends_meanwhile).unwrap());
         assert!(fake().all().is_empty(), "meanwhile");
-        // The record that was read before is not the last word.
+        // The record that was read before may be outdated.
         let dir = tempfile::tempdir().unwrap();
         let (records, made) = (Records::new(dir.path()), made("a", 80));
         records.make().unwrap();

@@ -1,4 +1,4 @@
-//! Who counts of nodes that clash, and that the order of what is told means nothing.
+//! Which nodes count if some clash, and that the order in which they are told makes no difference.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ const NEW: Rank = Rank { ready: true, born: 9 };
 const OLD: Rank = Rank { ready: true, born: 1 };
 const AWAY: Rank = Rank { ready: false, born: 20 };
 
-/// The names that count on node `a`, and what is said.
+/// The names that count on node `a`, and the lines that are logged.
 fn counted(nodes: &[(Node, Rank)]) -> (String, Vec<String>) {
     let mut roll = Roll::new("a", &config());
     let own = (node("a", "192.0.2.1", "10.244.1.0/24"), OLD);
@@ -37,7 +37,7 @@ fn counted(nodes: &[(Node, Rank)]) -> (String, Vec<String>) {
     (counts.into_iter().map(|node| node.name).collect::<Vec<_>>().join(" "), roll.lines())
 }
 
-/// The names of those that count.
+/// The names of the nodes that count.
 fn names(nodes: &[(Node, Rank)]) -> String {
     counted(nodes).0
 }
@@ -114,7 +114,7 @@ fn what_is_said_is_said_once_and_taken_back() {
     assert_eq!(roll.put(c.clone(), NEW), [NodeUpdate::Remove("b".into()), NodeUpdate::Put(c.clone())]);
     assert_eq!(roll.lines().len(), 1);
     assert_eq!(roll.put(c.clone(), NEW), []);
-    // What only its kubelet thinks of it changes who counts.
+    // Readiness alone, which its kubelet tells, changes which node counts.
     assert_eq!(roll.put(c.clone(), AWAY), [NodeUpdate::Remove("c".into()), NodeUpdate::Put(b)]);
     assert_eq!(roll.lines().len(), 2, "b can be used, c cannot");
     roll.put(c, AWAY);
@@ -172,7 +172,7 @@ proptest! {
                     NodeUpdate::Remove(name) => drop(counts.remove(&name)),
                 }
             }
-            // As if all had been told at once.
+            // The result is the same as if all had been told at once.
             let mut fresh = Roll::new("a", &config());
             let at_once: Vec<_> = fresh.replace(told.values().cloned());
             prop_assert_eq!(counts.values().cloned().collect::<Vec<_>>(), at_once);
