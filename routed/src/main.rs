@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     };
     match (result, cli.command) {
         (Ok(code), _) => code,
-        // These are for people, and say it without a time and a level.
+        // These commands are for people, so their errors bear no time and no level.
         (Err(error), Some(Command::Status(_) | Command::Nodes(_))) => {
             eprintln!("routed: {error}");
             ExitCode::FAILURE

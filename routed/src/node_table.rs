@@ -1,5 +1,5 @@
-//! What a source tells becomes the table of nodes, and what the table means for this node is said in the log. The worker
-//! is told what changed.
+//! Turns what a source tells into the table of nodes, and logs what the table means for this node. The worker is told
+//! what changed.
 
 use std::time::Instant;
 
@@ -14,19 +14,19 @@ use crate::pass::worker::Message;
 use crate::show::window::{Ask, Known};
 use crate::source::{NodeEvent, origin};
 
-/// The nodes, and what is said of them in the log.
+/// The nodes, and what the log has said about them.
 #[derive(Debug)]
 pub(crate) struct NodeTable {
-    /// When the last complete list was told, and when anything new was.
+    /// When the last complete list was told, and when anything new was told.
     snapshot: Option<Instant>,
     news: Option<Instant>,
     nodes: Nodes,
     config: Config,
     said_override: bool,
-    /// The log says that the source has no such node any more.
+    /// Whether the log says that the source no longer has this node.
     said_left: bool,
     notifier: Notifier,
-    /// This node's WireGuard key, and what was said of what the source says of it.
+    /// This node's WireGuard key, and the key of the source about which the log has complained.
     key: Option<WgKey>,
     said_key: Option<Option<WgKey>>,
     /// The link that `[node] interface` means.
@@ -34,7 +34,7 @@ pub(crate) struct NodeTable {
 }
 
 impl NodeTable {
-    /// Nothing is known yet.
+    /// A table that knows no node yet.
     pub(crate) fn new(name: &str, config: Config, notifier: Notifier) -> Self {
         let nodes = Nodes::new(name);
         Self {
@@ -51,7 +51,7 @@ impl NodeTable {
         }
     }
 
-    /// This is the link by which the other nodes reach this one.
+    /// Notes the link by which the other nodes reach this one.
     pub(crate) fn has_chosen(&mut self, chosen: Chosen) {
         self.chosen = Some(chosen);
     }
@@ -71,7 +71,7 @@ impl NodeTable {
         &self.config
     }
 
-    /// Takes what a source tells; gives what the worker has to know, once this node is known.
+    /// Takes in what a source tells. Returns what the worker has to know, once this node is known.
     pub(crate) fn take(&mut self, news: NodeEvent) -> Option<Message> {
         let was_known = self.nodes.is_own_known();
         self.news = Some(Instant::now());
@@ -104,7 +104,7 @@ impl NodeTable {
         Some(Message::Cluster(Box::new(cluster)))
     }
 
-    /// What is known of the nodes, for somebody outside.
+    /// Answers a question from outside with what is known of the nodes.
     pub(crate) fn answer(&self, ask: Ask, link: Option<String>) {
         let (nodes, origin) = (&self.nodes, origin(&self.config.routing).0);
         let waiting_for = match (nodes.is_own_known(), self.snapshot) {
@@ -114,12 +114,12 @@ impl NodeTable {
         };
         let page = nodes.page(ask.after.as_deref(), ask.most);
         let (snapshot, news) = (self.snapshot, self.news);
-        // Fails only if nobody waits any more.
+        // Sending fails only if nobody waits any more.
         let _ = ask.reply.send(Known { waiting_for, nodes: nodes.len(), snapshot, news, page });
     }
 
     fn tell_own(&mut self, own: OwnNode) {
-        // Each time it is listed it is still gone.
+        // The node is gone in each later list too, and the log says so only once.
         let was_gone = std::mem::replace(&mut self.said_left, own == OwnNode::Left);
         let ((origin, remedy), name) = (origin(&self.config.routing), self.nodes.own_name());
         match own {
@@ -139,7 +139,8 @@ impl NodeTable {
         }
     }
 
-    /// What a nodes file says of this node's key is what the others go by. Another source has it from this daemon.
+    /// Compares this node's key with that in a nodes file, which the other nodes go by. Other sources have the key from
+    /// this daemon.
     fn compare_key(&mut self, told: Option<WgKey>) {
         let Some(key) = self.key.filter(|key| told != Some(*key)) else { return };
         let is_file = self.config.routing.source == ferrule_config::Source::File;
@@ -152,7 +153,8 @@ impl NodeTable {
         }
     }
 
-    /// `[node] interface`, `address` and `address6` win, for this node alone; the others go by the nodes file.
+    /// Applies `[node] interface`, `address` and `address6`. They win for this node alone; the others go by the nodes
+    /// file.
     fn override_own(&mut self, cluster: &mut Cluster) {
         let (own, node) = (&mut cluster.own, &self.config.node);
         cluster.uplink = self.chosen.as_ref().map(|chosen| chosen.link.clone());
@@ -160,14 +162,14 @@ impl NodeTable {
             Some(chosen) => chosen.addresses((own.v4, own.v6)),
             None => (node.address.or(own.v4), node.address6.or(own.v6)),
         };
-        // What a nodes file says may be the address of a NAT, and then the configuration says so as well.
+        // The address in a nodes file may be that of a NAT. Then the configuration names it as well.
         let told = (node.public_address.or(v4), node.public_address6.or(v6));
         if told != (own.v4, own.v6)
             && (v4, v6) != (own.v4, own.v6)
             && !std::mem::replace(&mut self.said_override, true)
         {
             match &self.chosen {
-                // By other sources the others are told.
+                // With any other source the other nodes learn the address of the link.
                 Some(_) if self.config.routing.source != ferrule_config::Source::File => {}
                 Some(chosen) => tracing::warn!(
                     "the link {} of [node] interface does not have the address that the nodes file gives this node; other nodes \

@@ -1,6 +1,6 @@
-//! `routed plan`: what the daemon would do now, told and not done.
+//! `routed plan`: tells what the daemon would do now, and does nothing.
 //!
-//! The pass is the daemon's own, over a kernel that is read and whose changes are only noted ([`Noting`]).
+//! The pass is the daemon's own. It works on a kernel that is read, and whose changes are only noted ([`Noting`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -34,11 +34,11 @@ use crate::pass::worker::Message;
 use crate::run::{RunError, system};
 use crate::source::{AnySource, Source, origin};
 
-/// How long the nodes may take: a file is read at once, an API server has to answer.
+/// How long the nodes may take. A file is read at once, but an API server has to answer.
 const FILE_WAIT: Duration = Duration::from_secs(2);
 const SERVER_WAIT: Duration = Duration::from_secs(30);
 
-/// Numbers of devices that are not there go down from here: no link has them.
+/// Devices that are not there get numbers from here downwards, because no link has such a number.
 const LAST: IfIndex = IfIndex(u32::MAX);
 
 /// Prints what the daemon would do with this configuration.
@@ -92,7 +92,7 @@ fn pods(runtime_dir: &Path) -> Result<Vec<String>, Error> {
     })
 }
 
-/// Who this node is, or would be, and whether that would have to be made.
+/// This node's identity, or the one that it would have, and whether it would have to be made.
 fn identity(config: &Config) -> Result<(Option<Identity>, bool), RunError> {
     let routing = &config.routing;
     if !routing.has(Tunnel::Wireguard) {
@@ -108,11 +108,11 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
     let is_file = config.routing.source == SourceKind::File;
     let none = || RunError::NoNodes { name: name.to_owned(), origin: origin(&config.routing).0 };
     if is_file {
-        // It is there and good, or it is not: nobody writes a better one while somebody waits for a plan.
+        // The file is there and good, or it is not: nobody writes a better one while somebody waits for a plan.
         let path = &config.routing.file.path;
         let good = EditedNodes::read(path).and_then(|text| EditedNodes::parse(text, path));
         let good = good.map_err(RunError::NodesFile)?;
-        // One line says so, and the table of nodes would have said another: that it waits.
+        // One line says so. The table of nodes would add another one, that it waits.
         if !good.nodes().is_empty() && good.nodes().iter().all(|node| node.name != name) {
             return Err(none());
         }
@@ -138,8 +138,8 @@ async fn nodes(config: &Config, name: &str, runtime_dir: &Path) -> Result<Cluste
     tokio::time::timeout(wait, told).await.ok().flatten().ok_or_else(none)
 }
 
-/// A kernel that is read, and that says yes to changes without making them. What would go with a deleted link is gone,
-/// and a link that would be made is there.
+/// A kernel that is read, and that accepts changes without making them. What would go with a deleted link is gone, and
+/// a link that would be made is there.
 #[derive(Debug)]
 pub struct Noting<K> {
     kernel: K,
@@ -154,7 +154,7 @@ impl<K: Kernel> Noting<K> {
         Self { kernel, ops: Vec::new(), made: Vec::new(), gone: BTreeSet::new() }
     }
 
-    /// What was noted, in its order.
+    /// The noted ops, in their order.
     pub fn ops(&self) -> &[Op] {
         &self.ops
     }
@@ -171,7 +171,7 @@ impl<K: Kernel> Noting<K> {
             Op::AddVxlan(spec) => self.made.push(spec.link(self.not_yet())),
             Op::AddWireguard(spec) => self.made.push(spec.link(self.not_yet())),
             Op::DeleteLink(index) => drop(self.gone.insert(*index)),
-            // As the kernel would refuse it (`fib_check_nh`, `ip6_route_check_nh`).
+            // The real kernel would refuse this (`fib_check_nh`, `ip6_route_check_nh`).
             Op::PutNexthop(_, hop) | Op::AddNexthop(_, hop) if !self.is_beside(hop)? => {
                 return Ok(Err(Refusal { errno: Errno::ENETUNREACH, reason: None }));
             }
@@ -184,7 +184,7 @@ impl<K: Kernel> Noting<K> {
         Ok(Ok(()))
     }
 
-    /// Whether a next hop is on its link, as far as the kernel would care.
+    /// Whether a next hop is on its link, as far as the kernel would check.
     fn is_beside(&mut self, hop: &Nexthop) -> Result<bool, Error> {
         if hop.onlink || self.is_new(hop.link) {
             return Ok(true);
@@ -207,7 +207,7 @@ impl<K: Kernel> Noting<K> {
         self.made.iter().any(|made| made.index == link)
     }
 
-    /// Whether a route has gone with its link.
+    /// Whether a route would go with its link.
     fn is_lost(&self, route: &Route, lost: &BTreeSet<NexthopId>) -> bool {
         match route.kind {
             RouteKind::Unicast(Via::Nexthop(id)) => lost.contains(&id),
@@ -348,7 +348,7 @@ impl<K: Tunnels> Tunnels for Noting<K> {
     }
 }
 
-/// What no pass does.
+/// The error for a request that no pass makes.
 fn not_noted(request: &str) -> Error {
     Error::Refused { request: request.to_owned(), refusal: Refusal { errno: Errno::ENOTSUP, reason: None } }
 }

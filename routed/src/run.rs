@@ -44,10 +44,10 @@ pub enum RunError {
     /// The node has no name.
     #[error(transparent)]
     Name(#[from] NodeNameError),
-    /// It is not known by which link this node is reached.
+    /// The link by which this node is reached is not known.
     #[error(transparent)]
     Uplink(#[from] UplinkError),
-    /// Nobody tells of this node.
+    /// The source does not tell of this node.
     #[error("{origin} does not tell of a node called {name}, which is this one; there is nothing to plan by")]
     NoNodes {
         /// This node's name.
@@ -55,7 +55,7 @@ pub enum RunError {
         /// Where the nodes come from.
         origin: String,
     },
-    /// The nodes file cannot be used, and nobody waits for a better one.
+    /// The nodes file cannot be used, and the command does not wait for a better one.
     #[error(transparent)]
     NodesFile(ConfigError),
     /// Another daemon works here.
@@ -67,7 +67,7 @@ pub enum RunError {
     /// The kernel cannot be talked to.
     #[error(transparent)]
     Netlink(#[from] ferrule_netlink::Error),
-    /// The kernel's events cannot be had.
+    /// The daemon cannot get the kernel's events.
     #[error("cannot subscribe to the kernel's events: {}{}", .0, rights::behind(rights::of_events(.0)))]
     Events(#[source] io::Error),
     /// There is no WireGuard key.
@@ -76,7 +76,7 @@ pub enum RunError {
     /// The operating system refused something else.
     #[error("cannot {what}: {source}")]
     System {
-        /// What was tried.
+        /// What was attempted.
         what: &'static str,
         /// Why not.
         #[source]
@@ -116,9 +116,9 @@ pub fn daemon(args: &CommonArgs) -> Result<(), RunError> {
 
 /// Why the daemon ends.
 enum End {
-    /// It was asked to.
+    /// Somebody asked it to stop.
     Stopped,
-    /// Another configuration counts.
+    /// Another configuration takes effect.
     Over,
 }
 
@@ -132,7 +132,7 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let notifier = Notifier;
     let mut feed = Feed::new(&config, (&name, key), runtime_dir, notifier);
     let kernel = Netlink::open()?;
-    // Before anything is read from the kernel: what others change in between is told.
+    // The events are subscribed to before anything is read from the kernel, so that no change in between is missed.
     let (inbox, messages) = mpsc::channel();
     let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone(), feed.links())?;
     let outlook = Arc::new(Outlook::default());
@@ -191,8 +191,8 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     }
 }
 
-/// The right to serve the runtime directory. Routes matter more than a window on them: a directory in which nothing can be
-/// made costs the socket alone.
+/// The right to serve the runtime directory. Routes matter more than the socket: if nothing can be made in the
+/// directory, only the socket is lost.
 fn lock(runtime_dir: &Path) -> Result<Option<Lock>, SocketError> {
     match Lock::take(runtime_dir, PROGRAM) {
         Ok(lock) => Ok(Some(lock)),
@@ -209,7 +209,7 @@ fn warn_no_socket(error: &SocketError) {
     tracing::error!("{error}: {reason}; there is no routed.sock, everything else goes on");
 }
 
-/// Serves the socket and, if there is an address for them, the pages.
+/// Serves the socket, and the pages if there is an address for them.
 fn open_window(
     window: &Window,
     lock: Option<&Lock>,
@@ -236,7 +236,7 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the socket was closed")
 }
 
-/// Where there is to be a WireGuard device, who this node is.
+/// This node's identity, if there is to be a WireGuard device.
 pub(crate) fn identity(routing: &Routing) -> Result<Option<Identity>, KeyError> {
     let is_needed = routing.has(Tunnel::Wireguard);
     is_needed.then(|| Identity::keep(&routing.wireguard.key_file)).transpose()
@@ -265,14 +265,14 @@ fn start_worker(
     let follows = host.depends_on_others();
     let host_jobs = thread::start(host, status.clone()).map_err(system("start a thread"))?;
     let worker = Worker::new(applier, (host_jobs, follows), pods, messages, status, outlook);
-    // Not joined: a pass that is under way at the end may be cut short anywhere, as by any kill.
+    // The thread is not joined: a pass at the end may be cut short anywhere, as a kill would do.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;
     Ok(statuses)
 }
 
-/// Subscribes to the kernel's events, but those of `own`, and starts a thread that hands them on. It ends with the worker, with the process,
-/// or with an error that is told.
+/// Subscribes to the kernel's events, except for those of `own`, and starts a thread that hands them on. The thread
+/// ends with the worker, with the process, or with an error, which is told.
 fn listen(
     tables: &'static [&'static str],
     own: Port,
@@ -309,7 +309,7 @@ fn listen(
     Ok(broken)
 }
 
-/// Tells the service manager what is new; whether that is the readiness.
+/// Tells the service manager what is new. Returns whether that is the readiness.
 fn report(notifier: Notifier, told: &mut Status, status: &Status) -> bool {
     let is_first = status.ready && !told.ready;
     if is_first {
@@ -332,14 +332,14 @@ pub fn wireguard_key(args: &CommonArgs) -> Result<(), RunError> {
     writeln!(io::stdout(), "{}", identity.key).map_err(system("write to standard output"))
 }
 
-/// Removes all that is ours, and says what.
+/// Removes all that is ours, and prints what it removed.
 ///
 /// # Errors
-/// See [`RunError`]; what could be removed is gone.
+/// See [`RunError`]. What could be removed is gone even then.
 pub fn cleanup(args: &CommonArgs) -> Result<(), RunError> {
     let config = args.load_config()?;
     let name = CommonArgs::node_name(&config)?;
-    // A daemon would put it all back.
+    // A running daemon would put it all back.
     let _alone = Alone::be(PROGRAM)?;
     let mut applier = Applier::new(Netlink::open()?, config.routing.clone());
     let kernel = applier.clean(vtep_mac(&name), Instant::now());

@@ -1,21 +1,22 @@
-//! What has to be done so that a pod has on the host what its ADD made, and the sentences that say so: pure.
+//! Works out what has to be done so that a pod has on the host what its ADD made, and makes the sentences about it:
+//! pure.
 
 use ferrule_model::{HostSide, Link, Mac, Neighbour, Op, Route, RouteKey, WayTo};
 
 use crate::decide::report;
 
-/// What there is of one address.
+/// What the kernel has for one address of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What there has to be.
+    /// What has to be there.
     pub wanted: WayTo,
     /// The entry of the ARP or NDP table.
     pub neighbour: Option<Neighbour>,
-    /// What a packet to the address would go by.
+    /// The route that a packet to the address would take.
     pub route: Option<(RouteKey, Route)>,
 }
 
-/// A change, and what is said of it once it is made; nothing where another sentence says it too.
+/// A change, and the sentence about it once it is made. There is no sentence if another one says the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fix {
     /// The change.
@@ -24,7 +25,7 @@ pub struct Fix {
     pub said: Option<String>,
 }
 
-/// What is to be done, the link first: what is on it goes when it is off.
+/// What is to be done. The link comes first, because what is on it is lost while it is off.
 pub fn fixes(made: &HostSide, link: &Link, ways: &[Found]) -> Vec<Fix> {
     let mut fixes = Vec::new();
     let change = made.change(link);
@@ -57,12 +58,12 @@ fn sentence(what: &str, is_there: bool, made: &HostSide) -> String {
     format!("{what} was {verb} by someone else; put back{}", of(made))
 }
 
-/// Whose it is.
+/// The pod that it belongs to.
 pub fn of(made: &HostSide) -> String {
     format!(" (pod {})", made.pod)
 }
 
-/// The sentence about a pod whose MAC is another one than this, which its ADD gave it.
+/// The sentence about a pod that has another MAC than `mac`, which its ADD gave it.
 pub fn other_mac(made: &HostSide, mac: Mac) -> String {
     let (interface, link, pod) = (&made.attachment.ifname, made.link(), &made.pod);
     format!(
@@ -71,7 +72,7 @@ pub fn other_mac(made: &HostSide, mac: Mac) -> String {
     )
 }
 
-/// The sentence about a host's end that is not there any more.
+/// The sentence about a host's end that is gone.
 pub fn gone(made: &HostSide, lives: bool) -> String {
     let (link, pod, netns) = (made.link(), &made.pod, &made.netns);
     if lives {
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_right_is_left_alone() {
         assert_eq!(fixes(&made(), &link(&made()), &right(&made())), []);
-        // The pod's end is off, or its cable is out: the pod's affair.
+        // The pod's end is off, or its cable is out. That is the pod's affair.
         let without_carrier = Link { carrier: false, ..link(&made()) };
         assert_eq!(fixes(&made(), &without_carrier, &right(&made())), []);
     }
@@ -166,7 +167,7 @@ mod tests {
         let made = made();
         let mut ways = right(&made);
         ways[0].neighbour = None;
-        // What covers it is another route.
+        // Another route covers the address.
         ways[0].route = Some((RouteKey::main("0.0.0.0/0".parse().unwrap()), Route::unreachable()));
         ways[1].route.as_mut().unwrap().1 = Route::unreachable();
         let veth = made.link();

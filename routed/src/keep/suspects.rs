@@ -1,4 +1,4 @@
-//! What the watch and the keeper tell each other: which pods are to be looked at, and which were found right.
+//! What the watch and the keeper tell each other: which pods are to be looked at, and which pods were found right.
 
 use std::collections::BTreeSet;
 
@@ -7,18 +7,18 @@ use ferrule_model::{BridgePort, IfName, Link, WayTo};
 /// What to look at.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Suspects {
-    /// Everything of everybody.
+    /// Everything of all pods.
     pub all: bool,
-    /// What is on the links of those behind these host's ends.
+    /// What is on the links of the pods behind these host's ends.
     pub links: BTreeSet<IfName>,
-    /// The host ports of everybody.
+    /// The host ports of all pods.
     pub ports: bool,
-    /// The table that guards pods.
+    /// The table that guards the pods.
     pub guard: bool,
 }
 
 impl Suspects {
-    /// Everything of everybody.
+    /// Everything of all pods.
     pub fn everybody() -> Self {
         Self { all: true, ..Self::default() }
     }
@@ -28,17 +28,17 @@ impl Suspects {
     }
 }
 
-/// A pod that was found, or made, as it has to be.
+/// A pod whose objects were found right, or made right.
 #[derive(Debug)]
 pub struct Settled {
     /// The host's end of its veth pair.
     pub link: Link,
     /// Its routes and neighbours.
     pub ways: Vec<WayTo>,
-    /// The bridge that it is on, and its place there.
+    /// The bridge that the pod is on, and its place there.
     pub bridge: Option<(Link, BridgePort)>,
-    /// The device that limits what it sends.
+    /// The device that limits what the pod sends.
     pub ifb: Option<Link>,
-    /// It has limits.
+    /// Whether the pod has limits.
     pub is_limited: bool,
 }

@@ -1,8 +1,9 @@
-//! Which pods' links the kernel's events make doubtful: pure.
+//! Finds out which pods' links the kernel's events make doubtful: pure.
 //!
-//! What an ADD does is never doubtful: it makes, and what is made is learned. What others do to it is: a link that was on is
-//! off, or has another MAC or MTU, a route or a neighbour that was known is gone or another. What a DEL does looks the same until
-//! the link is gone; so a doubt waits for [`DELAY`], and is forgotten with its link.
+//! What an ADD does is never doubtful: it makes new objects, and the watch learns them. What others do to those objects
+//! is doubtful: a link that was on is off, or has another MAC or MTU; a known route or neighbour is gone or different.
+//! What a DEL does looks the same until the link is gone. So a doubt waits for [`DELAY`], and is forgotten with its
+//! link.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,31 +19,31 @@ use crate::decide::culprit::{Culprits, Find};
 use crate::decide::guard;
 use crate::decide::objects::Links;
 
-/// How long a doubt waits: a link is gone some ten milliseconds after it was switched off for that. It is also the least time
-/// between two repairs of the same thing, in a fight with another program.
+/// How long a doubt waits. A DEL switches a link off some ten milliseconds before the link is gone. The delay is also
+/// the least time between two repairs of the same thing, in a fight with another program.
 const DELAY: Duration = Duration::from_millis(150);
 
-/// Where the digits begin that a device that limits has in common with the pod's link.
+/// A pod's link and the device that limits it have the same digits in their names. They begin here.
 const IFB_DIGITS_AT: usize = 3;
-/// What limits hang on: `TC_H_ROOT`, `TC_H_INGRESS`, and the ingress discipline.
+/// What limits are attached to: `TC_H_ROOT`, `TC_H_INGRESS`, and the ingress discipline.
 const PARENTS: [u32; 3] = [0xffff_ffff, 0xffff_fff1, 0xffff_0000];
 
-/// What is known of the pods' links, and doubted.
+/// What is known of the pods' links, and what is doubted.
 #[derive(Debug)]
 pub struct Watch {
     links: Links,
-    /// Who is behind an address, and with which MAC.
+    /// The MAC behind each address.
     neighbours: BTreeMap<NeighbourKey, Mac>,
-    /// Out of which link the route to an address leads.
+    /// The link that the route to each address leads out of.
     routes: BTreeMap<IpNetwork, IfIndex>,
-    /// Their places on bridges.
+    /// The places of pods' links on bridges.
     ports: BTreeMap<IfIndex, Option<BridgePort>>,
     /// All bridges, and the devices that limit what pods send.
     bridges: Links,
     ifbs: Links,
-    /// Where on a link something limits.
+    /// The places on links where something limits.
     limits: BTreeSet<(IfIndex, u32)>,
-    /// Everybody was looked at once. Until then events tell of links that nothing is known of.
+    /// Whether all pods were looked at once. Before that, events tell of links of which nothing is known.
     seeded: bool,
     suspects: Suspects,
     due: Option<Instant>,
@@ -50,7 +51,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Knows nothing yet. Who has a port is asked of `find`.
+    /// A watch that knows nothing yet. It asks `find` which process has a port.
     pub fn new(find: Find) -> Self {
         Self {
             links: Links::new(),
@@ -67,23 +68,23 @@ impl Watch {
         }
     }
 
-    /// Somebody who asked for one of the changes that are told next.
+    /// Names the caller that asked for one of the changes that are told next.
     pub fn knows(&mut self, caller: Option<Caller>) {
         self.culprits.knows(caller);
     }
 
-    /// When somebody is to be looked at.
+    /// When some pod is to be looked at.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Who is to be looked at, and who changed what.
+    /// Takes out which pods are to be looked at, and who changed what.
     pub fn take(&mut self) -> (Suspects, Culprits) {
         self.due = None;
         (std::mem::take(&mut self.suspects), self.culprits.take())
     }
 
-    /// These were found, or made, right; `all` there are.
+    /// Learns the pods that were found right, or made right. `all` says that these are all pods there are.
     pub fn settled(&mut self, pods: Vec<Settled>, all: bool) {
         for Settled { link, ways, bridge, ifb, is_limited } in pods {
             if let Some((bridge, port)) = bridge {
@@ -105,7 +106,7 @@ impl Watch {
         self.seeded |= all;
     }
 
-    /// Takes note of an event that `port` asked for.
+    /// Takes in an event that `port` asked for.
     pub fn hears(&mut self, event: &Event, port: u32, now: Instant) {
         let doubtful = match event {
             Event::Overrun => return self.suspect_all(now),
@@ -132,7 +133,7 @@ impl Watch {
         }
     }
 
-    /// Takes note of what `port` did to the table of host ports, to the guard, or to a link's limits.
+    /// Takes in what `port` did to the table of host ports, to the guard, or to a link's limits.
     pub fn wakes(&mut self, wake: &Wake, port: u32, now: Instant) {
         let is_doubtful = match wake {
             Wake::Table(guard::TABLE) => {
@@ -142,7 +143,8 @@ impl Watch {
                 return;
             }
             Wake::Table(_) => true,
-            // Of the node's addresses, without which no host port is open: whoever puts others in their place is not told of.
+            // Elements for the node's addresses, without which no host port is open. The kernel does not tell of a
+            // program that replaces them by others.
             Wake::Element(owner) if owner == OWN_COMMENT => !self.seeded || !self.links.is_empty(),
             // A DEL closes the ports of a pod whose link is gone.
             Wake::Element(owner) => {
@@ -159,7 +161,7 @@ impl Watch {
         }
     }
 
-    /// Everybody is to be looked at.
+    /// Makes all pods doubtful.
     pub fn suspect_all(&mut self, now: Instant) {
         self.suspects.all = true;
         self.due.get_or_insert(now + DELAY);
@@ -182,7 +184,7 @@ impl Watch {
         is_doubtful.then_some(link.index)
     }
 
-    /// What was on the link went with it.
+    /// Forgets what was on the link: it went with the link.
     fn forget(&mut self, link: &Link) {
         if self.links.remove(&link.index).is_none() {
             return;
@@ -199,7 +201,7 @@ impl Watch {
     fn port(&mut self, link: IfIndex, port: Option<BridgePort>) -> Option<IfIndex> {
         let is_on = self.links.get(&link).is_some_and(|link| link.up);
         let before = self.ports.insert(link, port).flatten();
-        // An ADD puts it on the bridge before it is on.
+        // An ADD puts the link on the bridge before it switches the link on.
         (is_on && before.is_some() && before != port).then_some(link)
     }
 
@@ -213,14 +215,14 @@ impl Watch {
         }
     }
 
-    /// All pods on it are doubtful.
+    /// Makes all pods on the bridge doubtful.
     fn suspect_bridge(&mut self, bridge: IfIndex, now: Instant) {
         let on_it = self.ports.iter().filter(|(_, port)| port.is_some_and(|port| port.bridge == bridge));
         let names: Vec<_> = on_it.filter_map(|(link, _)| Some(self.links.get(link)?.name.clone())).collect();
         names.into_iter().for_each(|name| self.suspect(name, now));
     }
 
-    /// A DEL deletes it after the pod's link.
+    /// A DEL deletes this device after the pod's link.
     fn ifb(&mut self, change: Change, link: &Link, now: Instant) {
         let before = match change {
             Change::Put => self.ifbs.insert(link.index, link.clone()),
@@ -241,7 +243,7 @@ impl Watch {
         }
     }
 
-    /// What an ADD makes there, it makes once.
+    /// An ADD makes each limit once.
     fn traffic(&mut self, link: IfIndex, parent: u32, gone: bool, now: Instant) {
         let is_doubtful = gone || !self.limits.insert((link, parent));
         match (self.links.get(&link), self.ifbs.get(&link).cloned()) {
@@ -265,7 +267,7 @@ impl Watch {
                 None
             }
             (Change::Delete, Some(link)) => Some(link),
-            // In the place of ours.
+            // This route took the place of ours.
             (Change::Put, _) => known.or(out_of),
             (Change::Delete, None) => None,
         }

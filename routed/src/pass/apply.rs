@@ -1,10 +1,10 @@
-//! A pass: it works out which devices, routes and other ways to the nodes there should be, and carries out what is
-//! different. Sysctls and packet filters are kept in [`crate::host`], and the pods' links in [`crate::keep`].
+//! A pass: it works out which devices, routes and other ways to the nodes there should be, and carries out the
+//! difference. [`crate::host`] keeps sysctls and packet filters, and [`crate::keep`] keeps the pods' links.
 //!
-//! A pass that reads ([`Applier::pass`]) compares everything. It is started by a change of this node, by an event that
-//! disagrees with what the last pass left ([`crate::decide::drift`]), and by the clock. A change of other nodes
-//! ([`Applier::update`]) reads nothing: it moves the goal, and walks over the objects that are touched and those that
-//! are not as they should be. All others are: that is what "observed" and "differing" keep.
+//! A pass that reads ([`Applier::pass`]) compares everything. Three things start it: a change of this node, an event
+//! that disagrees with what the last pass left ([`crate::decide::drift`]), and the clock. A change of other nodes
+//! ([`Applier::update`]) reads nothing. It updates the goal, and walks over the affected objects and over those that
+//! are not as they should be. All others are as they should be: the sets "observed" and "differing" make sure of that.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -66,7 +66,7 @@ pub struct Applier<K> {
     routing: Routing,
     /// The networks that an operator has given to pods.
     given: Vec<IpNetwork>,
-    /// Who this node is to WireGuard; needed where there is to be a device.
+    /// This node's WireGuard identity. It is needed if there is to be a device.
     identity: Option<Identity>,
     backoff: Backoff,
     left: Option<Left>,
@@ -79,27 +79,27 @@ struct Left {
     goal: Goal,
     /// All objects that are not as they should be.
     differing: Keys,
-    /// Something else is left to do, which only a pass that reads can.
+    /// Whether something else is left to do, which only a pass that reads can do.
     unfinished: bool,
-    /// An event disagreed with the belief.
+    /// Whether an event disagreed with the belief.
     doubted: bool,
     mtu: u32,
     underlay: String,
-    /// What a report says of this until another pass reads.
+    /// What hinders packets, for reports until another pass reads.
     hindered: Option<String>,
     warnings: BTreeSet<String>,
-    /// When everything was looked at.
+    /// When everything was last looked at.
     looked: Instant,
 }
 
-/// What a walk came to.
+/// The result of a walk.
 struct Walked {
     observed: Objects,
     /// What is not as desired.
     differing: Keys,
-    /// Routes in whose place others stand.
+    /// Routes of ours in whose place other routes stand.
     blocked: Vec<RouteKey>,
-    /// A number that was free is not.
+    /// Whether a number that was believed free is taken.
     taken: bool,
 }
 
@@ -109,13 +109,13 @@ impl<K: Tunnels> Applier<K> {
         Self { kernel, routing, given: Vec::new(), identity: None, backoff: Backoff::default(), left: None }
     }
 
-    /// The same where an operator has given these networks to pods.
+    /// Tells the applier which networks an operator has given to pods.
     #[must_use]
     pub fn with_given(self, given: &[IpNetwork]) -> Self {
         Self { given: given.to_vec(), ..self }
     }
 
-    /// The same with what WireGuard needs.
+    /// Tells the applier what WireGuard needs.
     #[must_use]
     pub fn with_identity(self, identity: Option<Identity>) -> Self {
         Self { identity, ..self }
@@ -126,18 +126,18 @@ impl<K: Tunnels> Applier<K> {
         &mut self.kernel
     }
 
-    /// What it believes is in the kernel: what the last pass left, if that came to its end.
+    /// What it believes is in the kernel: what the last pass left, if that pass was completed.
     pub fn belief(&self) -> Option<&Belief> {
         self.left.as_ref().map(|left| &left.belief)
     }
 
-    /// How things stand, if the last pass came to its end.
+    /// The state of things, if the last pass was completed.
     pub fn standing(&self) -> Option<Standing<'_>> {
         let Left { belief, goal, differing, looked, .. } = self.left.as_ref()?;
         Some(Standing { belief, goal, differing, backoff: &self.backoff, looked: *looked })
     }
 
-    /// Whether a pass that reads is due because of an event.
+    /// Takes in an event. Returns whether it makes a pass that reads due.
     pub fn hears(&mut self, event: &Event) -> bool {
         let concern = self.left.as_mut().map_or(Concern::Ground, |left| left.belief.hears(event));
         if concern == Concern::Ground {
@@ -169,7 +169,7 @@ impl<K: Tunnels> Applier<K> {
         self.left.as_ref().is_none_or(|left| left.doubted)
     }
 
-    /// Until the next pass that reads, no event is looked into any more.
+    /// Notes whether something differs. Once something does, no event is looked into until the next pass that reads.
     fn doubt(&mut self, differs: bool) -> bool {
         if let Some(left) = &mut self.left {
             left.doubted |= differs;
@@ -177,8 +177,8 @@ impl<K: Tunnels> Applier<K> {
         differs
     }
 
-    /// Whether the object that an event tells of is as we believe, whatever the event says: news from before our own
-    /// last change of it is old.
+    /// Whether the kernel has the object of an event as we believe, whatever the event says. An event from before our
+    /// own last change of the object is out of date.
     fn agrees(&mut self, event: &Event) -> Result<bool, Error> {
         let Some(left) = &self.left else { return Ok(false) };
         let ours = &left.belief.ours;
@@ -202,19 +202,19 @@ impl<K: Tunnels> Applier<K> {
         })
     }
 
-    /// The node itself is another: what was refused may be tried again at once, and nothing of the last goal counts.
+    /// Forgets the last goal, because this node itself has changed. What was refused may be tried again at once.
     pub fn start_over(&mut self) {
         self.backoff.forget();
         self.doubt(true);
     }
 
-    /// When something that was refused is to be tried again.
+    /// When something that was refused is tried again.
     pub fn next_due(&self) -> Option<Instant> {
         self.backoff.next_due()
     }
 
-    /// The pass towards the `cluster` that the last pass was made for. If all that it reads is as the last pass left it,
-    /// and nothing was left to do, it ends there, without working out again what there should be.
+    /// A pass towards the same `cluster` as the last pass. It ends early if all that it reads is as the last pass left
+    /// it and nothing was left to do. Then it does not work out again what there should be.
     ///
     /// # Errors
     /// As [`Applier::pass`].
@@ -225,7 +225,7 @@ impl<K: Tunnels> Applier<K> {
         }
     }
 
-    /// Reads everything; a report if it is as the last pass left it and should be.
+    /// Reads everything. Returns a report if all is as the last pass left it and as it should be.
     fn as_left(&mut self, cluster: &Cluster, now: Instant) -> Result<Option<Report>, PassError> {
         let Some(left) = self.left.as_mut().filter(|left| left.is_done()) else { return Ok(None) };
         let (belief, ground) = (&mut left.belief, left.goal.ground());
@@ -271,7 +271,7 @@ impl<K: Tunnels> Applier<K> {
     /// # Errors
     /// See [`PassError`]. An object that the kernel refuses is no error: it is in the report, and the others go on.
     pub fn pass(&mut self, cluster: &Cluster, now: Instant) -> Result<Report, PassError> {
-        // Until this pass is through, nobody knows.
+        // Until this pass has ended, nothing is known for certain.
         let before = self.left.take().map(|left| left.belief);
         let links = observe::links(&mut self.kernel)?;
         let settings = &self.routing.vxlan.clone();
@@ -338,7 +338,7 @@ impl<K: Tunnels> Applier<K> {
         Ok(report)
     }
 
-    /// What is told of the underlay alone.
+    /// What is told about the underlay alone.
     fn begin(&self, own: &Node, underlay: &Underlay, links: &Links) -> Result<Report, PassError> {
         let mtu = desired::pod_mtu(&self.routing, own, underlay).ok_or_else(|| no_underlay(own))?;
         Ok(Report {
@@ -399,8 +399,8 @@ impl<K: Tunnels> Applier<K> {
         belief
     }
 
-    /// Removes a device that is not wanted any more; `false` if something is left on it, which a refusal has kept and
-    /// the kernel would delete with it.
+    /// Removes a device that is no longer wanted. Returns `false` if a refusal has kept something on it, which the
+    /// kernel would delete with the device.
     fn remove(&mut self, index: IfIndex, belief: &Belief, report: &mut Report) -> Result<bool, PassError> {
         let ours = &belief.ours;
         if ours.nexthops.values().any(|nexthop| nexthop.link == index)
@@ -412,11 +412,12 @@ impl<K: Tunnels> Applier<K> {
         Ok(true)
     }
 
-    /// One pass towards `cluster`, which differs by `changes` of other nodes from what the last pass was made for. It
-    /// tries again what was refused and is due. It costs what the changes cost, and reads nothing.
+    /// One pass towards `cluster`, which differs from the last pass's cluster by `changes` of other nodes. It tries
+    /// again what was refused and is due. Its cost depends on the changes alone, and it reads nothing.
     ///
     /// # Errors
-    /// As [`Applier::pass`], which it becomes if nobody knows what is in the kernel, or nodes claim the same.
+    /// As [`Applier::pass`]. It becomes such a pass if it is not known what is in the kernel, or if nodes claim the
+    /// same.
     pub fn update(
         &mut self,
         cluster: &Cluster,
@@ -450,13 +451,13 @@ impl<K: Tunnels> Applier<K> {
         Ok(report)
     }
 
-    /// The next hops to the other nodes, where plain routes have to follow them.
+    /// The next hops to the other nodes, if plain routes have to follow them.
     fn ways(&mut self, cluster: &Cluster, underlay: &Underlay, links: &Links) -> Result<Ways, Error> {
         let families = desired::following(self.routing.backend, underlay);
         observe::next_hops(&mut self.kernel, families, &cluster.all_others(), links)
     }
 
-    /// The same for nodes that came or changed: the one thing about them that is read.
+    /// The same for nodes that came or changed. It is the one thing about them that is read.
     fn learn_ways(&mut self, left: &mut Left, changes: &[NodeChange]) -> Result<(), Error> {
         let nodes = changes.iter().filter_map(|change| change.after.as_deref());
         let families = left.goal.ground().follows();
@@ -508,7 +509,7 @@ impl<K: Tunnels> Applier<K> {
 }
 
 impl Left {
-    /// Everything was as it should be, and nothing has been heard since that says otherwise.
+    /// Whether everything was as it should be, and no event since then says otherwise.
     fn is_done(&self) -> bool {
         self.differing.is_empty() && !self.unfinished && !self.doubted
     }
@@ -523,7 +524,7 @@ impl Left {
     }
 }
 
-/// The settings with the name of the second device in the place of the first one's.
+/// The settings, with the name of the second device instead of that of the first.
 fn second_settings(settings: &Vxlan) -> Option<Vxlan> {
     Some(Vxlan { device: settings.device6.clone()?, device6: None, ..*settings })
 }

@@ -1,4 +1,4 @@
-//! Our VXLAN device: brings it to what it should be. What that takes is decided in [`crate::decide::owner`].
+//! Brings our VXLAN device to what it should be. [`crate::decide::owner`] decides what that takes.
 
 use ferrule_config::Vxlan;
 use ferrule_model::{IfIndex, IfName, Link, LinkKind, Mac, Op, VxlanSpec};
@@ -20,17 +20,17 @@ use crate::source::KnownMacs;
 pub struct Device {
     /// Its number, if it is there.
     pub index: Option<IfIndex>,
-    /// It was made in this pass: what hung on it before is gone with it.
+    /// Whether it was made in this pass. Then all that was on it before is gone.
     pub fresh: bool,
-    /// To be removed at the end: the routes over it are replaced first.
+    /// Whether it is to be removed at the end. The routes over it are replaced first.
     pub leaves: bool,
-    /// It is as it should be in everything that this pass could set.
+    /// Whether everything is right that this pass could set on it.
     pub whole: bool,
-    /// The kernel refuses it, or another link has its name.
+    /// Whether the kernel refuses it, or another link has its name.
     pub refused: bool,
 }
 
-/// What a device is brought to.
+/// What a device should be.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish<'a> {
     /// The device; `None` if there should be none.
@@ -41,8 +41,8 @@ pub struct Wish<'a> {
     pub mac: Mac,
 }
 
-/// Brings the device to what is wished, except that one that is not wanted any more stays until the end. `had` is what the
-/// last pass left.
+/// Brings the device to what is wished. A device that is no longer wanted stays until the end. `had` is what the last
+/// pass left.
 ///
 /// # Errors
 /// A link that is not ours has its name, or the kernel refuses.
@@ -120,13 +120,14 @@ pub fn is_right<K: Tunnels>(
     Ok(is_kept && spec.is_none_or(|spec| offload::is_right(kernel, &spec.name, wanted())))
 }
 
-/// The link that has our device's name, else our device under the name that it had in another configuration.
+/// The link that has our device's name. If there is none, our device under the name that an earlier configuration gave
+/// it.
 pub fn find<'a>(links: &'a Links, settings: &Vxlan, mac: Mac) -> Option<&'a Link> {
     let named = links.values().find(|link| link.name == settings.device);
     named.or_else(|| links.values().find(|link| owner::is_our_renamed_device(link, settings, mac)))
 }
 
-/// The MACs of the VXLAN devices, as far as there are any of these names and this number.
+/// The MACs of the VXLAN devices, if there are devices with these names and this VNI.
 pub fn known_macs(settings: &Vxlan) -> KnownMacs {
     let Ok(mut kernel) = Netlink::open() else { return KnownMacs::default() };
     let mut mac = |name: &IfName| {
@@ -139,15 +140,15 @@ pub fn known_macs(settings: &Vxlan) -> KnownMacs {
     KnownMacs { v4: mac(&settings.device), v6: settings.device6.as_ref().and_then(mac) }
 }
 
-/// Whether a link carries packets as `spec` says, be its MTU or MAC another.
+/// Whether a link carries packets as `spec` says, even if its MTU or MAC differs.
 pub fn is_usable(spec: Option<&VxlanSpec>, link: &Link) -> bool {
     link.up && spec.is_some_and(|spec| link.kind == LinkKind::Vxlan(spec.vxlan.clone()))
 }
 
-/// One change of a link, counted.
+/// Makes one change of a link, and counts it.
 ///
 /// # Errors
-/// The kernel refuses; that a link to be deleted is gone is no refusal.
+/// The kernel refuses. If a link to be deleted is gone, that is no refusal.
 pub fn carry_out<K: Kernel>(
     kernel: &mut K,
     op: &Op,
@@ -166,7 +167,7 @@ pub fn carry_out<K: Kernel>(
     }
 }
 
-/// The sentence about a refusal of a device: what it is, the kernel's reason, and what a person can do.
+/// The sentence about the refusal of a device: what it is, the kernel's reason, and what a person can do.
 fn refused(op: &Op, refusal: &Refusal, links: &Links) -> String {
     let own = match op {
         Op::AddVxlan(spec) => Some((Some(&spec.name), spec.vxlan.port, "vxlan")),

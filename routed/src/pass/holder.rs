@@ -1,4 +1,5 @@
-//! Who holds a UDP port that a tunnel needs: another VXLAN device, or a socket, with its process where that may be seen.
+//! Finds who holds a UDP port that a tunnel needs: another VXLAN device, or a socket, with its process if that may be
+//! seen.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +8,10 @@ use ferrule_model::{IfName, LinkKind};
 
 use crate::decide::objects::Links;
 
-/// The sockets of the namespace that the asking thread is in.
+/// The tables of the sockets in the namespace of the asking thread.
 const TABLES: [&str; 2] = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
 
-/// Who has `port`, for a person; `own` is the name of the device that wants it.
+/// Who has `port`, in words for a person. `own` is the name of the device that wants it.
 pub(crate) fn of_port(port: u16, own: Option<&IfName>, links: &Links) -> String {
     let has_port = |kind: &LinkKind| matches!(kind, LinkKind::Vxlan(vxlan) if vxlan.port == port);
     let device = links.values().find(|link| has_port(&link.kind) && Some(&link.name) != own);
@@ -26,7 +27,7 @@ pub(crate) fn of_port(port: u16, own: Option<&IfName>, links: &Links) -> String 
     };
     match process_of(inode) {
         Some((pid, name)) => format!("process {pid} ({name}) has UDP port {port}: end it"),
-        // A socket of the kernel's own has no inode.
+        // A socket of the kernel itself has no inode.
         None if inode == 0 => format!("a tunnel of the kernel has UDP port {port}: remove its device"),
         None => format!("a process that routed may not see has UDP port {port}: `ss -ulpn` names it; end it"),
     }
@@ -42,7 +43,7 @@ fn inode_of(table: &str, port: u16) -> Option<u64> {
     line.split_whitespace().nth(9)?.parse().ok()
 }
 
-/// Who has the socket of this inode open.
+/// The process that has the socket of this inode open.
 fn process_of(inode: u64) -> Option<(u32, String)> {
     let link = format!("socket:[{inode}]");
     let has = |process: &Path| {

@@ -1,4 +1,4 @@
-//! Reading the kernel: the links, the underlay, and everything that is ours.
+//! Reads the kernel: the links, the underlay, and everything that is ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,9 +18,9 @@ use crate::decide::underlay::only_holds;
 use crate::decide::wanted::HopKey;
 use crate::pass::device;
 
-/// So many other nodes at most are asked for the way to, one after another through the whole list.
+/// The kernel is asked for the ways to at most so many other nodes, one after another through the whole list.
 const ASKED: usize = 32;
-/// What a link can be expected to take as long as nobody knows which it is.
+/// The MTU that is assumed while it is not known which link is used.
 const ETHERNET_MTU: u32 = 1500;
 
 /// What is in the kernel now.
@@ -28,13 +28,14 @@ const ETHERNET_MTU: u32 = 1500;
 pub struct Seen {
     /// All links.
     pub links: Links,
-    /// All nexthop objects, but for those that are as they were known.
+    /// All nexthop objects, except for those that are as they were known.
     pub nexthops: Nexthops,
-    /// What is ours, but for peers, and for the routes and nexthop objects that are as they were known.
+    /// What is ours, except for peers, and for the routes and nexthop objects that are as they were known.
     pub ours: Objects,
-    /// Of how many of the first of the known routes and nexthop objects that holds.
+    /// How many of the first known routes, and of the first known nexthop objects, are as they were known.
     pub as_known: (usize, usize),
-    /// Of routes that may be flannel's those that are told by what ours are to be, see [`owner::is_flannels_to`].
+    /// The routes that may be flannel's and can only be recognised by what our routes are to be, see
+    /// [`owner::is_flannels_to`].
     pub plain: BTreeMap<RouteKey, Route>,
     /// Other programs' routes that matter.
     pub foreign: Vec<ForeignRoute>,
@@ -52,9 +53,10 @@ pub fn links<K: Kernel>(kernel: &mut K) -> Result<Links, Error> {
     Ok(kernel.links()?.into_iter().map(|link| (link.index, link)).collect())
 }
 
-/// The links that hold the addresses of this node. Of several with one address it is one that works, and of several that work
-/// the one by which the other nodes are reached. Pods' links and our device are not looked at. And what of the machine's own no pod CIDR
-/// may take; what our devices have is none of it.
+/// The links that hold the addresses of this node. If several links have the same address, it is one that works. If
+/// several of those work, it is the one by which the other nodes are reached. Pods' links and our devices are not
+/// looked at. Also returns what belongs to the machine itself, so that no pod CIDR may contain it; what our devices
+/// have is not part of it.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -108,13 +110,13 @@ pub fn underlay<K: Kernel>(
     Ok((underlay, taken.with_given(given)))
 }
 
-/// The name is that of one of our devices.
+/// Whether the name is that of one of our devices.
 pub(crate) fn is_ours(routing: &Routing, name: &IfName) -> bool {
     let (vxlan, wireguard) = (&routing.vxlan, &routing.wireguard);
     *name == vxlan.device || Some(name) == vxlan.device6.as_ref() || *name == wireguard.device
 }
 
-/// The links by which packets to the other nodes leave; while there are no others, the link of the default route.
+/// The links by which packets to the other nodes leave. If there are no other nodes, the link of the default route.
 fn ways<'a, K: Kernel>(
     kernel: &mut K,
     cluster: &Cluster,
@@ -136,7 +138,7 @@ fn ways<'a, K: Kernel>(
     Ok(ways.iter().filter_map(|way| links.get(way)).filter(|link| !only_holds(link)).collect())
 }
 
-/// By which next hops packets to these nodes leave, in these families; a node to which there is none is left out.
+/// The next hops by which packets to these nodes leave, in these families. A node to which there is none is left out.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -150,7 +152,7 @@ pub fn next_hops<'a, K: Kernel>(
     for family in families {
         for address in nodes.clone().filter_map(|node| node.address(family)) {
             let Some(path) = kernel.way_to(address)? else { continue };
-            // An address that this machine has itself.
+            // This machine has the address itself.
             if links.get(&path.link).is_none_or(only_holds) {
                 continue;
             }
@@ -160,9 +162,9 @@ pub fn next_hops<'a, K: Kernel>(
     Ok(ways)
 }
 
-/// Everything that is ours, with `devices` as our VXLAN devices, and `wireguard` as the other one. Where they were
-/// flannel's, its routes through them are ours, too. Routes and nexthop objects that are as `known` are only counted, and of other
-/// programs' routes those are kept whose key `matters`.
+/// Everything that is ours. `devices` are our VXLAN devices, and `wireguard` is the other one. If they were flannel's,
+/// flannel's routes through them are ours, too. Routes and nexthop objects that are as `known` are only counted. Of
+/// other programs' routes those are kept whose key `matters`.
 ///
 /// # Errors
 /// The kernel cannot be read.
@@ -176,7 +178,7 @@ pub fn ours<K: Tunnels>(
     let Routes { met: known_routes, beyond: routes, foreign } =
         kernel.all_routes(PROTOCOL, &known.routes, matters)?;
     let theirs = if were_flannels { kernel.routes(owner::FLANNELS_PROTOCOL)? } else { BTreeMap::new() };
-    // After the routes, see `owner::routes`.
+    // The links are read after the routes, see `owner::routes`.
     let links = links(kernel)?;
     let (known_nexthops, nexthops) = kernel.nexthops_beyond(&known.nexthops)?;
     let mut ours = Objects {
@@ -187,7 +189,7 @@ pub fn ours<K: Tunnels>(
     let (mut theirs, plain) = theirs
         .into_iter()
         .partition::<BTreeMap<_, _>, _>(|(key, route)| owner::is_flannels(key, route, devices));
-    // Appended to nothing a map costs nothing; extended by it, each of the thousands is looked for.
+    // Appending a map to an empty one costs nothing. Extending it would look up each of the thousands of entries.
     ours.routes.append(&mut theirs);
     for device in devices {
         ours.addresses.append(&mut kernel.addresses(*device)?);
@@ -206,7 +208,7 @@ pub fn ours<K: Tunnels>(
 }
 
 impl Seen {
-    /// Whether what is ours is what was known.
+    /// Whether what is ours is the same as what was known.
     pub fn is(&self, known: &Objects) -> bool {
         let Objects { addresses, fdb, neighbours, peers, nexthops, routes } = &self.ours;
         let (known_routes, known_nexthops) = self.as_known;

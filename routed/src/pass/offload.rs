@@ -1,9 +1,9 @@
 //! Whether our VXLAN device leaves checksums to the link below it.
 //!
-//! Up to 5.7 the kernel spoils the checksum of a tunnel's packet whose source is translated on its way out, if the device
-//! left the checksum inside to the hardware (fixed by "netfilter: nat: never update the UDP checksum when it's 0"); the other
-//! end drops it, and TCP gets through only by a second try after a minute. Where a router translates addresses or the
-//! hardware is at fault, later kernels need the same.
+//! Kernels up to 5.7 spoil a checksum if two things come together: the device left the checksum inside to the hardware,
+//! and the source of the tunnel's packet is translated on its way out (fixed by "netfilter: nat: never update the UDP
+//! checksum when it's 0"). The other end drops the packet, and TCP gets through only by a second try after a minute.
+//! Later kernels need the same setting if a router translates addresses or the hardware is at fault.
 
 use ferrule_model::IfName;
 use ferrule_netlink::{Error, Tunnels};
@@ -13,7 +13,7 @@ use crate::decide::report::{self, Report};
 /// The first kernel whose checksums are right.
 const RIGHT: (u32, u32) = (5, 8);
 
-/// What the device should do; `None` leaves it as it is. `configured` wins, else the kernel's version decides.
+/// What the device should do; `None` leaves it as it is. `configured` wins; without it the kernel's version decides.
 pub fn wanted(configured: Option<bool>, release: &str) -> Option<bool> {
     let spoils = version(release).is_some_and(|version| version < RIGHT);
     configured.or(spoils.then_some(false))
@@ -25,13 +25,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Whether the device is as wanted; a fault is looked into by who sets it.
+/// Whether the device is as wanted. An error counts as "no", so that the code which sets it looks into the error.
 pub fn is_right<K: Tunnels>(kernel: &mut K, device: &IfName, wanted: Option<bool>) -> bool {
     wanted.is_none_or(|on| kernel.tx_checksum(device).is_ok_and(|now| now == on))
 }
 
-/// Brings the device to `wanted`; `false` if the kernel refuses, which the report then names. That it was changed by
-/// someone else is found when everything is compared: the kernel's event does not tell.
+/// Brings the device to `wanted`. Returns `false` if the kernel refuses; the report then names the refusal. The
+/// kernel's event does not tell if someone else changed the setting. That is found when everything is compared.
 ///
 /// # Errors
 /// The kernel cannot be talked to.

@@ -1,4 +1,4 @@
-//! What stands in a route's place, when ours cannot.
+//! Finds what stands in a route's place if ours cannot stand there.
 
 use ferrule_model::{IpNetwork, PROTOCOL, Route, RouteKey};
 use ferrule_netlink::{Error, Kernel, Refusal};
@@ -7,11 +7,11 @@ use ferrule_netlink::{Error, Kernel, Refusal};
 pub(crate) enum Found {
     Route(Route),
     None,
-    /// A more specific one is in the way of the question.
+    /// A more specific route keeps the kernel from answering the question.
     Hidden,
 }
 
-/// The route with this very key.
+/// Looks for the route with this very key.
 pub(crate) fn route_at<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Found, Error> {
     // The last address of a prefix is the least likely to have a more specific route of its own.
     let last = match key.dst {
@@ -22,12 +22,12 @@ pub(crate) fn route_at<K: Kernel>(kernel: &mut K, key: &RouteKey) -> Result<Foun
         Some((found, route)) if found == *key => Found::Route(route),
         Some((found, _)) if found.dst.prefix() > key.dst.prefix() => Found::Hidden,
         _ if *key == RouteKey::main(key.dst) => Found::None,
-        // Neither the table nor the metric that was asked for.
+        // The answer is about neither the table nor the metric that was asked for.
         _ => Found::Hidden,
     })
 }
 
-/// Says in a refusal whose route has the place.
+/// Adds to a refusal whose route has the place.
 pub(crate) fn name_foreign<K: Kernel>(
     kernel: &mut K,
     key: &RouteKey,

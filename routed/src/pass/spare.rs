@@ -1,5 +1,5 @@
-//! One refusal stops nothing but itself: a device that the kernel refuses, or whose name another has, holds up what needs it
-//! and nothing else. What leads to the nodes that need it by another way is left alone until it is there.
+//! Makes sure that one refusal stops nothing but itself. If the kernel refuses a device, or another link has its name,
+//! only what needs the device has to wait. Meanwhile other ways to the nodes that need it are left alone.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -14,7 +14,8 @@ use crate::decide::report::Report;
 use crate::pass::apply::PassError;
 use crate::pass::device::Device;
 
-/// A device as far as it came; `name` is what it is called, `is_right` whether a link can be used as it in spite of what was refused.
+/// Returns the device as far as it came. `name` is its name, and `is_right` says whether a link can be used as the
+/// device in spite of what was refused.
 ///
 /// # Errors
 /// The kernel cannot be read or written.
@@ -45,7 +46,7 @@ pub(crate) fn device<K: Kernel>(
     Ok(Device { index, fresh: false, leaves: false, whole: false, refused: true })
 }
 
-/// Takes what leads to networks that wait for a device out of what is `observed`: what is not observed is not removed.
+/// Takes what leads to networks that wait for a device out of `observed`: what is not observed is not removed.
 pub(crate) fn hold<'a>(observed: &mut Objects, skipped: impl Iterator<Item = &'a Skipped>) {
     let waiting = skipped.filter(|skipped| skipped.why == Why::NoDevice);
     let networks: BTreeSet<IpNetwork> = waiting.flat_map(|skipped| skipped.cidrs.iter().copied()).collect();

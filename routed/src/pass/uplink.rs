@@ -1,4 +1,4 @@
-//! Looks which link `[node] interface` means now; what counts is decided in [`crate::decide::interface`].
+//! Finds the link that `[node] interface` means now. [`crate::decide::interface`] decides what counts.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use ferrule_netlink::{Error, Kernel, Listed, Netlink};
 use crate::decide::interface::{Candidate, Chosen, Unfit, choose};
 use crate::pass::observe;
 
-/// Why it is not known by which link this node is reached.
+/// Why the link by which this node is reached is not known.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
-    /// No link is as the configuration says.
+    /// No link fits the configuration.
     #[error(transparent)]
     Unfit(#[from] Unfit),
-    /// The kernel does not tell of its links.
+    /// The kernel does not tell its links.
     #[error("the link of [node] interface is not known: {0}")]
     Kernel(#[from] Error),
 }
 
-/// The link that `wanted` means now; `before` was it the last time.
+/// The link that `wanted` means now. `before` was the link the last time.
 ///
 /// # Errors
 /// See [`UplinkError`].
@@ -38,7 +38,7 @@ pub fn look(wanted: &Interface, config: &Config, before: Option<&Chosen>) -> Res
     let there: Vec<_> = links
         .map(|link| {
             let mut listed = of_links.remove(&link.index).unwrap_or_default();
-            // An address alone, without a network, is more likely one that moves between machines, or that of a lease.
+            // A single address without a network is more likely one that moves between machines, or one of a lease.
             listed.sort_by_key(|listed| (listed.is_lesser, listed.prefix == listed.prefix.ip().into()));
             Candidate {
                 usable: link.up && link.carrier,

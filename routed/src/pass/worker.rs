@@ -1,7 +1,7 @@
-//! The thread that makes the passes, at its own pace: messages only mark work as due. Two other threads change the kernel:
-//! that of [`crate::host`] and that of [`crate::keep`]. This one gives them their jobs.
+//! The thread that makes the passes, at its own pace: messages only mark work as due. Two other threads change the
+//! kernel: that of [`crate::host`] and that of [`crate::keep`]. This one gives them their jobs.
 //!
-//! It shares nothing with the async side but two channels, so no lock is held while the kernel works, and a slow kernel
+//! It shares nothing with the async side but two channels. So no lock is held while the kernel works, and a slow kernel
 //! holds up nobody.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,12 +28,13 @@ use crate::pass::apply::{Applier, PassError};
 use crate::show::outlook::{Outlook, View};
 use crate::show::status::Status;
 
-/// The least time between two passes that events start, and how many times the processor time of the last one it is at
-/// least: a fight with another program must not eat a core. How long a pass waited for a core says nothing of that, and on a
-/// busy node repairs would be late.
+/// The least time between two passes that events start. The gap is also at least a multiple of the processor time of
+/// the last pass, because a fight with another program must not use up a core. The time that a pass waited for a core
+/// does not count: with it, repairs on a busy node would be late.
 const LEAST_GAP: Duration = Duration::from_millis(100);
 const GAP_FACTOR: u32 = 3;
-/// The least time between two looks at what changes of the nodes mean for the host: its cost goes by the cluster.
+/// The least time between two looks at what changes of the nodes mean for the host. Each costs more in a larger
+/// cluster.
 const HOST_GAP: Duration = Duration::from_secs(1);
 /// The first wait after a pass that could not be made; it doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
@@ -41,9 +42,9 @@ const RETRY: Duration = Duration::from_millis(500);
 /// What the worker is told.
 #[derive(Debug)]
 pub enum Message {
-    /// The nodes are these; this node is new or another than before.
+    /// These are the nodes; this node itself is new or has changed.
     Cluster(Box<Cluster>),
-    /// Other nodes are others than before.
+    /// Other nodes have changed.
     Nodes(Vec<NodeChange>),
     /// The kernel told of changes.
     Kernel(Told),
@@ -62,11 +63,11 @@ impl From<Kept> for Message {
 pub struct Worker<K> {
     applier: Applier<K>,
     culprits: Culprits,
-    /// What the plugin made for pods, and who keeps that.
+    /// What the plugin made for pods. The thread of `keep` keeps it.
     watch: Watch,
     pods: Sender<keep::Job>,
     host: Sender<Job>,
-    /// The host's side goes by the other nodes, too.
+    /// Whether the host's side depends on the other nodes, too.
     host_follows: bool,
     inbox: Receiver<Message>,
     status: watch::Sender<Status>,
@@ -79,7 +80,7 @@ pub struct Worker<K> {
     last_host: Option<Instant>,
     /// How long to wait after a pass that could not be made.
     retry: Option<Duration>,
-    /// What the log says, and still holds.
+    /// The failure that the log has named, if it still holds.
     failure: Option<String>,
     refused: BTreeSet<String>,
     skipped: BTreeSet<String>,
@@ -96,7 +97,7 @@ struct Due {
     everything: Option<Instant>,
     /// When the host is to be looked at.
     host: Option<Instant>,
-    /// What is new of other nodes, by their names: at once.
+    /// The changes of other nodes, by their names. They are carried out at once.
     changes: BTreeMap<String, NodeChange>,
 }
 
@@ -109,7 +110,7 @@ enum Work {
 }
 
 impl Due {
-    /// Takes a change of a node for which there may be an earlier one.
+    /// Adds a change of a node, and merges it with an earlier one.
     fn change(&mut self, change: NodeChange) {
         match self.changes.entry(change.name.clone()) {
             std::collections::btree_map::Entry::Occupied(mut entry) => entry.get_mut().after = change.after,
@@ -128,7 +129,8 @@ impl Due {
 
 impl<K: Tunnels> Worker<K> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
-    /// `host`, with the other nodes as soon as they change if `host_follows`; what concerns what the plugin made, to `pods`.
+    /// `host`; if `host_follows`, the other nodes go there too, as soon as they change. What concerns the plugin's
+    /// objects goes to `pods`.
     pub fn new(
         applier: Applier<K>,
         (host, host_follows): (Sender<Job>, bool),
@@ -162,7 +164,7 @@ impl<K: Tunnels> Worker<K> {
         }
     }
 
-    /// Works until the other end of the inbox is gone. What is in the kernel then stays.
+    /// Works until the other end of the inbox is gone. What is in the kernel stays.
     pub fn run(mut self) {
         while let Some(work) = self.wait() {
             let Some(mut cluster) = self.cluster.take() else { continue };
@@ -196,7 +198,7 @@ impl<K: Tunnels> Worker<K> {
         changes
     }
 
-    /// Told at the end of the work only: then the watchdog is fed again.
+    /// Tells since when it works. The end is told only when all work is done, because that feeds the watchdog.
     fn busy(&self, since: Option<Instant>) {
         self.status.send_if_modified(|status| {
             status.busy_since = since;
@@ -207,7 +209,7 @@ impl<K: Tunnels> Worker<K> {
     /// Waits until something is due; `None` at the end.
     fn wait(&mut self) -> Option<Work> {
         loop {
-            // All that is known already counts.
+            // Messages that have arrived already are taken in first.
             loop {
                 match self.inbox.try_recv() {
                     Ok(message) => self.take(message),
@@ -232,7 +234,8 @@ impl<K: Tunnels> Worker<K> {
         }
     }
 
-    /// Not a work of this thread: pods wait for no pass, nor for the nodes.
+    /// Hands the pods that are due to their thread. It is no work of this thread, so pods wait neither for a pass nor
+    /// for the nodes.
     fn look_at_pods(&mut self) {
         let (suspects, culprits) = self.watch.take();
         if self.pods.send(keep::Job { suspects, culprits }).is_err() {
@@ -246,7 +249,7 @@ impl<K: Tunnels> Worker<K> {
         if self.cluster.is_none() {
             return later;
         }
-        // After a pass that could not be made, what was refused has to wait for the next one.
+        // After a pass that could not be made, refused objects have to wait for the next pass.
         let refused = self.applier.next_due().filter(|_| self.retry.is_none());
         let changes = (!self.due.changes.is_empty()).then_some(now).or(refused);
         let all =
@@ -324,10 +327,10 @@ impl<K: Tunnels> Worker<K> {
         }
     }
 
-    /// Reads and compares everything; `same` says that the cluster is what the last pass was made for.
+    /// Reads and compares everything. `same` says that the cluster is the one of the last pass.
     fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
         let (begin, used) = (Instant::now(), processor_time());
-        // The packet filters need nothing that a pass finds out.
+        // The packet filters need nothing that a pass finds.
         let by = self.culprits.take_table();
         self.ask(Job { cluster: Arc::clone(cluster), filters: true, by, ground: None });
         let result =
@@ -339,7 +342,7 @@ impl<K: Tunnels> Worker<K> {
         self.culprits.forget();
     }
 
-    /// Carries out what changes of other nodes mean, and what was refused and is due.
+    /// Carries out what changes of other nodes mean, and tries again what was refused and is due.
     fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
         let begin = Instant::now();
         let result = self.applier.update(cluster, changes, begin);
@@ -423,7 +426,7 @@ impl<K: Tunnels> Worker<K> {
         if report.pending == 0 {
             self.refused.clear();
         }
-        // One that waits for its next try is not refused in this pass, and still is.
+        // An object that waits for its next try is not refused in this pass, but still counts as refused.
         self.refused.extend(report.refused.iter().cloned());
     }
 
@@ -438,7 +441,7 @@ impl<K: Tunnels> Worker<K> {
     }
 }
 
-/// What the calling thread has used, in the kernel too.
+/// The processor time of the calling thread, including that in the kernel.
 fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

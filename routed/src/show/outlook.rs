@@ -1,5 +1,5 @@
-//! What can be seen from outside of the worker's work: how things stand ([`View`], pure), and what was done ([`Counts`]).
-//! The worker writes it after each pass; who reads it holds nobody up.
+//! What can be seen of the worker's work from outside: the state of things ([`View`], pure), and what was done
+//! ([`Counts`]). The worker writes it after each pass. A reader holds nobody up.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ use crate::decide::report::{Report, Tally};
 pub const KINDS: [Kind; 7] =
     [Kind::Links, Kind::Addresses, Kind::Fdb, Kind::Neighbours, Kind::Peers, Kind::Nexthops, Kind::Routes];
 
-/// How things stand after a pass.
+/// The state of things after a pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing<'a> {
     /// What is in the kernel.
@@ -33,11 +33,11 @@ pub struct Standing<'a> {
     pub differing: &'a Keys,
     /// What the kernel has refused.
     pub backoff: &'a Backoff,
-    /// When everything was looked at.
+    /// When everything was last looked at.
     pub looked: Instant,
 }
 
-/// How things stand, for those outside.
+/// The state of things, for those outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
     /// Why the last pass could not be made at all.
@@ -46,7 +46,7 @@ pub struct View {
     pub hindered: Option<String>,
     /// This node's addresses and the links that hold them.
     pub underlay: String,
-    /// Of the pods, in bytes; 0 before it is known.
+    /// The MTU of the pods in bytes; 0 before it is known.
     pub mtu: u32,
     /// Objects by kind; empty before the first pass.
     pub objects: Vec<Objects>,
@@ -57,7 +57,7 @@ pub struct View {
 }
 
 impl View {
-    /// What a pass has left.
+    /// The view after a pass.
     pub fn new(standing: Standing<'_>, cluster: &Cluster, report: &Report) -> Self {
         let mut refused: Vec<_> = standing.backoff.refused_objects().collect();
         let diverted: Vec<_> =
@@ -107,15 +107,16 @@ fn kind_of(key: &Key) -> Kind {
     }
 }
 
-/// What takes packets out of their way, as if the kernel had refused the route that they should take.
+/// A diversion of packets, told as if the kernel had refused the route that the packets should take.
 fn told(diversion: &Diversion, looked: Instant) -> Refused {
     let Diversion { networks, object, reason } = diversion;
-    // There is one at least.
+    // There is at least one.
     let key = networks.first().map_or(Key::StrangeNexthop(0), |network| Key::Route(RouteKey::main(*network)));
     Refused { key, object: object.clone(), reason: reason.clone(), due: looked + FULL_DIFF }
 }
 
-/// What is left out, what the kernel has refused, and what takes packets out of their way, each at the node that it is about.
+/// Everything that is left out, that the kernel has refused, and that diverts packets, each under the node that it
+/// concerns.
 fn errors(
     standing: Standing<'_>,
     cluster: &Cluster,
@@ -139,7 +140,7 @@ fn errors(
     errors
 }
 
-/// Refused objects by what tells whose they are.
+/// Refused objects, sorted by what tells which node they concern.
 #[derive(Default)]
 struct About<'a> {
     networks: BTreeMap<IpNetwork, &'a Refused>,
@@ -169,7 +170,8 @@ impl<'a> About<'a> {
         self.networks.is_empty() && self.addresses.is_empty() && self.macs.is_empty() && self.keys.is_empty()
     }
 
-    /// One of those that are about `node`: of its tunnel or its address before one of a network, which may follow from it.
+    /// A refused object that concerns `node`. One of its tunnel or its address comes before one of a network, which may
+    /// be a consequence.
     fn node(&self, node: &Node) -> Option<&'a Refused> {
         use ferrule_model::Family;
         let addresses = Family::BOTH.into_iter().flat_map(|family| [node.address(family), node.vtep(family)]);
@@ -193,7 +195,7 @@ pub struct Counts {
     pub objects: [[Counter; 2]; KINDS.len()],
     /// Objects put back that somebody else had deleted or changed, those of pods included.
     pub repaired: Counter,
-    /// Callers of the socket who may not call.
+    /// Callers of the socket that were refused, because they may not call.
     pub refused_callers: Counter,
 }
 
@@ -211,7 +213,7 @@ impl Outlook {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A pass is through.
+    /// Notes a pass that was completed.
     pub fn passed(&self, view: View, report: &Report, (took, read): (Duration, bool)) {
         let Counts { full, changes, repaired, .. } = &self.counts;
         let times = if read { full } else { changes };
@@ -221,7 +223,7 @@ impl Outlook {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
 
-    /// A pass could not be made.
+    /// Notes a pass that could not be made.
     pub fn failed(&self, error: String) {
         self.counts.failed.increment();
         self.view.lock().unwrap_or_else(PoisonError::into_inner).last_error = Some(error);

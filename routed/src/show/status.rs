@@ -1,25 +1,25 @@
-//! How it goes, in a few words: for the service manager, its watchdog, and health.
+//! The daemon's state in a few words: for the service manager, its watchdog, and health.
 
 use std::time::{Duration, Instant};
 
-/// A pass that takes longer than this hangs: the watchdog is not fed any more.
+/// A pass that takes longer than this hangs. Then the watchdog is no longer fed.
 const LONGEST_PASS: Duration = Duration::from_secs(60);
 
-/// How it goes, for the service manager.
+/// The daemon's state, for the service manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// The first pass is through.
+    /// Whether the first pass was completed.
     pub ready: bool,
     /// One line for a person.
     pub text: String,
-    /// Since when a pass has been going on.
+    /// When the current pass began.
     pub busy_since: Option<Instant>,
-    /// Since when the host's side has been worked on.
+    /// When the current work on the host's side began.
     pub host_since: Option<Instant>,
 }
 
 impl Status {
-    /// Whether both threads go on.
+    /// Whether neither thread hangs.
     pub fn turns(&self) -> bool {
         [self.busy_since, self.host_since].into_iter().flatten().all(|since| since.elapsed() < LONGEST_PASS)
     }

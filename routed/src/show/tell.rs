@@ -1,4 +1,4 @@
-//! `routed status` and `routed nodes`: what the daemon that runs keeps, for people and as JSON.
+//! `routed status` and `routed nodes`: they show what the running daemon knows, for people and as JSON.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use ferrule_wire::routed::{Failure, Failures, Kind, Node, Nodes, NodesReply, Sta
 
 use crate::PROGRAM;
 
-/// It runs, and not all is well.
+/// The exit status if the daemon runs, but not all is well.
 const NOT_WELL: u8 = 3;
 
 /// Options of the commands that show something.
@@ -21,7 +21,7 @@ pub struct Form {
     json: bool,
 }
 
-/// Prints how this node is. The exit code says whether all is well.
+/// Prints the state of this node. The exit code says whether all is well.
 ///
 /// # Errors
 /// The daemon cannot be asked.
@@ -59,7 +59,7 @@ fn page(status: &StatusReply, failures: &[Failure]) -> String {
         ("underlay", status.underlay.clone()),
         ("nodes", format!("{} from {} ({list}{news})", status.nodes, status.source)),
     ] {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:10}{value}");
     }
     let rows = status.objects.iter().map(|objects| {

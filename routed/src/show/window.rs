@@ -1,5 +1,5 @@
-//! What the daemon shows to those outside: `routed.sock` (Varlink, `io.ferrule.Routed`) and the pages `/metrics`, `/healthz`
-//! and `/readyz`. How it gets to a caller is `ferrule_daemon`'s part; nothing can be changed through it.
+//! What the daemon shows to those outside: `routed.sock` (Varlink, `io.ferrule.Routed`) and the pages `/metrics`,
+//! `/healthz` and `/readyz`. `ferrule_daemon` brings it to the caller. Nothing can be changed through it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,17 +21,17 @@ use crate::show::outlook::{KINDS, Outlook, View};
 use crate::show::status::Status;
 use crate::source::origin;
 
-/// Nodes and failures in one message; a name has 253 bytes at most, a reason some hundreds.
+/// At most so many nodes or failures are in one message. A name has at most 253 bytes, a reason some hundreds.
 const PAGE: usize = 256;
 /// How long the daemon's loop may take to answer. It never waits for anything but events.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A question to the daemon's loop: what is known of the nodes, and those after this name.
+/// A question to the daemon's loop: what is known of the nodes, and which nodes come after this name.
 #[derive(Debug)]
 pub struct Ask {
     /// The name.
     pub after: Option<String>,
-    /// How many at most.
+    /// At most so many nodes are wanted.
     pub most: usize,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Known>,
@@ -40,7 +40,7 @@ pub struct Ask {
 /// What is known of the nodes.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// What is waited for before anything is done.
+    /// What the daemon waits for before it does anything.
     pub waiting_for: Option<String>,
     /// How many there are.
     pub nodes: usize,
@@ -48,11 +48,11 @@ pub struct Known {
     pub snapshot: Option<Instant>,
     /// When anything new was told.
     pub news: Option<Instant>,
-    /// Those that were asked for.
+    /// The nodes that were asked for.
     pub page: Vec<Arc<Node>>,
 }
 
-/// The daemon as those see it who look from outside.
+/// The daemon as it is seen from outside.
 #[derive(Debug, Clone)]
 pub struct Window(Arc<Inside>);
 
@@ -78,7 +78,7 @@ impl From<Stuck> for CallError {
 }
 
 impl Window {
-    /// The window, and where its questions come out.
+    /// The window, and the end at which its questions come out.
     pub fn new(
         node: &str,
         config: &Config,
@@ -105,13 +105,13 @@ impl Window {
         timeout(PATIENCE, asked).await.map_err(|_| Stuck)?
     }
 
-    /// Both loops turn.
+    /// Whether both loops run.
     async fn health(&self) -> Result<(), String> {
         self.ask(None, 0).await.map_err(|stuck| stuck.to_string())?;
         if self.0.status.borrow().turns() { Ok(()) } else { Err("a pass over the kernel hangs".to_owned()) }
     }
 
-    /// The first list of nodes is in the kernel, and nothing keeps packets from other nodes; else what does.
+    /// Whether the first list of nodes is in the kernel and nothing keeps packets from other nodes; else the reason.
     async fn readiness(&self) -> Result<(), String> {
         let view = self.0.outlook.view();
         if self.0.status.borrow().ready {
@@ -197,7 +197,7 @@ impl Window {
         let help = "Whether the first list of nodes has been carried out in the kernel.";
         page.family("ferrule_routed_ready", Kind::Gauge, help)
             .sample(&[], u8::from(self.0.status.borrow().ready));
-        // Without the loop the rest is still worth reading.
+        // If the loop does not answer, the rest is still worth reading.
         if let Ok(known) = self.ask(None, 0).await {
             write_nodes(&mut page, &known);
         }

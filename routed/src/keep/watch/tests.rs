@@ -1,4 +1,4 @@
-//! What the kernel tells of pods that come, go and are disturbed.
+//! The kernel's events for pods that come, go and are disturbed.
 
 use super::*;
 use ferrule_model::{Address, AddressKey, Via};
@@ -23,7 +23,7 @@ fn way() -> WayTo {
     WayTo::new(VETH, "10.244.1.5".parse().unwrap(), Mac::local([2; 6]))
 }
 
-/// What the kernel tells of an ADD.
+/// The kernel's events for an ADD.
 fn added() -> Vec<Event> {
     let ((neighbour, value), (dst, route)) = (way().neighbour, way().route);
     vec![
@@ -36,7 +36,7 @@ fn added() -> Vec<Event> {
     ]
 }
 
-/// Of a link that goes, switched off at first.
+/// The kernel's events for a link that goes, which is switched off at first.
 fn off() -> Vec<Event> {
     let ((neighbour, value), (dst, route)) = (way().neighbour, way().route);
     vec![
@@ -91,7 +91,7 @@ fn what_others_do_to_what_was_made_is_doubtful() {
         let suspects = Suspects { links: BTreeSet::from([link(true).name]), ..Suspects::default() };
         assert_eq!(watch.take().0, suspects, "{event:?}");
     }
-    // So too of a pod that was there before.
+    // The same holds for a pod that was there before.
     let mut watch = watch();
     watch.settled(
         vec![Settled { link: link(true), ways: vec![way()], bridge: None, ifb: None, is_limited: false }],

@@ -37,7 +37,7 @@ impl<K: Tunnels> Applier<K> {
         spare::device(kernel, kept, (which, name), is_usable, (backoff, now), report)
     }
 
-    /// Without a `place` there should be no device.
+    /// Brings the WireGuard device to what it should be. Without a `place` there should be none.
     pub(super) fn keep_wireguard(
         &mut self,
         place: Option<(&Node, &Underlay)>,
@@ -52,7 +52,8 @@ impl<K: Tunnels> Applier<K> {
         wireguard_device::keep(&mut self.kernel, &wish, links, before, report)
     }
 
-    /// Keeps the second device, where IPv6 has one of its own: how far that came, and what is believed of it.
+    /// Keeps the second device, if IPv6 has one of its own. Returns how far that came, and what is believed of the
+    /// device.
     pub(super) fn second(
         &mut self,
         own: &Node,
@@ -72,7 +73,8 @@ impl<K: Tunnels> Applier<K> {
         Ok(Some((device, VxlanDevice { index: kept, spec, name: settings.device })))
     }
 
-    /// Removes all that is ours: routes (but not those to pods), nexthop objects, and the device with all on it.
+    /// Removes all that is ours: routes (but not those to pods), nexthop objects, and the device with all that is on
+    /// it.
     ///
     /// # Errors
     /// The kernel cannot be read or written. What it refused is in the report.

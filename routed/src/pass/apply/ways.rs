@@ -1,4 +1,5 @@
-//! How a pass looks at the ways: what there should be, what there is, what becomes ours, and what others have put before it.
+//! How a pass looks at the ways: what there should be, what there is, what is taken over from flannel, and which ways
+//! of others come first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -19,8 +20,8 @@ use crate::pass::observe::{self, Seen};
 use crate::pass::spare;
 
 impl<K: Tunnels> Applier<K> {
-    /// What the cluster needs on this ground, and what is in the kernel, with `devices` as our VXLAN devices, and `wireguard` as the
-    /// other one. What was flannel's and is to be ours is among ours then.
+    /// What the cluster needs on this ground, and what is in the kernel. `devices` are our VXLAN devices, and
+    /// `wireguard` is the other one. What was flannel's and is to be ours counts as ours.
     pub(super) fn see(
         &mut self,
         cluster: &Cluster,
@@ -38,14 +39,14 @@ impl<K: Tunnels> Applier<K> {
         seen.ours
             .routes
             .extend(plain.filter(|(key, route)| owner::is_flannels_to(key, route, goal.objects())));
-        // What becomes ours in this pass takes no packets of ours.
+        // What is taken over in this pass diverts no packets of ours.
         let Seen { foreign, ours, .. } = &mut seen;
         let is_adopted = |route: &Route| route.protocol != PROTOCOL;
         foreign.retain(|route| !ours.routes.get(&route.key).is_some_and(is_adopted));
         Ok((seen, goal))
     }
 
-    /// Whether a pass that reads is due because some policy rule was made or removed.
+    /// Whether a pass that reads is due, because some policy rule was made or removed.
     pub fn hears_rule(&mut self) -> bool {
         let Some(left) = self.left.as_ref().filter(|left| !left.doubted) else { return true };
         let known = &left.belief.diverted.rules;
@@ -53,7 +54,8 @@ impl<K: Tunnels> Applier<K> {
         self.doubt(!same)
     }
 
-    /// Makes routes of flannel's that lead nowhere any more ours: the kernel deletes a route by its protocol only.
+    /// Takes over routes of flannel's that lead nowhere any more: they get our protocol, because the kernel deletes a
+    /// route only by its protocol.
     fn adopt(&mut self, observed: &mut Objects, desired: &Objects) -> Result<(), PassError> {
         let is_stale = |(key, route): &(&RouteKey, &Route)| {
             route.protocol != PROTOCOL && !desired.routes.contains_key(key)
@@ -64,7 +66,7 @@ impl<K: Tunnels> Applier<K> {
         for (key, answer) in stale.into_iter().zip(answers) {
             match answer {
                 Ok(()) => drop(observed.routes.insert(key, Route::unreachable())),
-                // It is looked at again in the next pass.
+                // The next pass looks at it again.
                 Err(_) => drop(observed.routes.remove(&key)),
             }
         }
@@ -72,7 +74,8 @@ impl<K: Tunnels> Applier<K> {
     }
 }
 
-/// What is in the kernel, see [`observe::ours`], with what others have put before those of our `routes` that lead to other nodes.
+/// What is in the kernel (see [`observe::ours`]). It includes what others have put before those of our `routes` that
+/// lead to other nodes.
 pub(super) fn observed<K: Tunnels, V>(
     kernel: &mut K,
     (devices, wireguard, were_flannels): (&[IfIndex], Option<IfIndex>, bool),
@@ -90,9 +93,9 @@ pub(super) fn observed<K: Tunnels, V>(
     Ok(Seen { rules, ..seen })
 }
 
-/// Takes those of our routes that are to be changed, and stand behind one of `others` with the same key, out of what is `observed`. The
-/// kernel would change the first one of this key (`fib_table_insert`), which is not ours; where ours seems to be missing it is added,
-/// and that the kernel refuses as long as the other one is there.
+/// Some of our routes stand behind one of `others` with the same key. Takes those that are to be changed out of
+/// `observed`. The kernel would change the first route with this key (`fib_table_insert`), which is not ours. A route
+/// that seems to be missing is added instead, and the kernel refuses that as long as the other route is there.
 pub(super) fn yield_to(others: &BTreeSet<RouteKey>, observed: &mut Objects, desired: &Objects) {
     for key in others {
         let is_right = |route: &Route| desired.routes.get(key).is_none_or(|wanted| wanted == route);
@@ -113,7 +116,7 @@ pub(super) fn yield_to_others(seen: &mut Seen, known: Option<&mut Objects>, desi
     }
 }
 
-/// What takes packets out of their way, of the others' routes and rules that were seen; `ours` are our routes in the kernel.
+/// What diverts packets, among the routes and rules of others that were seen. `ours` are our routes in the kernel.
 pub(super) fn diverted(
     (foreign, rules): (&[ForeignRoute], Vec<PolicyRule>),
     goal: &Goal,
@@ -133,7 +136,7 @@ pub(super) fn diverted(
     Diverted { all, tables: policy::tables(&rules), rules, ..found }
 }
 
-/// Packets to pods are sent from it.
+/// Whether packets to pods are sent from this address.
 fn is_sent_from(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),

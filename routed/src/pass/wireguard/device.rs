@@ -1,4 +1,4 @@
-//! Our WireGuard device: brings it to what it should be.
+//! Brings our WireGuard device to what it should be.
 
 use ferrule_model::{IfIndex, Link, LinkChange, LinkKind, Op, WireguardSettings, WireguardSpec};
 use ferrule_netlink::Tunnels;
@@ -12,7 +12,7 @@ use crate::pass::apply::PassError;
 use crate::pass::device::{Device, carry_out};
 use crate::pass::holder;
 
-/// What a device is brought to.
+/// What a device should be.
 pub struct Wish<'a> {
     /// The device; `None` if there should be none.
     pub spec: Option<&'a WireguardSpec>,
@@ -22,8 +22,8 @@ pub struct Wish<'a> {
     pub name: &'a ferrule_model::IfName,
 }
 
-/// Brings the device to what is wished, except that one that is not wanted any more stays until the end. `before` is what
-/// the last pass left.
+/// Brings the device to what is wished. A device that is no longer wanted stays until the end. `before` is what the
+/// last pass left.
 ///
 /// # Errors
 /// A link that is not ours has its name, or the kernel refuses.
@@ -44,7 +44,7 @@ pub fn keep<K: Tunnels>(
     let had = before.and_then(|belief| belief.devices.wireguard);
     let found = match find(links, &spec.name) {
         Some(link) if !is_ours(link, &spec.name) => return Err(ForeignDevice::of(link).into()),
-        // What had another name goes with all that is on it.
+        // A device under another name is removed with all that is on it.
         Some(link) if link.name != spec.name => {
             carry_out(kernel, &Op::DeleteLink(link.index), links, report)?;
             None
@@ -82,14 +82,15 @@ pub fn is_right<K: Tunnels>(
     Ok(is_set && link.up && link.mtu == spec.mtu)
 }
 
-/// The link that has our device's name, else our device under the name that it had in another configuration.
+/// The link that has our device's name. If there is none, our device under the name that an earlier configuration gave
+/// it.
 pub fn find<'a>(links: &'a Links, name: &ferrule_model::IfName) -> Option<&'a Link> {
     let named = links.values().find(|link| link.name == *name);
     named.or_else(|| links.values().find(|link| is_ours(link, name)))
 }
 
-/// By what is written at it. One of the right name with nothing written at it, and off, is ours too: that is how far making
-/// it had come when it was cut short.
+/// Recognises our device by its alias. A device of the right name that has no alias and is off is ours too: its making
+/// was cut short there.
 fn is_ours(link: &Link, name: &ferrule_model::IfName) -> bool {
     let unfinished = link.name == *name && link.alias.is_none() && !link.up;
     link.kind == LinkKind::Wireguard && (link.alias.as_deref() == Some(ALIAS) || unfinished)
@@ -105,14 +106,14 @@ fn create<K: Tunnels>(
     let gone = || PassError::Device(format!("the link {} was deleted as soon as it was made", spec.name));
     let index = kernel.link(&spec.name)?.ok_or_else(gone)?.index;
     carry_out(kernel, &Op::SetWireguard(index, settings.clone()), links, report)?;
-    // Last, so that it never listens on another port.
+    // The device is switched on last, so that it never listens on another port.
     let up = LinkChange { up: Some(true), ..LinkChange::default() };
     carry_out(kernel, &Op::SetLink(index, up), links, report)
         .map_err(|error| name_holder(error, settings, links))?;
     Ok(index)
 }
 
-/// A port is taken when the device is switched on.
+/// Names who has the port. A device takes its port when it is switched on.
 fn name_holder(error: PassError, settings: &WireguardSettings, links: &Links) -> PassError {
     match error {
         PassError::Device(why) if why.contains("EADDRINUSE") => {
@@ -125,7 +126,7 @@ fn name_holder(error: PassError, settings: &WireguardSettings, links: &Links) ->
     }
 }
 
-/// `had`: it was right when the last pass left it.
+/// `had` says that the device was right when the last pass left it.
 fn put_right<K: Tunnels>(
     kernel: &mut K,
     (spec, settings): (&WireguardSpec, &WireguardSettings),

@@ -1,4 +1,4 @@
-//! This node's key: made once, kept in a file that nobody else reads, and shown to the others in its public half.
+//! This node's key. It is made once and kept in a file that nobody else reads; its public half is shown to the others.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,7 +11,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 
 use crate::decide::wireguard::Identity;
 
-/// Where chance comes from.
+/// The source of random bytes.
 const CHANCE: &str = "/dev/urandom";
 
 /// Why there is no key.
@@ -23,7 +23,7 @@ pub enum KeyError {
          [routing.wireguard] key_file", path.display()
     )]
     File {
-        /// What was tried.
+        /// What was attempted.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum KeyError {
         #[source]
         source: io::Error,
     },
-    /// The file holds something else.
+    /// The file holds something that is no key.
     #[error(
         "{} is not a private key of WireGuard; put the right one there, or remove the file to have another made, of which \
          the other nodes have to learn then", path.display()
@@ -43,13 +43,13 @@ pub enum KeyError {
 }
 
 impl Identity {
-    /// The one of this private key.
+    /// The identity that has this private key.
     pub fn of(secret: WgSecret) -> Self {
         let public = PublicKey::from(&StaticSecret::from(secret.0));
         Self { secret, key: WgKey(public.to_bytes()) }
     }
 
-    /// The one in the file at `path`, which is made if there is none.
+    /// The identity whose key is in the file at `path`. If there is no file, a key is made.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -64,7 +64,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The one in the file at `path`, if there is one.
+    /// The identity whose key is in the file at `path`, if there is one.
     ///
     /// # Errors
     /// See [`KeyError`].
@@ -89,7 +89,8 @@ fn make() -> io::Result<WgSecret> {
     Ok(WgSecret(bytes))
 }
 
-/// Whoever owns the directory owns the key: an operator who has it made as root makes it for the daemon.
+/// Writes the file. The owner of the directory also owns the key: an operator who makes it as root makes it for the
+/// daemon.
 fn write(path: &Path, secret: &WgSecret) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;

@@ -4,8 +4,8 @@
 pub mod device;
 pub mod key;
 
-/// The time in seconds since 1970. A clock that was set back makes sessions look alive until it is there again: an endpoint
-/// that someone changed stays for so long.
+/// The time in seconds since 1970. A clock that was set back makes sessions look alive until it reaches the old time
+/// again. For so long an endpoint that someone changed stays.
 #[expect(clippy::disallowed_types, reason = "the kernel tells of handshakes by this clock and no other")]
 pub fn epoch_s() -> u64 {
     use std::time::{SystemTime, UNIX_EPOCH};
