@@ -47,8 +47,9 @@ plugin:
 	$(STATIC) --package ferrule-cni
 
 .PHONY: test
-test: setup style build ## All checks: style, unit and integration tests, and the three-node network
+test: setup style build ## All checks: style, unit and integration tests, examples, and the three-node network
 	$(CARGO) nextest run --locked --workspace
+	$(CARGO) test --locked --doc --quiet --workspace
 	./test-netns.sh
 
 .PHONY: soak

@@ -15,6 +15,22 @@ use crate::name::check_node_name;
 use crate::raw::{RawEntry, RawNodes, Text};
 
 /// The nodes of the cluster, in the order of the file; names, addresses, pod CIDRs and MACs each occur once.
+///
+/// ```
+/// use std::path::Path;
+/// use ferrule_config::NodesFile;
+///
+/// let text = r#"
+/// [[node]]
+/// name = "node1"
+/// address = "192.0.2.1"
+/// pod_cidrs = ["10.244.1.0/24"]
+/// "#;
+/// let file = NodesFile::parse(text, Path::new("nodes.toml"))?;
+/// assert_eq!(file.nodes[0].name, "node1");
+/// assert_eq!(file.nodes[0].vtep_mac, None);
+/// # Ok::<(), ferrule_config::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodesFile {
     /// The nodes.

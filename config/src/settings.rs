@@ -35,6 +35,23 @@ const COOLDOWN_S_MAX: u32 = 86_400;
 const RECLAIM_AFTER_S: u32 = 60;
 
 /// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
+///
+/// ```
+/// use std::{path::Path, time::Duration};
+/// use ferrule_config::Config;
+///
+/// let file = Path::new("ferrule.toml");
+/// let config = Config::parse("[ipam]\ncooldown_s = 60\n", file)?;
+/// assert_eq!(config.ipam.cooldown, Duration::from_secs(60));
+/// // What the file does not say has its default.
+/// assert_eq!(config.routing, Config::default().routing);
+///
+/// // A fault tells its place, the key and the remedy. The unit is part of the key.
+/// let error = Config::parse("[ipam]\ncooldown = 60\n", file).unwrap_err().to_string();
+/// assert!(error.starts_with("ferrule.toml:2:1: "), "{error}");
+/// assert!(error.contains("cooldown_s"), "{error}");
+/// # Ok::<(), ferrule_config::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[node]`

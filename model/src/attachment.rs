@@ -8,6 +8,28 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// One interface of one container in one network: what the CNI specification calls an attachment. The three together
 /// are the key by which a lease, a host veth and a queued release are found.
+///
+/// Names and MACs of a pod's links are made from it, so that whoever knows the attachment finds the links without asking
+/// anybody:
+///
+/// ```
+/// use ferrule_model::{Attachment, host_mac, host_veth_name, ifb_name, is_host_veth, pod_mac, second_name};
+///
+/// let attachment = Attachment {
+///     network: "ferrule".to_owned(),
+///     container_id: "c0ffee".to_owned(),
+///     ifname: "eth0".to_owned(),
+/// };
+/// let host_end = host_veth_name(&attachment);
+/// assert_eq!(host_end.as_str(), "fer5bd0a454f72e");
+/// assert!(is_host_veth(host_end.as_str()));
+/// // The second name of the same link, and the device that limits what the pod sends.
+/// assert_eq!(second_name(&host_end).unwrap().as_str(), "fea5bd0a454f72e");
+/// assert_eq!(ifb_name(&attachment).as_str(), "fei5bd0a454f72e");
+/// // The MACs of the two ends differ in their last octet.
+/// assert_eq!(host_mac(&attachment).octets()[..5], pod_mac(&attachment).octets()[..5]);
+/// assert_ne!(host_mac(&attachment), pod_mac(&attachment));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {

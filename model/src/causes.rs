@@ -27,6 +27,18 @@ pub fn causes(error: &dyn Error) -> Vec<String> {
 }
 
 /// An error with its causes in one line, separated by colons.
+///
+/// ```
+/// use std::io;
+/// use ferrule_model::chain;
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("the store cannot be written")]
+/// struct StoreError(#[source] io::Error);
+///
+/// let error = StoreError(io::Error::other("no space left"));
+/// assert_eq!(chain(&error), "the store cannot be written: no space left");
+/// ```
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut line = error.to_string();

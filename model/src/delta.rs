@@ -4,6 +4,20 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// What has to change so that `observed` becomes `desired`.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use ferrule_model::Delta;
+///
+/// // Destinations and the next hops that lead there.
+/// let observed = BTreeMap::from([("10.1.0.0/24", "node1"), ("10.2.0.0/24", "node2"), ("10.9.0.0/24", "node9")]);
+/// let desired = BTreeMap::from([("10.1.0.0/24", "node1"), ("10.2.0.0/24", "node7"), ("10.3.0.0/24", "node3")]);
+///
+/// let delta = Delta::between(&desired, &observed);
+/// assert_eq!(delta.put, [("10.2.0.0/24", "node7"), ("10.3.0.0/24", "node3")]);
+/// assert_eq!(delta.delete, [("10.9.0.0/24", "node9")]);
+/// assert!(Delta::between(&desired, &desired).is_empty());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta<K, V> {
     /// Missing or different: to be made or replaced, in the order of the keys.

@@ -13,6 +13,27 @@ use crate::{
 };
 
 /// The host's side of an attachment.
+///
+/// ```
+/// use ferrule_model::{Attachment, HostSide, IfIndex, Limits, Mac, Way};
+///
+/// let made = HostSide {
+///     attachment: Attachment { network: "ferrule".into(), container_id: "c0ffee".into(), ifname: "eth0".into() },
+///     pod: "shop/cart-0".into(),
+///     netns: "/run/netns/cart-0".into(),
+///     mtu: 1450,
+///     way: Way::Routed {
+///         pod_mac: Mac::local([2, 0, 0, 0, 0, 1]),
+///         addresses: vec!["10.244.1.7".parse()?],
+///     },
+///     ports: None,
+///     limits: Limits::default(),
+/// };
+/// // What the plugin does for each address in ADD, and `routed` again if somebody undoes it.
+/// let ops: Vec<_> = made.ways(IfIndex(7)).flat_map(|way| way.ops()).map(|op| op.to_string()).collect();
+/// assert_eq!(ops, ["neigh replace 10.244.1.7 dev 7", "route replace 10.244.1.7/32 table 254"]);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSide {
     /// Whose it is. Name and MAC of the host's end derive from it.

@@ -4,6 +4,16 @@
 use std::fmt;
 
 /// A name of the specification's grammar (`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`), no longer than the name of a file may be.
+///
+/// ```
+/// use ferrule_model::{Identifier, IdentifierError};
+///
+/// let network = Identifier::new("cluster-net.1")?;
+/// assert_eq!(network.as_str(), "cluster-net.1");
+/// // It may become the name of a file, so it leads to no other directory.
+/// assert_eq!(Identifier::new("../etc"), Err(IdentifierError::Grammar));
+/// # Ok::<(), IdentifierError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identifier(String);
 

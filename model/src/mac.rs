@@ -6,6 +6,16 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A 48-bit Ethernet address. Displayed and parsed as six hex octets joined by colons.
+///
+/// ```
+/// use ferrule_model::{Mac, vtep_mac};
+///
+/// // Every node works out the MAC of every other node's tunnel device from that node's name.
+/// let mac = vtep_mac("node1");
+/// assert_eq!(mac, "1e:ca:5c:48:e6:ef".parse::<Mac>()?);
+/// assert_eq!(mac, Mac::local(mac.octets()));
+/// # Ok::<(), ferrule_model::ParseMacError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac([u8; 6]);

@@ -26,6 +26,19 @@ const HOST_VETH_DIGITS: usize = 12;
 
 /// A network interface name that the kernel takes as it is written: what `dev_valid_name` accepts, and nothing that means more to
 /// the kernel than its letters (`%d` is a number of its choice, `all` and `default` are directories of `/proc/sys/net`).
+///
+/// ```
+/// use ferrule_model::IfName;
+///
+/// assert_eq!(IfName::new("eth0")?.as_str(), "eth0");
+/// // The kernel would make eth0, eth1 and so on of it.
+/// let error = IfName::new("eth%d").unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     "\"eth%d\" is not an interface name: it contains `%`, in whose place the kernel would put a number"
+/// );
+/// # Ok::<(), ferrule_model::IfNameError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);

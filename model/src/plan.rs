@@ -12,6 +12,19 @@ pub enum Place {
 }
 
 /// What is to be done after the veth pair exists, one batch for each namespace.
+///
+/// ```
+/// use ferrule_model::{IfIndex, LinkChange, Op, Place, Plan};
+///
+/// let on = |link| Op::SetLink(IfIndex(link), LinkChange { up: Some(true), ..LinkChange::default() });
+/// let plan = Plan { host: vec![on(7)], pod: vec![on(2)] };
+/// let steps: Vec<_> = plan
+///     .batches()
+///     .iter()
+///     .flat_map(|(place, ops)| ops.iter().map(move |op| format!("{place:?}: {op}")))
+///     .collect();
+/// assert_eq!(steps, ["Pod: link set dev 2 up", "Host: link set dev 7 up"]);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// In the pod's namespace, in this order, first.

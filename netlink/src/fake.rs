@@ -21,6 +21,29 @@ use nix::errno::Errno;
 use crate::{Error, Kernel, Refusal, Routes};
 
 /// A machine's worth of network namespaces.
+///
+/// ```
+/// use ferrule_model::{IfName, Op, PROTOCOL, Route, RouteKey, Via};
+/// use ferrule_netlink::{Kernel, fake::FakeWorld};
+/// use nix::errno::Errno;
+///
+/// let world = FakeWorld::new();
+/// let node = world.netns();
+/// let link = world.add_link(&node, IfName::new("eth0")?, 1500);
+/// let mut kernel = world.kernel(&node);
+/// let key = RouteKey::main("10.244.2.0/24".parse()?);
+///
+/// let done = kernel.apply(&[Op::PutRoute(key, Route::ours(Via::Link(link)))])?;
+/// assert_eq!(done, [Ok(())]);
+/// assert!(kernel.routes(PROTOCOL)?.contains_key(&key));
+///
+/// // The kernel refuses the next request. The route stays.
+/// world.fail_at(0, Errno::EPERM);
+/// let done = kernel.apply(&[Op::DeleteRoute(key)])?;
+/// assert_eq!(done, [Err(Errno::EPERM.into())]);
+/// assert!(world.state(&node).routes.contains_key(&key));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct FakeWorld(Arc<Mutex<World>>);
 

@@ -70,6 +70,39 @@ impl ClientError {
 ///
 /// A call is a [`send`](Self::send) and a [`receive`](Self::receive), so that the caller can work while the daemon does;
 /// [`call`](Self::call) is both. After an error other than [`ClientError::Call`] the connection is of no further use.
+///
+/// ```
+/// use std::io::{Read, Write};
+/// use std::os::unix::net::UnixListener;
+/// use std::time::{Duration, Instant};
+/// use ferrule_wire::{Call, Client, Frames, Incoming, Reply, Status, StatusReply, encode};
+///
+/// let directory = tempfile::tempdir()?;
+/// let socket = directory.path().join("ipamd.sock");
+/// let listener = UnixListener::bind(&socket)?;
+/// // The daemon's part, for one call.
+/// let daemon = std::thread::spawn(move || {
+///     let (mut stream, _) = listener.accept().unwrap();
+///     let mut frames = Frames::default();
+///     let message = loop {
+///         let mut piece = [0; 512];
+///         let read = stream.read(&mut piece).unwrap();
+///         frames.push(&piece[..read]);
+///         if let Some(message) = frames.pop().unwrap() {
+///             break message;
+///         }
+///     };
+///     let incoming = Incoming::<Call>::parse(&message).unwrap().unwrap();
+///     assert!(matches!(incoming.call, Call::Status(_)));
+///     stream.write_all(&encode(&Reply::success(StatusReply {}, false)).unwrap()).unwrap();
+/// });
+///
+/// let deadline = Instant::now() + Duration::from_secs(10);
+/// let mut client = Client::connect_wait(&socket, deadline)?;
+/// client.call(&Status { pool: None })?;
+/// daemon.join().unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,

@@ -32,6 +32,24 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 }
 
 /// Cuts a stream of bytes into messages.
+///
+/// ```
+/// use ferrule_wire::{FrameError, Frames, encode};
+///
+/// let mut stream = encode(&"first")?;
+/// stream.extend(encode(&"second")?);
+///
+/// // A read ends anywhere: here in the middle of the second message.
+/// let (early, late) = stream.split_at(10);
+/// let mut frames = Frames::default();
+/// frames.push(early);
+/// assert_eq!(frames.pop()?.as_deref(), Some(br#""first""#.as_slice()));
+/// assert_eq!(frames.pop()?, None);
+/// assert!(frames.is_partial());
+/// frames.push(late);
+/// assert_eq!(frames.pop()?.as_deref(), Some(br#""second""#.as_slice()));
+/// # Ok::<(), FrameError>(())
+/// ```
 #[derive(Debug, Default)]
 pub struct Frames {
     buffer: Vec<u8>,

@@ -101,6 +101,25 @@ pub fn queued(runtime_dir: &Path) -> Result<Vec<QueuedRelease>, QueueError> {
 }
 
 /// One file of the queue, as the daemon works it off: [`claim`](Self::claim), release, [`done`](Self::done).
+///
+/// ```
+/// use ferrule_wire::{Attachment, Queued, make_queue, queue_release, queued};
+///
+/// let runtime_dir = tempfile::tempdir()?;
+/// let pod = Attachment { network: "ferrule".into(), container_id: "c0ffee".into(), ifname: "eth0".into() };
+/// // `ipamd` never ran, so it has given no address.
+/// assert_eq!(queue_release(runtime_dir.path(), &pod)?, Queued::NothingToRelease);
+///
+/// make_queue(runtime_dir.path())?;
+/// assert_eq!(queue_release(runtime_dir.path(), &pod)?, Queued::Yes);
+/// // `ipamd` is back.
+/// for mut release in queued(runtime_dir.path())? {
+///     assert_eq!(release.claim()?, pod);
+///     release.done()?;
+/// }
+/// assert!(queued(runtime_dir.path())?.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct QueuedRelease {
     path: PathBuf,
