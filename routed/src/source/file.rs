@@ -1,4 +1,4 @@
-//! The nodes file: read at the start and after each change. A file that is broken, or gone, changes nothing.
+//! The nodes file. It is read at the start and after each change. A file that is broken or gone changes nothing.
 
 use std::path::PathBuf;
 
@@ -14,26 +14,26 @@ use crate::decide::roll::{Rank, Roll};
 pub struct FileSource {
     path: PathBuf,
     watch: FileWatch,
-    /// The file has not been read yet since it changed.
+    /// Whether the file has changed since it was last read.
     unread: bool,
     /// The last state that was told.
     told: Option<EditedNodes>,
-    /// Who of its nodes count.
+    /// Which of its nodes count.
     roll: Roll,
-    /// What was last said in the log about a file that cannot be used.
+    /// What the log last said about a file that cannot be used.
     complaint: Option<String>,
 }
 
 impl FileSource {
-    /// Watches the file that `config` names, which need not exist yet, for the node called `own_name`. Must be called within
-    /// a tokio runtime.
+    /// Watches the file that `config` names, for the node called `own_name`. The file need not exist yet. Must be
+    /// called within a tokio runtime.
     pub fn new(config: &Config, own_name: &str) -> Self {
         let path = config.routing.file.path.clone();
         let watch = FileWatch::new(&path);
         Self { path, watch, unread: true, told: None, roll: Roll::new(own_name, config), complaint: None }
     }
 
-    /// What the file says that is not told yet.
+    /// Reads the file. Returns what it says and was not told yet.
     fn read(&mut self) -> Option<NodeEvent> {
         let news = match EditedNodes::read(&self.path).and_then(|text| self.take(text)) {
             Ok(news) => news,
@@ -105,7 +105,7 @@ impl Source for FileSource {
     }
 }
 
-/// All of them rank alike: what decides is who is first by name.
+/// All nodes have the same rank, so the first by name wins.
 fn all(nodes: &EditedNodes) -> impl Iterator<Item = (Node, Rank)> {
     nodes.nodes().iter().cloned().map(|entry| (entry.into(), Rank::default()))
 }
@@ -121,7 +121,7 @@ mod tests {
     const GOOD: &str = "[[node]]\nname = \"a\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n";
     const LIMIT: Duration = Duration::from_secs(5);
 
-    /// The names of the next snapshot, `None` if none comes while `wait` passes.
+    /// The names of the next snapshot; `None` if none comes within `wait`.
     async fn next(source: &mut FileSource, wait: Duration) -> Option<Vec<String>> {
         match tokio::time::timeout(wait, source.next()).await.ok()? {
             NodeEvent::Snapshot(nodes) => Some(nodes.into_iter().map(|node| node.name).collect()),

@@ -1,9 +1,12 @@
-//! What a subnet lease says, as flannel spells it: in etcd the JSON of its value, on Kubernetes annotations of the node. Pure.
+//! What a subnet lease says, in flannel's spelling. In etcd it is the JSON of its value, on Kubernetes it is in
+//! annotations of the node. Pure.
 //!
 //! In etcd it is
-//! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`. Of WireGuard the
-//! data is `{"PublicKey":"…"}`. A node that takes packets from a second tunnel says both: whoever reads takes what it needs,
-//! and leaves the rest.
+//!
+//! `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"…"}}`.
+//!
+//! For WireGuard the data is `{"PublicKey":"…"}`. A node that accepts packets from a second tunnel says both. A reader
+//! takes what it needs, and ignores the rest.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -33,7 +36,7 @@ pub(super) struct Value {
     backend_v6_data: Option<Data>,
 }
 
-/// What has to be known of the node's end of a tunnel.
+/// What the other nodes have to know of the node's end of a tunnel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Data {
     #[serde(rename = "VNI", default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +45,7 @@ struct Data {
     vtep_mac: Option<String>,
     #[serde(rename = "PublicKey", default, skip_serializing_if = "Option::is_none")]
     public_key: Option<String>,
-    /// The UDP port of WireGuard, as newer versions of flannel tell it; 0 or nothing is the reader's own.
+    /// The UDP port of WireGuard, as newer versions of flannel tell it. 0 or nothing means the reader's own port.
     #[serde(rename = "Port", default, skip_serializing_if = "Option::is_none")]
     port: Option<u16>,
 }
@@ -60,7 +63,7 @@ const NAMES: [&str; 9] = [
     "Port",
 ];
 
-/// Reads JSON of flannel's as flannel does.
+/// Reads flannel's JSON as flannel does.
 fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let told = |error: serde_json::Error| in_words(&error.to_string(), "an object");
     let mut value = serde_json::from_slice(text).map_err(told)?;
@@ -72,26 +75,27 @@ fn unspecified() -> Ipv4Addr {
     Ipv4Addr::UNSPECIFIED
 }
 
-/// The MACs of a node's VXLAN devices; with one device the first counts.
+/// The MACs of a node's VXLAN devices. If there is one device, the first MAC counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Macs {
     /// Of the device for IPv4, or for both families.
     pub(super) v4: Mac,
-    /// Of that for IPv6 alone.
+    /// Of the device for IPv6 alone.
     pub(super) v6: Mac,
 }
 
-/// Those of them that somebody has told.
+/// The MACs that are known, as far as they are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KnownMacs {
     /// Of the device for IPv4, or for both families.
     pub v4: Option<Mac>,
-    /// Of that for IPv6 alone.
+    /// Of the device for IPv6 alone.
     pub v6: Option<Mac>,
 }
 
 impl KnownMacs {
-    /// Both of them, from now on: the known ones, else those that were `told`, else those that follow from the node's name.
+    /// Fixes both MACs from now on: the known ones, else those that were `told`, else those that follow from the node's
+    /// name.
     pub(super) fn settle(&mut self, told: Self, name: &str) -> Macs {
         Macs {
             v4: *self.v4.get_or_insert_with(|| told.v4.unwrap_or_else(|| vtep_mac(name))),
@@ -99,13 +103,13 @@ impl KnownMacs {
         }
     }
 
-    /// The known ones.
+    /// The MACs that are known.
     pub(super) fn all(self) -> impl Iterator<Item = Mac> {
         [self.v4, self.v6].into_iter().flatten()
     }
 }
 
-/// What the kernel takes for a device (`is_valid_ether_addr`).
+/// Whether the kernel accepts the MAC for a device (`is_valid_ether_addr`).
 fn can_be(mac: &Mac) -> bool {
     !mac.is_multicast() && mac.octets() != [0; 6]
 }
@@ -131,7 +135,8 @@ impl fmt::Display for Public {
 }
 
 impl Public {
-    /// What `[node]` of the configuration says of it. Where an operator has chosen the link, the others are to use its addresses.
+    /// The addresses that `[node]` of the configuration gives. If an operator has chosen the link, the others are to
+    /// use its addresses.
     pub(super) fn configured(node: &ferrule_config::Node) -> Self {
         let public = Self { v4: node.public_address, v6: node.public_address6 };
         match node.interface {
@@ -140,12 +145,12 @@ impl Public {
         }
     }
 
-    /// These, and where there are none those of `other`.
+    /// These addresses; for a family without one, that of `other`.
     pub(super) fn or(self, other: Self) -> Self {
         Self { v4: self.v4.or(other.v4), v6: self.v6.or(other.v6) }
     }
 
-    /// Both are the same node: by IPv4, and by IPv6 where one has no other.
+    /// Whether both are the same node: by IPv4, or by IPv6 if neither has an IPv4 address.
     pub(super) fn is_same_node(&self, other: &Self) -> bool {
         match (self.v4, other.v4) {
             (Some(one), Some(other)) => one == other,
@@ -155,7 +160,7 @@ impl Public {
     }
 }
 
-/// What flannel's annotations of a node object are called, after their common beginning.
+/// The common beginning of the names of flannel's annotations of a node object.
 pub(super) const ANNOTATIONS: &str = "flannel.alpha.coreos.com/";
 
 /// flannel's annotations of a node object.
@@ -170,10 +175,10 @@ pub(super) struct Annotations {
 }
 
 impl Annotations {
-    /// The lease that they make.
+    /// The lease that the annotations describe.
     ///
     /// # Errors
-    /// Why they make none.
+    /// Why they describe none.
     pub(super) fn value(&self) -> Result<Value, String> {
         let wrong =
             |key: &str, text: &str| format!("its annotation {ANNOTATIONS}{key} \"{text}\" cannot be read");
@@ -184,7 +189,7 @@ impl Annotations {
             ));
         }
         let data = |key: &str, text: &Option<String>| match text.as_deref() {
-            // flannel writes this for what has no data.
+            // flannel writes this for a backend without data.
             None | Some("null" | "") => Ok(None),
             Some(text) => read(text.as_bytes()).map(Some).map_err(|_| wrong(key, text)),
         };
@@ -209,7 +214,7 @@ impl Annotations {
         })
     }
 
-    /// As the object has them: names and values.
+    /// The annotations as names and values, as the object has them.
     pub(super) fn entries(&self) -> impl Iterator<Item = (String, &str)> {
         let all = [
             ("kube-subnet-manager", &self.manager),
@@ -224,10 +229,10 @@ impl Annotations {
 }
 
 impl From<&Value> for Annotations {
-    /// As flannel writes them.
+    /// The annotations as flannel writes them.
     fn from(value: &Value) -> Self {
         let public = value.public();
-        // Strings and numbers: there is nothing in the type that JSON cannot hold.
+        // The type holds strings and numbers only, so JSON can hold all of it.
         let data = |data: &Option<Data>| serde_json::to_string(data).unwrap_or_default();
         Self {
             manager: Some("true".into()),
@@ -241,7 +246,8 @@ impl From<&Value> for Annotations {
 }
 
 impl Value {
-    /// What this node writes. `key` is its own, if it has one: every tunnel that it takes packets from is told of.
+    /// The lease that this node writes. `key` is its own, if it has one. The lease tells of every tunnel that the node
+    /// accepts packets from.
     pub(super) fn of(public: Public, routing: &Routing, macs: Macs, key: Option<WgKey>) -> Self {
         let key = key.filter(|_| routing.has(Tunnel::Wireguard)).map(|key| key.to_string());
         let data = |mac: Option<Mac>| {
@@ -250,7 +256,7 @@ impl Value {
             let data = Data { vni, vtep_mac, public_key: key.clone(), port: None };
             (data != Data::default()).then_some(data)
         };
-        // With one device for all, the outer packets are IPv4 where there is IPv4.
+        // With one device for both families, the outer packets are IPv4 if there is IPv4.
         let is_apart = routing.vxlan.device6.is_some();
         let mac6 = if is_apart { Some(macs.v6) } else { Some(macs.v4).filter(|_| public.v4.is_none()) };
         let backend_type = match routing.backend {
@@ -267,7 +273,7 @@ impl Value {
         }
     }
 
-    /// Out of its JSON.
+    /// Reads a lease from its JSON.
     ///
     /// # Errors
     /// Why it is none.
@@ -277,11 +283,11 @@ impl Value {
 
     /// Its JSON.
     pub(super) fn to_json(&self) -> Vec<u8> {
-        // Strings and numbers: there is nothing in the type that JSON cannot hold.
+        // The type holds strings and numbers only, so JSON can hold all of it.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whose it is.
+    /// The addresses of the node that has it.
     pub(super) fn public(&self) -> Public {
         Public {
             v4: Some(self.public_ip).filter(|ip| !ip.is_unspecified()),
@@ -289,13 +295,13 @@ impl Value {
         }
     }
 
-    /// The MACs of the node's VXLAN devices, of IPv4 and of IPv6, those that are named and can be one.
+    /// The MACs of the node's VXLAN devices, for IPv4 and for IPv6. Those that no device can have are left out.
     pub(super) fn macs(&self) -> KnownMacs {
         let mac = |data: &Option<Data>| data.as_ref()?.vtep_mac.as_ref()?.parse().ok().filter(can_be);
         KnownMacs { v4: mac(&self.backend_data), v6: mac(&self.backend_v6_data) }
     }
 
-    /// The public key of the node's WireGuard device, if it is told and can be one.
+    /// The public key of the node's WireGuard device, if the lease tells a valid one.
     pub(super) fn public_key(&self) -> Option<WgKey> {
         self.data().find_map(|data| data.public_key.as_ref()?.parse().ok())
     }
@@ -304,11 +310,11 @@ impl Value {
         [&self.backend_data, &self.backend_v6_data].into_iter().flatten()
     }
 
-    /// The public key of the node's WireGuard device; flannel's nodes, too, have one for both families. `None` if it is not
-    /// told yet.
+    /// The public key of the node's WireGuard device. flannel's nodes, too, have one key for both families. `None` if
+    /// it is not told yet.
     ///
     /// # Errors
-    /// Why it cannot be a peer.
+    /// Why the node cannot be a peer.
     fn key(&self, routing: &Routing) -> Result<Option<WgKey>, String> {
         let own = routing.wireguard.port;
         if let Some(port) = self.data().find_map(|data| data.port.filter(|port| ![0, own].contains(port))) {
@@ -374,7 +380,7 @@ impl Value {
         let (vtep_mac, vtep_mac6) = (macs.v4, macs.v6);
         let wireguard_key = match self.key(routing) {
             Err(why) if routing.backend == Backend::Wireguard => return Err(why),
-            // Nothing is sent to it by WireGuard.
+            // No packets are sent to this node by WireGuard.
             key => key.ok().flatten(),
         };
         Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key })
@@ -390,7 +396,7 @@ mod tests {
         Subnets::parse(name).unwrap()
     }
 
-    /// As in flannel's documentation and its `LeaseAttrs`.
+    /// A lease as in flannel's documentation and its `LeaseAttrs`.
     #[test]
     fn values_are_flannels() {
         let text = r#"{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"82:4b:b6:2f:54:4e"}}"#;
@@ -416,7 +422,7 @@ mod tests {
         String::from_utf8(value.to_json()).unwrap()
     }
 
-    /// As flannel's `wireguard` backend has them, which writes the key once for each family.
+    /// A lease as flannel's `wireguard` backend writes it, with the key once for each family.
     #[test]
     fn a_key_is_told_as_flannel_tells_it_and_of_two_tunnels_both_ends() {
         let name = subnets("10.5.34.0-24&fd00:5:34::-64");
@@ -433,7 +439,7 @@ mod tests {
         assert_eq!(json(&value), text);
         assert_eq!(value.node(&name, &both).unwrap().wireguard_key, Some(KEY));
         assert!(value.node(&name, &old).unwrap_err().contains("no VtepMAC"), "it takes nothing of VXLAN");
-        // On the way from VXLAN each side of it reads what it needs.
+        // While the nodes move away from VXLAN, each side reads what it needs.
         for (backend, accept) in [
             (Backend::Vxlan, Tunnel::Wireguard),
             (Backend::Wireguard, Tunnel::Vxlan),
@@ -473,7 +479,7 @@ mod tests {
         );
     }
 
-    /// As flannel's dual stack has it: two devices, two MACs.
+    /// A lease as flannel's dual stack writes it: two devices, two MACs.
     #[test]
     fn with_a_device_for_ipv6_both_macs_are_named_and_needed() {
         let mut routing = Routing::default();
@@ -501,7 +507,7 @@ mod tests {
         assert!(why.contains("expected a whole number from 0 to 4294967295, found the text \"1\""), "{why}");
     }
 
-    /// As flannel's documentation and its kube subnet manager have them.
+    /// Annotations as in flannel's documentation and its kube subnet manager.
     #[test]
     fn annotations_are_flannels() {
         let some = |text: &str| Some(text.to_owned());

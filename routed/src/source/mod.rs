@@ -1,7 +1,8 @@
-//! Where the nodes of the cluster come from. A source tells a complete snapshot first, and whenever it is not sure what it
-//! has missed; in between it may tell changes. What really is another than before is worked out in [`crate::decide::nodes`].
+//! Where the nodes of the cluster come from. A source tells a complete snapshot first, and again whenever it may have
+//! missed something. In between it may tell changes. [`crate::decide::nodes`] works out what has really changed.
 //!
-//! A source never fails: one that cannot tell anything says so in the log and is silent, and what is in the kernel stays.
+//! A source never fails. If it cannot tell anything, it says so in the log and is silent, and what is in the kernel
+//! stays.
 
 pub mod etcd;
 mod file;
@@ -28,23 +29,24 @@ use crate::decide::nodes::{Node, NodeUpdate};
 pub enum NodeEvent {
     /// All nodes there are.
     Snapshot(Vec<Node>),
-    /// What is new of some of them.
+    /// What has changed for some nodes.
     Changes(Vec<NodeUpdate>),
 }
 
 /// A source of nodes.
 pub trait Source {
-    /// Waits for the next news. Cancel safe. The first is a snapshot.
+    /// Waits for the next news. Cancel safe. The first one is a snapshot.
     fn next(&mut self) -> impl Future<Output = NodeEvent>;
 
-    /// The first state that was told is in the kernel: a source that can say so to the cluster does.
+    /// Says that the first state that was told is in the kernel. A source that can tell the cluster does so.
     fn in_kernel(&mut self) {}
 
-    /// What the source reads by itself is to be read again: a source that is told of everything has nothing to do.
+    /// Asks the source to read again what it reads by itself. A source that is notified of everything has nothing to
+    /// do.
     fn look_again(&mut self) {}
 
-    /// The public key of this node's WireGuard device: a source that can tell the others does. Called once, before anything
-    /// is asked for.
+    /// Hands over the public key of this node's WireGuard device. A source that can tell the others does so. Called
+    /// once, before the first request.
     fn publish(&mut self, _key: WgKey) {}
 }
 
@@ -60,8 +62,8 @@ pub enum AnySource {
 }
 
 impl AnySource {
-    /// Begins to listen, for the node called `own_name`, whose VXLAN devices have these `macs`: the others may have them in
-    /// their kernels. Must be called within a tokio runtime. What earlier runs left in `runtime_dir` counts.
+    /// Begins to listen, for the node called `own_name`. Its VXLAN devices have these `macs`, which the others may have
+    /// in their kernels. What earlier runs left in `runtime_dir` counts. Must be called within a tokio runtime.
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         let routing = &config.routing;
         match routing.source {
@@ -75,8 +77,8 @@ impl AnySource {
 }
 
 impl AnySource {
-    /// As [`AnySource::new`], but nothing is ever written where the nodes come from: no subnet is taken, no lease renewed, no
-    /// annotation and no condition set.
+    /// As [`AnySource::new`], but nothing is ever written to the place that the nodes come from: no subnet is taken, no
+    /// lease is renewed, no annotation and no condition is set.
     pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         match config.routing.source {
             ferrule_config::Source::File => Self::new(config, own_name, runtime_dir, macs),
@@ -124,7 +126,7 @@ impl Source for AnySource {
     }
 }
 
-/// What the nodes are called after where they come from, and what to do about a node that is not among them.
+/// The name of the place that the nodes come from, and what to do about a node that is missing there.
 pub fn origin(routing: &Routing) -> (String, &'static str) {
     match routing.source {
         ferrule_config::Source::File => (

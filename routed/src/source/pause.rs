@@ -1,11 +1,11 @@
-//! How long to wait between tries: longer each time, and never the same on two nodes.
+//! How long to wait between tries: longer each time, and never equally long on two nodes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-/// The first wait is between half of this and this.
+/// The first wait is between half of this and all of it.
 const FIRST: Duration = Duration::from_millis(800);
-/// The longest. A cluster of thousands must not fall upon a server that has just come back.
+/// The longest wait. A cluster of thousands must not overrun a server that has just come back.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Waits that double from one to the next, with jitter.
@@ -15,21 +15,21 @@ pub(super) struct Pause {
 }
 
 impl Pause {
-    /// Before the first try.
+    /// The waits before the first try.
     pub(super) fn new() -> Self {
         Self { wait: FIRST }
     }
 
-    /// The next wait: between half of it and all of it, by chance.
+    /// The next wait: a random time between half of it and all of it.
     pub(super) fn next(&mut self) -> Duration {
         let full = self.wait;
         self.wait = (full * 2).min(LONGEST);
-        // Every `RandomState` is keyed anew: chance enough to keep nodes apart.
+        // Every `RandomState` gets a new key, which is random enough to keep nodes apart.
         let chance = RandomState::new().build_hasher().finish() as u32;
         full / 2 + (full / 2).mul_f64(f64::from(chance) / f64::from(u32::MAX))
     }
 
-    /// It went well: the next wait is short again.
+    /// Makes the next wait short again, because a try succeeded.
     pub(super) fn reset(&mut self) {
         self.wait = FIRST;
     }

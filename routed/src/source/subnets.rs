@@ -1,10 +1,10 @@
-//! The subnets of a node as flannel's keys in etcd spell them: what the key of a lease ends with. Pure.
+//! The subnets of a node as they are spelled at the end of a lease's key in flannel's etcd. Pure.
 //!
 //! `…/subnets/10.5.34.0-24` or, with both families, `…/subnets/10.5.34.0-24&fd00:5:34::-64`.
 
 use ferrule_model::{IpNetwork, Ipv4Network, Ipv6Network};
 
-/// The networks of one node's pods, one a family at most and one at least.
+/// The networks of one node's pods: at most one for each family, and at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Subnets {
     /// In IPv4.
@@ -17,7 +17,7 @@ pub(super) struct Subnets {
 const NO_V4: &str = "0.0.0.0-0";
 
 impl Subnets {
-    /// Out of the last part of a key; `None` if it is no subnet's.
+    /// Reads them from the last part of a key; `None` if that is no subnet's.
     pub(super) fn parse(name: &str) -> Option<Self> {
         let (v4, v6) = match name.split_once('&') {
             Some((v4, v6)) => (v4, Some(v6)),
@@ -32,7 +32,7 @@ impl Subnets {
         (subnets.v4.is_some() || subnets.v6.is_some()).then_some(subnets)
     }
 
-    /// Out of a node's pod CIDRs; `None` if they are others than one a family.
+    /// Takes them from a node's pod CIDRs; `None` unless there is one for each family at most.
     pub(super) fn of(cidrs: &[IpNetwork]) -> Option<Self> {
         let mut subnets = Self { v4: None, v6: None };
         for cidr in cidrs {
@@ -59,17 +59,18 @@ impl Subnets {
         self.v4.map_or_else(|| NO_V4.into(), |v4| format!("{}-{}", v4.ip(), v4.prefix()))
     }
 
-    /// What the names begin with that nobody else may have: with IPv4, whatever stands beside it.
+    /// The beginning of the name that no other node may have: the IPv4 subnet if there is one, whatever stands beside
+    /// it.
     pub(super) fn first(&self) -> String {
         if self.v4.is_some() { self.name_v4() } else { self.name() }
     }
 
-    /// As pod CIDRs.
+    /// The subnets as pod CIDRs.
     pub(super) fn cidrs(&self) -> Vec<IpNetwork> {
         self.v4.map(IpNetwork::V4).into_iter().chain(self.v6.map(IpNetwork::V6)).collect()
     }
 
-    /// Some address is in both.
+    /// Whether the two share an address.
     pub(super) fn overlap(&self, other: &Self) -> bool {
         self.v4.zip(other.v4).is_some_and(|(one, other)| one.overlaps(other))
             || self.v6.zip(other.v6).is_some_and(|(one, other)| one.overlaps(other))

@@ -1,4 +1,4 @@
-//! By which addresses the others reach this node: the configured ones, or those of the default routes.
+//! Finds the addresses by which the others reach this node: the configured ones, or those of the default routes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,11 +9,12 @@ use super::fault::Fault;
 use super::network::Network;
 use crate::source::lease::Public;
 
-/// Addresses that no host has (RFC 5737, RFC 3849): where they would be sent, everything is that has no better way.
+/// Addresses that no host has (RFC 5737, RFC 3849). A packet to them would take the default route, as everything
+/// without a better route does.
 const ELSEWHERE_V4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const ELSEWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1);
 
-/// The addresses of this node. IPv6 is looked for where the network has it or where there is no IPv4.
+/// The addresses of this node. An IPv6 address is wanted if the network has IPv6, or if there is no IPv4 address.
 ///
 /// # Errors
 /// [`Fault::NoAddress`]
@@ -37,11 +38,11 @@ pub(super) fn public(node: &Node, network: &Network) -> Result<Public, Fault> {
     }
 }
 
-/// The address that the kernel gives what is sent to `destination`. Nothing is sent.
+/// The source address that the kernel gives to packets to `destination`. Nothing is sent.
 fn source(destination: IpAddr) -> io::Result<IpAddr> {
     let any = if destination.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0))?;
-    // The discard port.
+    // Port 9 is the discard port.
     socket.connect(SocketAddr::new(destination, 9))?;
     Ok(socket.local_addr()?.ip())
 }

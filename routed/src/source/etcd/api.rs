@@ -1,4 +1,4 @@
-//! The requests to etcd, each with the right that it needs, and the files that they are made with.
+//! The requests to etcd, each with the right that it needs, and the files that the requests need.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::message::{
     WatchRequest, WatchResponse,
 };
 
-/// A member that has let us in.
+/// A member of the cluster on which this client is logged in.
 #[derive(Debug)]
 pub(super) struct Api {
     channel: Channel,
@@ -26,12 +26,12 @@ pub(super) struct Api {
     prefix: String,
 }
 
-/// What a change of a key depends on.
+/// The condition for the change of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unless {
-    /// Nothing begins with the first subnet of it.
+    /// No key begins with the first subnet of it.
     Taken,
-    /// It is still as of this revision.
+    /// The key has not changed since this revision.
     ChangedSince(i64),
 }
 
@@ -67,7 +67,7 @@ impl Api {
         self.channel.set_token(&answer.token)
     }
 
-    /// A token is forgotten when it was not used for some minutes: then there is a new one.
+    /// Sends a request. The server forgets a token that was not used for some minutes; then this asks for a new one.
     async fn ask<Q, A>(&mut self, method: &str, question: &Q, right: Option<&Right>) -> Result<A, Fault>
     where
         Q: prost::Message,
@@ -87,7 +87,7 @@ impl Api {
         format!("{}/config", self.prefix)
     }
 
-    /// What the keys of all subnets begin with.
+    /// The beginning of the keys of all subnets.
     pub(super) fn subnets_key(&self) -> String {
         format!("{}/subnets/", self.prefix)
     }
@@ -103,7 +103,7 @@ impl Api {
         Ok(found.pop().map(|found| found.value))
     }
 
-    /// All subnets, and the revision that they are of.
+    /// All subnets, and the revision at which they were read.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -129,7 +129,8 @@ impl Api {
         Ok((answer.kvs, header.revision))
     }
 
-    /// Writes the subnet `name`; `first` is what its name begins with. Whether it was done, and the revision then.
+    /// Writes the subnet `name`. `first` is the beginning of its name. Returns whether that was done, and the revision
+    /// after it.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -154,7 +155,7 @@ impl Api {
         self.change(compare, Request::Put(PutRequest { key, value, lease })).await
     }
 
-    /// Deletes the subnet `name` if it is still as of `revision`.
+    /// Deletes the subnet `name` if it has not changed since `revision`.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -172,8 +173,8 @@ impl Api {
         Ok(answer.succeeded.then_some(header.revision))
     }
 
-    /// A new lease of this number (0 for any) and of so many seconds: its number, and how many it got. One of this number that
-    /// is there is renewed.
+    /// Makes a lease of this number (0 for any) that lasts so many seconds. Returns its number, and how many seconds it
+    /// got. A lease of this number that exists is renewed.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -193,7 +194,7 @@ impl Api {
         Ok((answer.id, u64::try_from(answer.ttl).unwrap_or(seconds)))
     }
 
-    /// Renews a lease: for how many seconds; `None` if there is none of this number.
+    /// Renews a lease. Returns for how many seconds; `None` if there is no lease of this number.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -205,7 +206,7 @@ impl Api {
         Ok(u64::try_from(answer.ttl).ok().filter(|ttl| *ttl > 0))
     }
 
-    /// Ends a lease to which nothing is tied.
+    /// Ends a lease to which no key is tied.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -246,10 +247,10 @@ impl Api {
         Ok(Watch { messages, right })
     }
 
-    /// What has changed. Cancel safe.
+    /// Waits for changes and returns them. Cancel safe.
     ///
     /// # Errors
-    /// The watch cannot go on; [`Fault::Compacted`] if the server does not remember what came since it began.
+    /// The watch cannot go on; [`Fault::Compacted`] if the server no longer has the changes since the watch began.
     pub(super) async fn changes(&self, watch: &mut Watch) -> Result<Vec<Event>, Fault> {
         let Watch { messages, right } = watch;
         events(self.channel.next(messages, right).await?, right)
@@ -264,7 +265,7 @@ fn events(answer: WatchResponse, right: &Right) -> Result<Vec<Event>, Fault> {
     }
 }
 
-/// The key is as of this revision.
+/// The condition that the key has not changed since this revision.
 fn same_since(key: &[u8], revision: i64) -> Compare {
     Compare {
         target: Target::ModRevision.into(),

@@ -1,38 +1,38 @@
-//! Which subnet this node takes: pure. It is handed what is taken, and chance.
+//! Chooses the subnet that this node takes: pure. It is handed the taken subnets, and a random number.
 
 use super::identity::Whose;
 use super::network::{Network, Pool};
 use crate::source::subnets::Subnets;
 use ferrule_model::IpNetwork;
 
-/// Of so many free ones one is taken by chance: nodes that start at once seldom want the same.
+/// One of so many free subnets is taken at random, so that nodes which start at the same time seldom want the same.
 const CANDIDATES: usize = 100;
 
-/// A lease as far as it matters for the choice.
+/// What matters of a lease for the choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Taken {
     /// Its subnets.
     pub(super) subnets: Subnets,
-    /// Whose it is.
+    /// Whose lease it is.
     pub(super) whose: Whose,
     /// When it was made.
     pub(super) created: i64,
 }
 
-/// What is to be done.
+/// What the node has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
-    /// The lease of this place in the list is this node's.
+    /// Keep the lease at this place in the list: it is this node's.
     Mine(usize),
-    /// The lease of this place is this node's and must not be: give it back.
+    /// Give back the lease at this place: it is this node's, but must not be used.
     GiveBack(usize),
-    /// These are free.
+    /// Take these subnets: they are free.
     Take(Subnets),
-    /// None is free.
+    /// Nothing: no subnet is free.
     Full,
 }
 
-/// Decides. `previous` are the subnets that this node had.
+/// Decides what to do. `previous` are the subnets that this node had.
 pub(super) fn choose(network: &Network, taken: &[Taken], previous: Option<&Subnets>, chance: u64) -> Choice {
     let is_previous = |one: &Taken| previous == Some(&one.subnets);
     let is_mine = |one: &Taken| matches!(one.whose, Whose::Mine | Whose::MineElsewhere);
@@ -58,11 +58,12 @@ fn pick(network: &Network, taken: &[Taken], chance: u64) -> Option<Subnets> {
     match (&network.v4, &network.v6) {
         (Some(v4), Some(v6)) => {
             let (free4, free6) = (Free::new(v4, cidrs(true)), Free::new(v6, cidrs(false)));
-            // The same number in both: then one who has the IPv4 subnet to itself has the IPv6 one to itself.
+            // Both subnets get the same number. Then a node that has its IPv4 subnet to itself has its IPv6 subnet to
+            // itself, too.
             let pairs =
                 free4.indexes().take_while(|index| *index < v6.count).filter(|index| free6.has(*index));
             let pair = by_chance(pairs, chance).map(|index| (index, index));
-            // Others, who choose each by itself, have left no pair.
+            // The other nodes choose each subnet by itself, and have left no pair.
             let (at4, at6) = pair.or_else(|| Some((free4.indexes().next()?, free6.indexes().next()?)))?;
             subnets(v4.subnet(at4), v6.subnet(at6))
         }
@@ -86,11 +87,11 @@ fn by_chance(indexes: impl Iterator<Item = u128>, chance: u64) -> Option<u128> {
     candidates.get(at).copied()
 }
 
-/// What is free of a pool. Its cost goes by what is taken, not by the pool's size.
+/// What is free in a pool. Its cost depends on how much is taken, not on the pool's size.
 struct Free<'a> {
     pool: &'a Pool,
     taken: std::collections::HashSet<u128>,
-    /// Those of other lengths, of an earlier configuration.
+    /// Taken networks of other lengths, from an earlier configuration.
     odd: Vec<IpNetwork>,
 }
 

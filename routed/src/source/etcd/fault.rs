@@ -1,4 +1,4 @@
-//! What can be wrong between this daemon and etcd, and what a person does about it.
+//! What can go wrong between this daemon and etcd, and what a person can do about it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,39 +6,39 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// What a request needs to be allowed.
+/// The right that a request needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Right {
     /// `read` or `write`, as etcd's roles spell it.
     pub(super) kind: &'static str,
     /// The key.
     pub(super) key: String,
-    /// All keys that begin with it.
+    /// Whether the right is for all keys that begin with it.
     pub(super) is_prefix: bool,
 }
 
 impl fmt::Display for Right {
-    /// As the arguments of `etcdctl role grant-permission ROLE`.
+    /// Written as the arguments of `etcdctl role grant-permission ROLE`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, key, is_prefix } = self;
         write!(f, "{}{kind} {key}", if *is_prefix { "--prefix=true " } else { "" })
     }
 }
 
-/// The subnets could not be had, or none could be taken or kept.
+/// The subnets could not be read, or none could be taken or kept.
 #[derive(Debug, Error)]
 pub(super) enum Fault {
     /// A file of the credentials cannot be used.
     #[error("cannot use {}: {reason}; correct [routing.etcd] {setting}", path.display())]
     File {
-        /// The key of the configuration.
+        /// The key of the configuration that names the file.
         setting: &'static str,
         /// The file.
         path: PathBuf,
         /// Why not.
         reason: String,
     },
-    /// The server does not know the user, or the password is another.
+    /// The server does not know the user, or the password is wrong.
     #[error(
         "etcd does not accept the user and password of [routing.etcd] credentials ({0}); correct the file, or set the \
          password with `etcdctl user passwd`"
@@ -49,16 +49,16 @@ pub(super) enum Fault {
         "etcd asks for a user ({0}); write NAME:PASSWORD into a file and name it in [routing.etcd] credentials"
     )]
     NoLogin(String),
-    /// The token that the server gave does not count any more.
+    /// The server's token is no longer valid.
     #[error("etcd has forgotten who this is ({0}); a new token is asked for")]
     Token(String),
-    /// The server knows the user, and does not allow it.
+    /// The server knows the user, and does not allow the request.
     #[error(
         "etcd does not allow to {} {} ({message}); give the user's role this right: `etcdctl role grant-permission ROLE \
          {right}`", right.kind, right.key
     )]
     Forbidden {
-        /// What is missing.
+        /// The right that is missing.
         right: Right,
         /// The server's words.
         message: String,
@@ -76,27 +76,27 @@ pub(super) enum Fault {
         "etcd cannot be reached: {0}; see that a majority of its members runs, and that the way to them is open"
     )]
     Away(String),
-    /// There is a connection, and nothing comes.
+    /// There is a connection, but nothing arrives.
     #[error(
         "etcd cannot be reached: no answer from {endpoint} for {} s; see that a majority of its members runs, and that \
          the way to them is open", after.as_secs()
     )]
     Silent {
-        /// Who does not answer.
+        /// The member that does not answer.
         endpoint: String,
-        /// Since when.
+        /// How long it has been silent.
         after: Duration,
     },
-    /// The two do not trust each other.
+    /// Client and server do not trust each other.
     #[error(
         "no TLS with etcd: {0}; see that [routing.etcd] ca is the authority of its certificates, that they are for the \
          names in endpoints, and that it accepts the one of cert"
     )]
     Tls(String),
-    /// What it says is no answer.
+    /// What the server says is no answer.
     #[error("the answer of etcd cannot be read: {0}; is it etcd, version 3, at [routing.etcd] endpoints?")]
     Malformed(String),
-    /// The server does not remember the changes since the list.
+    /// The server no longer has the changes since the list.
     #[error("etcd no longer has the changes since the last one that was seen")]
     Compacted,
     /// The network's configuration is not there, or cannot be used.
@@ -116,7 +116,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Faults of one class are one fault to a person: one line in the log until all is well again.
+    /// Faults of one class are one fault to a person. They are one line in the log until all is well again.
     pub(super) fn class(&self) -> String {
         match self {
             Self::File { setting, .. } => (*setting).into(),
@@ -134,7 +134,7 @@ impl Fault {
         }
     }
 
-    /// Whether another member may do better: what the cluster as a whole says is the same everywhere.
+    /// Whether another member may do better. What the cluster as a whole says is the same at every member.
     pub(super) fn is_the_members(&self) -> bool {
         match self {
             Self::Away(_)

@@ -1,6 +1,7 @@
-//! gRPC as far as etcd takes it: requests with one answer, and one long answer (a watch), in HTTP/2 over one connection.
+//! gRPC as far as etcd needs it: requests with one answer, and requests with a long answer (a watch), in HTTP/2 over
+//! one connection.
 //!
-//! It knows nothing of what is asked. A member that hangs is found out by HTTP/2 pings, whatever TCP says.
+//! This module does not know what is asked. HTTP/2 pings find a member that hangs, whatever TCP says.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,26 +24,26 @@ use tokio_rustls::TlsConnector;
 use super::fault::{Fault, Right};
 use ferrule_model::chain;
 
-/// The way to a member and the handshakes take no longer.
+/// Connecting to a member and the handshakes take at most so long.
 const CONNECT: Duration = Duration::from_secs(5);
-/// An answer comes within this time.
+/// An answer has to come within this time.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How often a member is asked whether it lives, and how long it may think about it.
+/// How often a member is asked whether it lives, and how long it may take to answer.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Bytes that may be under way to us, for one answer and for all.
+/// Bytes that may be on their way to us, for one answer and for all.
 const WINDOW: u32 = 1 << 20;
-/// The longest message that is taken, in bytes: 5,000 nodes are less than two MiB.
+/// The longest accepted message, in bytes: 5,000 nodes take less than two MiB.
 const LONGEST_MESSAGE: usize = 64 << 20;
-/// What stands before a message: whether it is compressed, and its length.
+/// Length of what precedes a message: whether it is compressed, and how long it is.
 const PREFIX: usize = 5;
 
-/// How to talk TLS with a member, for one connection.
+/// The TLS settings for one connection to a member.
 pub(super) struct Tls {
     pub(super) connector: TlsConnector,
     pub(super) asked: Arc<AskedInVain>,
 }
 
-/// No certificate of ours, and whether the member has asked for one.
+/// A client without a certificate, which notes whether the member has asked for one.
 #[derive(Debug, Default)]
 pub(super) struct AskedInVain(AtomicBool);
 
@@ -63,9 +64,9 @@ pub(super) struct Channel {
     sender: SendRequest<Bytes>,
     base: String,
     token: Option<HeaderValue>,
-    /// The member did not answer a ping.
+    /// Set if the member did not answer a ping.
     is_silent: Arc<OnceLock<()>>,
-    /// It asked for a certificate, there is none, and it has not answered anything yet.
+    /// Whether the member asked for a certificate that we do not have, and has not answered anything yet.
     wants_certificate: AtomicBool,
     driver: JoinHandle<()>,
 }
@@ -81,7 +82,7 @@ impl Drop for Channel {
 pub(super) struct Messages {
     body: RecvStream,
     frames: Frames,
-    /// The request goes on as long as this is there.
+    /// The request goes on as long as this value lives.
     _request: SendStream<Bytes>,
 }
 
@@ -128,14 +129,14 @@ impl Channel {
         Ok(Self { sender, base: endpoint.to_string(), token: None, is_silent, wants_certificate, driver })
     }
 
-    /// What goes with every request from now on.
+    /// Sets the token that goes with every request from now on.
     pub(super) fn set_token(&mut self, token: &str) -> Result<(), Fault> {
         let value = HeaderValue::from_str(token);
         self.token = Some(value.map_err(|_| Fault::Malformed("its token cannot be sent back".into()))?);
         Ok(())
     }
 
-    /// Asks, and waits for the one answer. `right` is what the request needs to be allowed.
+    /// Sends a request, and waits for the one answer. `right` is the right that the request needs.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -163,7 +164,7 @@ impl Channel {
         answer.unwrap_or_else(|_| Err(Fault::Silent { endpoint: self.base.clone(), after: ANSWER }))
     }
 
-    /// Asks for something that goes on.
+    /// Sends a request whose answer goes on.
     ///
     /// # Errors
     /// What can happen to every request.
@@ -185,7 +186,7 @@ impl Channel {
     /// The next message of a long answer. Cancel safe.
     ///
     /// # Errors
-    /// The answer cannot go on; that it has ended is a fault too.
+    /// The answer cannot go on. That it has ended is a fault too.
     pub(super) async fn next<A: Message + Default>(
         &self,
         messages: &mut Messages,
@@ -214,7 +215,7 @@ impl Channel {
         let mut request = Request::post(format!("{}{method}", self.base))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            // A member that is cut off from the others says so, instead of being silent.
+            // With this header a member that is cut off from the others says so, instead of being silent.
             .header("hasleader", "true");
         if let Some(token) = &self.token {
             request = request.header("token", token);
@@ -229,7 +230,7 @@ impl Channel {
         Ok((answer, body))
     }
 
-    /// An answer that has begun. It may say at once how it ends.
+    /// An answer that has begun. Its headers may already say how it ends.
     fn begun(&self, answer: Response<RecvStream>, right: Option<&Right>) -> Result<RecvStream, Fault> {
         let kind = answer.headers().get("content-type").map(HeaderValue::as_bytes).unwrap_or_default();
         if answer.status() != 200 || !kind.starts_with(b"application/grpc") {
@@ -242,7 +243,7 @@ impl Channel {
     async fn piece(&self, body: &mut RecvStream) -> Result<Option<Bytes>, Fault> {
         let Some(bytes) = body.data().await else { return Ok(None) };
         let bytes = bytes.map_err(|error| self.broken(&error))?;
-        // Only a stream that has ended gives no room, and then none is needed.
+        // This fails only for a stream that has ended, and then no room is needed.
         let _ = body.flow_control().release_capacity(bytes.len());
         Ok(Some(bytes))
     }
@@ -266,13 +267,14 @@ impl Channel {
     }
 }
 
-/// Moves the connection's bytes until it ends or the member no longer answers; the end of this is the connection's.
+/// Moves the connection's bytes until it ends or the member no longer answers. The connection ends when this function
+/// does.
 async fn drive<S>(connection: Connection<S>, pings: Option<PingPong>, is_silent: Arc<OnceLock<()>>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     tokio::select! {
-        // What was wrong is told to whoever waits for an answer.
+        // Whoever waits for an answer learns what was wrong.
         _ = connection => {}
         () = beat(pings) => drop(is_silent.set(())),
     }
@@ -285,14 +287,15 @@ async fn beat(pings: Option<PingPong>) {
         tokio::time::sleep(HEARTBEAT).await;
         match tokio::time::timeout(HEARTBEAT, pings.ping(Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection is at its end, and says so itself.
+            // The connection has ended, and says so itself.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => return,
         }
     }
 }
 
-/// Who asks for a certificate in vain hangs up with an alert that says so, and is heard only if nothing was sent to it after that.
+/// A member that asks for a certificate in vain hangs up with an alert that says so. The alert is read only if nothing
+/// was sent to the member after it.
 fn no_certificate(endpoint: &str, error: &h2::Error) -> Fault {
     Fault::Tls(format!(
         "{endpoint}: it asks for a certificate, and [routing.etcd] has no cert and key ({})",
@@ -303,7 +306,7 @@ fn no_certificate(endpoint: &str, error: &h2::Error) -> Fault {
 fn fault_of(error: &h2::Error) -> Fault {
     let why = chain(error);
     if why.contains("fatal alert") {
-        // In TLS 1.3 a client hears only afterwards that its certificate is not taken.
+        // In TLS 1.3 a client learns only after the handshake that its certificate is not accepted.
         Fault::Tls(why)
     } else if error.is_io() || error.is_go_away() || error.is_remote() || error.is_reset() {
         Fault::Away(why)
@@ -312,7 +315,7 @@ fn fault_of(error: &h2::Error) -> Fault {
     }
 }
 
-/// How a request ended, if `headers` say it.
+/// The outcome of a request, if `headers` tell it.
 fn status(headers: &HeaderMap, right: Option<&Right>) -> Result<(), Fault> {
     let Some(code) = headers.get("grpc-status") else { return Ok(()) };
     let code = code.to_str().ok().and_then(|code| code.parse::<u32>().ok());
@@ -324,7 +327,7 @@ fn status(headers: &HeaderMap, right: Option<&Right>) -> Result<(), Fault> {
     }
 }
 
-/// What a gRPC status means, as etcd uses them (its `rpctypes`).
+/// The meaning of a gRPC status as etcd uses it (its `rpctypes`).
 fn refusal(code: u32, message: String, right: Option<&Right>) -> Option<Fault> {
     Some(match (code, right) {
         (0, _) => return None,
@@ -339,7 +342,7 @@ fn refusal(code: u32, message: String, right: Option<&Right>) -> Option<Fault> {
     })
 }
 
-/// The fault that the words of a watch's end mean: they have no status of their own.
+/// The fault that the reason for a watch's end means. Such ends have no status of their own.
 pub(super) fn ended_watch(reason: String, right: &Right) -> Fault {
     let code = [("permission denied", 7), ("invalid auth token", 16), ("no leader", 14)]
         .iter()
@@ -348,7 +351,7 @@ pub(super) fn ended_watch(reason: String, right: &Right) -> Fault {
     code.and_then(|code| refusal(code, reason, Some(right))).unwrap_or(unknown)
 }
 
-/// `grpc-message` is percent-encoded.
+/// Decodes `grpc-message`, which is percent-encoded.
 fn unescaped(bytes: &[u8]) -> String {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
     let mut plain = Vec::with_capacity(bytes.len());
@@ -378,7 +381,7 @@ fn framed<Q: Message>(question: &Q) -> Bytes {
     bytes.into()
 }
 
-/// From the bytes of an answer to its messages.
+/// Cuts the bytes of an answer into its messages.
 #[derive(Debug, Default)]
 struct Frames {
     bytes: bytes::BytesMut,
@@ -413,7 +416,7 @@ impl Frames {
     }
 }
 
-/// A connection's end, in the tests of those who use it.
+/// One end of a connection, for the tests of other modules.
 #[cfg(test)]
 mod tests {
     use super::super::message::LeaseId;

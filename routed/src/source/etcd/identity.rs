@@ -1,15 +1,16 @@
-//! Whose a lease is: pure. etcd knows no names of nodes, and an address may be that of several (behind one NAT) or another after a
-//! restart. So a node is known by what is its own.
+//! Finds out whose a lease is: pure. etcd knows no names of nodes. An address may be shared by several nodes (behind
+//! one NAT), and may change with a restart. So a node is recognised by what is its own.
 //!
-//! Its name is in the number of the lease: etcd lets whoever asks choose it. Its MACs, or its WireGuard key, are in the value. An
-//! address alone says so only where a lease has nothing else to say.
+//! Its name is in the number of the lease, because etcd lets a client choose that number. Its MACs, or its WireGuard
+//! key, are in the value. The address alone decides only if a lease says nothing else.
 
 use ferrule_model::{Mac, WgKey, vtep_mac};
 
 use crate::source::lease::{Public, Value};
 use crate::source::subnets::Subnets;
 
-/// What the number of a lease begins with that `routed` chose. The rest is a hash, of the name and of the network's prefix.
+/// The beginning of the number of every lease that `routed` chose. The rest is a hash of the name and the network's
+/// prefix.
 const BEGINS: i64 = 0x4665 << 48;
 
 /// The number of the lease of the node called `name`, in the network with this prefix.
@@ -22,38 +23,38 @@ fn is_routeds(lease: i64) -> bool {
     lease >> 48 == BEGINS >> 48
 }
 
-/// What is this node's own.
+/// What identifies this node.
 #[derive(Debug, Clone)]
 pub(super) struct Me {
     /// The number of its lease.
     pub(super) lease: i64,
-    /// The MACs of its VXLAN devices, or that follow from its name.
+    /// The MACs of its VXLAN devices, or those that follow from its name.
     pub(super) macs: Vec<Mac>,
     /// Its WireGuard key.
     pub(super) key: Option<WgKey>,
     /// The addresses by which the others reach it.
     pub(super) public: Public,
-    /// The subnets that it had.
+    /// The subnets that it had before.
     pub(super) previous: Option<Subnets>,
-    /// Another node that lives has its name, or its MAC: neither says anything.
+    /// Whether another living node has its name or its MAC. Then neither tells anything.
     pub(super) has_twin: bool,
 }
 
 /// Whose a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// This node's, at the address that it has.
+    /// It is this node's, at its present address.
     Mine,
-    /// This node's, from when it had another address.
+    /// It is this node's, from a time when it had another address.
     MineElsewhere,
-    /// Of another node that has this one's address.
+    /// It belongs to another node that has this one's address.
     AtMyAddress,
-    /// Another node's.
+    /// It belongs to another node.
     Others,
 }
 
 impl Me {
-    /// Whose the lease of this number with these subnets is. A `value` that cannot be read is nobody's.
+    /// Whose the lease of this number with these subnets is. A lease whose `value` cannot be read belongs to nobody.
     pub(super) fn whose(&self, lease: i64, subnets: &Subnets, value: Option<&Value>) -> Whose {
         let macs: Vec<_> = value.map(Value::macs).unwrap_or_default().all().collect();
         let key = value.and_then(Value::public_key);
@@ -64,7 +65,7 @@ impl Me {
         if !is_here {
             return if is_named && !self.has_twin { Whose::MineElsewhere } else { Whose::Others };
         }
-        // Without a tunnel all nodes are on one segment, where an address is one node's.
+        // Without a tunnel all nodes are on one segment, where each address belongs to one node.
         let says_nothing = macs.is_empty() && key.is_none() && !is_routeds(lease);
         let is_mine = is_named || says_nothing || self.previous.as_ref() == Some(subnets);
         if is_mine { Whose::Mine } else { Whose::AtMyAddress }
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     const KEY: WgKey = WgKey([7; 32]);
-    /// As etcd gives them.
+    /// A number as etcd chooses it.
     const ETCDS: i64 = 0x694d_8f2c_3a51_c20a;
 
     fn me() -> Me {

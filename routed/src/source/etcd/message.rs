@@ -1,5 +1,5 @@
-//! The messages of etcd's API, version 3, with the fields that are used here; field numbers are those of its `rpc.proto` and
-//! `kv.proto`. Protobuf skips what is not named.
+//! The messages of etcd's API, version 3, with the fields that are used here. Field numbers are those of its
+//! `rpc.proto` and `kv.proto`. Protobuf skips fields that are not named.
 
 use prost::{Enumeration, Message, Oneof};
 
@@ -19,7 +19,7 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: i64,
     #[prost(bytes = "vec", tag = "5")]
     pub(super) value: Vec<u8>,
-    /// 0 for none: it stays for ever.
+    /// The lease; 0 for none, and then the key stays for ever.
     #[prost(int64, tag = "6")]
     pub(super) lease: i64,
 }
@@ -121,7 +121,7 @@ pub(super) struct LeaseGrantRequest {
     /// In seconds.
     #[prost(int64, tag = "1")]
     pub(super) ttl: i64,
-    /// The number that it is to have; 0 for any.
+    /// The number that the lease is to have; 0 for any.
     #[prost(int64, tag = "2")]
     pub(super) id: i64,
 }
@@ -150,7 +150,7 @@ pub(super) struct LeaseKeepAliveResponse {
     pub(super) ttl: i64,
 }
 
-/// Of an answer of which nothing is read.
+/// An answer of which nothing is read.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct Empty {}
 
@@ -190,7 +190,7 @@ pub(super) struct WatchResponse {
     pub(super) header: Option<Header>,
     #[prost(bool, tag = "4")]
     pub(super) canceled: bool,
-    /// Not 0: the watch began before this revision, of which the server remembers nothing.
+    /// If not 0, the watch began before this revision, and the server no longer has what came before it.
     #[prost(int64, tag = "5")]
     pub(super) compact_revision: i64,
     #[prost(string, tag = "6")]

@@ -1,12 +1,11 @@
-//! The nodes of a cluster that shares its network out in etcd: each takes a subnet for itself, by a lease that it renews, and
-//! learns from the others' leases how to reach them. Keys and values are flannel's, so that its nodes and ours can share one
-//! network.
+//! The nodes of a cluster that shares out its network in etcd. Each node takes a subnet for itself, by a lease that it
+//! renews. From the leases of the others it learns how to reach them. Keys and values are flannel's, so that its nodes
+//! and ours can share one network.
 //!
-//! etcd knows no names of nodes: another node is called as its subnet's key ends, such as `10.5.34.0-24`.
+//! etcd knows no names of nodes. Another node is named after the end of its subnet's key, such as `10.5.34.0-24`.
 //!
-//! A task of its own does it all ([`watcher`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's
-//! words, as [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet),
-//! [`identity`] (whose a lease is).
+//! One task does it all ([`watcher`]); [`grpc`] carries its requests ([`api`]). Pure: [`network`] (flannel's words, as
+//! [`super::lease`] and [`super::subnets`]), [`choose`] (which subnet), [`identity`] (whose a lease is).
 
 mod address;
 mod api;
@@ -28,26 +27,26 @@ use super::subnets::Subnets;
 use super::{KnownMacs, NodeEvent, Source};
 use watcher::Watcher;
 
-/// Events that wait before the watch does. One may hold all nodes.
+/// So many events may wait before the watch has to wait. One event may hold all nodes.
 const WAITING: usize = 4;
 
 /// A watched store.
 #[derive(Debug)]
 pub struct EtcdSource {
     events: mpsc::Receiver<NodeEvent>,
-    /// Until something is asked for the first time: all that the lease says has to be known by then.
+    /// The watcher until the first call. By then everything that the lease says must be known.
     idle: Option<Box<Watcher>>,
 }
 
 impl EtcdSource {
-    /// For the node called `own_name`, which takes a subnet and watches from the first [`Source::next`] on. The subnet
-    /// of an earlier run is known from `node.json` in `runtime_dir`, and `macs` are those that
-    /// the other nodes may know of its VXLAN devices.
+    /// A source for the node called `own_name`. It takes a subnet and watches from the first [`Source::next`] on. It
+    /// knows the subnet of an earlier run from `node.json` in `runtime_dir`. `macs` are those that the other nodes may
+    /// know of its VXLAN devices.
     pub fn new(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         Self::begin(config, own_name, runtime_dir, macs, false)
     }
 
-    /// The same without ever writing: a node that has no subnet yet is not known.
+    /// The same, but it never writes: a node that has no subnet yet stays unknown.
     pub fn reading(config: &Config, own_name: &str, runtime_dir: &Path, macs: KnownMacs) -> Self {
         Self::begin(config, own_name, runtime_dir, macs, true)
     }
@@ -68,7 +67,7 @@ impl Source for EtcdSource {
         }
         match self.events.recv().await {
             Some(event) => event,
-            // The task ends after its listener only.
+            // The task ends only after its listener.
             None => std::future::pending().await,
         }
     }

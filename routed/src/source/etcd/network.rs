@@ -1,4 +1,4 @@
-//! The cluster's network as flannel's configuration has it (`…/config`), and the subnets that it is cut into. Pure.
+//! The cluster's network from flannel's configuration (`…/config`), and the subnets into which it is cut. Pure.
 
 use std::net::IpAddr;
 
@@ -17,16 +17,16 @@ pub(super) struct Network {
     pub(super) v6: Option<Pool>,
 }
 
-/// Subnets of one length in a row.
+/// A row of subnets of the same length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pool {
-    /// What they lie in.
+    /// The network that they are in.
     pub(super) network: IpNetwork,
     /// The length of their prefixes.
     prefix_len: u8,
-    /// The first address of the first one.
+    /// The first address of the first subnet.
     first: u128,
-    /// How many there are.
+    /// The number of subnets.
     pub(super) count: u128,
 }
 
@@ -65,7 +65,7 @@ struct RawBackend {
     psk: String,
 }
 
-/// The fields of both.
+/// The fields of the configuration and of its backend.
 const NAMES: [&str; 16] = [
     "EnableIPv4",
     "EnableIPv6",
@@ -104,10 +104,10 @@ impl Default for Raw {
 }
 
 impl Network {
-    /// Out of its JSON.
+    /// Reads the network from its JSON.
     ///
     /// # Errors
-    /// What is wrong with it, or does not go together with this node's own configuration, and what to do.
+    /// What is wrong with it, or does not fit this node's own configuration, and what to do.
     pub(super) fn parse(text: &[u8], routing: &Routing) -> Result<Self, String> {
         let told = |error: serde_json::Error| {
             format!("it cannot be read: {}", in_words(&error.to_string(), "an object"))
@@ -133,7 +133,7 @@ impl Network {
         Ok(network)
     }
 
-    /// These are subnets of this network.
+    /// Whether these are subnets of this network.
     pub(super) fn has(&self, subnets: &Subnets) -> bool {
         let fits = |pool: &Option<Pool>, subnet: Option<IpNetwork>| match (pool, subnet) {
             (Some(pool), Some(subnet)) => pool.index_of(&subnet).is_some(),
@@ -143,14 +143,14 @@ impl Network {
         fits(&self.v4, subnets.v4.map(IpNetwork::V4)) && fits(&self.v6, subnets.v6.map(IpNetwork::V6))
     }
 
-    /// The networks for a person.
+    /// The networks, in words for a person.
     pub(super) fn words(&self) -> String {
         let pools = self.v4.iter().chain(&self.v6);
         pools.map(|pool| pool.network.to_string()).collect::<Vec<_>>().join(" and ")
     }
 }
 
-/// The backend is this node's.
+/// Checks that the backend is the one of this node.
 fn check(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
     let ours = match routing.backend {
         Backend::Vxlan | Backend::Auto => "vxlan",
@@ -172,7 +172,7 @@ fn check(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
 }
 
 fn check_wireguard(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
-    // Without one flannel takes this one, too.
+    // flannel assumes this port, too, if none is given.
     let (port, own) = (backend.listen_port.unwrap_or(51820), routing.wireguard.port);
     if port != own {
         return Err(format!(
@@ -186,7 +186,7 @@ fn check_wireguard(backend: &RawBackend, routing: &Routing) -> Result<(), String
 }
 
 fn check_vxlan(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
-    // Without a number flannel takes 1, and without a port the kernel 8472.
+    // flannel assumes the VNI 1 if none is given, and the kernel the port 8472.
     let (vni, port) = (backend.vni.unwrap_or(1), backend.port.filter(|port| *port != 0).unwrap_or(8472));
     if vni != routing.vxlan.vni {
         let own = routing.vxlan.vni;
@@ -201,14 +201,14 @@ fn check_vxlan(backend: &RawBackend, routing: &Routing) -> Result<(), String> {
     Ok(())
 }
 
-/// The rules are flannel's `CheckNetworkConfig`.
+/// Reads a pool. The rules are those of flannel's `CheckNetworkConfig`.
 fn pool(
     family: Family,
     network: Option<&str>,
     length: u8,
     (min, max): (Option<&str>, Option<&str>),
 ) -> Result<Pool, String> {
-    // The key, the length of an address, the usual length of a subnet, the longest.
+    // The key, the length of an address, and the usual and the greatest length of a subnet's prefix.
     let (key, bits, usual, longest) = match family {
         Family::V4 => ("Network", 32, 24, 30),
         Family::V6 => ("IPv6Network", 128, 64, 126),
@@ -223,7 +223,7 @@ fn pool(
         0 => network.prefix() + 2,
         given => given,
     };
-    // Four subnets at least: the first is not given out.
+    // There are at least four subnets: the first one is not given out.
     if prefix_len > longest || prefix_len < network.prefix() + 2 {
         let least = network.prefix() + 2;
         return Err(format!(
@@ -265,7 +265,7 @@ impl Pool {
         1 << (bits - self.prefix_len)
     }
 
-    /// The subnet of this number, counted from 0; `None` behind the last one.
+    /// The subnet of this number, counted from 0; `None` if the number is past the last one.
     pub(super) fn subnet(&self, index: u128) -> Option<IpNetwork> {
         let begin = (index < self.count).then(|| self.first + index * self.size())?;
         let address = match self.network {
@@ -275,7 +275,7 @@ impl Pool {
         IpNetwork::new(address, self.prefix_len).ok()
     }
 
-    /// Its number, if it is one of these.
+    /// The number of a subnet, if it is one of these.
     pub(super) fn index_of(&self, subnet: &IpNetwork) -> Option<u128> {
         let index = number(subnet.ip()).checked_sub(self.first)? / self.size();
         (self.subnet(index)? == *subnet).then_some(index)

@@ -1,9 +1,10 @@
-//! The task that takes this node's subnet, keeps it, and watches those of the others: it never ends, tells what changed, and
-//! says in the log what it cannot do.
+//! The task that takes this node's subnet, keeps it, and watches the subnets of the others. It never ends, tells what
+//! changed, and says in the log what it cannot do.
 //!
-//! A round talks to one member: it reads the network, settles which subnet is this node's, lists all of them, and watches
-//! from there. Whatever goes wrong ends the round; nothing is told then, so that what is in the kernel stays. The next
-//! round lists anew, so that nothing that happened meanwhile is missed, forgotten changes (compaction) included.
+//! A round talks to one member: it reads the network, makes sure which subnet is this node's, lists all subnets, and
+//! watches from there. Any fault ends the round. Nothing is told then, so what is in the kernel stays. The next round
+//! lists everything again, so nothing that happened meanwhile is missed, even if the server has forgotten changes
+//! (compaction).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -28,11 +29,11 @@ use crate::source::lease::{KnownMacs, Public, Value};
 use crate::source::pause::Pause;
 use crate::source::subnets::Subnets;
 
-/// A round that lasted this long was a good one: the next pause is short again.
+/// A round that lasted this long was a good one. The next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
-/// A lease is renewed this many times while it lasts: five tries may fail.
+/// A lease is renewed so many times while it lasts. So five tries may fail.
 const RENEWALS: u32 = 6;
-/// How often a subnet is tried for that others take at the same time, before all is looked at afresh.
+/// How often the node tries for a subnet that others take at the same time, before it looks at everything afresh.
 const TRIES: usize = 200;
 /// The longest wait between two such tries, in milliseconds.
 const SCATTER_MS: u64 = 40;
@@ -43,9 +44,9 @@ pub(super) struct Watcher {
     config: Config,
     own_name: String,
     events: mpsc::Sender<NodeEvent>,
-    /// Nothing is written.
+    /// Whether nothing may be written.
     reads_only: bool,
-    /// The subnets that this node had.
+    /// The subnets that this node had before.
     previous: Option<Subnets>,
     /// The MACs of this node's VXLAN devices, once they are known.
     macs: KnownMacs,
@@ -56,17 +57,18 @@ pub(super) struct Watcher {
     /// Rounds that have failed in a row.
     failures: usize,
     pause: Pause,
-    /// The faults that are in the log, and still hold.
+    /// The faults that the log has named, and that still hold.
     said: BTreeSet<String>,
-    /// The leases that cannot be used, and why: as the log has it.
+    /// The leases that cannot be used, and why, as the log has named them.
     left_out: BTreeMap<String, String>,
-    /// Who of the nodes count.
+    /// Which nodes count.
     roll: Roll,
-    /// The subnet was this node's under another address, as far as name and MAC say. Somebody who lives may say otherwise.
+    /// Whether the subnet was this node's under another address, as far as name and MAC tell. A living node may prove
+    /// otherwise.
     inherited: bool,
-    /// Another node that lives has this one's name.
+    /// Whether another living node has this one's name.
     has_twin: bool,
-    /// The subnets of others with this node's address: as the log has it.
+    /// The subnets of others with this node's address, as the log has named them.
     at_my_address: Vec<String>,
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Watcher {
 struct Mine {
     subnets: Subnets,
     value: Vec<u8>,
-    /// 0: it never ends, because somebody reserved the subnet.
+    /// The number of the lease. 0 means that it never ends, because somebody reserved the subnet.
     lease: i64,
     /// When it is to be renewed.
     renewal: Option<Instant>,
@@ -85,7 +87,7 @@ struct Deaf;
 
 /// Why a round ended.
 enum End {
-    /// This node's own lease is not what it was.
+    /// This node's own lease was lost or changed.
     Lost(&'static str),
     Fault(Fault),
     Deaf,
@@ -104,8 +106,8 @@ impl From<Deaf> for End {
 }
 
 impl Watcher {
-    /// A watcher that has not begun. `previous` are the subnets that this node had in an earlier run, `macs` are those of its
-    /// VXLAN devices, if there are any.
+    /// A watcher that has not begun. `previous` are the subnets that this node had in an earlier run. `macs` are those
+    /// of its VXLAN devices, if there are any.
     pub(super) fn new(
         config: Config,
         own_name: String,
@@ -133,7 +135,7 @@ impl Watcher {
         }
     }
 
-    /// What the others have to know of this node's WireGuard device.
+    /// Notes what the others have to know of this node's WireGuard device.
     pub(super) fn has_key(&mut self, key: WgKey) {
         self.key = Some(key);
     }
@@ -178,7 +180,7 @@ impl Watcher {
         let mut api = Api::open(settings, endpoint).await?;
         let network = self.network(&mut api).await?;
         let local = public(&self.config.node, &network)?;
-        // What the others are told may be the address of a NAT.
+        // The address that the others are told may be that of a NAT.
         let own = Public::configured(&self.config.node).or(local);
         let (mut mine, all, revision) = self.settle(&mut api, &network, own).await?;
         self.answered();
@@ -214,8 +216,8 @@ impl Watcher {
         network.map_err(|why| Fault::Network(format!("{key} in etcd cannot be used: {why}")))
     }
 
-    /// The network's configuration was written to. It counts from the next round on, as it does for flannel from its next start:
-    /// that is to be known before.
+    /// Tells that the network's configuration was written to. The new one counts from the next round on, and for
+    /// flannel from its next start. An operator should know that beforehand.
     fn tell_config(&self, event: &Event, network: &Network, mine: &Mine) {
         let key = format!("{}/config", self.config.routing.etcd.prefix);
         let value = event.kv.as_ref().filter(|_| event.kind == 0).map(|kv| kv.value.as_slice());
@@ -241,7 +243,7 @@ impl Watcher {
         }
     }
 
-    /// Makes sure that one subnet is this node's: that lease, all there are, and their revision.
+    /// Makes sure that one subnet is this node's. Returns that lease, all leases, and their revision.
     async fn settle(
         &mut self,
         api: &mut Api,
@@ -283,7 +285,8 @@ impl Watcher {
         Err(Fault::Refused { code: 10, message: "other nodes took every subnet that was tried for".into() })
     }
 
-    /// Renews the lease of a subnet that is this node's, and puts its value right. `None` if it was lost meanwhile.
+    /// Renews the lease of a subnet that is this node's, and corrects its value. `None` if the lease was lost
+    /// meanwhile.
     async fn keep(
         &mut self,
         api: &mut Api,
@@ -297,7 +300,8 @@ impl Watcher {
         if self.reads_only {
             return Ok(Some(Mine { subnets, value, lease: kv.lease, renewal: None }));
         }
-        // Its number is to say whose it is: one of another's making, or of an earlier version, is replaced.
+        // The number of the lease has to tell whose it is. So a lease that another program or an earlier version made
+        // is replaced.
         let (lease, ttl) = match kv.lease {
             0 => (0, None),
             lease if self.has_twin || lease == self.lease() => (lease, api.renew(lease).await?),
@@ -331,7 +335,7 @@ impl Watcher {
         lease_of(&self.config.routing.etcd.prefix, &self.own_name)
     }
 
-    /// What is this node's own.
+    /// What identifies this node.
     fn me(&self, public: Public) -> Me {
         let derived = [vtep_mac(&self.own_name), vtep_mac6(&self.own_name)];
         let macs = self.macs.all().chain(derived).collect();
@@ -339,7 +343,7 @@ impl Watcher {
         Me { lease, macs, key: self.key, public, previous, has_twin: self.has_twin }
     }
 
-    /// Says once which subnets have this node's address and are not its own.
+    /// Logs once which subnets have this node's address and are not its own.
     fn say_at_my_address(&mut self, taken: &[Taken], own: Public) {
         let others = taken.iter().filter(|one| one.whose == Whose::AtMyAddress);
         let names: Vec<_> = others.map(|one| one.subnets.name()).collect();
@@ -353,7 +357,7 @@ impl Watcher {
         self.at_my_address = names;
     }
 
-    /// Takes free subnets, unless somebody else is faster: the next look tells.
+    /// Takes free subnets, unless another node is faster. The next look tells which of the two happened.
     async fn create(&mut self, api: &mut Api, subnets: Subnets, own: Public) -> Result<(), Fault> {
         let macs = self.macs.settle(KnownMacs::default(), &self.own_name);
         let value = Value::of(own, &self.config.routing, macs, self.key).to_json();
@@ -363,7 +367,7 @@ impl Watcher {
         if api.put((&name, &subnets.first()), value, lease, Unless::Taken).await?.is_some() {
             tracing::info!("this node has taken the subnet {name}");
         } else {
-            // This node's own number is used for the next try.
+            // A lease with this node's own number is kept for the next try.
             if number == 0 {
                 api.revoke(lease).await?;
             }
@@ -378,7 +382,7 @@ impl Watcher {
         let own = Value::parse(&mine.value).and_then(|value| value.node(&mine.subnets, &self.config.routing));
         let name = self.own_name.clone();
         let macs = self.macs.settle(KnownMacs::default(), &name);
-        // It was made here, so it can be read. What it has no need to say is known as well.
+        // The value was made here, so it can be read. This adds what is known here and not written in it.
         let (v4, v6) = (local.v4, local.v6);
         let own = own.map(|node| Node { name, v4, v6, vtep_mac: macs.v4, vtep_mac6: macs.v6, ..node });
         let mut nodes: Vec<_> = own.into_iter().map(|own| (own, Rank::default())).collect();
@@ -396,14 +400,14 @@ impl Watcher {
         self.roll.lines().iter().for_each(|line| tracing::warn!("{line}"));
     }
 
-    /// The node that has a lease; `None` if it cannot be used, which is said once.
+    /// The node that has a lease. `None` if the lease cannot be used, which is logged once.
     fn node(&mut self, name: &str, kv: &KeyValue) -> Option<(Node, Rank)> {
         match node(name, &kv.value, &self.config.routing) {
             Ok(node) => {
                 if self.left_out.remove(name).is_some() {
                     tracing::info!("the subnet {name} can be used now");
                 }
-                // Of two leases with one address or MAC the one of before is what a node left behind.
+                // If two leases have one address or MAC, the older one is what a node left behind.
                 Some((node, Rank { ready: true, born: kv.create_revision }))
             }
             Err(why) => {
@@ -416,7 +420,7 @@ impl Watcher {
         }
     }
 
-    /// Takes what the watch tells.
+    /// Takes in what the watch tells.
     async fn take(&mut self, mine: &mut Mine, events: Vec<Event>) -> Result<(), End> {
         let prefix = format!("{}/subnets/", self.config.routing.etcd.prefix);
         let own_name = mine.subnets.name();
@@ -449,7 +453,7 @@ impl Watcher {
         lost.map_or(Ok(()), |how| Err(End::Lost(how)))
     }
 
-    /// Who takes back at once what this node believed to be its own, lives, and has the same name.
+    /// Notices a twin: a living node of the same name takes back at once what this node believed to be its own.
     fn suspect_twin(&mut self, mine: &Mine, kv: &KeyValue) {
         let public =
             |value: &[u8]| Value::parse(value).map_or_else(|_| Public::default(), |value| value.public());
@@ -467,7 +471,7 @@ impl Watcher {
         self.events.send(event).await.map_err(|_| Deaf)
     }
 
-    /// This node has a subnet and knows all others.
+    /// Notes that this node has a subnet and knows all others.
     fn answered(&mut self) {
         self.failures = 0;
         if !std::mem::take(&mut self.said).is_empty() {
@@ -475,7 +479,7 @@ impl Watcher {
         }
     }
 
-    /// What follows from a fault; whether to wait before the next round.
+    /// Draws the consequences of a fault. Returns whether to wait before the next round.
     fn fail(&mut self, fault: &Fault) -> bool {
         let members = self.config.routing.etcd.endpoints.len();
         if matches!(fault, Fault::Compacted | Fault::Token(_)) {
@@ -491,7 +495,8 @@ impl Watcher {
             }
         }
         if self.said.insert(fault.class()) {
-            // Another than before: whoever puts things right step by step does not wait long for the next.
+            // This fault differs from the one before. So an operator who mends things step by step does not wait long
+            // for the next step.
             self.pause.reset();
             tracing::error!("{fault}; it is tried again, everything stays as it is until then");
         }
@@ -499,7 +504,7 @@ impl Watcher {
     }
 }
 
-/// Renews the own lease.
+/// Renews this node's own lease.
 async fn renew(api: &mut Api, mine: &mut Mine) -> Result<(), End> {
     match api.renew(mine.lease).await? {
         Some(ttl) => {
@@ -532,8 +537,8 @@ fn node(name: &str, value: &[u8], routing: &Routing) -> Result<Node, String> {
     Value::parse(value)?.node(&subnets, routing)
 }
 
-/// All leases as far as they matter for the choice, and their places in the list. Whose value cannot be read, is nobody's,
-/// and taken all the same.
+/// What matters of all leases for the choice, and their places in the list. A lease whose value cannot be read belongs
+/// to nobody, but its subnet is taken all the same.
 fn taken(prefix: &str, all: &[KeyValue], me: &Me) -> (Vec<usize>, Vec<Taken>) {
     let one = |(at, kv): (usize, &KeyValue)| {
         let subnets = Subnets::parse(name_of(prefix, kv))?;
@@ -543,7 +548,7 @@ fn taken(prefix: &str, all: &[KeyValue], me: &Me) -> (Vec<usize>, Vec<Taken>) {
     all.iter().enumerate().filter_map(one).unzip()
 }
 
-/// Every `RandomState` is keyed anew: chance enough to keep nodes apart.
+/// A random number. Every `RandomState` gets a new key, which is random enough to keep nodes apart.
 fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }

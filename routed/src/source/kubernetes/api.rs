@@ -1,7 +1,7 @@
 //! The requests to the API server, each with the right that it needs, and their answers as lines, pages or faults.
 //!
-//! kube gives what is common to all of its clients: kubeconfig, service account, TLS, renewal of tokens. Its own list and
-//! watch are not used: they keep whole objects, and do not fall back when a server does not stream lists.
+//! kube provides what all of its clients share: kubeconfig, service account, TLS, renewal of tokens. Its own list and
+//! watch are not used, because they keep whole objects, and have no fallback for a server that does not stream lists.
 
 use std::fmt;
 use std::path::Path;
@@ -23,28 +23,28 @@ use super::feed::Feed;
 use super::objects::{self, Page, Status, Told};
 use ferrule_model::chain;
 
-/// The way to the server and the TLS handshake take no longer.
+/// Connecting to the server and the TLS handshake take at most so long.
 const CONNECT: Duration = Duration::from_secs(10);
-/// An answer that has been promised comes within this time, or its next piece does.
+/// An answer that was promised has to begin within this time, and so has its next piece.
 const ANSWER: Duration = Duration::from_secs(30);
-/// A streamed list, too, comes within this time, and so does its next piece: who cannot stream is asked for pages soon. A server
-/// waits for 3 s until it has what is new.
+/// A streamed list, too, has to begin within this time, and so has its next piece. It is short, so that a server which
+/// cannot stream is soon asked for pages. A server waits for 3 s until it has what is new.
 const STREAM: Duration = Duration::from_secs(5);
-/// A streamed list that brings no new node for so long will not end: it is a watch like any other.
+/// A streamed list that brings no new node for so long will not end: the server treats it as a watch like any other.
 const STALLED: Duration = Duration::from_secs(30);
-/// The server ends a watch after this time; the next begins where it ended.
+/// The server ends a watch after this time. The next one begins where it ended.
 const WATCH_S: u64 = 290;
-/// A server sends bookmarks once a minute; one that is silent for longer than the watch may last is gone.
+/// A server sends bookmarks once a minute. If it is silent for longer than the watch may last, it is gone.
 const SILENCE: Duration = Duration::from_secs(WATCH_S + 20);
-/// A connection that is dead without a word is found out within half a minute.
+/// With this interval a connection that died silently is found within half a minute.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Objects a page, where lists are not streamed: a page is held in memory as a whole.
+/// Objects on a page, if lists are not streamed. A page is held in memory as a whole.
 const PAGE: u32 = 100;
 /// The longest page, in bytes.
 const LONGEST_PAGE: usize = 64 << 20;
-/// The longest body of a refusal that is read, in bytes.
+/// The longest part of a refusal's body that is read, in bytes.
 const LONGEST_REFUSAL: usize = 64 << 10;
 
 /// A right that a request needs.
@@ -58,11 +58,11 @@ pub struct Permission {
 
 /// To list nodes, if the server does not stream lists.
 pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
-/// To be told of changes, and of all nodes if the server streams lists.
+/// To be told changes, and all nodes if the server streams lists.
 pub(super) const WATCH_NODES: Permission = Permission { verb: "watch", resource: "nodes" };
 /// To write this node's condition.
 pub(super) const PATCH_STATUS: Permission = Permission { verb: "patch", resource: "nodes/status" };
-/// All that is ever asked for: no more and no less stands in `conf/kubernetes/rbac.yaml`.
+/// All rights that are ever needed. Exactly these stand in `conf/kubernetes/rbac.yaml`.
 pub const PERMISSIONS: [Permission; 3] = [LIST_NODES, WATCH_NODES, PATCH_STATUS];
 
 impl fmt::Display for Permission {
@@ -71,7 +71,7 @@ impl fmt::Display for Permission {
     }
 }
 
-/// A connection's worth of credentials.
+/// A client with the credentials as they were when it was opened.
 pub(super) struct Api {
     client: Client,
 }
@@ -101,18 +101,18 @@ impl Api {
         Ok(Self { client: client(&config).map_err(|error| credentials(&error))? })
     }
 
-    /// Begins a watch with all there is: the server sends every node, and a bookmark when that was all.
+    /// Begins a watch with all nodes: the server sends every node, and then a bookmark that marks the end of the list.
     ///
     /// # Errors
     /// What can happen to every request.
     pub(super) async fn stream(&self) -> Result<Watch, Fault> {
-        // Without a version: at least as new as the moment of the request, so that nothing goes back in time.
+        // Without a version the list is at least as new as the request, so nothing goes back in time.
         let initial = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
         let watch = tokio::time::timeout(STREAM, self.watch(initial, STREAM)).await;
         watch.unwrap_or(Err(Fault::Silent(STREAM)))
     }
 
-    /// Begins a watch with what came after `version`.
+    /// Begins a watch with the changes since `version`.
     ///
     /// # Errors
     /// What can happen to every request; [`Fault::Expired`] may come here or later.
@@ -126,7 +126,7 @@ impl Api {
         Ok(Watch { body: answer.into_body(), feed: Feed::default(), patience })
     }
 
-    /// A page of the list: the first one if `next` is empty.
+    /// A page of the list. It is the first one if `next` is empty.
     ///
     /// # Errors
     /// What can happen to every request; [`Fault::Expired`] if the list has to be begun again.
@@ -166,9 +166,9 @@ impl Api {
             return Ok(answer);
         }
         let wait = answer.headers().get(http::header::RETRY_AFTER);
-        // The other form, a date, is not one of an API server's.
+        // The header may also be a date, but an API server does not send that form.
         let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        // The body says why, if it says anything.
+        // The body gives the reason, if there is any.
         let body = whole(answer, LONGEST_REFUSAL).await.unwrap_or_default();
         let mut status: Status = serde_json::from_slice(&body).unwrap_or_default();
         status.code = code;
@@ -185,7 +185,8 @@ impl Api {
 }
 
 impl Watch {
-    /// What the server tells next; `None` when it has ended the watch. A line that the server did not end is not told.
+    /// What the server tells next; `None` when it has ended the watch. A line that the server did not finish is
+    /// dropped.
     ///
     /// # Errors
     /// The watch cannot go on.
@@ -204,7 +205,7 @@ impl Watch {
         }
     }
 
-    /// What the server tells next of a streamed list that brought its last new node at `last`.
+    /// What the server tells next of a streamed list. The list brought its last new node at `last`.
     ///
     /// # Errors
     /// The list does not go on, or will not end.
@@ -214,13 +215,13 @@ impl Watch {
         told.ok_or_else(|| Fault::Away("it ended the list in the middle".into()))
     }
 
-    /// The list that came first is through: from here on silence means that nothing happens.
+    /// Notes that the initial list is complete: from now on silence means that nothing happens.
     pub(super) fn has_begun(&mut self) {
         self.patience = SILENCE;
     }
 }
 
-/// A client without kube's own log, which has a line for every try.
+/// A client without kube's own log, which writes a line for every try.
 fn client(config: &Config) -> kube::Result<Client> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
@@ -250,11 +251,12 @@ fn get(text: &str) -> Result<Request<Body>, Fault> {
 }
 
 fn uri(text: &str) -> Result<http::Uri, Fault> {
-    // What goes into it is escaped; it can only be too long.
+    // Everything in it is escaped, so it can only be too long.
     text.parse().map_err(|error| Fault::Malformed(format!("no request can be made of it: {error}")))
 }
 
-/// As it stands in a URI: everything but letters, digits and what is always plain is written in hexadecimal.
+/// The text as it may stand in a URI: everything but letters, digits and the unreserved signs is written in
+/// hexadecimal.
 fn escaped(text: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     let write = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
@@ -278,7 +280,7 @@ async fn piece(body: &mut Body, patience: Duration) -> Result<Option<bytes::Byte
     }
 }
 
-/// The whole of a body.
+/// The whole body.
 async fn whole(answer: Response<Body>, longest: usize) -> Result<Vec<u8>, Fault> {
     let mut body = answer.into_body();
     let mut bytes = Vec::new();
@@ -310,7 +312,7 @@ mod tests {
     #[test]
     fn a_kubeconfig_is_read_as_client_go_reads_it() {
         assert!(open(KUBECONFIG).is_ok(), "null is absence");
-        // Names count as they are written, there as here (decision 67).
+        // Names are compared as they are written, there as here (decision 67).
         for (name, written) in
             [("clusters:", "Clusters:"), ("server:", "Server:"), ("current-context:", "Current-Context:")]
         {

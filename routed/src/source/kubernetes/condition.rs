@@ -1,7 +1,8 @@
-//! What is written of this node's object: the condition NetworkUnavailable, False once the routes are in the kernel and not
-//! before (the scheduler keeps pods away from a node on which it is True), and with WireGuard the node's public key.
+//! What is written to this node's object. One part is the condition NetworkUnavailable: it becomes False once the
+//! routes are in the kernel, and not before (the scheduler keeps pods away from a node on which it is True). With
+//! WireGuard the other part is the node's public key.
 //!
-//! Both go out as patches of the status, which may carry annotations as well, so that one right does for both.
+//! Both are patches of the status, which may carry annotations as well, so that one right suffices for both.
 
 use ferrule_model::WgKey;
 use k8s_openapi::jiff::Timestamp;
@@ -10,22 +11,22 @@ use super::objects::{PUBLIC_ADDRESS, WIREGUARD_KEY};
 use super::patch::Matter;
 use crate::source::lease::Public;
 
-/// What decides about condition and key.
+/// The facts that decide about condition and key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Facts {
-    /// The first snapshot is in the kernel.
+    /// Whether the first snapshot is in the kernel.
     pub(super) in_kernel: bool,
-    /// The object of this node was seen.
+    /// Whether the object of this node was seen.
     pub(super) seen: bool,
-    /// It says already that the network is available.
+    /// Whether the object already says that the network is available.
     pub(super) is_told: bool,
     /// The key of this node, if it has one.
     pub(super) key: Option<WgKey>,
     /// The key that the object bears.
     pub(super) told_key: Option<WgKey>,
-    /// The addresses by which the others reach it, where it has others itself.
+    /// The addresses by which the others reach this node, if they differ from its own.
     pub(super) public: Public,
-    /// Those that the object bears.
+    /// The public addresses that the object bears.
     pub(super) told_public: Public,
 }
 
@@ -39,17 +40,17 @@ impl Facts {
     }
 }
 
-/// What keeps the condition.
+/// Keeps the condition.
 pub(super) const MATTER: Matter<Facts> = Matter {
     what: "the condition NetworkUnavailable",
     due: |facts| facts.is_due().then(|| patch(Timestamp::now())),
 };
 
-/// What keeps the key.
+/// Keeps the key.
 pub(super) const KEY: Matter<Facts> =
     Matter { what: "the WireGuard key", due: |facts| facts.due_key().map(|key| annotation(&key)) };
 
-/// What keeps the public addresses, and takes back what an earlier configuration said.
+/// Keeps the public addresses, and removes what an earlier configuration wrote.
 pub(super) const PUBLIC: Matter<Facts> = Matter {
     what: "the public address",
     due: |facts| (facts.seen && facts.public != facts.told_public).then(|| public(facts.public)),
@@ -58,7 +59,7 @@ pub(super) const PUBLIC: Matter<Facts> = Matter {
 fn public(public: Public) -> Vec<u8> {
     let all = [public.v4.map(|ip| ip.to_string()), public.v6.map(|ip| ip.to_string())];
     let text = all.into_iter().flatten().collect::<Vec<_>>().join(",");
-    // Null takes it away.
+    // Null removes the annotation.
     let annotations = serde_json::json!({ PUBLIC_ADDRESS: Some(text).filter(|text| !text.is_empty()) });
     serde_json::json!({ "metadata": { "annotations": annotations } }).to_string().into_bytes()
 }
@@ -68,7 +69,7 @@ fn annotation(key: &WgKey) -> Vec<u8> {
     serde_json::json!({ "metadata": { "annotations": annotations } }).to_string().into_bytes()
 }
 
-/// A strategic merge patch: conditions are told apart by their type, so that all others stay.
+/// A strategic merge patch. It tells conditions apart by their type, so all other conditions stay.
 fn patch(now: Timestamp) -> Vec<u8> {
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now).to_string();
     let condition = serde_json::json!({

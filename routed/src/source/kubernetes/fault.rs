@@ -1,4 +1,4 @@
-//! What can be wrong between this daemon and the API server, and what a person does about it.
+//! What can go wrong between this daemon and the API server, and what a person can do about it.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use super::api::Permission;
 /// The class of [`Fault::Malformed`].
 pub(super) const MALFORMED: &str = "malformed";
 
-/// No server is spared for longer than this.
+/// At most so long does the daemon hold back when a server asks for it.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// The nodes could not be had, or the node could not be written to.
+/// The nodes could not be read, or the node's object could not be written.
 #[derive(Debug, Error)]
 pub(super) enum Fault {
     /// The kubeconfig or the pod's service account cannot be used.
@@ -21,24 +21,24 @@ pub(super) enum Fault {
          kubeconfig"
     )]
     Credentials(String),
-    /// The server does not know who this is.
+    /// The server does not know the client.
     #[error(
         "the API server does not accept this daemon's credentials ({0}); renew the token or the certificate of \
          the kubeconfig, or restart the pod"
     )]
     Unauthorized(String),
-    /// The server knows, and does not allow it.
+    /// The server knows the client, and does not allow the request.
     #[error(
         "the API server does not allow to {permission} ({message}); apply conf/kubernetes/rbac.yaml, or give the user of \
          the kubeconfig the verb \"{}\" on \"{}\"", permission.verb, permission.resource
     )]
     Forbidden {
-        /// What is missing.
+        /// The right that is missing.
         permission: Permission,
         /// The server's words.
         message: String,
     },
-    /// The server does not remember the changes since the version that it was asked for.
+    /// The server no longer has the changes since the version that it was asked for.
     #[error("the API server no longer has the changes since the last one that was seen ({0})")]
     Expired(String),
     /// Any other refusal.
@@ -48,16 +48,16 @@ pub(super) enum Fault {
         code: u16,
         /// The server's words.
         message: String,
-        /// How long it wants to be spared.
+        /// How long the server asks clients to hold back.
         retry_after: Option<Duration>,
     },
     /// There is no server, or it stopped in the middle.
     #[error("the API server cannot be reached: {0}; see that it runs, and that the way to it is open")]
     Away(String),
-    /// There is a connection, and nothing comes.
+    /// There is a connection, but nothing arrives.
     #[error("the API server cannot be reached: no answer for {} s; see that it runs, and that the way to it is open", .0.as_secs())]
     Silent(Duration),
-    /// What it says is no answer.
+    /// What the server says is no answer.
     #[error(
         "the API server's answer cannot be read: {0}; is it an API server, and nothing between it and here?"
     )]
@@ -65,7 +65,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    /// Faults of one class are one fault to a person: one line in the log until the server answers again.
+    /// Faults of one class are one fault to a person. They are one line in the log until the server answers again.
     pub(super) fn class(&self) -> String {
         match self {
             Self::Credentials(_) => "credentials".into(),
@@ -78,13 +78,13 @@ impl Fault {
         }
     }
 
-    /// It is about who asks, and not about what is asked for.
+    /// Whether the fault concerns the client, and not the request.
     pub(super) fn is_the_clients(&self) -> bool {
         matches!(self, Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. })
     }
 
-    /// How long the server wants to be spared: what it asks for, within reason. A node that has no nodes yet cannot wait for
-    /// hours because somebody on the way says so.
+    /// How long the daemon holds back: as long as the server asks, within reason. A node that knows no nodes yet cannot
+    /// wait for hours because some program on the way says so.
     pub(super) fn retry_after(&self) -> Duration {
         match self {
             Self::Refused { retry_after: Some(wait), .. } => (*wait).min(LONGEST_RETRY),
@@ -92,10 +92,10 @@ impl Fault {
         }
     }
 
-    /// Whether what was asked for may make no sense to the server any more, so that everything is to be asked afresh.
+    /// Whether the request may no longer make sense to the server, so that everything has to be asked again.
     pub(super) fn doubts_the_version(&self) -> bool {
         match self {
-            // Too many requests: the server takes the same one later.
+            // Too many requests: the server will accept the same request later.
             Self::Refused { code, .. } => *code != 429,
             Self::Expired(_) | Self::Malformed(_) => true,
             Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. } => false,

@@ -1,24 +1,24 @@
-//! From the bytes of an answer to its lines: pure.
+//! Cuts the bytes of an answer into lines: pure.
 
 use super::fault::Fault;
 
-/// The longest line that is taken, in bytes. The API server's store takes objects of 1.5 MiB; as JSON they are larger.
+/// The longest accepted line, in bytes. The API server's store takes objects of 1.5 MiB, which are larger as JSON.
 pub(super) const LONGEST_LINE: usize = 16 << 20;
-/// A buffer that grew beyond this for one large object is given back.
+/// A buffer that grew beyond this size for one large object is freed.
 const KEEP: usize = 256 << 10;
 
-/// Collects bytes and gives whole lines. What comes after the last line's end is never given.
+/// Collects bytes and returns whole lines. Bytes after the end of the last line are never returned.
 #[derive(Debug, Default)]
 pub(super) struct Feed {
     bytes: Vec<u8>,
     /// Where the next line begins.
     begin: usize,
-    /// No line ends before this place.
+    /// No line ends before this position.
     searched: usize,
 }
 
 impl Feed {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     ///
     /// # Errors
     /// [`Fault::Malformed`] if a line is longer than [`LONGEST_LINE`].

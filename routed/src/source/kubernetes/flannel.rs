@@ -1,5 +1,5 @@
-//! Nodes that share their network with flannel's, by its annotations: what they say of the others, and what this node's have to
-//! say. Pure but for the question whether an address is this machine's.
+//! Nodes that share their network with flannel's nodes, by flannel's annotations: what these say of the other nodes,
+//! and what this node's have to say. Pure, apart from the question whether an address is this machine's.
 
 use std::net::{IpAddr, UdpSocket};
 
@@ -10,14 +10,14 @@ use super::patch::Matter;
 use crate::decide::nodes::Node;
 use crate::source::lease::{Annotations, KnownMacs, Public, Value};
 
-/// What this node's annotations are, and should be.
+/// What this node's annotations are, and what they should be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Told {
     wanted: Option<Annotations>,
     are: Annotations,
 }
 
-/// What keeps them. flannel writes them by the same way: with the right to patch the status.
+/// Keeps the annotations. flannel writes them in the same way: with the right to patch the status.
 pub(super) const MATTER: Matter<Told> = Matter { what: "flannel's annotations", due };
 
 fn due(told: &Told) -> Option<Vec<u8>> {
@@ -38,12 +38,13 @@ pub(super) struct View {
 }
 
 impl View {
-    /// `macs` are those of the VXLAN devices that are there.
+    /// `macs` are those of the VXLAN devices that exist.
     pub(super) fn new(config: Config, own_name: String, macs: KnownMacs) -> Self {
         Self { config, own_name, macs, is_local }
     }
 
-    /// Reads an object again, with flannel's eyes; what this node's annotations are and should be, if it is this node's.
+    /// Reads an object again, by flannel's annotations. If it is this node's, returns what its annotations are and
+    /// should be.
     pub(super) fn look(&mut self, seen: &mut Seen) -> Option<Told> {
         let entry = std::mem::replace(&mut seen.entry, Err(String::new()));
         let Ok(node) = entry else {
@@ -60,8 +61,8 @@ impl View {
         Some(Told { wanted, are: (*seen.flannel).clone() })
     }
 
-    /// This node: what was told of it stays, where it still can be. What the others are told is what an operator's annotation
-    /// says, else the configuration, else the address that the machine has.
+    /// This node. What was told of it stays, if that is still possible. The others are told the address in an
+    /// operator's annotation; without one, that of the configuration; else the one that the machine has.
     fn own(&mut self, node: Node, told: Option<Value>, overwrite: Public) -> (Entry, Option<Annotations>) {
         let public = told.as_ref().map(Value::public).unwrap_or_default();
         let (own, is_local) = (&self.config.node, self.is_local);
@@ -78,7 +79,8 @@ impl View {
     }
 }
 
-/// A key that `routed` has published as its own annotation counts: flannel's say none of ours.
+/// Another node. A key that `routed` has published as its own annotation counts, because flannel's annotations have
+/// none of ours.
 fn other(value: &Value, node: Node, config: &Config) -> Entry {
     let told = value.node_called(node.name, node.pod_cidrs, &config.routing)?;
     Ok(Node { wireguard_key: node.wireguard_key.or(told.wireguard_key), ..told })

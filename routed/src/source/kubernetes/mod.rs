@@ -1,10 +1,13 @@
 //! The nodes of a Kubernetes cluster: pod CIDRs from `spec.podCIDRs`, addresses from `status.addresses`.
 //!
-//! A task of its own lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
-//! something else. The VTEP's MAC is derived from the node's name, so that no node has to publish anything; an annotation
-//! ([`VTEP_MAC`]) gives another one where that is needed. Where flannel's nodes share the network ([`flannel`]), its
-//! annotations say it instead. What is written is the node's condition and,
-//! with WireGuard, its public key, and its public addresses if it has others itself ([`condition`]), and beside flannel those annotations ([`patch`]).
+//! A separate task lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
+//! something else. The MAC of a VTEP is derived from the node's name, so that no node has to publish anything. An
+//! annotation ([`VTEP_MAC`]) gives another MAC if that is needed. If flannel's nodes share the network ([`flannel`]),
+//! its annotations give the MAC instead.
+//!
+//! The daemon writes the node's condition. With WireGuard it also writes the node's public key, and if the node is
+//! reached by other addresses than its own, its public addresses ([`condition`]). Beside flannel it writes those
+//! annotations ([`patch`]).
 
 mod api;
 mod condition;
@@ -29,7 +32,7 @@ use condition::Facts;
 use flannel::View;
 use watcher::Watcher;
 
-/// Events that wait before the watch does. One may hold all nodes.
+/// So many events may wait before the watch has to wait. One event may hold all nodes.
 const WAITING: usize = 4;
 
 /// A watched cluster.
@@ -40,14 +43,14 @@ pub struct KubernetesSource {
 }
 
 impl KubernetesSource {
-    /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within a
-    /// tokio runtime. `own_name` is the node whose condition is kept, and flannel's annotations if they are wanted: those
-    /// tell the `macs` of its VXLAN devices.
+    /// Begins to list and watch, as the user of the kubeconfig, or of the pod that this runs in. Must be called within
+    /// a tokio runtime. `own_name` is the node whose condition is kept. If flannel's annotations are wanted, they are
+    /// kept too, and tell the `macs` of the node's VXLAN devices.
     pub fn new(config: &Config, own_name: &str, macs: KnownMacs) -> Self {
         Self::begin(config, own_name, macs, false)
     }
 
-    /// The same without ever writing.
+    /// The same, but nothing is ever written.
     pub fn reading(config: &Config, own_name: &str, macs: KnownMacs) -> Self {
         Self::begin(config, own_name, macs, true)
     }
@@ -78,7 +81,7 @@ impl Source for KubernetesSource {
     async fn next(&mut self) -> NodeEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // The task ends after its listener only.
+            // The task ends only after its listener.
             None => std::future::pending().await,
         }
     }

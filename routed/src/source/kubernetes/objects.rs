@@ -1,7 +1,7 @@
-//! The API server's words as far as they matter here: node objects, watch events and pages of a list. Pure.
+//! What matters here of the API server's words: node objects, watch events and pages of a list. Pure.
 //!
-//! Only what is used is read out of an object, and what cannot be used makes that one node unusable, with a reason; the
-//! others go on.
+//! Only what is used is read from an object. A value that cannot be used makes that one node unusable, with a reason;
+//! the others go on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -19,17 +19,17 @@ use crate::source::lease::{self as flannel, Public};
 /// The annotation that gives a node's VXLAN device another MAC than the one that is derived from its name.
 pub const VTEP_MAC: &str = "ferrule.io/vtep-mac";
 
-/// The annotation with the public key of a node's WireGuard device; its own `routed` writes it.
+/// The annotation with the public key of a node's WireGuard device. The node's own `routed` writes it.
 pub const WIREGUARD_KEY: &str = "ferrule.io/wireguard-key";
 
-/// The annotation with the addresses by which the others reach a node that does not have them itself, one a family, with a comma in
-/// between; its own `routed` writes it, as `[node] public_address` says.
+/// The annotation with the addresses by which the others reach a node that does not have them itself: one for each
+/// family, separated by a comma. The node's own `routed` writes it, as `[node] public_address` says.
 pub const PUBLIC_ADDRESS: &str = "ferrule.io/public-address";
 
 /// One line of a watch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// The object is there, and it is this.
+    /// An object exists, with this content.
     Put(Box<Seen>),
     /// The object of this name is gone, as of this version.
     Gone {
@@ -54,23 +54,23 @@ pub(super) struct Seen {
     pub(super) name: String,
     /// Its version.
     pub(super) version: String,
-    /// What is made of it.
+    /// The node in it, or why there is none.
     pub(super) entry: Entry,
-    /// Whether it is ready, and when it was made.
+    /// Whether it is ready, and when it was created.
     pub(super) rank: Rank,
-    /// Its condition NetworkUnavailable is there and False.
+    /// Whether its condition NetworkUnavailable exists and is False.
     pub(super) network_is_available: bool,
     /// The WireGuard key that it bears.
     pub(super) wireguard_key: Option<WgKey>,
-    /// What [`PUBLIC_ADDRESS`] says.
+    /// The addresses in [`PUBLIC_ADDRESS`].
     pub(super) public: Public,
-    /// What flannel's annotations say that an operator sets; they go before all else.
+    /// The addresses in flannel's annotations that an operator sets. They come before all others.
     pub(super) overwrite: Public,
     /// What flannel says of it.
     pub(super) flannel: Box<flannel::Annotations>,
 }
 
-/// A node, or why its object makes none.
+/// The node in an object, or why there is none.
 pub(super) type Entry = Result<Node, String>;
 
 /// A page of a list.
@@ -80,7 +80,7 @@ pub(super) struct Page {
     pub(super) seen: Vec<Seen>,
     /// The list's version.
     pub(super) version: String,
-    /// Where the next page begins; empty on the last one.
+    /// Where the next page begins; empty for the last one.
     pub(super) next: String,
 }
 
@@ -100,9 +100,9 @@ enum Event<O> {
 pub(super) struct Status {
     /// The HTTP status.
     pub(super) code: u16,
-    /// In one word.
+    /// The reason in one word.
     pub(super) reason: String,
-    /// In a sentence.
+    /// The reason in a sentence.
     pub(super) message: String,
     details: Option<Details>,
 }
@@ -114,7 +114,7 @@ struct Details {
 }
 
 impl Status {
-    /// For how long the server is to be spared, if its body does not say so itself.
+    /// Sets for how long to hold back, unless the body says so itself.
     pub(super) fn wait(&mut self, seconds: u32) {
         self.details.get_or_insert_default().retry_after_seconds.get_or_insert(seconds);
     }
@@ -161,7 +161,7 @@ struct Annotations {
     overwrite: Option<String>,
     #[serde(rename = "flannel.alpha.coreos.com/public-ipv6-overwrite")]
     overwrite6: Option<String>,
-    /// Of the bookmark that ends a streamed list.
+    /// The annotation of the bookmark that ends a streamed list.
     #[serde(rename = "k8s.io/initial-events-end")]
     initial_end: Option<String>,
     #[serde(rename = "flannel.alpha.coreos.com/kube-subnet-manager")]
@@ -228,8 +228,8 @@ struct List<O> {
 /// Reads one line of a watch.
 ///
 /// # Errors
-/// A fault that the server tells in the line, or [`Fault::Malformed`] if it is no watch event. An event about a node that
-/// cannot be used is none of these.
+/// A fault that the server tells in the line, or [`Fault::Malformed`] if the line is no watch event. An event about a
+/// node that cannot be used is no error.
 pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
     let event = match serde_json::from_slice::<Event<Object>>(line) {
         Ok(event) => event,
@@ -243,7 +243,7 @@ pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
     }
 }
 
-/// An event whose object has values of other types than a node's: its name is all that is read.
+/// Reads an event whose object has values of other types than a node's. Only its name is read.
 fn nameless(line: &[u8], error: &serde_json::Error) -> Result<Told, Fault> {
     let event: Event<Named> = serde_json::from_slice(line).map_err(|_| malformed(error))?;
     match event {
@@ -284,7 +284,7 @@ fn bookmark(metadata: Metadata) -> Told {
     Told::Bookmark { version: metadata.resource_version, initial_end: end.as_deref() == Some("true") }
 }
 
-/// What a status of the server's means: in a watch, or as the body of an answer.
+/// The fault that a status of the server means, in a watch or as the body of an answer.
 pub(super) fn refusal(status: Status) -> Fault {
     let message = if status.message.is_empty() { status.reason.clone() } else { status.message };
     let wait = status.details.and_then(|details| details.retry_after_seconds);
@@ -299,11 +299,11 @@ pub(super) fn refusal(status: Status) -> Fault {
 /// Reads a page of a list.
 ///
 /// # Errors
-/// [`Fault::Malformed`] if it is none.
+/// [`Fault::Malformed`] if it is no such page.
 pub(super) fn page(text: &[u8]) -> Result<Page, Fault> {
     let (metadata, seen) = match serde_json::from_slice::<List<Object>>(text) {
         Ok(list) => (list.metadata, list.items.unwrap_or_default().into_iter().map(seen).collect()),
-        // One object is not as it should be: only then each is read by itself.
+        // One object is not as it should be. Only then is each object read separately.
         Err(error) => {
             let list: List<serde_json::Value> =
                 serde_json::from_slice(text).map_err(|_| malformed(&error))?;
@@ -419,11 +419,11 @@ fn pod_cidr(text: &str) -> Result<IpNetwork, String> {
     };
     let ip = network.network();
     let odd = network.prefix() == 0 || ip.is_unspecified() || ip.is_loopback() || ip.is_multicast();
-    // Host bits say nothing, and the kernel takes a network without them only.
+    // The bits behind the prefix carry no meaning, and the kernel accepts a network only without them.
     if odd { Err(refused()) } else { IpNetwork::new(ip, network.prefix()).map_err(|_| refused()) }
 }
 
-/// The addresses that an annotation lists, one a family.
+/// The addresses in an annotation, one for each family.
 fn public_of(name: &str, annotation: Option<&str>) -> Result<Public, String> {
     let mut public = Public::default();
     for text in annotation.unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty()) {

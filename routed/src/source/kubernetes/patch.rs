@@ -1,5 +1,5 @@
-//! Keeps the status of this node's object as it should be, one matter a task: whoever knows what is due says so through a
-//! channel. Strategic merge patches leave all the rest of the object alone.
+//! Keeps the status of this node's object as it should be, one task for each matter. A channel tells the task what is
+//! due. Strategic merge patches leave the rest of the object alone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use super::api::Api;
 use super::fault::Fault;
 use crate::source::pause::Pause;
 
-/// Someone else may want it to be another: no fight faster than this.
+/// Another program may want another value. A fight with it is no faster than this.
 const LEAST_GAP: Duration = Duration::from_secs(5);
 
-/// What is kept.
+/// A matter that is kept.
 pub(super) struct Matter<F> {
-    /// For a person.
+    /// Its name, for a person.
     pub(super) what: &'static str,
     /// The patch that the facts make necessary, if any.
     pub(super) due: fn(&F) -> Option<Vec<u8>>,
 }
 
-/// Keeps a matter of the node called `name`, until the facts come no more.
+/// Keeps a matter of the node called `name`, until no more facts come.
 pub(super) async fn keep<F>(
     kubeconfig: Option<PathBuf>,
     name: String,

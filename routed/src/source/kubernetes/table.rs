@@ -1,4 +1,4 @@
-//! The nodes of the API server as they were told last: pure. Changes that matter to nobody end here.
+//! The nodes as the API server last told them: pure. Changes that matter to nobody end here.
 
 use std::collections::BTreeMap;
 
@@ -6,36 +6,36 @@ use super::objects::Seen;
 use crate::decide::nodes::{Node, NodeUpdate};
 use crate::decide::roll::{Rank, Roll};
 
-/// What is made of an object: a node, or why it makes none.
+/// The node in an object, or why there is none.
 type Entry = Result<(Node, Rank), String>;
 
 /// All objects by name, and the next such table while a list is being read.
 #[derive(Debug)]
 pub(super) struct Table {
     roll: Roll,
-    /// Why these objects make no nodes.
+    /// Why these objects are no usable nodes.
     unusable: BTreeMap<String, String>,
     /// `None` when no list is being read.
     next: Option<BTreeMap<String, Entry>>,
 }
 
 impl Table {
-    /// Without any object. `roll` decides who of those that clash counts.
+    /// A table without any object. `roll` decides which of the nodes that clash count.
     pub(super) fn new(roll: Roll) -> Self {
         Self { roll, unusable: BTreeMap::new(), next: None }
     }
 
-    /// A list begins: the entries stay what they are until [`Table::end`].
+    /// Begins a list. The entries stay as they are until [`Table::end`].
     pub(super) fn begin(&mut self) {
         self.next = Some(BTreeMap::new());
     }
 
-    /// The list that is being read has an object of this name already.
+    /// Whether the list that is being read has an object of this name already.
     pub(super) fn has_listed(&self, name: &str) -> bool {
         self.next.as_ref().is_some_and(|next| next.contains_key(name))
     }
 
-    /// Takes an object; what it changes if no list is being read, and what is to be said about it.
+    /// Takes in an object. Returns what it changes if no list is being read, and the lines to be logged.
     pub(super) fn put(&mut self, seen: Seen) -> (Vec<NodeUpdate>, Vec<String>) {
         let (name, rank) = (seen.name, seen.rank);
         let known = self.unusable.get(&name);
@@ -65,7 +65,8 @@ impl Table {
         (changes, words)
     }
 
-    /// Takes it that the object of this name is gone; what that changes if no list is being read, and what is to be said.
+    /// Takes out the object of this name. Returns what that changes if no list is being read, and the lines to be
+    /// logged.
     pub(super) fn remove(&mut self, name: &str) -> (Vec<NodeUpdate>, Vec<String>) {
         if let Some(next) = &mut self.next {
             next.remove(name);
@@ -75,7 +76,7 @@ impl Table {
         (self.roll.remove(name), self.roll.lines())
     }
 
-    /// The list is complete: all nodes that count, and what is to be said.
+    /// Ends the list. Returns all nodes that count, and the lines to be logged.
     pub(super) fn end(&mut self) -> (Vec<Node>, Vec<String>) {
         let (mut usable, mut unusable) = (Vec::new(), BTreeMap::new());
         for (name, entry) in self.next.take().unwrap_or_default() {
@@ -88,7 +89,7 @@ impl Table {
         (self.roll.replace(usable), self.roll.lines())
     }
 
-    /// There is an object of this name, whatever it is worth.
+    /// Whether there is an object of this name, usable or not.
     pub(super) fn has(&self, name: &str) -> bool {
         self.unusable.contains_key(name) || self.roll.get(name).is_some()
     }

@@ -1,9 +1,9 @@
-//! The task that lists and watches: it never ends, tells what changed, and says in the log what it cannot do.
+//! The task that lists and watches. It never ends, tells what changed, and says in the log what it cannot do.
 //!
-//! A round begins with a list, or resumes a watch where the last one ended. A list is streamed if the server can do that; whatever
-//! keeps it from that, it is asked for pages in the same round, and streaming is tried again with the next list. Anything
-//! else that goes wrong ends the round; nothing is told then, so that what is in the kernel stays, and the next round follows
-//! after a pause.
+//! A round begins with a list, or resumes a watch where the last one ended. The list is streamed if the server can do
+//! that. If anything keeps the server from it, the same round asks for pages, and the next list tries streaming again.
+//! Any other fault ends the round. Nothing is told then, so what is in the kernel stays. The next round follows after a
+//! pause.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -25,9 +25,9 @@ use crate::source::NodeEvent;
 use crate::source::lease::Public;
 use crate::source::pause::Pause;
 
-/// A round that lasted this long was a good one: the next pause is short again.
+/// A round that lasted this long was a good one. The next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
-/// A round that ended sooner than this is not followed by the next at once, even if nothing went wrong.
+/// After a round that was shorter than this the next one has to wait, even if nothing went wrong.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// The task's state.
@@ -37,16 +37,16 @@ pub(super) struct Watcher {
     events: mpsc::Sender<NodeEvent>,
     facts: watch::Sender<Facts>,
     table: Table,
-    /// How objects are read where flannel's nodes share the network, and what this node's annotations are.
+    /// How objects are read if flannel's nodes share the network, and what this node's annotations are.
     flannel: Option<(View, watch::Sender<flannel::Told>)>,
-    /// `None` after a fault: the files of the credentials may have been renewed.
+    /// `None` after a fault, because the files of the credentials may have been renewed.
     api: Option<Api>,
-    /// The version that the table is of; `None` if it has to be listed.
+    /// The version of the table; `None` if the nodes have to be listed.
     version: Option<String>,
-    /// It is in the log that the server does not stream lists.
+    /// Whether the log says that the server does not stream lists.
     said_pages: bool,
     pause: Pause,
-    /// The faults that are in the log, and still hold.
+    /// The faults that the log has named, and that still hold.
     said: BTreeSet<String>,
 }
 
@@ -55,7 +55,7 @@ struct Deaf;
 
 /// Why a round ended.
 enum End {
-    /// As it should.
+    /// The server ended it regularly.
     Closed,
     Fault(Fault),
     Deaf,
@@ -96,7 +96,7 @@ impl Watcher {
         }
     }
 
-    /// From now on objects are read as flannel's; what is to be known for this node's annotations.
+    /// From now on reads objects by flannel's annotations. Returns what has to be known for this node's annotations.
     pub(super) fn look_at_flannel(&mut self, view: View) -> watch::Receiver<flannel::Told> {
         let (sender, told) = watch::channel(flannel::Told::default());
         self.flannel = Some((view, sender));
@@ -143,7 +143,7 @@ impl Watcher {
                 Ok(Some(told)) => self.take(told).await?,
                 Ok(None) => break,
                 Err(fault) => {
-                    // Not even a bookmark: somebody on the way may keep back what the server says.
+                    // Not even a bookmark came: a program on the way may hold back what the server says.
                     if matches!(fault, Fault::Silent(_)) {
                         self.version = None;
                     }
@@ -155,7 +155,7 @@ impl Watcher {
         Ok(End::Closed)
     }
 
-    /// All nodes, and a watch from there.
+    /// Lists all nodes, and returns a watch from there.
     async fn list(&mut self, api: &Api) -> Result<Watch, End> {
         let streaming = match self.streamed_list(api).await {
             Ok(watch) => {
@@ -168,7 +168,7 @@ impl Watcher {
         tokio::time::sleep(streaming.retry_after()).await;
         let version = match self.paged_list(api).await {
             Ok(version) => version,
-            // It is the same for every request, or the right to watch is missing anyhow.
+            // The fault would be the same for every request, or the right to watch is missing anyhow.
             Err(End::Fault(_)) if streaming.is_the_clients() => return Err(streaming.into()),
             Err(end) => return Err(end),
         };
@@ -220,7 +220,7 @@ impl Watcher {
         }
     }
 
-    /// A list is complete.
+    /// Completes a list.
     async fn listed(&mut self, version: String) -> Result<(), Deaf> {
         let (nodes, words) = self.table.end();
         say(&words);
@@ -270,7 +270,7 @@ impl Watcher {
         } else if let Ok(node) = &mut seen.entry
             && self.flannel.is_none()
         {
-            // This node itself has other addresses. Beside flannel the published ones are in its annotations.
+            // This node itself has other addresses. Beside flannel, the annotations hold the published ones.
             let public = seen.overwrite.or(seen.public).or(Public { v4: node.v4, v6: node.v6 });
             (node.v4, node.v6) = (public.v4, public.v6);
         }
@@ -283,7 +283,7 @@ impl Watcher {
         self.events.send(event).await.map_err(|_| Deaf)
     }
 
-    /// The server gave what it was asked for. What it said there may still be unreadable.
+    /// Notes that the server gave what it was asked for. Its content may still be unreadable.
     fn answered(&mut self) {
         let before = self.said.len();
         self.said.retain(|class| class == MALFORMED);
@@ -292,7 +292,7 @@ impl Watcher {
         }
     }
 
-    /// What follows from a fault.
+    /// Draws the consequences of a fault.
     fn fail(&mut self, fault: &Fault) {
         if fault.doubts_the_version() {
             self.version = None;
