@@ -53,8 +53,8 @@ fn managers() -> PathBuf {
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
     let root = target.join("managers");
     assert!(
-        root.join("usr/sbin/NetworkManager").exists(),
-        "{} is not there: type tests/setup",
+        ["NetworkManager", "avahi-daemon"].iter().all(|name| root.join("usr/sbin").join(name).exists()),
+        "{} lacks managers of networks: type tests/setup",
         root.display()
     );
     root
@@ -143,4 +143,102 @@ fn dhcpcd_leaves_our_links_alone() {
     for link in OURS {
         assert!(!said.lines().any(|line| line.contains(link)), "{link}: {said}");
     }
+}
+
+/// Starts avahi-daemon with this file, and gives its log up to when it has looked at all links. Each link has an address, without
+/// which avahi would not use it; `eth0` is the uplink.
+fn avahi(file: &str) -> String {
+    inside(&format!(
+        r#"
+        {file} >/run/avahi.conf
+        echo 'enable-dbus=no' >>/run/avahi.conf
+        ip link add eth0 type veth peer name w0
+        ip link set eth0 up
+        ip link set w0 up
+        ip address add 192.0.2.1/24 dev eth0
+        for link in $LINKS; do ip address add 10.244.1.0/32 dev "$link"; done
+        # It wants a user and a group of its own, even if it stays root.
+        (cat /etc/passwd; echo avahi:x:990:990::/:/bin/false) >/run/passwd
+        (cat /etc/group; echo avahi:x:990:) >/run/group
+        mount --bind /run/passwd /etc/passwd
+        mount --bind /run/group /etc/group
+        $with "$ROOT/usr/sbin/avahi-daemon" --no-drop-root --no-chroot --no-rlimits --debug --file /run/avahi.conf \
+            >/run/log 2>&1 &
+        manager=$!
+        until_logged 'Network interface enumeration completed'
+        until_logged 'Registering new address record for 192.0.2.1 on eth0'
+        kill -9 $manager
+        cat /run/log
+        ip -oneline -4 address show
+        "#,
+    ))
+}
+
+/// What avahi does with a link: it sends and receives there, and tells the network that the link's address is this machine's.
+fn is_used_by_avahi(log: &str, link: &str) -> bool {
+    let lines = [
+        format!("Joining mDNS multicast group on interface {link}.IPv4"),
+        format!("Registering new address record for 10.244.1.0 on {link}."),
+    ];
+    lines.iter().any(|line| log.contains(line))
+}
+
+#[test]
+fn avahi_uses_our_links_unless_its_file_names_the_uplinks() {
+    let (without, with) = (avahi("echo '[server]'"), avahi("cat avahi/ferrule.conf"));
+    for link in OURS {
+        assert!(is_used_by_avahi(&without, link), "{link}: {without}");
+        assert!(!is_used_by_avahi(&with, link), "{link}: {with}");
+    }
+    // It gives no addresses, with our line or without.
+    for log in [without, with] {
+        let given = log.lines().filter(|line| line.contains(" inet ") && !line.contains(" lo "));
+        assert_eq!(given.count(), OURS.len() + 2, "{log}");
+    }
+}
+
+/// Starts ifupdown with this file, as the boot does (`ifup -a`) and as udev does for each link; the links that it configured.
+fn ifupdown(file: &str) -> Vec<String> {
+    let said = inside(&format!(
+        r#"
+        hotplug=$(find "$ROOT" -name ifupdown-hotplug)
+        sbin=$(dirname "$(find "$ROOT" -name ifquery -path '*/sbin/*')")
+        mkdir -p /run/etc/network/if-pre-up.d /run/etc/network/if-up.d /run/network
+        {file} >/run/etc/network/interfaces
+        echo 'iface uplink inet static' >>/run/etc/network/interfaces
+        echo '    address 198.51.100.7/24' >>/run/etc/network/interfaces
+        printf '#!/bin/sh\necho uplink\n' >/run/map
+        chmod +x /run/map
+        mount --bind /run/etc /etc
+        # The only directories in which the script looks for programs.
+        mount --bind "$sbin" /usr/sbin
+        ip link add enp9s0 type veth peer name w0
+        ifup -a
+        for link in $LINKS enp9s0; do
+            # The script goes on in the background: until it ends, it keeps the pipe open.
+            ACTION=add INTERFACE="$link" "$hotplug" 9>&1 | cat
+        done
+        ip -oneline -4 address show
+        "#,
+    ));
+    let configured = said.lines().filter(|line| line.contains("inet 198.51.100.7/24"));
+    configured.map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect()
+}
+
+#[test]
+fn ifupdown_touches_our_links_only_where_its_file_covers_all_links() {
+    // As Debian installs it.
+    assert_eq!(ifupdown("echo 'auto lo'"), [""; 0]);
+    let everything = [
+        "echo 'auto /*=uplink'",
+        // By the hotplug: a pattern alone gives it no stanza for a link.
+        "printf 'allow-hotplug /*\\nmapping *\\n script /run/map\\n'",
+    ];
+    for file in everything {
+        let all = ifupdown(file);
+        for link in OURS.into_iter().chain([CONTROL, "enp9s0"]) {
+            assert!(all.iter().any(|configured| configured == link), "{file}: {link}: {all:?}");
+        }
+    }
+    assert_eq!(ifupdown("cat ifupdown/ferrule.conf"), ["enp9s0"]);
 }
