@@ -1,8 +1,8 @@
-//! Leases and their former holders in few bytes: what the store keeps of them and, byte for byte, what is kept of them in
-//! memory. Pure. Which records there are lives in `store::record`, the table of leases in `table`.
+//! Leases and their former holders in few bytes. The store and the memory keep them in the same form, byte for byte.
+//! Pure. Which records there are is said in `store::record`. The table of leases is in `table`.
 //!
-//! Numbers are LEB128. A text that ends in lower-case hexadecimal digits or a UUID, as ids of containers, uids of pods and
-//! paths of namespaces do, has that end as bytes: half of a lease as it comes from a kubelet.
+//! Numbers are written as LEB128. Ids of containers, uids of pods and paths of namespaces end in lower-case hexadecimal
+//! digits or in a UUID. Such an end is packed as bytes. It makes up half of a lease as a kubelet asks for it.
 
 use ferrule_model::{Attachment, AttachmentHash};
 use ferrule_wire::messages::{Lease, Pod};
@@ -12,14 +12,14 @@ use std::iter::from_fn;
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Fewer digits than this stay text.
+/// An end with fewer digits than this stays text.
 const HEX_MIN: usize = 16;
 
 /// Length of a UUID as text, and the places of its dashes.
 const UUID: usize = 36;
 const DASHES: [usize; 4] = [8, 13, 18, 23];
 
-/// Whose a released address was.
+/// Who had an address that was released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Former {
     /// The attachment that had it.
@@ -28,7 +28,7 @@ pub struct Former {
     pub pod: Option<Pod>,
 }
 
-/// Bytes that are not what was written here.
+/// The bytes are not what this module has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it ends early or holds what cannot be")]
 pub struct Broken;
@@ -38,13 +38,13 @@ pub trait Compact: Sized {
     /// Adds the value's bytes.
     fn write(&self, to: &mut Vec<u8>);
 
-    /// Reads the value and leaves what comes behind it.
+    /// Reads the value, and leaves the bytes after it.
     ///
     /// # Errors
     /// The bytes are no such value.
     fn read(from: &mut &[u8]) -> Result<Self, Broken>;
 
-    /// Passes over a value that could be read.
+    /// Skips a value, and checks that it could be read.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -69,8 +69,8 @@ impl<T: Compact> Packed<T> {
         Self::of_bytes(&bytes)
     }
 
-    /// What `skip` has passed over, in a piece of memory of just this size: a larger one cut down would leave a hole for
-    /// each lease.
+    /// The bytes that `skip` has passed over. They get a piece of memory of exactly their size: a larger piece that is
+    /// cut down would leave a hole for each lease.
     pub(crate) fn of_bytes(bytes: &[u8]) -> Self {
         Self { bytes: bytes.into(), of: PhantomData }
     }
@@ -93,7 +93,7 @@ impl<T: Compact> Packed<T> {
 }
 
 impl Packed<Lease> {
-    /// The addresses, without the rest of the lease.
+    /// The addresses. The rest of the lease is not unpacked.
     pub fn addresses(&self) -> impl Iterator<Item = IpNetwork> {
         let mut rest = &*self.bytes;
         let skipped = skip_attachment(&mut rest).and_then(|()| number(&mut rest));
@@ -101,7 +101,7 @@ impl Packed<Lease> {
         (0..count).map_while(move |_| address(&mut rest).ok())
     }
 
-    /// Whether this is the name of its pool.
+    /// Whether its pool has this name.
     #[must_use]
     pub fn is_of_pool(&self, name: &str) -> bool {
         let mut rest = &*self.bytes;
@@ -115,7 +115,7 @@ impl Packed<Lease> {
         pool().is_ok_and(|pool| pool.bytes().eq(name.bytes()))
     }
 
-    /// Whether this is the name of its network.
+    /// Whether its network has this name.
     #[must_use]
     pub fn is_of_network(&self, name: &str) -> bool {
         Text::take(&mut &*self.bytes).is_ok_and(|network| network.bytes().eq(name.bytes()))
@@ -135,7 +135,7 @@ impl Packed<Lease> {
         attachment_hash(&self.bytes).expect("what was packed can be read")
     }
 
-    /// Whose its addresses are, for the time when it has ended.
+    /// Who had its addresses, for the time after the lease has ended.
     #[must_use]
     pub fn former(&self) -> Packed<Former> {
         #[expect(clippy::expect_used, reason = "as in `open`")]
@@ -144,7 +144,7 @@ impl Packed<Lease> {
             .expect("what was packed can be read")
     }
 
-    /// The attachment and the pod, and what is between them left out.
+    /// The bytes of the attachment and those of the pod, without what is between them.
     fn parts_of_former(&self) -> Result<[&[u8]; 2], Broken> {
         let mut rest = &*self.bytes;
         skip_attachment(&mut rest)?;
@@ -158,14 +158,15 @@ impl Packed<Lease> {
         Ok([attachment, &from_pod[..from_pod.len() - rest.len()]])
     }
 
-    /// Something to compare leases with: an attachment and nothing behind it, not to be opened.
+    /// A probe to compare leases with: it has an attachment and nothing after it. It must not be opened.
     pub(crate) fn probe(attachment: &Attachment) -> Self {
         let mut bytes = Vec::with_capacity(128);
         attachment.write(&mut bytes);
         Self { bytes: bytes.into(), of: PhantomData }
     }
 
-    /// The first bytes of network, a zero, container and so on: in the order of attachments, as far as they differ so early.
+    /// The first bytes of the network's name, a zero, the container's id and so on. Where they differ, their order is
+    /// that of the attachments.
     pub(crate) fn prefix(&self) -> u128 {
         let mut rest = &*self.bytes;
         let texts = from_fn(|| Text::take(&mut rest).ok()).take(2);
@@ -173,7 +174,7 @@ impl Packed<Lease> {
         bytes.take(16).fold(0, |prefix, byte| prefix << 8 | u128::from(byte))
     }
 
-    /// The order of attachments, without unpacking them.
+    /// Compares by attachment, without unpacking.
     pub(crate) fn cmp_attachment(&self, other: &Self) -> Ordering {
         let (mut one, mut other) = (&*self.bytes, &*other.bytes);
         for _ in 0..3 {
@@ -332,9 +333,9 @@ pub(crate) fn put_number(to: &mut Vec<u8>, mut number: u64) {
     to.push((number & 0x7f) as u8);
 }
 
-/// Takes a number off the front.
+/// Reads a number from the front and removes it.
 pub(crate) fn number(from: &mut &[u8]) -> Result<u64, Broken> {
-    // Nearly all are lengths.
+    // Nearly all numbers are lengths.
     if let [short @ ..0x80, rest @ ..] = *from {
         *from = rest;
         return Ok(u64::from(*short));
@@ -350,12 +351,12 @@ pub(crate) fn number(from: &mut &[u8]) -> Result<u64, Broken> {
     Err(Broken)
 }
 
-/// Takes a byte off the front.
+/// Reads a byte from the front and removes it.
 pub(crate) fn byte(from: &mut &[u8]) -> Result<u8, Broken> {
     array::<1>(from).map(|[byte]| byte)
 }
 
-/// Takes some bytes off the front.
+/// Reads some bytes from the front and removes them.
 pub(crate) fn array<const N: usize>(from: &mut &[u8]) -> Result<[u8; N], Broken> {
     let (first, rest) = from.split_first_chunk().ok_or(Broken)?;
     *from = rest;
@@ -399,7 +400,7 @@ impl<'a> Text<'a> {
         Ok(Self { plain, end, packed: slice(from, packed)? })
     }
 
-    /// The order of texts. Those of one form are not spelled out.
+    /// Compares as texts. Two texts of one form are not spelled out for it.
     fn cmp(self, other: Self) -> Ordering {
         let both = self.plain.len().min(other.plain.len());
         let same_form = self.plain.len() == other.plain.len() && self.end == other.end;
@@ -462,7 +463,7 @@ fn text(from: &mut &[u8]) -> Result<String, Broken> {
 
 fn skip_texts(from: &mut &[u8], count: usize) -> Result<(), Broken> {
     for _ in 0..count {
-        // What is packed are digits: the plain part alone says whether it is text.
+        // The packed end stands for hexadecimal digits, so the plain part alone decides whether the whole is text.
         str::from_utf8(Text::take(from)?.plain).map_err(|_| Broken)?;
     }
     Ok(())

@@ -2,10 +2,10 @@
 //!
 //! Pure: no clock, no I/O, no attachments. What an address is given for lives in `service`.
 //!
-//! A walk through one address of a /24: the cursor comes to 10.244.1.5, nobody ever had it, it is given. Released, it
-//! goes to the end of the line of released addresses and rests for the cooldown. The cursor goes on through
-//! addresses that nobody had; only when there are none left does the head of the line come back, which by then
-//! is the one released longest ago.
+//! A walk through one address of a /24: the cursor comes to 10.244.1.5. Nobody has ever had that address, so it is
+//! given. When it is released, it goes to the end of the line of released addresses and rests for the cooldown. The
+//! cursor goes on through addresses that nobody has had. Only when there are none left does the pool give the head of
+//! the line, which is then the address that was released longest ago.
 //!
 //! Memory follows what was given, never the size of the subnet: a /64 costs what its leases cost.
 
@@ -19,8 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::time::Duration;
 
-/// From this many released addresses on, the one released longest ago is preferred to a fresh one, so that the line
-/// does not grow for ever in a subnet that the cursor never gets through. A /16 never comes to it.
+/// When the line has this many released addresses, the pool gives the one that was released longest ago rather than a
+/// fresh one. Otherwise the line would grow for ever in a subnet that the cursor never gets through. A /16 never has so
+/// many.
 const LINE_CAP: usize = 1 << 16;
 
 /// A pool as configured.
@@ -39,24 +40,24 @@ pub struct PoolSpec {
 /// What a caller asks a pool for, beyond an address of each family.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Wish<'a> {
-    /// Exactly these, at most one of a family.
+    /// Exactly these addresses, at most one of each family.
     pub requested: &'a [IpAddr],
-    /// Only addresses inside one of these, for the families that occur.
+    /// Only addresses inside one of these ranges, for the families that occur in them.
     pub ranges: &'a [AddressRange],
 }
 
 /// Why a pool gives nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// No address is left; the counts of the family, or of its part inside the ranges that were asked for.
+    /// No address is left. The counts are those of the family, or of its part inside the ranges that were asked for.
     Exhausted(Counts),
-    /// The requested address is given.
+    /// The requested address is in use.
     InUse(IpAddr),
-    /// The requested address is none that this pool gives.
+    /// This pool never gives the requested address.
     NotOurs(IpAddr),
     /// The node itself has the requested address.
     Held(IpAddr),
-    /// No address of the range is one that this pool gives.
+    /// The pool gives no address of this range.
     Outside(AddressRange),
 }
 
@@ -65,7 +66,7 @@ pub enum Refusal {
 pub struct Taken {
     /// The address.
     pub address: IpAddr,
-    /// Whether somebody had it before, so that the record of its release is to go.
+    /// Whether somebody had it before. Then the record of its release is to be removed.
     pub was_released: bool,
 }
 
@@ -80,7 +81,8 @@ pub struct Counts {
     pub in_use: u64,
     /// Released, within the cooldown.
     pub resting: u64,
-    /// Never given: network, broadcast, reserved, what the configured ranges leave out, and what the node itself has.
+    /// Never given: network and broadcast addresses, reserved ones, those outside of the configured ranges, and those
+    /// that the node itself has.
     pub reserved: u128,
     /// All addresses of the subnets.
     pub size: u128,
@@ -96,7 +98,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of which nothing is given yet. Released addresses rest for `cooldown`.
+    /// A pool that has given no address yet. Released addresses rest for `cooldown`.
     #[must_use]
     pub fn new(spec: &PoolSpec, cooldown: Duration) -> Self {
         let spaces = [Family::Ipv4, Family::Ipv6]
@@ -113,10 +115,10 @@ impl Pool {
         &self.name
     }
 
-    /// Gives one address of each family, all or none.
+    /// Gives one address of each family: all of them or none.
     ///
     /// # Errors
-    /// Why the first family that cannot give one does not.
+    /// The refusal of the first family that cannot give one.
     pub fn allocate(&mut self, wish: Wish<'_>, now: Duration) -> Result<Vec<Taken>, Refusal> {
         if let Some(&stray) = wish.requested.iter().find(|&&address| !self.may_give(address)) {
             return Err(Refusal::NotOurs(stray));
@@ -129,19 +131,19 @@ impl Pool {
         Ok(self.spaces.iter_mut().zip(chosen).map(|(space, number)| space.take(number)).collect())
     }
 
-    /// Whether the address is one that this pool gives, now or once it is free.
+    /// Whether this pool gives the address, now or once it is free.
     #[must_use]
     pub fn may_give(&self, address: IpAddr) -> bool {
         self.spaces.iter().any(|s| s.family == family_of(address) && s.may_give(number_of(address)))
     }
 
-    /// Takes which addresses the node itself has. They are not given while it has them.
+    /// Sets which addresses the node itself has. The pool does not give them while the node has them.
     pub fn hold(&mut self, held: &[IpAddr]) {
         for space in &mut self.spaces {
             let ours =
                 held.iter().copied().filter(|&address| family_of(address) == space.family).map(number_of);
             space.held = ours.collect();
-            // What it has no more was passed over.
+            // The cursor may have passed over addresses that the node no longer has.
             space.cursor = (0, 0);
         }
     }
@@ -149,25 +151,26 @@ impl Pool {
     /// Whether [`allocate`](Self::allocate) would succeed now.
     ///
     /// # Errors
-    /// As that one's.
+    /// As for `allocate`.
     pub fn probe(&mut self, now: Duration) -> Result<(), Counts> {
         let full =
             self.spaces.iter_mut().find_map(|space| space.next(now).is_none().then(|| space.counts(now)));
         full.map_or(Ok(()), Err)
     }
 
-    /// Takes an address back. `false` if this pool did not give it or it is not the pool's any more.
+    /// Takes an address back. Returns `false` if this pool did not give it, or if it is no longer the pool's.
     pub fn release(&mut self, address: IpAddr, now: Duration) -> bool {
         self.space(address).is_some_and(|space| space.release(number_of(address), now))
     }
 
-    /// Marks an address as given, as the store says. `false` if the pool may not give it, or it is marked already.
+    /// Marks an address as given, as the store says. Returns `false` if the pool may not give it, or if it is marked
+    /// already.
     pub fn restore_given(&mut self, address: IpAddr) -> bool {
         self.space(address).is_some_and(|space| space.restore_given(number_of(address)))
     }
 
-    /// Puts an address in the line of released ones, as the store says. `false` if the pool may not give it, or it
-    /// is marked already.
+    /// Puts an address into the line of released ones, as the store says. Returns `false` if the pool may not give it,
+    /// or if it is marked already.
     pub fn restore_released(&mut self, address: IpAddr, released_at: Duration) -> bool {
         self.space(address).is_some_and(|space| space.restore_released(number_of(address), released_at))
     }
@@ -184,12 +187,14 @@ impl Pool {
         self.spaces.iter().any(|s| s.family == family_of(address) && s.given.contains(number_of(address)))
     }
 
-    /// Released addresses with the time of their release, longest ago first within a family.
+    /// The released addresses with the time of their release. Within a family, the one released longest ago comes
+    /// first.
     pub fn released(&self) -> impl Iterator<Item = (IpAddr, Duration)> {
         self.spaces.iter().flat_map(|s| s.line.iter().map(|&(at, number)| (s.address_of(number), at)))
     }
 
-    /// The addresses that rest at `now`, released behind (`time`, `address`), longest ago first; at most `most`.
+    /// The addresses that rest at `now` and come after (`time`, `address`), at most `most` of them. The one released
+    /// longest ago comes first.
     pub(crate) fn resting(
         &self,
         after: Option<(Duration, IpAddr)>,
@@ -220,18 +225,18 @@ struct Space {
     family: Family,
     subnets: Vec<IpNetwork>,
     cooldown: Duration,
-    /// What may be given, first and last of each stretch, in the order of use.
+    /// What may be given: the first and last number of each stretch, in the order of use.
     stretches: Vec<(u128, u128)>,
-    /// The same, last by first, to find the stretch of an address.
+    /// The same with the first number as the key and the last as the value, to find the stretch of an address.
     index: BTreeMap<u128, u128>,
-    /// Stretch and offset in it: nothing before was never given.
+    /// The stretch, and the offset in it. Every address before this place has been given at some time.
     cursor: (usize, u128),
     given: Numbers,
-    /// The line: released addresses by the time of their release.
+    /// The line: released addresses, ordered by the time of their release.
     line: BTreeSet<(Duration, u128)>,
     released_at: HashMap<u128, Duration>,
     line_cap: usize,
-    /// Addresses of the node itself, few.
+    /// Addresses that the node itself has. There are few.
     held: BTreeSet<u128>,
 }
 
@@ -264,7 +269,7 @@ impl Space {
         }
     }
 
-    /// The address to give next. It stays the next until something changes.
+    /// The address to give next. It stays the same until something changes.
     fn next(&mut self, now: Duration) -> Option<u128> {
         let oldest = self.line.iter().find(|(_, number)| !self.held.contains(number)).copied();
         if self.line.len() >= self.line_cap
@@ -273,11 +278,12 @@ impl Space {
         {
             return Some(number);
         }
-        // The head of the line is the one that rested longest: if it still rests, all the others do.
+        // The head of the line has rested longest: if it still rests, all the others do too.
         self.fresh().or(oldest.map(|(_, number)| number))
     }
 
-    /// The next address that nobody had. Amortised constant time: the cursor passes each address once.
+    /// The next address that nobody has had. It takes amortised constant time, because the cursor passes each address
+    /// once.
     fn fresh(&mut self) -> Option<u128> {
         while let Some(&(first, last)) = self.stretches.get(self.cursor.0) {
             if self.cursor.1 > last - first {
@@ -309,7 +315,7 @@ impl Space {
             return self.next(now).ok_or_else(|| Refusal::Exhausted(self.counts(now)));
         }
         let stretches = self.stretches_in(&ranges);
-        // Passes at most as many addresses as are given or in the line.
+        // This passes at most as many addresses as are given or in the line.
         let fresh =
             stretches.iter().find_map(|&(first, last)| (first..=last).find(|&number| self.is_fresh(number)));
         let among = |number: &u128| {
@@ -325,7 +331,7 @@ impl Space {
         numbers_of(self.family, range).is_some_and(|range| !self.stretches_in(&[range]).is_empty())
     }
 
-    /// What may be given inside the ranges, in the order of use.
+    /// The parts of the stretches that lie inside the ranges, in the order of use.
     fn stretches_in(&self, ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
         let parts = self
             .stretches
@@ -363,7 +369,7 @@ impl Space {
         self.given.contains(number) || self.released_at.contains_key(&number)
     }
 
-    /// Whether nobody had it, the node neither.
+    /// Whether nobody has had the address, and the node does not have it either.
     fn is_fresh(&self, number: u128) -> bool {
         !self.is_known(number) && !self.held.contains(&number)
     }
@@ -382,7 +388,8 @@ impl Space {
     }
 
     fn counts(&self, now: Duration) -> Counts {
-        // Rested: released_at + cooldown <= now. Without the subtraction's floor, all would count in the first seconds.
+        // An address has rested if released_at + cooldown <= now. Soon after a boot the subtraction would go below
+        // zero; then no address has rested yet.
         let resting = match now.checked_sub(self.cooldown) {
             Some(since) => self.line.iter().rev().take_while(|(at, _)| *at > since).count(),
             None => self.line.len(),
@@ -408,7 +415,7 @@ impl Space {
         now: Duration,
     ) -> impl Iterator<Item = (Duration, IpAddr)> {
         let from = match after {
-            // Of one time, addresses are in order, IPv4 before IPv6.
+            // Addresses that were released at the same time are in order, IPv4 before IPv6.
             Some((at, address)) if family_of(address) == self.family => Excluded((at, number_of(address))),
             Some((at, _)) if self.family == Family::Ipv4 => Excluded((at, u128::MAX)),
             Some((at, _)) => Included((at, 0)),
@@ -418,7 +425,7 @@ impl Space {
         resting.map(|&(at, number)| (at, self.address_of(number)))
     }
 
-    /// The counts of what lies inside the ranges.
+    /// The counts of the addresses inside the ranges.
     fn counts_in(&self, ranges: &[(u128, u128)], now: Duration) -> Counts {
         let among = |number: u128| ranges.iter().any(|&(first, last)| (first..=last).contains(&number));
         let in_use = self.given.iter().filter(|&number| among(number)).count() as u64;
@@ -442,7 +449,7 @@ impl Space {
 
     fn address_of(&self, number: u128) -> IpAddr {
         match self.family {
-            // Numbers of an IPv4 space come from IPv4 addresses, so the cut loses nothing.
+            // The numbers of an IPv4 space are made from IPv4 addresses, so the conversion loses nothing.
             #[expect(clippy::cast_possible_truncation, reason = "an IPv4 number has 32 bits")]
             Family::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
             Family::Ipv6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
@@ -471,8 +478,8 @@ fn numbers_of(family: Family, range: &AddressRange) -> Option<(u128, u128)> {
     (ours && first <= last).then_some((first, last))
 }
 
-/// The stretches of a subnet's hosts: those inside its ranges if it has some, else all. Ranges are taken in order, which
-/// is the order of use.
+/// The stretches of a subnet's hosts. If the subnet has ranges, they are the parts inside these, in the order of the
+/// ranges, which is the order of use.
 fn inside(subnet: &IpNetwork, ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
     let whole = bounds(subnet);
     let mut own = ranges.iter().filter(|&&range| common(whole, range).is_some()).peekable();
@@ -482,7 +489,7 @@ fn inside(subnet: &IpNetwork, ranges: &[(u128, u128)]) -> Vec<(u128, u128)> {
     own.filter_map(|&range| common(hosts(subnet), range)).collect()
 }
 
-/// What two stretches have in common.
+/// The numbers that are in both stretches.
 fn common(one: (u128, u128), other: (u128, u128)) -> Option<(u128, u128)> {
     let (first, last) = (one.0.max(other.0), one.1.min(other.1));
     (first <= last).then_some((first, last))
@@ -493,8 +500,9 @@ fn bounds(network: &IpNetwork) -> (u128, u128) {
     (number_of(network.network()), number_of(network.broadcast()))
 }
 
-/// First and last address that a host may have: not the network address (in IPv6 the routers' anycast address,
-/// RFC 4291 section 2.6.1), nor the IPv4 broadcast address. Networks of one or two addresses have neither (RFC 3021, RFC 6164).
+/// First and last address that a host may have. The network address (in IPv6 the routers' anycast address, RFC 4291
+/// section 2.6.1) and the IPv4 broadcast address are left out. Networks of one or two addresses have neither (RFC 3021,
+/// RFC 6164).
 fn hosts(network: &IpNetwork) -> (u128, u128) {
     let (first, last) = bounds(network);
     match network {
@@ -508,7 +516,7 @@ fn length((first, last): (u128, u128)) -> u128 {
     (last - first).saturating_add(1)
 }
 
-/// What is left of a stretch without the reserved ones, which are sorted.
+/// What is left of a stretch without the reserved addresses, which are sorted.
 fn without((first, last): (u128, u128), reserved: &[(u128, u128)]) -> Vec<(u128, u128)> {
     let mut left = Vec::new();
     let mut from = first;

@@ -1,8 +1,8 @@
-//! What a call does to the leases: `(request, now)` to an answer and the changes that the store must hold before the
-//! answer goes out.
+//! What a call does to the leases. It turns `(request, now)` into an answer and the changes that the store must hold
+//! before the answer goes out.
 //!
-//! Pure: `now` is handed in (`CLOCK_BOOTTIME`, so that a wall clock set back changes nothing), there is no I/O. Making
-//! changes durable and undoing them when the store fails lives in `writer`.
+//! Pure: the time `now` is handed in, and there is no I/O. The time is `CLOCK_BOOTTIME`, so that a wall clock that is
+//! set back changes nothing. Making changes durable, and undoing them when the store fails, is done in `writer`.
 
 use crate::decide::check;
 use crate::decide::compact::Packed;
@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Most leases in one answer: at the longest names that [`check`] lets through, they fit in one message.
+/// Most leases in one answer. Even with the longest names that [`check`] accepts, they fit into one message.
 pub const PAGE: usize = 64;
 
 /// What the configuration and `node.json` say.
@@ -32,7 +32,7 @@ pub struct Settings {
     pub cooldown: Duration,
     /// MTU of the pods' interfaces.
     pub mtu: Option<u32>,
-    /// Why there is no pool and what to do, for callers while there is none.
+    /// Why there is no pool and what to do about it. Callers are told this while there is none.
     pub why_no_pool: String,
     /// Addresses that the node itself has, each with its link.
     pub held: BTreeMap<IpAddr, String>,
@@ -51,18 +51,18 @@ pub enum ServiceRequest {
     Status(Status),
     /// See the interface file.
     Collect(Collect),
-    /// The next leases behind this attachment, at most [`PAGE`]: a part of `List`.
+    /// The next leases after this attachment, at most [`PAGE`]: one page of `List`.
     Leases {
         /// The last attachment of the page before.
         after: Option<Attachment>,
     },
     /// See the interface file.
     Pools,
-    /// The next resting addresses behind this one and the time of its release, at most [`PAGE`]: a part of `Resting`.
+    /// The next resting addresses after this one and the time of its release, at most [`PAGE`]: one page of `Resting`.
     Resting {
-        /// Name of the pool; `None` = all.
+        /// Name of the pool; `None` means all pools.
         pool: Option<String>,
-        /// The last one of the page before.
+        /// The last address of the page before.
         after: Option<(Duration, IpAddr)>,
     },
 }
@@ -82,13 +82,13 @@ pub enum Answer {
     Resting(RestingPage),
 }
 
-/// A part of the answer to `Resting`.
+/// One page of the answer to `Resting`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct RestingPage {
-    /// The part.
+    /// The page.
     #[serde(flatten)]
     pub reply: RestingReply,
-    /// Behind which the next one begins.
+    /// The last address of this page, after which the next page begins.
     #[serde(skip)]
     pub last: Option<(Duration, IpAddr)>,
 }
@@ -98,14 +98,14 @@ pub struct RestingPage {
 pub struct Service {
     leases: Table,
     pools: Vec<Pool>,
-    /// Released addresses that no pool gives now, for the case that their subnet comes back within their cooldown.
+    /// Released addresses that no pool gives now. Their subnet may come back within their cooldown.
     homeless: BTreeMap<IpAddr, Duration>,
     /// Who had the addresses that rest.
     formers: Formers,
-    /// Addresses in leases of a pool that the pool does not give, by the pool's name. Counted when the pools change, so that
-    /// a look at the pools does not walk all leases.
+    /// For each pool, by name: how many addresses in its leases the pool does not give. They are counted when the pools
+    /// change, so that a question about the pools does not walk all leases.
     draining: BTreeMap<(String, Family), u64>,
-    /// How many leases of each pool are of pods that are gone, as the last look saw.
+    /// For each pool: how many leases belong to pods that are gone, as the last look saw it.
     missing: HashMap<String, u64>,
     settings: Settings,
 }
@@ -124,7 +124,8 @@ impl Service {
         service
     }
 
-    /// Takes other settings: added subnets are used from now on; withdrawn ones give nothing more, their leases stay.
+    /// Takes new settings. Added subnets are used from now on. Withdrawn subnets give nothing more, and their leases
+    /// stay.
     pub fn reconfigure(&mut self, settings: Settings) {
         self.settings = settings;
         let mut released: Vec<_> = self.pools.iter().flat_map(Pool::released).collect();
@@ -132,7 +133,7 @@ impl Service {
         self.place(released);
     }
 
-    /// Drops released addresses that have rested and that no pool gives any more; the store may forget them too.
+    /// Forgets released addresses that have rested and that no pool gives any more. The store may forget them too.
     pub fn forget_rested(&mut self, now: Duration) -> Vec<Change> {
         let rested = |at: Duration| at + self.settings.cooldown <= now;
         let (gone, kept) = std::mem::take(&mut self.homeless).into_iter().partition(|&(_, at)| rested(at));
@@ -140,12 +141,12 @@ impl Service {
         BTreeMap::into_keys(gone).map(Change::Forgotten).collect()
     }
 
-    /// Takes how many leases of each pool are of pods that are gone.
+    /// Sets how many leases of each pool belong to pods that are gone.
     pub fn miss(&mut self, missing: HashMap<String, u64>) {
         self.missing = missing;
     }
 
-    /// The addresses that the node itself has of those that the pools give, each with whose lease has it.
+    /// The addresses that the node itself has and a pool gives, each with the lease that has it.
     pub fn held(&self) -> impl Iterator<Item = (IpAddr, &str, Option<Attachment>)> {
         let ours = self.settings.held.iter().filter(|(address, _)| self.pool_of(**address).is_some());
         ours.map(|(address, link)| (*address, link.as_str(), self.holder(*address)))
@@ -343,7 +344,7 @@ impl Service {
         PoolsReply { pools }
     }
 
-    /// Pools, or families of a pool, that are no more but have leases yet.
+    /// Pools, or families of a pool, that no longer exist but still have leases.
     fn withdrawn(&self) -> impl Iterator<Item = PoolStatus> {
         let is_there =
             |name: &str, family| self.pools.iter().any(|pool| pool.name() == name && pool.has_family(family));
@@ -366,7 +367,7 @@ impl Service {
         pools.iter().any(|pool| pool.name() == name && pool.has_given(address))
     }
 
-    /// An address of this lease is about to be released.
+    /// Called before an address of this lease is released.
     fn drained(&mut self, lease: &Packed<Lease>, address: IpAddr) {
         if self.draining.is_empty() {
             return;
@@ -420,14 +421,15 @@ impl Service {
         }
     }
 
-    /// The pool named, else the one that has the first of the requested addresses, else the node's first.
+    /// The pool of this name. Without a name it is the pool that has the first of the requested addresses, else the
+    /// node's first pool.
     fn pool_for(&mut self, name: Option<String>, requested: &[IpAddr]) -> Result<&mut Pool, CallError> {
         let owner = requested.first().and_then(|&ip| self.pools.iter().find(|pool| pool.may_give(ip)));
         let name = name.or_else(|| owner.map(|pool| pool.name().to_owned()));
         self.pool(name)
     }
 
-    /// A pool's refusal as the caller is told it.
+    /// A pool's refusal, as the caller is told of it.
     fn refused(&self, pool: &str, refusal: Refusal) -> CallError {
         let argument = |field: &str, reason| CallError::InvalidArgument { field: field.to_owned(), reason };
         match refusal {
@@ -467,7 +469,7 @@ impl Service {
         }
     }
 
-    /// Whose lease holds the address. Looks through all of them: for errors.
+    /// The lease that holds the address. This looks through all leases, so it is used only for errors.
     fn holder(&self, address: IpAddr) -> Option<Attachment> {
         let holds = |lease: &&Packed<Lease>| lease.addresses().any(|held| held.ip() == address);
         self.leases.iter().find(holds).map(Packed::attachment)
@@ -487,7 +489,7 @@ impl Service {
         found.ok_or(CallError::NoPool { pool: name, reason })
     }
 
-    /// Builds the pools anew and puts every known address where it belongs.
+    /// Builds the pools anew, and puts every known address into the pool where it belongs.
     fn place(&mut self, released: Vec<(IpAddr, Duration)>) {
         let Settings { pools, cooldown, held, .. } = &self.settings;
         self.pools = pools.iter().map(|spec| Pool::new(spec, *cooldown)).collect();
@@ -498,7 +500,8 @@ impl Service {
             for address in lease.addresses() {
                 let holder =
                     self.pools.iter_mut().find_map(|pool| pool.restore_given(address.ip()).then_some(&*pool));
-                // Its subnet was withdrawn, or is another pool's now: it goes with its lease.
+                // The address's subnet was withdrawn, or belongs to another pool now. The address goes when its lease
+                // ends.
                 if !holder.is_some_and(|pool| lease.is_of_pool(pool.name())) {
                     *self.draining.entry((lease.open().pool, Family::of(&address))).or_default() += 1;
                 }

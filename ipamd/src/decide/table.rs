@@ -1,5 +1,5 @@
-//! The table of leases, ordered by attachment. Pure. Each lease is one short piece of memory; who asks for it gets it
-//! unpacked.
+//! The table of leases, ordered by attachment. Pure. Each lease is one short piece of memory, and is unpacked for
+//! whoever asks for it.
 
 use crate::decide::compact::Packed;
 use ferrule_model::Attachment;
@@ -14,7 +14,7 @@ pub(crate) struct Table {
     rows: BTreeSet<Row>,
 }
 
-/// A lease, or a probe, compared by its attachment alone.
+/// A lease or a probe. It is compared by its attachment alone.
 #[derive(Debug, Clone)]
 struct Row(Packed<Lease>);
 
@@ -23,7 +23,7 @@ impl Table {
         self.rows.get(&probe(attachment)).map(|row| row.0.open())
     }
 
-    /// Puts a lease in, in the place of that of the same attachment if there is one.
+    /// Inserts a lease. If the attachment has one already, the new lease replaces it.
     pub(crate) fn insert(&mut self, lease: Packed<Lease>) {
         self.rows.replace(Row(lease));
     }
@@ -36,7 +36,7 @@ impl Table {
         self.rows.iter().map(|row| &row.0)
     }
 
-    /// The leases behind this attachment.
+    /// The leases that come after this attachment.
     pub(crate) fn after(&self, attachment: Option<&Attachment>) -> impl Iterator<Item = &Packed<Lease>> {
         let from = attachment.map_or(Bound::Unbounded, |attachment| Bound::Excluded(probe(attachment)));
         self.rows.range((from, Bound::Unbounded)).map(|row| &row.0)
@@ -53,7 +53,8 @@ impl Table {
 
 impl FromIterator<Packed<Lease>> for Table {
     fn from_iter<I: IntoIterator<Item = Packed<Lease>>>(leases: I) -> Self {
-        // The set compares its way through memory; with what mostly decides it beside each lease that is done once.
+        // The set compares leases wherever they lie in memory, which is slow. The prefix decides most comparisons. Here
+        // it is worked out once for each lease, and lies beside it while the leases are sorted.
         let mut sorted: Vec<_> = leases.into_iter().map(|lease| (lease.prefix(), Row(lease))).collect();
         sorted.sort_unstable();
         Self { rows: sorted.into_iter().map(|(_, row)| row).collect() }

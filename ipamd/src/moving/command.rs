@@ -1,4 +1,4 @@
-//! The two commands: find out, decide, do, and say what was done.
+//! The commands `import` and `export`: look, decide, act, and report what was done.
 
 use super::host_local::{HostLocalError, Network};
 use super::namespaces::{LookError, Namespaces};
@@ -52,7 +52,7 @@ pub enum MoveError {
     /// The daemon runs, or the directory cannot be used.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// The store cannot be used.
+    /// The store cannot be opened, read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store contradicts itself.
@@ -73,18 +73,19 @@ pub enum MoveError {
     /// The system refuses something basic.
     #[error("cannot {doing}")]
     System {
-        /// What.
+        /// What was refused.
         doing: &'static str,
-        /// Why.
+        /// The system's reason.
         #[source]
         source: io::Error,
     },
 }
 
-/// Makes leases of the addresses that host-local has given out and that are up in some network namespace. All or none.
+/// Makes leases of the addresses that host-local has given out and that some network namespace has. Either all leases
+/// are made or none.
 ///
 /// # Errors
-/// See [`MoveError`]; then nothing was changed.
+/// See [`MoveError`]. After an error nothing is changed.
 pub fn import(common: &CommonArgs, moving: &Moving) -> Result<(), MoveError> {
     let mut books = Books::open(common)?;
     let network = Network::open(&moving.host_local, moving.network.as_deref(), false)?;
@@ -106,7 +107,7 @@ pub fn import(common: &CommonArgs, moving: &Moving) -> Result<(), MoveError> {
 /// Makes host-local's files say what the leases say.
 ///
 /// # Errors
-/// See [`MoveError`]. Files that were written before a failure stay; a repetition goes on.
+/// See [`MoveError`]. Files that were written before the failure stay. Repeating the command goes on from there.
 pub fn export(common: &CommonArgs, moving: &Moving) -> Result<(), MoveError> {
     let mut books = Books::open(common)?;
     let network = Network::open(&moving.host_local, moving.network.as_deref(), !moving.dry_run)?;
@@ -114,7 +115,7 @@ pub fn export(common: &CommonArgs, moving: &Moving) -> Result<(), MoveError> {
     let name = moving.name.as_deref().unwrap_or(&network.name);
     let mut leases = leases(&mut books.service);
     books.close(false)?;
-    // What waits to be released has ended.
+    // A lease with a queued release has ended.
     leases.retain(|lease| ferrule_wire::find_queued(&common.runtime_dir, &lease.attachment).is_none());
     let files = plan::export(&leases, name, &network.entries()?, &namespaces);
     if !moving.dry_run {
@@ -128,12 +129,12 @@ pub fn export(common: &CommonArgs, moving: &Moving) -> Result<(), MoveError> {
     report(&files.lines, moving.dry_run)
 }
 
-/// The store and what it says, with the lock that keeps the daemon out.
+/// The store, what it holds, and the lock that keeps the daemon from running.
 struct Books {
     store: Option<SledStore>,
     service: Service,
     settings: Settings,
-    /// What the store has to be told anyway.
+    /// Changes that the store has to be told of in any case.
     batch: Batch,
     owner: Owner,
     _lock: Lock,
@@ -155,7 +156,7 @@ impl Books {
         })?
     }
 
-    /// The end of the store's use; the lock stays until the command ends.
+    /// Stops using the store. The lock is held until the command ends.
     fn close(&mut self, commit: bool) -> Result<(), MoveError> {
         let (store, batch) = (self.store.take(), &self.batch);
         self.owner.act(|| match store {
@@ -165,7 +166,8 @@ impl Books {
     }
 }
 
-/// The user that the daemon runs as, told by the directory of the store. What root makes in there, the daemon could not use.
+/// The user that the daemon runs as, which is the owner of the store's directory. The daemon could not use files that
+/// root makes there.
 #[derive(Debug, Clone, Copy)]
 struct Owner(Option<(Uid, Gid)>);
 
@@ -177,7 +179,7 @@ impl Owner {
         Self(owner)
     }
 
-    /// Does something as the owner, and goes back to being root.
+    /// Does something as that user, and becomes root again.
     fn act<T>(self, work: impl FnOnce() -> T) -> Result<T, MoveError> {
         let failed =
             |errno: nix::Error| MoveError::System { doing: "become the store's owner", source: errno.into() };
@@ -200,7 +202,7 @@ fn leases(service: &mut Service) -> Vec<Lease> {
     }
 }
 
-/// What libcni keeps beside host-local's directory: for each attachment the arguments that its ADD had.
+/// The files that libcni keeps beside host-local's directory. For each attachment they hold the arguments of its ADD.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Cached {
@@ -211,8 +213,8 @@ struct Cached {
     cni_args: Vec<(String, String)>,
 }
 
-/// The pods of a network's attachments, by container and interface, as far as the runtime's cache names them. They are for
-/// people only, so what cannot be read is left out.
+/// The pods of a network's attachments, by container and interface, where the runtime's cache names them. They are for
+/// people only, so a file that cannot be read is left out.
 fn cached_pods(host_local: &Path, network: &str) -> HashMap<(String, String), Pod> {
     let results = host_local.parent().map(|parent| parent.join("results"));
     let files = results.and_then(|results| fs::read_dir(results).ok()).into_iter().flatten();

@@ -1,5 +1,5 @@
-//! host-local's files: `DIR/NETWORK/ADDRESS` holds the container's id and the interface's name, a line each with CR LF
-//! between them; `last_reserved_ip.N` is where it goes on; `lock` is held (flock) while anything changes.
+//! host-local's files. `DIR/NETWORK/ADDRESS` holds the container's id and the interface's name, on two lines separated
+//! by CR LF. `last_reserved_ip.N` says after which address it goes on. `lock` is held (flock) while anything changes.
 
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
@@ -8,10 +8,11 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Files are made so by host-local.
+/// The mode with which host-local makes files.
 const LINE_BREAK: &str = "\r\n";
 
-/// The interface of an entry that names none, as old versions wrote them: what every runtime calls the first one.
+/// The interface of an entry that names none. Old versions of host-local wrote such entries. Every runtime calls the
+/// first interface so.
 const FIRST_INTERFACE: &str = "eth0";
 
 /// host-local's directory cannot be used.
@@ -20,15 +21,15 @@ pub enum HostLocalError {
     /// A file or directory cannot be read or written.
     #[error("cannot {doing} {}", path.display())]
     Io {
-        /// What was to be done.
+        /// What was being done.
         doing: &'static str,
-        /// With which file.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's reason.
         #[source]
         source: io::Error,
     },
-    /// Which network?
+    /// It is not clear which network is meant.
     #[error("{} has {}: name one with --network", directory.display(), if names.is_empty() { "no network".to_owned() } else { format!("the networks {}", names.join(", ")) })]
     Which {
         /// The directory.
@@ -36,13 +37,13 @@ pub enum HostLocalError {
         /// The networks in it.
         names: Vec<String>,
     },
-    /// An entry that is none.
+    /// A file that is not an entry of host-local.
     #[error("{} holds no container's id: remove it if no pod has the address, and try again", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A name that would lead elsewhere.
+    /// A name that would lead to another directory.
     #[error("{name:?} cannot be a network's name")]
     Name {
         /// The name.
@@ -50,7 +51,7 @@ pub enum HostLocalError {
     },
 }
 
-/// An address that is taken.
+/// An address that host-local has given out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry {
     pub(crate) address: IpAddr,
@@ -67,8 +68,8 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// The network of that name, else the only one there is. Waits for a host-local that is at work. `make`: makes the
-    /// directory if it is not there.
+    /// Opens the network of this name, or else the only one there is. Waits while host-local itself holds the lock.
+    /// With `make`, a missing directory is made.
     pub(crate) fn open(directory: &Path, name: Option<&str>, make: bool) -> Result<Self, HostLocalError> {
         let name = match name {
             Some(name) if name.is_empty() || name.contains('/') || name.starts_with('.') => {
@@ -90,7 +91,7 @@ impl Network {
         Ok(Self { name, path, _lock: lock })
     }
 
-    /// Every address that is taken, in order.
+    /// Every address that is given out, in order.
     pub(crate) fn entries(&self) -> Result<Vec<Entry>, HostLocalError> {
         let mut entries = Vec::new();
         for file in fs::read_dir(&self.path).map_err(failed("read", &self.path))? {
@@ -109,14 +110,14 @@ impl Network {
         Ok(entries)
     }
 
-    /// Notes an address as taken, whatever was there.
+    /// Marks an address as given out, and replaces any earlier entry.
     pub(crate) fn write(&self, entry: &Entry) -> Result<(), HostLocalError> {
         let path = self.path.join(entry.address.to_string());
         let text = format!("{}{LINE_BREAK}{}", entry.container_id, entry.ifname);
         ferrule_daemon::write_atomically(&path, text.as_bytes()).map_err(failed("write", &path))
     }
 
-    /// Notes an address as free.
+    /// Marks an address as free.
     pub(crate) fn remove(&self, address: IpAddr) -> Result<(), HostLocalError> {
         let path = self.path.join(address.to_string());
         fs::remove_file(&path).map_err(failed("remove", &path))

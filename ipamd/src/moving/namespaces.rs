@@ -1,5 +1,5 @@
-//! Which address is up in which network namespace. Namespaces are found by their files (`/run/netns`) and by the processes
-//! in them; their addresses stand in `/proc/net`.
+//! Finds out which address each network namespace has. Namespaces are found by their files (`/run/netns`) and by the
+//! processes in them. Their addresses are read from `/proc/net`.
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -20,18 +20,18 @@ pub struct LookError {
     source: io::Error,
 }
 
-/// What is where.
+/// Which address is where.
 #[derive(Debug, Default)]
 pub(crate) struct Namespaces {
-    /// Addresses of all namespaces but the host's. The path is that of the namespace's file; `None` if only a process
-    /// leads to it.
+    /// Addresses of all namespaces other than the host's. The path is that of the namespace's file. It is `None` if
+    /// only a process leads to the namespace.
     pub(crate) pods: HashMap<IpAddr, Option<PathBuf>>,
-    /// Addresses of the host's.
+    /// Addresses of the host's namespace.
     pub(crate) host: HashSet<IpAddr>,
 }
 
 impl Namespaces {
-    /// Looks into every namespace. `directory` has their files and need not exist.
+    /// Looks into every namespace. Their files are in `directory`, which need not exist.
     pub(crate) fn look(directory: &Path) -> Result<Self, LookError> {
         let own = Path::new("/proc/self/ns/net");
         let mut seen = HashSet::from([identity(own).map_err(cannot(own))?]);
@@ -62,7 +62,7 @@ impl Namespaces {
                         found.pods.entry(address).or_default();
                     }
                 }
-                // It ended meanwhile.
+                // The process has ended meanwhile.
                 Some(Err(error)) if is_gone(&error) => {}
                 Some(Err(error)) => return Err(cannot(&path)(error)),
             }
@@ -85,13 +85,13 @@ fn list(directory: &Path) -> Result<Vec<PathBuf>, LookError> {
     }
 }
 
-/// What tells a namespace from others: its file's device and inode.
+/// What identifies a namespace: the device and inode of its file.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|data| (data.dev(), data.ino()))
 }
 
-/// The addresses inside a namespace, seen by a thread that enters it and ends there. A file that is no namespace, as a
-/// crash leaves behind, has none.
+/// The addresses inside a namespace. A thread enters the namespace, reads them and ends. A file that is not a
+/// namespace, such as a crash leaves behind, has no addresses.
 fn inside(path: &Path) -> io::Result<HashSet<IpAddr>> {
     let file = File::open(path)?;
     let look = move || match setns(&file, CloneFlags::CLONE_NEWNET) {
@@ -102,19 +102,19 @@ fn inside(path: &Path) -> io::Result<HashSet<IpAddr>> {
     thread::spawn(look).join().unwrap_or_else(|_| Err(io::Error::other("the thread that looked died")))
 }
 
-/// The addresses of the namespace that a `net` directory of `/proc` belongs to.
+/// The addresses of the namespace to which a `net` directory of `/proc` belongs.
 fn addresses(net: &Path) -> io::Result<HashSet<IpAddr>> {
     let mut found = ipv4(&fs::read_to_string(net.join("fib_trie"))?);
     match fs::read_to_string(net.join("if_inet6")) {
         Ok(text) => found.extend(ipv6(&text)),
-        // A kernel without IPv6.
+        // The kernel has no IPv6.
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
     Ok(found)
 }
 
-/// Of the kernel's routes, those that say "this host": `|-- ADDRESS`, and below it `/32 host LOCAL`.
+/// Reads the kernel's routes to its own addresses: a line `|-- ADDRESS`, and below it `/32 host LOCAL`.
 fn ipv4(fib_trie: &str) -> HashSet<IpAddr> {
     let mut last = None::<Ipv4Addr>;
     let mut found = HashSet::new();
@@ -128,7 +128,7 @@ fn ipv4(fib_trie: &str) -> HashSet<IpAddr> {
     found
 }
 
-/// A line for each address, which comes first: 32 hexadecimal digits.
+/// Each line begins with an address of 32 hexadecimal digits.
 fn ipv6(if_inet6: &str) -> HashSet<IpAddr> {
     let words = if_inet6.lines().filter_map(|line| line.split_whitespace().next());
     words

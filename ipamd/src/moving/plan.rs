@@ -1,4 +1,4 @@
-//! What a move changes. Pure.
+//! Decides what a move changes. Pure.
 
 use super::host_local::Entry;
 use super::namespaces::Namespaces;
@@ -12,19 +12,19 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The pool of addresses that are in no pool, when there is none at all.
+/// Name of the pool for addresses that belong to no pool, when the node has no pool at all.
 const NO_POOL: &str = crate::decide::pools::NODE_POOL;
 
-/// What becomes of an attachment, or of an entry of host-local.
+/// What is done with an attachment, or with an entry of host-local.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is taken over.
+    /// It is moved.
     Moved,
-    /// Both sides say the same already.
+    /// Both sides say the same already, so nothing is done.
     Already,
-    /// No namespace has the address: its pod is gone.
+    /// It is not moved, because no namespace has the address: its pod is gone.
     Gone,
-    /// It has no lease, but a namespace has the address: it is left as it is.
+    /// It has no lease, but some namespace has the address, so the entry is left as it is.
     Kept,
 }
 
@@ -67,7 +67,8 @@ pub(crate) struct Found<'a> {
     pub(crate) pools: &'a [PoolSpec],
 }
 
-/// The leases that entries of host-local become in the network `network`, or every reason why none may.
+/// The leases that host-local's entries become in the network `network`. If any entry cannot become a lease, none is
+/// made, and all reasons are returned.
 pub(crate) fn import(
     found: &Found<'_>,
     network: &str,
@@ -92,7 +93,8 @@ pub(crate) fn import(
     if conflicts.is_empty() { Ok((changes, lines)) } else { Err(conflicts) }
 }
 
-/// Addresses of the node itself that a pool would give to a pod: the bridge of the pods that stay, above all.
+/// Addresses that the node itself has and a pool would give to a pod. Above all, this is the address of the bridge that
+/// the remaining pods use.
 fn on_the_node(found: &Found<'_>) -> Vec<String> {
     let mut own: Vec<_> = found.namespaces.host.iter().copied().collect();
     own.sort_unstable();
@@ -128,7 +130,7 @@ fn attachments(entries: &[Entry], network: &str) -> BTreeMap<Attachment, Vec<IpA
     attachments
 }
 
-/// Whether the lease is there already; the reasons if it must not be made.
+/// Whether the lease exists already. If it must not be made, the reasons.
 fn standing(leases: &[Lease], line: &Line) -> Result<bool, Vec<String>> {
     let mut conflicts = Vec::new();
     for lease in leases {
@@ -149,7 +151,7 @@ fn standing(leases: &[Lease], line: &Line) -> Result<bool, Vec<String>> {
 }
 
 fn given(line: &Line, pools: &mut [Pool], now: Duration) -> Vec<Change> {
-    // An address outside of all pools drains: nobody else is given it.
+    // An address outside of all pools gets a lease too. When the lease ends, nobody else gets the address.
     let owner = pools.iter_mut().find_map(|pool| {
         line.addresses.iter().any(|address| pool.restore_given(*address)).then(|| pool.name().to_owned())
     });
@@ -167,7 +169,7 @@ fn given(line: &Line, pools: &mut [Pool], now: Duration) -> Vec<Change> {
     forgotten.chain([Change::Given(Packed::new(&lease))]).collect()
 }
 
-/// What host-local's files have to become.
+/// What host-local's files have to say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Files {
     pub(crate) write: Vec<Entry>,
@@ -175,8 +177,8 @@ pub(crate) struct Files {
     pub(crate) lines: Vec<Line>,
 }
 
-/// The files that say what the leases of `network` say. An entry that no lease has goes, if no namespace has its address:
-/// its pod ended under Ferrule.
+/// The files that say what the leases of `network` say. If no lease has an entry's address and no namespace has it, the
+/// entry is removed: its pod ended under Ferrule.
 pub(crate) fn export(leases: &[Lease], network: &str, entries: &[Entry], namespaces: &Namespaces) -> Files {
     let mut files = Files::default();
     let mut stale: BTreeMap<IpAddr, &Entry> = entries.iter().map(|entry| (entry.address, entry)).collect();

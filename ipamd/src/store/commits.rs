@@ -15,25 +15,26 @@ use std::path::Path;
 
 use nix::libc::{O_DIRECT, O_DSYNC};
 
-/// What disks and filesystems write as one, or a multiple of it.
+/// Disks and filesystems write blocks of this size, or of a size that divides it.
 const BLOCK: usize = 4096;
 
-/// Size of a half: more than two hundred and fifty commits of up to a block.
+/// Size of a half. It has room for more than two hundred and fifty commits of up to a block.
 const HALF: u64 = 1 << 20;
 
 /// Size of the file.
 pub(super) const SIZE: u64 = 2 * HALF;
 
-/// How long the file may get while the keeper does not get to the commits in it: minutes of calls.
+/// The length that the file may reach while the keeper does not get to the commits in it. This is enough for minutes of
+/// calls.
 const SIZE_MAX: u64 = 16 * SIZE;
 
-/// Memory that is kept for the next commit.
+/// This much memory is kept for the next commit.
 const BUFFER: usize = 64 << 10;
 
-/// What each commit begins with; its last byte is the version of what follows.
+/// The first bytes of each commit. The last of them is the version of what follows.
 const MAGIC: [u8; 8] = *b"ferrule\x02";
 
-/// Magic, checksum of all that follows, length of the records, and the number.
+/// The header: magic, checksum of all that follows, length of the records, and the number.
 const CHECKSUM: usize = MAGIC.len();
 const LENGTH: usize = CHECKSUM + 4;
 const NUMBER: usize = LENGTH + 4;
@@ -45,7 +46,7 @@ pub(super) struct Commits {
     file: File,
     size: u64,
     part: Part,
-    /// Where the next one goes.
+    /// The place of the next commit.
     at: u64,
     last: Mark,
     buffer: Vec<u8>,
@@ -58,7 +59,7 @@ pub(super) enum Part {
     First,
     /// The second half.
     Second,
-    /// What is behind both.
+    /// Everything after both halves.
     Behind,
 }
 
@@ -67,7 +68,7 @@ pub(super) enum Part {
 pub(super) struct Mark {
     /// Its number, one more than that of the commit before.
     pub(super) number: u64,
-    /// Its checksum, by which it is told from that of another store.
+    /// Its checksum, which tells it from the commit of the same number in another store.
     pub(super) checksum: u32,
 }
 
@@ -79,11 +80,11 @@ pub(super) struct Commit<'a> {
 }
 
 impl Commits {
-    /// Opens the file, which is made if it is not there. The next commit goes behind the last of those that are to be [`read`] of
-    /// the bytes that come with it.
+    /// Opens the file, and makes it if it does not exist. Returns its bytes too. The next commit goes after the last
+    /// one that [`read`] finds in these bytes.
     ///
     /// # Errors
-    /// It cannot be made, or be read.
+    /// The file cannot be made or read.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Vec<u8>)> {
         let bytes = match std::fs::read(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -110,7 +111,8 @@ impl Commits {
         self.last
     }
 
-    /// The part that a commit of so many bytes of records has to begin, if it does not fit behind the last one.
+    /// The part in which a commit with this many bytes of records has to begin, if it does not fit after the last
+    /// commit.
     pub(super) const fn next_part(&self, records: usize) -> Option<Part> {
         let blocks = (HEADER + records).next_multiple_of(BLOCK) as u64;
         match self.part {
@@ -122,12 +124,12 @@ impl Commits {
         }
     }
 
-    /// Goes on in this part, over the commits in it: they must be in the store for good.
+    /// Goes on in this part, and writes over the commits in it. These must already be in sled for good.
     ///
     /// # Errors
-    /// A file that grew by a commit that was longer than a half cannot be cut down.
+    /// The file grew because a commit was longer than a half, and it cannot be cut down.
     pub(super) fn turn(&mut self, part: Part) -> io::Result<()> {
-        // Not before there are later ones: the last commit tells what the store must not lack.
+        // The file is cut down only once there are later commits: the last commit tells what the store must have.
         if self.part == Part::Second && part == Part::First && self.size > SIZE {
             self.file.set_len(SIZE)?;
             self.size = SIZE;
@@ -141,7 +143,7 @@ impl Commits {
         Ok(())
     }
 
-    /// The half that is not being written.
+    /// The half into which no commits are written now.
     pub(super) const fn other_half(&self) -> Part {
         match self.part {
             Part::First => Part::Second,
@@ -149,21 +151,21 @@ impl Commits {
         }
     }
 
-    /// Whether a commit of so many bytes of records may go behind all others.
+    /// Whether the file may grow by a commit with this many bytes of records.
     pub(super) const fn may_grow(&self, records: usize) -> bool {
         self.size + (HEADER + records).next_multiple_of(BLOCK) as u64 <= SIZE_MAX
     }
 
-    /// Goes on behind everything that is in the file: nothing is written over.
+    /// Goes on after everything that is in the file, so nothing is written over.
     pub(super) const fn go_behind(&mut self) {
         self.at = self.size;
         self.part = Part::Behind;
     }
 
-    /// Writes a commit. When this returns it would survive the loss of power.
+    /// Writes a commit. When this returns, the commit would survive a loss of power.
     ///
     /// # Errors
-    /// It cannot be written: it is in the file whole or not at all.
+    /// The commit cannot be written. It is in the file whole or not at all.
     pub(super) fn append(&mut self, records: &[u8]) -> io::Result<()> {
         let (blocks, mark) = self.lay_out(records)?;
         self.file.write_all_at(&self.buffer[blocks.clone()], self.at)?;
@@ -173,7 +175,8 @@ impl Commits {
         Ok(())
     }
 
-    /// Puts a commit into the buffer, and tells where: a direct write is of memory that begins with a block, too.
+    /// Lays a commit out in the buffer, and returns its place there. It begins at a multiple of the block size in
+    /// memory too, as a direct write demands.
     fn lay_out(&mut self, records: &[u8]) -> io::Result<(Range<usize>, Mark)> {
         let length = u32::try_from(records.len()).map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
         let number = self.last.number + 1;
@@ -197,7 +200,7 @@ impl Commits {
 }
 
 impl Part {
-    /// The part with a commit that ends here.
+    /// The part in which the commit lies that ends here.
     const fn that_ends(end: u64) -> Self {
         if end <= HALF {
             Self::First
@@ -209,8 +212,8 @@ impl Part {
     }
 }
 
-/// Makes the file as long as it has to be, and writes its blocks: a block that is only reserved would cost the filesystem a write
-/// of metadata later.
+/// Makes the file as long as it has to be, and writes its blocks. For a block that is only reserved, the filesystem
+/// would have to write metadata later.
 fn make(path: &Path, from: usize) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     file.write_all(&vec![0; (SIZE as usize).saturating_sub(from)])?;
@@ -218,7 +221,7 @@ fn make(path: &Path, from: usize) -> io::Result<()> {
     path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
-/// Past the page cache, which a filesystem may not be able to.
+/// Opens the file for writes past the page cache. Some filesystems cannot do that; then the writes go through it.
 fn open(path: &Path) -> io::Result<File> {
     let open = |flags| OpenOptions::new().write(true).custom_flags(flags).open(path);
     match open(O_DSYNC | O_DIRECT) {
@@ -227,12 +230,12 @@ fn open(path: &Path) -> io::Result<File> {
     }
 }
 
-/// The last commits that are whole: in order, back to the first that is missing.
+/// The last whole commits, in order. Counted back from the last one, they end where a commit is missing.
 pub(super) fn read(bytes: &[u8]) -> Vec<Commit<'_>> {
     find(bytes).into_iter().map(|(_, commit)| commit).collect()
 }
 
-/// The same, each with the place where it ends.
+/// The same, each with the place at which it ends.
 fn find(bytes: &[u8]) -> Vec<(u64, Commit<'_>)> {
     let mut commits = Vec::new();
     let mut at = 0;
@@ -247,7 +250,7 @@ fn find(bytes: &[u8]) -> Vec<(u64, Commit<'_>)> {
     commits.split_off(first)
 }
 
-/// The commit that these bytes begin with, and its length.
+/// The commit at the beginning of these bytes, and its length.
 fn whole(bytes: &[u8]) -> Option<(Commit<'_>, usize)> {
     let rest = bytes.strip_prefix(&MAGIC)?;
     let (checksum, rest) = rest.split_first_chunk()?;

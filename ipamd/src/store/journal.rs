@@ -1,13 +1,14 @@
-//! The order of records in a store: a journal of numbered entries that is kept short. Pure: `disk` and `memory` keep the
-//! entries. The last commits are not in the journal yet (`commits`).
+//! The order of records in a store: a journal of numbered entries that is kept short. Pure: `disk` and `memory` keep
+//! the entries. The last commits are not in the journal yet (`commits`).
 //!
-//! The journal takes many commits at once, and keeps only the last record about each subject. Of a lease that was given and
-//! ended meanwhile, only the time of its address's release is left. The oldest entries are removed again, and records in them
-//! that still count are written anew. So a call costs the same however many leases there are, a start reads few entries, and the
-//! journal stays at about twice the size of what it holds.
+//! The journal takes many commits at once. Of each subject it keeps only the last record. If a lease was given and
+//! ended within these commits, only the time at which its address was released is kept. The oldest entries are removed,
+//! after the records in them that still count are written anew. So a call costs the same however many leases there are,
+//! a start reads few entries, and the journal is about twice as large as what it holds.
 //!
-//! This is safe because entries are removed oldest first: when an entry is removed, every entry before it is gone already, so the
-//! end of a lease is never forgotten before its beginning. Commits may be taken twice; the result is the same.
+//! The oldest entry is always removed first. When an entry is removed, every entry before it is gone already. So the
+//! journal never forgets the end of a lease while it still has the beginning. If commits are taken twice, the result is
+//! the same.
 
 use super::StoreError;
 use super::commits::Mark;
@@ -20,24 +21,26 @@ use std::net::IpAddr;
 /// Version of the entries, their first byte. A change that an earlier program would misread takes the next number.
 const VERSION: u8 = 1;
 
-/// Bytes after which an entry is full. sled rewrites its neighbours' worth of entries, sixteen, with each tenth change of one
-/// of them, puts what is longer than 128 KiB into a file of its own, and longer ones find no place in memory between the leases.
+/// An entry with this many bytes is full. Three things speak against larger entries. At every tenth change of one of
+/// sixteen neighbouring entries, sled rewrites all sixteen. What is longer than 128 KiB it puts into a file of its own.
+/// And larger entries find no place in memory between the leases.
 const FULL: usize = 2 << 10;
 
-/// Records that do not count any more and are let be however little the journal holds.
+/// This many records that no longer count may stay in the journal, however few others it holds.
 const SPENT_MIN: usize = 8 << 10;
 
-/// Where the records that count are.
+/// Knows in which entry each record that counts is.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    /// Number of the first entry, and the number of records in it and those behind it.
+    /// Number of the first entry. `entries` has the number of records of each entry from that one on.
     first: u64,
     entries: VecDeque<u32>,
     records: usize,
     homes: Homes,
 }
 
-/// The entry that has the last word, by its number's lower half: as many entries are never there at once.
+/// For each subject the entry with its last record, by the lower half of the entry's number. There are never so many
+/// entries that two have the same lower half.
 #[derive(Debug, Default)]
 struct Homes {
     leases: HashMap<[u8; 16], u32>,
@@ -46,13 +49,14 @@ struct Homes {
     last: Option<u32>,
 }
 
-/// What a store has to do for the journal, in this order.
+/// What a store has to write for the journal, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    /// Entries to be added. Of some of them alone the last does not say yet that the journal has the commits.
+    /// Entries to be added. If only some of them are written, the journal does not yet say that it has the commits,
+    /// because the last entry says that.
     pub(super) add: Vec<(u64, Vec<u8>)>,
-    /// Entries to be removed, of which nothing counts any more once the others are there. What is left undone of this is no loss: the
-    /// journal is longer for a while.
+    /// Entries to be removed. Nothing in them counts once the added entries are written. If some are not removed,
+    /// nothing is lost: the journal is only longer for a while.
     pub(super) remove: Vec<u64>,
 }
 
@@ -67,14 +71,15 @@ impl Journal {
         (self.first + self.entries.len() as u64).saturating_sub(1)
     }
 
-    /// Number of records, those that do not count any more included.
+    /// Number of records. It includes those that no longer count.
     #[cfg(test)]
     pub(super) const fn records(&self) -> usize {
         self.records
     }
 
-    /// Hands over what commits leave the journal to be told: of each subject that was not `heard` of yet the last record, but an end
-    /// only if the journal has a beginning. Several commits are to be given from the last to the first.
+    /// Hands over what the journal has to be told of these commits. For each subject that is not in `heard` yet this is
+    /// the last record. The end of something is left out if the journal does not have the beginning. Several commits
+    /// must be given from the last to the first.
     ///
     /// # Errors
     /// The records cannot be read.
@@ -96,10 +101,10 @@ impl Journal {
         hear().map_err(|broken| unreadable(COMMITS, broken))
     }
 
-    /// Takes last words, after which the journal has all commits up to this one. `read` gives an entry that is there.
+    /// Takes such records. Afterwards the journal has all commits up to `last`. `read` returns an existing entry.
     ///
     /// # Errors
-    /// The records or an old entry cannot be read. Then, as when the writes fail, the journal is to be loaded again.
+    /// The records or an old entry cannot be read. Then the journal must be loaded again, as after a failed write.
     pub(super) fn take<B: AsRef<[u8]>>(
         &mut self,
         words: &[u8],
@@ -107,7 +112,7 @@ impl Journal {
         read: impl Fn(u64) -> Result<B, StoreError>,
     ) -> Result<Writes, StoreError> {
         let mut writes = Writes::default();
-        // Number 0 is that of no entry.
+        // No entry has the number 0.
         self.first = self.first.max(1);
         let own = self.last() + 1;
         self.add_words(words, &mut writes).map_err(|broken| unreadable(COMMITS, broken))?;
@@ -123,7 +128,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Adds a record to the last entry of these writes, or to a new one if that is full.
+    /// Adds a record to the last entry of these writes. If that is full, adds a new entry.
     fn add(&mut self, subject: Subject, stays: bool, writes: &mut Writes, put: impl FnOnce(&mut Vec<u8>)) {
         if writes.add.last().is_none_or(|(_, entry)| entry.len() >= FULL) {
             self.entries.push_back(0);
@@ -139,7 +144,7 @@ impl Journal {
         }
     }
 
-    /// Moves what counts out of the oldest entries, those before its `own`, if there is too little in the journal that does.
+    /// While too few records of the journal count, empties and removes its oldest entries, but none from `own` on.
     fn shorten<B: AsRef<[u8]>>(
         &mut self,
         own: u64,
@@ -158,9 +163,9 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes anew what counts of an entry.
+    /// Writes the records of an entry that still count anew.
     fn move_out(&mut self, number: u64, entry: &[u8], writes: &mut Writes) -> Result<(), StoreError> {
-        // From the last to the first: of two on one subject it is the later one that counts.
+        // From the last to the first: if two records are about one subject, the later one counts.
         for record in entry_records(number, entry)?.into_iter().rev().filter(|record| record.stays()) {
             let subject = record.subject().map_err(|broken| unreadable(name(number), broken))?;
             if self.homes.of(&subject) == Some(lower_half(number)) {
@@ -209,7 +214,7 @@ pub(super) fn name(number: u64) -> String {
     format!("entry {number}")
 }
 
-/// What commits are called in messages.
+/// What the commits are called in messages.
 const COMMITS: &str = "the last commits";
 
 /// The records of an entry.
@@ -235,20 +240,22 @@ fn unreadable(key: impl Into<String>, broken: Broken) -> StoreError {
     damaged(key, broken.to_string())
 }
 
-/// A store that is being read, from the last word to the first: the commits first, and then the journal from its last entry.
+/// A store that is being read from the latest record to the earliest: first the commits, then the journal from its last
+/// entry.
 #[derive(Debug, Default)]
 pub(super) struct Loading {
     journal: Journal,
     contents: Contents,
     last: Mark,
-    /// What the commits have the last word on.
+    /// Subjects whose last record is in the commits.
     told: HashSet<Subject>,
-    /// What an entry ended, and is not to be begun again by an entry before.
+    /// Subjects that a later entry has ended. An earlier entry must not begin them again.
     ended: HashSet<Subject>,
 }
 
 impl Loading {
-    /// Takes the records of a commit that may not be in the journal: the last one first, all of them before any entry.
+    /// Takes the records of a commit that may not be in the journal yet. The last commit must be given first, and all
+    /// commits before any entry.
     ///
     /// # Errors
     /// They cannot be read.
@@ -267,7 +274,7 @@ impl Loading {
     /// Takes the entry before the one that was taken last.
     ///
     /// # Errors
-    /// It is of a later version, cannot be read, or is another one.
+    /// The entry is of a later version, cannot be read, or has another number than expected.
     pub(super) fn take(&mut self, number: u64, entry: &[u8]) -> Result<(), StoreError> {
         let journal = &mut self.journal;
         if !journal.entries.is_empty() && number + 1 != journal.first {
