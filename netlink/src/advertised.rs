@@ -1,5 +1,5 @@
-//! Which links of the calling thread's network namespace have IPv6 from a router that advertises itself: a route that its
-//! advertisements gave, or an address that does not last.
+//! Finds the links of the calling thread's network namespace that have IPv6 from a router that advertises itself. Such
+//! a link has a route that the advertisements gave, or an address with a limited lifetime.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,9 +8,10 @@ use ferrule_model::IpNetwork;
 
 use crate::{Error, Kernel, Netlink};
 
-/// `RTPROT_RA`: the kernel marks the routes so that it makes by router advertisements (`rt6_add_dflt_router`).
+/// `RTPROT_RA`: the protocol of the routes that the kernel makes by router advertisements (`rt6_add_dflt_router`).
 const BY_ADVERTISEMENT: u8 = 9;
-/// `IFA_F_PERMANENT`: an address without it was given for a time, by advertisements or by DHCP, which goes with them.
+/// `IFA_F_PERMANENT`: an address without this flag has a limited lifetime. It comes from advertisements, or from DHCP,
+/// which is used together with them.
 const PERMANENT: u8 = 0x80;
 /// `RT_SCOPE_UNIVERSE`, as `/proc/net/if_inet6` writes it.
 const GLOBAL: &str = "00";
@@ -26,7 +27,7 @@ pub fn advertised() -> Result<BTreeSet<String>, Error> {
     let given: BTreeSet<_> = given.filter_map(|(_, route)| route.link()).collect();
     let mut names = match fs::read_to_string("/proc/thread-self/net/if_inet6") {
         Ok(text) => text.lines().filter_map(with_passing_address).map(str::to_owned).collect(),
-        // A kernel without IPv6, or a /proc that shows nothing of networks: the routes tell alone.
+        // The kernel has no IPv6, or /proc shows nothing of networks. Then the routes decide alone.
         Err(_) => BTreeSet::new(),
     };
     if !given.is_empty() {
@@ -36,7 +37,8 @@ pub fn advertised() -> Result<BTreeSet<String>, Error> {
     Ok(names)
 }
 
-/// The link of a line of `/proc/net/if_inet6` (`if6_seq_show` in the kernel), if the address is a global one that ends.
+/// The link in a line of `/proc/net/if_inet6` (`if6_seq_show` in the kernel), if its address is global and not
+/// permanent.
 fn with_passing_address(line: &str) -> Option<&str> {
     let words: Vec<_> = line.split_whitespace().collect();
     let [_, _, _, GLOBAL, flags, name] = words.as_slice() else { return None };

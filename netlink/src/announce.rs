@@ -1,6 +1,6 @@
-//! Telling an Ethernet segment which MAC has an address: by ARP (RFC 5227, section 3) and by unsolicited neighbour advertisements
-//! (RFC 4861, section 7.2.6). Whoever knew another MAC under that address forgets it at once, and a bridge on the
-//! way learns where the new one is.
+//! Tells an Ethernet segment which MAC has an address: by ARP (RFC 5227, section 3) and by unsolicited neighbour
+//! advertisements (RFC 4861, section 7.2.6). A host that knew another MAC for that address forgets it at once, and a
+//! bridge on the way learns where the new MAC is.
 
 #![expect(unsafe_code, reason = "sendto(2) with a sockaddr_ll, which nix cannot make")]
 
@@ -14,24 +14,24 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const BROADCAST: [u8; 6] = [0xff; 6];
-/// That of ff02::1 (RFC 2464, section 7).
+/// The MAC of ff02::1 (RFC 2464, section 7).
 const ALL_NODES: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// `ETH_P_ARP`, `ETH_P_IPV6`.
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV6: [u8; 2] = [0x86, 0xdd];
-/// Ethernet, IPv4, the lengths of their addresses, and a request: what an announcement is.
+/// Ethernet, IPv4, the lengths of their addresses, and the code of a request. An announcement is a request.
 const ARP_HEADER: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
 const ICMPV6: u8 = 58;
-/// Neighbour advertisement; the flag by which it goes before what a neighbour knows.
+/// The type of a neighbour advertisement, and the flag that makes it override what a neighbour knows.
 const ADVERTISEMENT: u8 = 136;
 const OVERRIDE: u8 = 0x20;
-/// The option with the sender's MAC, of eight bytes.
+/// The option with the sender's MAC, eight bytes long.
 const TARGET_MAC: [u8; 2] = [2, 1];
 
 /// Says on `link`, a link of the calling thread's namespace, that `mac` has these addresses.
 ///
 /// # Errors
-/// There is no such link, it is off, or packets of one's own making are forbidden.
+/// There is no such link, it is off, or this process may not send packets that it makes itself.
 pub fn announce(link: IfIndex, mac: Mac, addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
     let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)?;
     bypass_queue(&socket)?;
@@ -45,8 +45,8 @@ pub fn announce(link: IfIndex, mac: Mac, addresses: impl IntoIterator<Item = IpA
     Ok(())
 }
 
-/// A link that has just got its carrier throws away what is queued, until the kernel gets round to giving it its queue
-/// (`linkwatch_do_dev`).
+/// Lets frames bypass the queue. A link that has just got its carrier throws away queued frames until the kernel gives
+/// it its queue, which takes a while (`linkwatch_do_dev`).
 fn bypass_queue(socket: &OwnedFd) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the kernel reads one `int`, which lives until the call returns.
@@ -72,7 +72,7 @@ fn send(socket: &OwnedFd, link: IfIndex, frame: &[u8]) -> io::Result<()> {
         sll_halen: 0,
         sll_addr: [0; 8],
     };
-    // SAFETY: the kernel reads the frame and the address, each of the length that is given; both live until the call returns.
+    // SAFETY: the kernel reads the frame and the address, each of the given length. Both live until the call returns.
     let result = unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -100,7 +100,7 @@ fn advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     };
     let unsigned = message([0; 2]);
     let length = unsigned.len() as u8;
-    // RFC 8200, section 8.1: over addresses, length and next header too.
+    // RFC 8200, section 8.1: the sum also covers the addresses, the length and the next header.
     let pseudo = [&address[..], &all_nodes, &[0, 0, 0, length, 0, 0, 0, ICMPV6], &unsigned].concat();
     let hop_limit = u8::MAX;
     let header = [0x60, 0, 0, 0, 0, length, ICMPV6, hop_limit];
@@ -108,7 +108,7 @@ fn advertisement(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
     [&ALL_NODES[..], &mac, &IPV6, &header, &address, &all_nodes, &signed].concat()
 }
 
-/// RFC 1071, of an even number of bytes.
+/// The checksum of RFC 1071, for an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
     let sum = words.sum::<u32>();

@@ -1,9 +1,9 @@
-//! Attributes as they lie behind a message's header: those that the packet crates have no types for are put there, and of
-//! those of which there are thousands each is read where it lies.
+//! Attributes behind a message's header. This module writes those for which the packet crates have no types. It reads
+//! in place those that occur by the thousand.
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK};
 
-/// Kinds and values of the attributes in these bytes; `None` at one that is cut short, which is the last.
+/// Kinds and values of the attributes in these bytes. An attribute that is cut short is `None`, and the last one.
 pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Attributes<'a> {
@@ -21,14 +21,14 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// One that holds others.
+/// An attribute that holds others.
 pub(crate) fn nested(kind: u16, inside: &[DefaultNla]) -> DefaultNla {
     let mut value = Vec::new();
     append(&mut value, inside);
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// Puts them at the end.
+/// Appends the attributes.
 pub(crate) fn append(payload: &mut Vec<u8>, attributes: &[DefaultNla]) {
     let start = payload.len();
     payload.resize(start + attributes.buffer_len(), 0);
@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    /// Two attributes with every length that the first may claim, cut off everywhere.
+    /// Two attributes, with every length that the first may claim, cut off at every byte.
     #[test]
     fn attributes_are_read_as_the_packet_crate_reads_them() {
         for length in 0..20_u8 {

@@ -1,4 +1,4 @@
-//! Bridges and their ports, for those who make some: beside [`Kernel`], because nobody else needs them.
+//! Bridges and their ports. They are not part of [`Kernel`], because only programs that make bridges need them.
 
 use std::time::{Duration, Instant};
 
@@ -7,12 +7,12 @@ use ferrule_model::{BridgePort, BridgeSpec, IfIndex, IfName};
 use crate::fake::FakeKernel;
 use crate::{Error, Kernel, Netlink, link};
 
-/// Between two questions whether a port forwards.
+/// Time between two questions whether a port forwards.
 const ASK_AGAIN: Duration = Duration::from_micros(200);
 
 /// A kernel with bridges.
 pub trait Bridges: Kernel {
-    /// Makes a bridge, switched on. Its MAC is set by us, so that it does not follow its ports'.
+    /// Makes a bridge, switched on. We set its MAC, so that it does not follow the MACs of its ports.
     ///
     /// # Errors
     /// `EEXIST` if the name is taken.
@@ -21,7 +21,7 @@ pub trait Bridges: Kernel {
     /// Puts a link on a bridge, or changes what kind of port it is.
     ///
     /// # Errors
-    /// The kernel refused one of both; the link may be on the bridge then.
+    /// The kernel refused one of the two requests; the link may be on the bridge then.
     fn set_port(&mut self, link: IfIndex, port: BridgePort) -> Result<(), Error>;
 
     /// The bridge that the link is on, and what kind of port it is.
@@ -30,8 +30,9 @@ pub trait Bridges: Kernel {
     /// The socket failed.
     fn port(&mut self, link: &IfName) -> Result<Option<BridgePort>, Error>;
 
-    /// Waits until the bridge hands on what comes from this port, for `within` at most; whether it does. It begins some time after
-    /// both ends of a veth pair are on, when the kernel gets round to it (`linkwatch_do_dev`).
+    /// Waits until the bridge forwards what comes from this port, for at most `within`. Returns whether it does. It
+    /// begins some time after both ends of a veth pair are on, because the kernel does that part later
+    /// (`linkwatch_do_dev`).
     ///
     /// # Errors
     /// The socket failed.

@@ -1,5 +1,5 @@
-//! The kernel's messages as values. What a value cannot express is `None`, and so is what cannot be parsed: a device
-//! or route of a kind that is newer than us is none of ours.
+//! Turns the kernel's messages into values. A message that a value cannot express is `None`, and so is one that cannot
+//! be parsed: a device or route of a kind that is newer than this program is none of ours.
 
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ pub(crate) fn address_message(message: &AddressMessage) -> Option<(AddressKey, A
             _ => {}
         }
     }
-    // On a point-to-point IPv4 address IFA_ADDRESS is the other end's.
+    // For a point-to-point IPv4 address, IFA_ADDRESS is that of the other end.
     let prefix = IpNetwork::new(local.or(address)?, message.header.prefix_len).ok()?;
     let nodad = prefix.is_ipv6() && message.header.flags.contains(AddressHeaderFlags::Nodad);
     Some((AddressKey { link: IfIndex(message.header.index), prefix }, Address { nodad }))
@@ -40,7 +40,7 @@ pub(crate) fn address_message(message: &AddressMessage) -> Option<(AddressKey, A
 /// `struct rtmsg` and `struct ndmsg`.
 pub(crate) const ROUTE_HEADER: usize = 12;
 const NEIGH_HEADER: usize = 12;
-/// A route as it lies in a message: there are thousands in a table, and of each a few attributes matter.
+/// Reads a route in place: a table has thousands of routes, and only a few attributes of each matter.
 pub(crate) fn route(payload: &[u8]) -> Option<(RouteKey, Route)> {
     let (header, parts) = raw_route(payload)?;
     route_of(&header, &parts)
@@ -71,7 +71,7 @@ pub(crate) fn raw_route(payload: &[u8]) -> Option<(RouteHead, RouteParts)> {
     Some((header, parts))
 }
 
-/// `struct rtvia`: a next hop of the other family, as IPv4 by way of a link-local address has it.
+/// Reads `struct rtvia`: a next hop of the other family, such as a link-local address in an IPv4 route.
 fn via_address(value: &[u8]) -> Option<IpAddr> {
     address_of(value.get(size_of::<u16>()..)?)
 }
@@ -122,7 +122,8 @@ pub(crate) fn route_of(head: &RouteHead, parts: &RouteParts) -> Option<(RouteKey
     Some((key, Route { kind, protocol: head.protocol, source: parts.source }))
 }
 
-/// The number of a nexthop object comes with the next hop it stands for (`nexthop_compat_mode`): the number wins.
+/// The kernel sends the number of a nexthop object together with the next hop it stands for (`nexthop_compat_mode`).
+/// The number wins.
 fn via(head: &RouteHead, parts: &RouteParts) -> Option<Via> {
     if let Some(id) = parts.nexthop {
         return Some(Via::Nexthop(id));
@@ -150,7 +151,7 @@ pub(crate) enum Neigh {
     Fdb(FdbKey, FdbEntry),
 }
 
-/// A neighbour as it lies in a message.
+/// Reads a neighbour in place.
 pub(crate) fn neigh(payload: &[u8]) -> Option<Neigh> {
     let &[family, _, _, _, i0, i1, i2, i3, s0, s1, _, _] = payload.first_chunk::<NEIGH_HEADER>()?;
     let (mut dst, mut lladdr) = (None, None);
@@ -188,7 +189,7 @@ pub(crate) fn mac(octets: &[u8]) -> Option<Mac> {
     octets.try_into().ok().map(Mac::new)
 }
 
-/// A nexthop object with a gateway; groups, blackholes and bare links are none.
+/// Reads a nexthop object with a gateway. Groups, blackholes and bare links are none.
 pub(crate) fn nexthop(payload: &[u8]) -> Option<(NexthopId, Nexthop)> {
     let header = payload.get(..nexthop::HEADER_LEN)?;
     let protocol = header[2];

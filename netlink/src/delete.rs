@@ -1,9 +1,9 @@
-//! Deleting a link without waiting for what the kernel does behind it.
+//! Deletes a link without waiting for what the kernel does after the deletion.
 //!
 //! RTM_DELLINK takes the device out of its namespace, with its name, addresses and routes, and a veth's other end with
-//! it, within about a millisecond, and says so with a notification. Then `netdev_run_todo` waits for RCU readers, 15
-//! to 30 ms, before the sender gets its thread back. So a child sends the request and waits, and the parent returns
-//! with the notification.
+//! it. That takes about a millisecond, and a notification tells of it. Then `netdev_run_todo` waits for RCU readers, 15
+//! to 30 ms, before the sender gets its thread back. So a child process sends the request and waits, and the parent
+//! returns at the notification.
 #![expect(unsafe_code, reason = "clone(2)")]
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -20,15 +20,15 @@ use crate::{Error, link};
 
 /// `RTNLGRP_LINK`.
 const GROUP_LINK: u32 = 1;
-/// Longest wait for the end of a link, when notifications were lost.
+/// Longest wait for the end of a link, if notifications were lost.
 const DELETED: Duration = Duration::from_secs(5);
-/// Between two questions whether it is gone.
+/// Time between two questions whether the link is gone.
 const ASK_AGAIN: Duration = Duration::from_millis(1);
 
-/// Deletes the link `index` of the socket's namespace; `false` if it was gone already. `name` is for errors.
+/// Deletes the link `index` of the socket's namespace. Returns `false` if it was gone already. `name` is for errors.
 ///
-/// The child it leaves behind is reaped by whoever reaps the caller's orphans; it holds none of the caller's standard
-/// streams, so that nobody who waits for their end waits for it.
+/// The child process is left behind, and whoever reaps the caller's orphans reaps it. It holds none of the caller's
+/// standard streams, so a program that waits for the end of those streams does not wait for it.
 pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
     let (request, sequence) = socket.prepare(&link::delete(index));
     socket.subscribed(GROUP_LINK, |socket| {
@@ -41,7 +41,7 @@ pub(crate) fn link(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result
 fn announced(socket: &mut Socket, index: IfIndex, sequence: u32, name: &IfName) -> Result<bool, Error> {
     loop {
         let messages = match socket.receive() {
-            // Too many notifications at once: some were lost, perhaps ours.
+            // Too many notifications came at once. Some were lost, perhaps ours.
             Err(Error::Receive(error)) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                 return gone(socket, index, name);
             }

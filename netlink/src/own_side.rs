@@ -1,5 +1,5 @@
-//! What any process may ask about the network namespace it is in, with any socket, a unix one too: which one it is, which one a
-//! caller of a unix socket is in, and the addresses in it. No privilege, no netlink.
+//! What any process may ask about the network namespace it is in, with any socket, even a unix one: which namespace it
+//! is, which one a caller of a unix socket is in, and the addresses in it. It takes no privilege and no netlink.
 
 #![expect(unsafe_code, reason = "getsockopt(SO_NETNS_COOKIE), ioctl(SIOCGIFCONF)")]
 
@@ -13,25 +13,25 @@ use nix::errno::Errno;
 use nix::libc::{self, ifreq};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// A network namespace, told from every other one of this boot. The kernel never gives a number twice (`gen_cookie_next`), other
-/// than the inode number of the namespace's file.
+/// A network namespace, distinguished from every other one of this boot. The kernel never gives a number twice
+/// (`gen_cookie_next`), in contrast to the inode number of the namespace's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamespaceId(pub u64);
 
 impl NamespaceId {
-    /// The one that this thread is in.
+    /// The namespace that this thread is in.
     ///
     /// # Errors
-    /// The kernel is older than 5.14, which does not tell.
+    /// The kernel is older than 5.14 and does not tell.
     pub fn own() -> io::Result<Self> {
         Self::of(&any_socket()?)
     }
 
-    /// The one that a socket belongs to. A connection that was accepted on a unix socket belongs to that of the process which
-    /// connected (`unix_stream_connect` in the kernel).
+    /// The namespace that a socket belongs to. A connection that was accepted on a unix socket belongs to the namespace
+    /// of the process which connected (`unix_stream_connect` in the kernel).
     ///
     /// # Errors
-    /// The kernel is older than 5.14, which does not tell.
+    /// The kernel is older than 5.14 and does not tell.
     pub fn of(socket: &impl AsFd) -> io::Result<Self> {
         let mut cookie = 0_u64;
         let mut length = size_of_val(&cookie) as libc::socklen_t;
@@ -50,8 +50,8 @@ impl NamespaceId {
     }
 }
 
-/// The addresses that links of this thread's network namespace have, be they up or not, each with the name of its link; without
-/// the loopback networks and link-local ones.
+/// The addresses of the links in this thread's network namespace, whether the links are up or not, each with the name
+/// of its link. Loopback networks and link-local addresses are left out.
 ///
 /// # Errors
 /// The kernel does not tell.
@@ -59,7 +59,7 @@ pub fn own_addresses() -> io::Result<BTreeMap<IpAddr, String>> {
     let ipv4 = ipv4_addresses()?;
     let ipv6 = match fs::read_to_string("/proc/thread-self/net/if_inet6") {
         Ok(text) => text,
-        // A kernel without IPv6.
+        // The kernel has no IPv6.
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
@@ -82,7 +82,7 @@ fn ipv6_address(line: &str) -> Option<(IpAddr, String)> {
     Some((Ipv6Addr::from_bits(bits).into(), words.next_back()?.to_owned()))
 }
 
-/// What `SIOCGIFCONF` tells: of every link every IPv4 address (`inet_gifconf` in the kernel).
+/// What `SIOCGIFCONF` tells: every IPv4 address of every link (`inet_gifconf` in the kernel).
 fn ipv4_addresses() -> io::Result<Vec<(IpAddr, String)>> {
     let socket = any_socket()?;
     let mut room = 64;
@@ -92,13 +92,13 @@ fn ipv4_addresses() -> io::Result<Vec<(IpAddr, String)>> {
             length: libc::c_int::try_from(room * size_of::<ifreq>()).map_err(io::Error::other)?,
             buffer: buffer.as_mut_ptr().cast(),
         };
-        // SAFETY: `request` has the layout of `struct ifconf`; the kernel writes at most `length` bytes to the buffer, which has as
-        // many, and the length that it wrote. Both live until the call returns.
+        // SAFETY: `request` has the layout of `struct ifconf`. The kernel writes at most `length` bytes to the buffer,
+        // which is that long, and then the length that it wrote. Both live until the call returns.
         let result =
             unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFCONF as libc::Ioctl, &raw mut request) };
         Errno::result(result)?;
         let filled = usize::try_from(request.length).unwrap_or(0) / size_of::<ifreq>();
-        // A buffer that is full may be too small: what does not fit is left out.
+        // If the buffer is full, it may be too small: the kernel leaves out what does not fit.
         if filled < room {
             buffer.truncate(filled);
             return Ok(buffer.iter().map(ipv4_address).collect());
@@ -114,11 +114,12 @@ struct Request {
     buffer: *mut libc::c_char,
 }
 
-/// Address and link of a `struct ifreq` with a `struct sockaddr_in`. The link is that of the label: `eth0:1` is of `eth0`.
+/// Address and link of a `struct ifreq` with a `struct sockaddr_in`. The link's name is in the label: `eth0:1` is on
+/// `eth0`.
 fn ipv4_address(entry: &[u8; size_of::<ifreq>()]) -> (IpAddr, String) {
     let (name, rest) = entry.split_at(libc::IFNAMSIZ);
     let name = name.split(|byte| matches!(byte, 0 | b':')).next().unwrap_or_default();
-    // Behind family and port.
+    // The address comes after family and port.
     let address = Ipv4Addr::new(rest[4], rest[5], rest[6], rest[7]);
     (address.into(), String::from_utf8_lossy(name).into_owned())
 }

@@ -1,11 +1,12 @@
-//! The other end of a veth pair, looked at from this end's namespace: nobody has to enter the other one for that.
+//! The other end of a veth pair, looked at from this end's namespace, so that no thread has to enter the other
+//! namespace.
 
 use ferrule_model::{IfName, Mac};
 
 use crate::fake::FakeKernel;
 use crate::{Error, Kernel, Netlink, link};
 
-/// A kernel that tells of a pair's other end, beside [`Kernel`], because only who keeps pods needs it.
+/// A kernel that tells of a pair's other end. It is not part of [`Kernel`], because only the keeper of pods needs it.
 pub trait Peers: Kernel {
     /// The MAC of the other end of `link`; `None` if there is no such link, or if it may not be seen.
     ///
@@ -22,14 +23,14 @@ impl Peers for Netlink {
         };
         match self.one(link::in_namespace(namespace, peer), format!("link show {peer} in {namespace}")) {
             Ok(found) => Ok(found.and_then(|message| link::parse(&message.payload)?.mac)),
-            // It has gone, or its namespace is another user's.
+            // The other end has gone, or its namespace belongs to another user.
             Err(Error::Refused { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
 }
 
-/// On the fake it cannot be seen.
+/// The fake does not show the other end.
 impl Peers for FakeKernel {
     fn mac_of_peer(&mut self, _link: &IfName) -> Result<Option<Mac>, Error> {
         Ok(None)

@@ -1,5 +1,5 @@
-//! The addresses that a namespace takes packets for, each with what it is on. [`Places`] is the seam: [`Netlink`] on the real
-//! kernel, [`FakeKernel`] on maps.
+//! The addresses to which a namespace accepts packets, each with the link that has it. [`Places`] is the seam:
+//! [`Netlink`] on the real kernel, [`FakeKernel`] on maps.
 
 mod own;
 
@@ -13,7 +13,8 @@ use crate::{Error, Kernel, Netlink, decode, encode};
 
 pub use own::nodes_own;
 
-/// Far away from any node: networks for documentation (RFC 5737, RFC 3849), which have no route but the default one.
+/// Addresses far away from any node: in networks for documentation (RFC 5737, RFC 3849), to which only the default
+/// route leads.
 pub const FAR: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1)),
@@ -24,15 +25,15 @@ pub const FAR: [IpAddr; 2] = [
 pub struct Place {
     /// The address.
     pub address: IpAddr,
-    /// What the link is.
+    /// The kind of the link.
     pub kind: LinkKind,
-    /// Whether it is the source of what leaves by the default route.
+    /// Whether packets that leave by the default route have it as their source.
     pub is_source: bool,
 }
 
 /// Addresses of one network namespace.
 pub trait Places {
-    /// All of them, of all links.
+    /// All addresses of all links.
     ///
     /// # Errors
     /// The socket failed.
@@ -46,11 +47,11 @@ impl Places for Netlink {
             sources.extend(self.path_to(far)?.and_then(|path| path.source));
         }
         let kinds: BTreeMap<_, _> = self.links()?.into_iter().map(|link| (link.index, link.kind)).collect();
-        // No link's number asks for all links.
+        // The number 0, which no link has, asks for all links.
         let found = self.list(&encode::addresses_of(IfIndex(0)), decode::address)?;
         let place = |(key, _): (ferrule_model::AddressKey, _)| {
             let address = key.prefix.ip();
-            // A link that came meanwhile is not known yet; the next look knows it.
+            // The link came after the links were listed. The next look will know it.
             let kind = kinds.get(&key.link)?.clone();
             Some(Place { address, kind, is_source: sources.contains(&address) })
         };
@@ -58,7 +59,7 @@ impl Places for Netlink {
     }
 }
 
-/// On the fake the first address of a family is the source, if there is a default route.
+/// On the fake, the first address of a family is the source if there is a default route.
 impl Places for FakeKernel {
     fn places(&mut self) -> Result<Vec<Place>, Error> {
         let mut places = Vec::new();

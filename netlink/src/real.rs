@@ -1,4 +1,4 @@
-//! [`Kernel`] on the real one.
+//! [`Kernel`] on the real kernel.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -21,14 +21,14 @@ use crate::{Error, Kernel, Port, Refusal, Routes, delete, encode, foreign, link,
 #[derive(Debug)]
 pub struct Netlink {
     pub(crate) socket: Socket,
-    /// For WireGuard; opened when it is first needed.
+    /// The socket for WireGuard, which is opened when it is first needed.
     pub(crate) generic: Option<Socket>,
-    /// `socket` may be of another namespace than the calling thread's.
+    /// Whether `socket` may be in another namespace than the calling thread's.
     pub(crate) elsewhere: bool,
 }
 
 impl Netlink {
-    /// The calling thread's namespace.
+    /// Opens a socket in the calling thread's namespace.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -36,10 +36,10 @@ impl Netlink {
         Ok(Self { socket: Socket::open()?, generic: None, elsewhere: false })
     }
 
-    /// The namespace `netns`; the calling thread is in it only while the socket is opened.
+    /// Opens a socket in the namespace `netns`. The calling thread is there only meanwhile.
     ///
     /// # Errors
-    /// It cannot be entered, or the socket not be opened.
+    /// The namespace cannot be entered, or the socket cannot be opened.
     pub fn open_in(netns: &Netns) -> Result<Self, Error> {
         Ok(Self { socket: Socket::open_in(netns)?, generic: None, elsewhere: true })
     }
@@ -48,7 +48,7 @@ impl Netlink {
         &self.socket
     }
 
-    /// What tells its own changes in the kernel's events.
+    /// The port that identifies its own changes in the kernel's events.
     ///
     /// # Errors
     /// The socket is broken.
@@ -65,7 +65,7 @@ impl Netlink {
         Ok(found(answer)?.and_then(|message| decode::path(&message.payload)))
     }
 
-    /// One request and the message that answers it.
+    /// Sends one request, and returns the message that answers it.
     pub(crate) fn one(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
         let Answers { mut results, mut messages } = self.socket.batch(&[request])?;
         match results.pop() {
@@ -74,12 +74,12 @@ impl Netlink {
         }
     }
 
-    /// The same for something that may not be there.
+    /// The same for something that may not exist.
     pub(crate) fn message_about(&mut self, request: Request, name: String) -> Result<Option<Message>, Error> {
         found(self.one(request, name))
     }
 
-    /// Requests in one message, of which each has to be granted.
+    /// Sends requests in one message. Each has to be granted.
     pub(crate) fn carry_out(&mut self, requests: &[Request], name: &str) -> Result<(), Error> {
         let refusal = self.socket.batch(requests)?.results.into_iter().find_map(Result::err);
         match refusal {
@@ -93,7 +93,7 @@ impl Netlink {
         self.socket.dump(request)
     }
 
-    /// Carries out ops that are all for route netlink.
+    /// Carries out ops that are all route netlink's.
     fn apply_routing(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error> {
         let requests = ops.iter().flat_map(|op| encode::op(op).into_iter().chain(local::companion(op)));
         let mut results = self.socket.batch(requests)?.results.into_iter();
@@ -110,7 +110,8 @@ impl Netlink {
         self.socket.dump_as(request, |part| decode(part.payload))
     }
 
-    /// Lists, but only counts what comes as it is next in `known`, which is gone on with then.
+    /// Lists objects. As long as they agree with what comes next in `known`, they are only counted, and `known` moves
+    /// on.
     fn list_beyond<I: Iterator<Item: Clone> + Clone, T>(
         &mut self,
         request: &Request,
@@ -131,7 +132,7 @@ impl Netlink {
     }
 }
 
-/// "Not there" is an answer to a lookup, not a fault.
+/// "Not there" is a valid answer to a lookup.
 fn found<T>(answer: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
     match answer {
         Err(error) => match error.errno() {
@@ -158,18 +159,18 @@ impl Kernel for Netlink {
         Ok(results)
     }
 
-    /// The creation, the alias and the question what came of it go out in one message: one round trip. Another alias for a link
-    /// that is on would have the kernel go through all IPv6 routes (`netdev_state_change`).
+    /// The creation, the alias and the question for the result go out in one message, which is one round trip. If the
+    /// alias were set on a link that is on, the kernel would walk through all IPv6 routes (`netdev_state_change`).
     fn create_veth(&mut self, spec: &VethSpec, pod: &Netns) -> Result<Link, Error> {
-        // The host's end needs no address: the pod has it as a permanent neighbour. With one it would have three more IPv6 routes,
-        // through which the kernel goes for each pod that comes or ends (`fib6_clean_all`).
+        // The host's end needs no address, because the pod has a permanent neighbour entry for it. An address would add
+        // three IPv6 routes, and the kernel walks through those for each pod that comes or ends (`fib6_clean_all`).
         let mut requests = vec![link::veth(spec, pod.as_fd()), link::without_address(&spec.host_name)];
         requests.extend(second_name(&spec.host_name).map(|other| link::alternative(&spec.host_name, &other)));
         requests.extend(spec.alias.as_ref().map(|alias| link::alias(&spec.host_name, alias)));
         requests.push(link::named(&spec.host_name));
         let Answers { results, messages } = self.socket.batch(&requests)?;
         let refusals = results.into_iter().enumerate().filter_map(|(n, result)| Some((n, result.err()?)));
-        // A node may lack IPv6, and before Linux 5.5 a link has one name.
+        // A node may lack IPv6, and before Linux 5.5 a link has only one name.
         let missing = [(1, Errno::EAFNOSUPPORT), (2, Errno::EOPNOTSUPP)];
         let mut refusals = refusals.filter(|(n, why)| !missing.contains(&(*n, why.errno)));
         let error = match refusals.next() {
@@ -185,7 +186,7 @@ impl Kernel for Netlink {
                 None => Error::Decode(format!("nothing about the link {} that was made", spec.host_name)),
             },
         };
-        // It was made, but not as asked.
+        // The link was made, but not as asked.
         self.delete_link(&spec.host_name)?;
         Err(error)
     }
@@ -226,14 +227,15 @@ impl Kernel for Netlink {
     fn addresses(&mut self, link: IfIndex) -> Result<BTreeMap<AddressKey, Address>, Error> {
         let all = self.list(&encode::addresses_of(link), decode::address);
         match all {
-            // A strict dump of a link that is gone.
+            // The link of a strict dump is gone.
             Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(BTreeMap::new()),
             all => Ok(all?.into_iter().filter(|(key, _)| key.link == link).collect()),
         }
     }
 
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error> {
-        // A map is made of all at once, here and below: that takes a fraction of the time of thousands of insertions.
+        // Collecting everything into a map at once, here and below, takes a fraction of the time of thousands of
+        // insertions.
         let mut found = Vec::new();
         for family in Family::BOTH {
             found.append(&mut self.list(&encode::routes_of(family, protocol), decode::route)?);
@@ -264,7 +266,7 @@ impl Kernel for Netlink {
         for family in Family::BOTH {
             match self.list(&encode::rules_of(family), |payload| foreign::rule(family, payload)) {
                 Ok(mut found) => rules.append(&mut found),
-                // A kernel without IPv6, or without policy routing.
+                // The kernel has no IPv6, or no policy routing.
                 Err(error) if matches!(error.errno(), Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => {}
                 Err(error) => return Err(error),
             }
@@ -314,7 +316,7 @@ impl Kernel for Netlink {
         for family in Family::BOTH {
             neighbours.append(&mut self.list(&encode::neighbours_of(family, link), permanent)?);
         }
-        // They come in the order of a hash, and are put in their own faster by what is short.
+        // They come in the order of a hash. Sorting them by a short key first is faster.
         neighbours.sort_by_cached_key(|(key, _)| ordinal(key.address).1);
         Ok(neighbours.into_iter().collect())
     }

@@ -1,14 +1,16 @@
-//! Links that somebody has given another name. The host's end of a pod's veth pair has a second one, an alternative name of the
-//! kernel's, from its making on; that stays when the first is changed, so that the link is still known as ours, and as whose.
+//! Links that some program has renamed. The host's end of a pod's veth pair has a second name from the beginning, an
+//! alternative name of the kernel's. That name stays when the first one is changed. So the link is still recognised as
+//! ours, and as which pod's.
 
 use ferrule_model::{IfName, Link, made_as, second_name};
 
 use crate::fake::FakeKernel;
 use crate::{Error, Kernel, Netlink, link};
 
-/// A kernel in which links are renamed: beside [`Kernel`], because only who makes such links needs it.
+/// A kernel in which links are renamed. It is not part of [`Kernel`], because only programs that make such links need
+/// it.
 pub trait Renamed: Kernel {
-    /// The host's end that was made under the name `made_as` and has another now.
+    /// The host's end that was made under the name `made_as` and now has another name.
     ///
     /// # Errors
     /// The socket failed.
@@ -24,7 +26,7 @@ pub trait Renamed: Kernel {
 impl Renamed for Netlink {
     fn renamed(&mut self, made_as: &IfName) -> Result<Option<Link>, Error> {
         match second_name(made_as) {
-            // The kernel looks for a link by any of its names.
+            // The kernel finds a link by any of its names.
             Some(name) => Ok(self.link(&name)?.filter(|link| link.name != *made_as)),
             None => Ok(None),
         }
@@ -37,7 +39,7 @@ impl Renamed for Netlink {
     }
 }
 
-/// On the fake nobody renames a link.
+/// On the fake no link is ever renamed.
 impl Renamed for FakeKernel {
     fn renamed(&mut self, _made_as: &IfName) -> Result<Option<Link>, Error> {
         Ok(None)

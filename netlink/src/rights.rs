@@ -1,18 +1,19 @@
-//! What a "no" means that is about rights, and what gives them. One place, so that every program says the same. Pure.
+//! What a refusal means that is about rights, and what gives the right. It is in one place, so that every program says
+//! the same. Pure.
 
 use std::io;
 
 use nix::errno::Errno;
 
-/// What the kernel asks for before it changes anything of a network namespace.
+/// The right that the kernel wants before it changes anything of a network namespace.
 const NET_ADMIN: &str = "CAP_NET_ADMIN in this network namespace is needed: run this as root, by its unit, or in a container with \
                          NET_ADMIN";
-/// What stands between a program and a socket that needs no right.
+/// What may keep a program from a socket that needs no right.
 const PROFILE: &str = "a unit or a container's profile forbids netlink sockets: allow AF_NETLINK (RestrictAddressFamilies=, seccomp, \
                        AppArmor, SELinux)";
 
-/// What gives the right that the kernel missed when it refused a request so; `None` if it missed none. Rights are checked first,
-/// and `EACCES` is never about them: with it the kernel says that IPv6 is off on a link.
+/// What gives the right that the kernel missed when it refused a request with this error; `None` if it missed none. The
+/// kernel checks rights first, and `EACCES` is never about rights: it says that IPv6 is off on a link.
 pub fn of_request(errno: Errno) -> Option<&'static str> {
     (errno == Errno::EPERM).then_some(NET_ADMIN)
 }
@@ -23,7 +24,7 @@ pub fn of_socket(error: &io::Error) -> Option<&'static str> {
     matches!(errno, Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT).then_some(PROFILE)
 }
 
-/// The same for the kernel's events, of which those of nftables take a right (`netlink_bind`).
+/// The same for the kernel's events. Those of nftables take a right (`netlink_bind`).
 pub fn of_events(error: &io::Error) -> Option<&'static str> {
     match Errno::from_raw(error.raw_os_error()?) {
         Errno::EPERM => Some(NET_ADMIN),
@@ -48,7 +49,7 @@ pub fn of_program(said: &str) -> Option<&'static str> {
     permission.iter().any(|words| said.contains(words)).then_some(NET_ADMIN)
 }
 
-/// What has to be done so that a program runs which could not be run; it is in this package.
+/// What has to be done so that a program can run. `package` is the one that contains it.
 pub fn to_run(error: &io::Error, package: &str) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => format!("install the package {package}"),
@@ -59,7 +60,7 @@ pub fn to_run(error: &io::Error, package: &str) -> String {
     }
 }
 
-/// A remedy behind a message; nothing where there is none.
+/// A remedy as the end of a message; nothing if there is none.
 pub fn behind(remedy: Option<&str>) -> String {
     remedy.map_or_else(String::new, |remedy| format!("; {remedy}"))
 }

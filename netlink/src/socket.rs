@@ -1,8 +1,8 @@
-//! A netlink socket that sends many requests in one message and gives each its answer.
+//! A netlink socket that sends many requests in one message and returns the answer to each.
 //!
-//! The kernel works through the requests of one `sendmsg` in their order, in the caller's context
-//! (`netlink_rcv_skb`), and answers a refused one with an error that carries its sequence number. So only the last one
-//! has to ask for an acknowledgement: when that is here, silence about the others means yes.
+//! The kernel works through the requests of one `sendmsg` in their order, in the caller's context (`netlink_rcv_skb`).
+//! It answers a refused one with an error that carries its sequence number. So only the last request has to ask for an
+//! acknowledgement. Once that is here, silence about the others means yes.
 
 use std::borrow::Borrow;
 use std::io;
@@ -20,22 +20,23 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::netns::Netns;
 use crate::{Error, Port, Refusal};
 
-/// Longest wait for an answer. The kernel answers within the send, unless another holds its RTNL lock.
+/// Longest wait for an answer. The kernel answers within the send, unless another process holds its RTNL lock.
 const ANSWER_S: i64 = 10;
-/// Requests of one send. An answer to each must fit into the receive buffer (`net.core.rmem_default`, 212,992 bytes;
-/// an ACK takes 768 of them).
+/// Requests in one send. The receive buffer has to hold an answer to each (`net.core.rmem_default`, 212,992 bytes; an
+/// ACK takes 768 of them).
 const REQUESTS_A_SEND: usize = 200;
-/// Attempts to list a table that changes meanwhile.
+/// Attempts to list a table that changes during the listing.
 const DUMP_ATTEMPTS: u32 = 10;
 
-/// Bytes of the longest datagram: a dump fills 32 KiB at most (`netlink_dump`), and a notification one message.
+/// Bytes of the longest datagram. A dump fills at most 32 KiB (`netlink_dump`), and a notification is one message.
 const DATAGRAM: usize = 64 << 10;
-/// The same outside of dumps: one message of the kernel's, or the acknowledgements of one send.
+/// The same outside of dumps: one message of the kernel, or the acknowledgements of one send.
 const ANSWER: usize = 32 << 10;
 
-/// Bytes that every socket may send in one message: less than the least that a machine would have as `net.core.wmem_default`.
+/// Bytes that every socket may send in one message. It is less than the least `net.core.wmem_default` that a machine
+/// would have.
 const SENT_WITHOUT_ASKING: usize = 64 << 10;
-/// What the kernel counts beside a message's bytes (`netlink_sendmsg`).
+/// What the kernel counts in addition to a message's bytes (`netlink_sendmsg`).
 const SEND_OVERHEAD: usize = 4096;
 
 /// `struct nlmsghdr`.
@@ -51,7 +52,7 @@ const ATTR_MSG: u16 = 1;
 pub(crate) struct Request {
     /// `nlmsg_type`.
     pub(crate) kind: u16,
-    /// `NLM_F_CREATE` and the like; what every request has is added when it is sent.
+    /// `NLM_F_CREATE` and the like. The flags of every request are added when it is sent.
     pub(crate) flags: u16,
     /// The family's header and attributes.
     pub(crate) payload: Vec<u8>,
@@ -63,12 +64,12 @@ pub(crate) struct Message {
     pub(crate) kind: u16,
     flags: u16,
     pub(crate) sequence: u32,
-    /// Of the socket that asked for what is told; 0: the kernel by itself.
+    /// The port of the socket that asked for the change. 0 means the kernel by itself.
     pub(crate) port: u32,
     pub(crate) payload: Vec<u8>,
 }
 
-/// The same where it lies in its datagram.
+/// The same, still inside its datagram.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part<'a> {
     kind: u16,
@@ -85,38 +86,38 @@ impl Part<'_> {
     }
 }
 
-/// What a batch brought: for each request the kernel's yes or no, and the messages that are neither.
+/// The result of a batch: for each request the kernel's yes or no, and the messages that are neither.
 #[derive(Debug)]
 pub(crate) struct Answers {
     pub(crate) results: Vec<Result<(), Refusal>>,
     pub(crate) messages: Vec<Message>,
 }
 
-/// A netlink socket of one protocol. It belongs to the namespace it was opened in, wherever its thread goes.
+/// A netlink socket of one protocol. It belongs to the namespace in which it was opened, wherever its thread goes.
 #[derive(Debug)]
 pub(crate) struct Socket {
     raw: Raw,
     sequence: u32,
-    /// Where datagrams are received, kept so that a short program asks for the memory once.
+    /// The buffer for received datagrams. It is kept, so that a short program asks for the memory once.
     datagram: Vec<u8>,
 }
 
 impl Socket {
-    /// Opens one for route netlink in the calling thread's namespace.
+    /// Opens a socket for route netlink in the calling thread's namespace.
     pub(crate) fn open() -> Result<Self, Error> {
         Self::of(NETLINK_ROUTE)
     }
 
-    /// Opens one for another protocol (`NETLINK_*`).
+    /// Opens a socket for another protocol (`NETLINK_*`).
     pub(crate) fn of(protocol: isize) -> Result<Self, Error> {
         let open = || -> io::Result<Raw> {
             let mut raw = Raw::new(protocol)?;
             raw.bind_auto()?;
             raw.connect(&SocketAddr::new(0, 0))?;
             raw.set_ext_ack(true)?;
-            // An acknowledgement need not bring the request back.
+            // An acknowledgement need not contain the request.
             raw.set_cap_ack(true)?;
-            // Before Linux 4.20 filters are not known; what they should have left out is left out here.
+            // Kernels before Linux 4.20 do not know such filters. What they should have left out is left out here.
             let _ = raw.set_netlink_get_strict_chk(true);
             setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::seconds(ANSWER_S))?;
             Ok(raw)
@@ -124,7 +125,7 @@ impl Socket {
         Ok(Self { raw: open().map_err(Error::Open)?, sequence: 0, datagram: Vec::new() })
     }
 
-    /// Opens one in `netns`.
+    /// Opens a socket in `netns`.
     pub(crate) fn open_in(netns: &Netns) -> Result<Self, Error> {
         Self::opened_in(netns, Self::open)
     }
@@ -137,14 +138,15 @@ impl Socket {
         netns.run(open)?
     }
 
-    /// The number by which the kernel knows it.
+    /// The number by which the kernel knows the socket.
     pub(crate) fn port(&self) -> Result<Port, Error> {
         let mut address = SocketAddr::new(0, 0);
         self.raw.get_address(&mut address).map_err(Error::Open)?;
         Ok(Port(address.port_number()))
     }
 
-    /// Runs `inside` with this socket in a multicast group (`RTNLGRP_*`), and forgets what came of it afterwards.
+    /// Runs `inside` with this socket in a multicast group (`RTNLGRP_*`), and drops the rest of its messages
+    /// afterwards.
     pub(crate) fn subscribed<T>(
         &mut self,
         group: u32,
@@ -160,8 +162,8 @@ impl Socket {
         result
     }
 
-    /// Sends `requests` in as few messages as possible and waits for all the answers. Each is put where it is sent from as
-    /// soon as it is made: thousands are never there at once.
+    /// Sends `requests` in as few messages as possible and waits for all answers. Each request is written into the send
+    /// buffer as soon as it is made, so thousands never exist at once.
     pub(crate) fn batch<R: Borrow<Request>>(
         &mut self,
         requests: impl IntoIterator<Item = R>,
@@ -185,7 +187,7 @@ impl Socket {
         Ok(answers)
     }
 
-    /// The answers to the last `count` requests, of which the last one is acknowledged.
+    /// Receives the answers to the last `count` requests. The last of them is acknowledged.
     fn answers(&mut self, count: usize, answers: &mut Answers) -> Result<(), Error> {
         let start = answers.results.len();
         let first = self.sequence.wrapping_sub(count as u32).wrapping_add(1);
@@ -194,7 +196,7 @@ impl Socket {
             for message in self.receive()? {
                 let place = message.sequence.wrapping_sub(first) as usize;
                 if place >= count {
-                    // An answer to an earlier request whose caller gave up.
+                    // This answers an earlier request whose caller gave up.
                     continue;
                 }
                 if message.kind != NLMSG_ERROR {
@@ -211,7 +213,7 @@ impl Socket {
 
     /// Sends `changes` between `begin` and `end` as one transaction of nfnetlink: all of them are done, or none.
     ///
-    /// The last change is acknowledged after the commit, and a refused one before that. What concerns the whole
+    /// The kernel acknowledges the last change after the commit, and a refused one before it. A fault of the whole
     /// transaction is an error of its beginning (`nfnetlink_rcv_batch`).
     pub(crate) fn transaction(
         &mut self,
@@ -248,12 +250,12 @@ impl Socket {
         }
     }
 
-    /// Lists a table, again if it changed meanwhile.
+    /// Lists a table. If it changed meanwhile, lists it again.
     pub(crate) fn dump(&mut self, request: &Request) -> Result<Vec<Message>, Error> {
         self.dump_as(request, |part| Some(part.to_message()))
     }
 
-    /// The same, with each message read as it comes, and those that give nothing left out.
+    /// The same. Each message is read as it comes, and those that give nothing are left out.
     pub(crate) fn dump_as<T>(
         &mut self,
         request: &Request,
@@ -262,7 +264,7 @@ impl Socket {
         self.dump_into(request, Vec::new, |found, part| found.extend(read(part)))
     }
 
-    /// The same, into something that is begun anew if the table changed meanwhile.
+    /// The same, into a value that is begun anew if the table changed meanwhile.
     pub(crate) fn dump_into<S>(
         &mut self,
         request: &Request,
@@ -280,7 +282,7 @@ impl Socket {
         Err(Error::Interrupted(DUMP_ATTEMPTS))
     }
 
-    /// The answer to a dump; `None` if it is not of one moment.
+    /// The answer to a dump; `None` if the table changed during the dump.
     fn dumped<S>(&mut self, mut found: S, read: impl Fn(&mut S, Part<'_>)) -> Result<Option<S>, Error> {
         let mut whole = true;
         let mut datagram = Vec::new();
@@ -305,12 +307,12 @@ impl Socket {
         }
     }
 
-    /// Has room for a message of this length, which has to be sent whole. What the kernel gives every socket
-    /// (`net.core.wmem_default`, 212,992 bytes) is enough for most.
+    /// Makes room for a message of this length, which has to be sent whole. What the kernel gives every socket
+    /// (`net.core.wmem_default`, 212,992 bytes) is enough for most messages.
     fn make_room(&self, length: usize) -> Result<(), Error> {
         let room = length + SEND_OVERHEAD;
         if setsockopt(&self.raw, sockopt::SndBufForce, &room).is_err() {
-            // Not the machine's root: up to `net.core.wmem_max`.
+            // This process is not the machine's root, so the limit is `net.core.wmem_max`.
             setsockopt(&self.raw, sockopt::SndBuf, &room).map_err(|errno| Error::Send(errno.into()))?;
         }
         Ok(())
@@ -321,7 +323,7 @@ impl Socket {
         append(buffer, request, request.flags | flags, self.sequence);
     }
 
-    /// The bytes of one acknowledged request and its sequence number, to be sent by somebody else.
+    /// The bytes of one acknowledged request, and its sequence number. Another process will send them.
     pub(crate) fn prepare(&mut self, request: &Request) -> (Vec<u8>, u32) {
         let mut buffer = Vec::new();
         self.append(&mut buffer, request, NLM_F_REQUEST | NLM_F_ACK);
@@ -340,13 +342,13 @@ impl Socket {
         received
     }
 
-    /// Puts one datagram in the place of what is in `datagram`, which is given `room` in bytes.
+    /// Replaces the content of `datagram` by one received datagram. It gets `room` bytes.
     fn receive_into(&self, datagram: &mut Vec<u8>, room: usize) -> Result<(), Error> {
         loop {
             datagram.clear();
             datagram.reserve_exact(room);
             match self.raw.recv(datagram, libc::MSG_TRUNC) {
-                // With MSG_TRUNC the length is the datagram's, whatever there was room for.
+                // With MSG_TRUNC the length is that of the datagram, even if it does not fit.
                 Ok(length) if length > room => {
                     return Err(Error::Decode(format!("a datagram of {length} bytes")));
                 }
@@ -419,7 +421,7 @@ pub(crate) fn messages(datagram: &[u8]) -> Result<Vec<Message>, Error> {
     Parts(datagram).map(|part| Ok(part?.to_message())).collect()
 }
 
-/// The first field of `struct nlmsgerr`, and of the end of a dump: 0 or a negative error number.
+/// The first field of `struct nlmsgerr`, and of the message that ends a dump: 0 or a negative error number.
 fn errno_of(message: &Message) -> Result<i32, Error> {
     let code = message.payload.get(..4).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
     code.ok_or_else(|| Error::Decode("an acknowledgement without an error number".into()))
@@ -433,7 +435,7 @@ pub(crate) fn verdict(message: &Message) -> Result<Result<(), Refusal>, Error> {
     })
 }
 
-/// Whether this is an acknowledgement, good or bad.
+/// Whether this is an acknowledgement, positive or negative.
 pub(crate) fn is_acknowledgement(message: &Message) -> bool {
     message.kind == NLMSG_ERROR
 }
@@ -443,7 +445,7 @@ fn refused_dump(code: i32, message: &Message) -> Error {
     Error::Refused { request: "list".into(), refusal }
 }
 
-/// The kernel's sentence: a TLV behind the error number and the (capped) copy of the request.
+/// The kernel's sentence: an attribute behind the error number and the (capped) copy of the request.
 fn reason(message: &Message) -> Option<String> {
     if message.flags & NLM_F_ACK_TLVS == 0 {
         return None;
@@ -484,7 +486,7 @@ mod tests {
         assert!(messages(&[1, 2, 3]).is_err());
     }
 
-    /// Nexthop objects come and go while they are listed, over several datagrams.
+    /// Nexthop objects come and go while they are listed in several datagrams.
     #[test]
     fn a_list_that_changed_meanwhile_is_made_again_and_then_whole() {
         const COUNT: usize = 3000;
@@ -514,13 +516,13 @@ mod tests {
         crate::netns::make().unwrap().run(inside).unwrap();
     }
 
-    /// `ip` that carries out these lines.
+    /// An `ip` process that carries out these lines.
     fn ip(lines: String) -> std::process::Child {
         use std::io::Write;
         use std::process::{Command, Stdio};
         let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = ip.stdin.take().unwrap();
-        // Ends early when the program does.
+        // The thread ends early if the program does.
         std::thread::spawn(move || stdin.write_all(lines.as_bytes()));
         ip
     }

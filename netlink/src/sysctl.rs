@@ -44,15 +44,16 @@ pub fn set(name: &str, value: &str) -> Result<bool, SysctlError> {
     Ok(true)
 }
 
-/// A parameter that is looked at time and again. Its file stays open: a look is one system call, and no way through `/proc`.
+/// A parameter that is looked at again and again. Its file stays open, so a look is one system call without a path
+/// lookup.
 #[derive(Debug)]
 pub struct Watched(File);
 
 impl Watched {
-    /// Longer than any number.
+    /// More bytes than any number has.
     const LONGEST: usize = 32;
 
-    /// The parameter of this name, which is in the form with slashes.
+    /// Opens the parameter of this name, which is in the form with slashes.
     ///
     /// # Errors
     /// There is none, or it may not be read.
@@ -60,8 +61,8 @@ impl Watched {
         File::open(file(name)).map(Self)
     }
 
-    /// Whether its value, a number, `is` as it should be; `None` if that cannot be told, as of a link that has gone: another one
-    /// of its name has other parameters.
+    /// Whether its value, a number, is as `is` wants it. `None` if that cannot be told, for instance because the link
+    /// is gone. A new link of the same name has other parameters.
     pub fn look(&self, is: impl FnOnce(&str) -> bool) -> Option<bool> {
         let mut value = [0; Self::LONGEST];
         let length = self.0.read_at(&mut value, 0).ok().filter(|length| *length < value.len())?;

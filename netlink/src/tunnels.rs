@@ -1,4 +1,4 @@
-//! What only tunnels between nodes need of a kernel: beside [`Kernel`], because nobody else does.
+//! What tunnels between nodes need of a kernel. It is not part of [`Kernel`], because nothing else needs it.
 
 use ferrule_model::{IfIndex, IfName, WireguardState};
 use nix::errno::Errno;
@@ -13,14 +13,14 @@ pub trait Tunnels: Kernel {
     /// `ENODEV` if there is no such link.
     fn tx_checksum(&mut self, link: &IfName) -> Result<bool, Error>;
 
-    /// Switches that.
+    /// Switches whether a device leaves the checksums of what it sends to the hardware.
     ///
     /// # Errors
     /// `ENODEV` if there is no such link, `EOPNOTSUPP` if it cannot be changed.
     fn set_tx_checksum(&mut self, link: &IfName, on: bool) -> Result<(), Error>;
 
-    /// All about a WireGuard device; `None` if the link is none, or is gone. WireGuard tells of no changes: whoever wants to
-    /// know has to ask.
+    /// All about a WireGuard device; `None` if the link is none, or is gone. WireGuard tells of no changes, so a caller
+    /// has to ask.
     ///
     /// # Errors
     /// The socket failed.

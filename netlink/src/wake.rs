@@ -1,8 +1,8 @@
-//! Kernel events that the monitor has no room for: nexthop objects, whose removal takes IPv4 routes with it without a word
-//! (`fib_table_flush` tells nobody), policy rules, sysctls of forwarding and reverse path filtering, and changes of some
-//! nftables tables.
+//! Kernel events that the monitor does not handle: of nexthop objects, policy rules, sysctls of forwarding and reverse
+//! path filtering, and of some nftables tables. The removal of a nexthop object silently removes its IPv4 routes
+//! (`fib_table_flush` tells nobody).
 //!
-//! Only what is needed to tell whether they concern the listener is read of them.
+//! Only so much of an event is read as tells whether it concerns the listener.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,19 +25,19 @@ use crate::socket::{Message, messages};
 
 pub use ferrule_model::{NexthopEvent, Wake};
 
-/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_RULE` (8), `RTNLGRP_IPV6_RULE` (19), `RTNLGRP_IPV4_NETCONF` (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of
-/// a netlink address.
+/// `RTNLGRP_NEXTHOP` (32), `RTNLGRP_TC` (4), `RTNLGRP_IPV4_RULE` (8), `RTNLGRP_IPV6_RULE` (19), `RTNLGRP_IPV4_NETCONF`
+/// (24), `RTNLGRP_IPV6_NETCONF` (25) and `NFNLGRP_NFTABLES` (7) as bits of a netlink address.
 const GROUP_NEXTHOP: u32 = 1 << 31;
 const GROUP_TC: u32 = 1 << 3;
 const GROUPS_RULE: u32 = 1 << 7 | 1 << 18;
 const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
 const GROUP_NFTABLES: u32 = 1 << 6;
 
-/// `struct netconfmsg` and what fills it up to four bytes; the attributes after it begin with the link's number.
+/// `struct netconfmsg`, padded to four bytes. The attributes after it begin with the link's number.
 const NETCONF_HEADER: usize = 4;
 /// `struct nfgenmsg`.
 const NFTABLES_HEADER: usize = 4;
-/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on: 1 in each kind of message.
+/// `NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE` and so on. The number is 1 in each kind of message.
 const NFTA_TABLE: u16 = 1;
 /// `RTM_NEWQDISC` and the others of `linux/rtnetlink.h`.
 const NEWQDISC: u16 = 36;
@@ -48,7 +48,7 @@ const DELTFILTER: u16 = 45;
 const NEWSETELEM: u8 = 12;
 const DELSETELEM: u8 = 14;
 
-/// As long as the longest message that the kernel sends here (`NLMSG_GOODSIZE` is 8 KiB at most).
+/// Length of the longest message that the kernel sends here, with room to spare (`NLMSG_GOODSIZE` is 8 KiB at most).
 const BUFFER: usize = 32 << 10;
 /// Bytes of events that wait to be read.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -62,8 +62,8 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Subscribes in the calling thread's network namespace, to all nexthop objects but those that `own` makes, changes
-    /// and removes, to the policy rules, to the sysctls, and to the nftables tables of these names.
+    /// Subscribes in the calling thread's network namespace to five things: all nexthop objects (but not to the changes
+    /// that `own` makes), link limits, policy rules, sysctls, and the nftables tables of these names.
     ///
     /// # Errors
     /// A socket cannot be opened.
@@ -76,12 +76,13 @@ impl Wakes {
         Ok(Self { routing, tables, names })
     }
 
-    /// The sockets, to wait until something can be read.
+    /// The sockets, so that a caller can wait until something can be read.
     pub fn sockets(&self) -> [BorrowedFd<'_>; 2] {
         [self.routing.as_fd(), self.tables.as_fd()]
     }
 
-    /// What has come by now and may concern us, each with the netlink port of who asked for the change (0: the kernel by itself).
+    /// What has come by now and may concern the listener. Each event comes with the netlink port that asked for the
+    /// change (0: the kernel by itself).
     ///
     /// # Errors
     /// A socket is broken.
@@ -100,8 +101,8 @@ fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The events of all datagrams that wait on `socket`; a datagram holds any number of messages. An element that whoever removed it
-/// has `put` again was never gone: a transaction is told as a whole.
+/// The events of all datagrams that wait on `socket`; a datagram holds any number of messages. If one transaction
+/// removes an element and puts it back (`put`), the element was never gone, because a transaction is told as a whole.
 fn told(
     socket: &OwnedFd,
     event: impl Fn(&Message) -> Option<Wake>,
@@ -152,14 +153,15 @@ fn traffic(message: &Message, gone: bool) -> Option<Wake> {
     Some(Wake::Traffic { link: IfIndex(field(4)?), parent: field(12)?, gone })
 }
 
-/// A link that comes is told with all its settings, a sysctl that is written by itself. Every pod's link comes, and its settings
-/// are nobody's concern; of a link that matters the monitor tells.
+/// Whether a message tells of a single sysctl. The kernel tells all settings of a new link together, and a sysctl that
+/// is written separately. Every pod brings a link, and its settings concern nobody. The monitor tells of links that
+/// matter.
 fn is_one_setting(message: &Message) -> bool {
     let attributes = message.payload.get(NETCONF_HEADER..).unwrap_or_default();
     NlasIterator::new(attributes).filter_map(Result::ok).count() <= 2
 }
 
-/// The node's own addresses are put as a whole, whatever was there.
+/// The node's own addresses are always put as a whole, whatever was there.
 fn put_again(message: &Message) -> Option<String> {
     let [_, NEWSETELEM] = message.kind.to_be_bytes() else { return None };
     nft::owners(message).into_iter().find(|owner| owner == OWN_COMMENT)
@@ -187,7 +189,7 @@ mod tests {
     use crate::fixtures::a_pair;
     use crate::{Kernel, Netlink, netns, nft};
 
-    /// What is told next, after a wait of at most 5 s.
+    /// The next events, after a wait of at most 5 s.
     fn next(wakes: &mut Wakes) -> Vec<(Wake, u32)> {
         loop {
             let mut ready = wakes.sockets().map(|fd| PollFd::new(fd, PollFlags::POLLIN));

@@ -79,7 +79,7 @@ pub fn list_chains() -> Result<String, NftError> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// nft tells errors apart by text alone; this one is the C library's for ENOENT, untranslated under LC_ALL=C.
+/// nft tells errors apart only by their text. This text is the C library's for ENOENT, untranslated under LC_ALL=C.
 fn is_missing(output: &Output) -> bool {
     String::from_utf8_lossy(&output.stderr).contains("No such file or directory")
 }
@@ -88,7 +88,8 @@ fn refused(output: &Output) -> NftError {
     NftError::Refused(String::from_utf8_lossy(&output.stderr).trim_end().to_owned())
 }
 
-/// Where it is: by PATH, and if that lacks the directories for root's programs, as a container runtime's may, in those.
+/// The path of the program. It is looked for in PATH, and then in the directories for root's programs, which may be
+/// missing in the PATH of a container runtime.
 fn program(is_there: impl Fn(&Path) -> bool) -> PathBuf {
     const USUAL: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -97,8 +98,8 @@ fn program(is_there: impl Fn(&Path) -> bool) -> PathBuf {
     found.unwrap_or_else(|| "nft".into())
 }
 
-/// Runs it. Script and listing pass through memory that is a file: nft flushes after every few bytes, and a reader at the other
-/// end of a pipe is woken each time, twice for each element of a set.
+/// Runs it. Script and listing pass through files in memory. nft flushes after every few bytes: at a pipe the reader
+/// would be woken each time, twice for each element of a set.
 fn nft(args: &[&str], script: &str) -> Result<Output, NftError> {
     let mut command = Command::new(program(|path| path.is_file()));
     command.args(args).env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::piped());
@@ -110,12 +111,12 @@ fn nft(args: &[&str], script: &str) -> Result<Output, NftError> {
     let mut listing = memory()?;
     command.stdout(listing.try_clone().map_err(NftError::Run)?);
     let mut output = command.spawn().and_then(|child| child.wait_with_output()).map_err(NftError::Run)?;
-    // The two share one position.
+    // Writer and reader share one position in the file.
     listing.rewind().and_then(|()| listing.read_to_end(&mut output.stdout)).map_err(NftError::Run)?;
     Ok(output)
 }
 
-/// `MFD_NOEXEC_SEAL`, without which a kernel with `vm.memfd_noexec` = 2 gives none; before Linux 6.3 it is not known.
+/// `MFD_NOEXEC_SEAL`. Without it a kernel with `vm.memfd_noexec` = 2 refuses; kernels before Linux 6.3 do not know it.
 const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(8);
 
 fn memory() -> Result<File, NftError> {

@@ -8,14 +8,14 @@ use super::{Change, Flow, Netfilter, codec, conntrack};
 use crate::Error;
 use crate::socket::Socket;
 
-/// Netfilter netlink in the namespace it was opened in.
+/// Netfilter netlink in the namespace in which the socket was opened.
 #[derive(Debug)]
 pub struct NetfilterSocket {
     socket: Socket,
 }
 
 impl NetfilterSocket {
-    /// The calling thread's namespace.
+    /// Opens a socket in the calling thread's namespace.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -23,7 +23,7 @@ impl NetfilterSocket {
         Ok(Self { socket: Socket::of(NETLINK_NETFILTER)? })
     }
 
-    /// The named counters of a table, and how many packets each has counted; none if there is no such table.
+    /// The named counters of a table, and the number of packets each has counted. None if there is no such table.
     ///
     /// # Errors
     /// The socket failed, or the kernel refused.
@@ -71,12 +71,12 @@ impl Netfilter for NetfilterSocket {
     ) -> Result<usize, Error> {
         let listed = self.socket.dump(&conntrack::udp_flows(family, port))?;
         let flows = listed.iter().filter_map(|found| conntrack::parse_udp_flow(found, family));
-        // A kernel that does not know the filter tells of all.
+        // A kernel that does not know the filter lists all connections.
         let flows = flows.filter(|(flow, _)| port.is_none_or(|port| port == flow.port));
         let requests: Vec<_> = flows.filter(|(flow, _)| wanted(flow)).map(|(_, delete)| delete).collect();
         for result in self.socket.batch(&requests)?.results {
             match result {
-                // It ended by itself.
+                // The connection ended by itself.
                 Ok(()) | Err(crate::Refusal { errno: Errno::ENOENT, .. }) => {}
                 Err(refusal) => {
                     return Err(Error::Refused { request: "conntrack delete".into(), refusal });

@@ -1,10 +1,10 @@
-//! Which addresses are the node's own, so that a host port is on them. Pure.
+//! Finds the addresses that are the node's own, on which host ports are open. Pure.
 //!
-//! The kernel takes packets for more addresses than those: IPVS and others put the addresses of Services on a device that
-//! leads nowhere (`kube-ipvs0`, `kube-dummy-if`), or on `lo`. What comes for them is the Service's, whatever its port.
-//! An address on any other device is the node's: that is where packets come in, and an address that moves between nodes
-//! (VRRP) is on such a device too. On `lo` or a dummy device it is the node's if the node speaks from it, as where routes are
-//! learned by BGP and the uplinks have no addresses.
+//! The kernel accepts packets to more addresses than those. IPVS and others put the addresses of Services on a device
+//! that leads nowhere (`kube-ipvs0`, `kube-dummy-if`), or on `lo`. A packet to such an address is the Service's,
+//! whatever its port. An address on any other device is the node's: packets come in there, and an address that moves
+//! between nodes (VRRP) is on such a device too. An address on `lo` or a dummy device is the node's if the node uses it
+//! as a source. That is so where BGP tells the routes and the uplinks have no addresses.
 
 use std::net::IpAddr;
 
@@ -12,8 +12,8 @@ use ferrule_model::LinkKind;
 
 use super::Place;
 
-/// The node's own of these addresses. Those that mean another machine on another link are not among them: loopback
-/// addresses, and link-local ones of IPv6.
+/// Those of the addresses that are the node's own. Addresses that mean another machine on another link are left out:
+/// loopback addresses, and link-local ones of IPv6.
 pub fn nodes_own(places: &[Place]) -> impl Iterator<Item = IpAddr> {
     places.iter().filter(|place| is_own(place)).map(|place| place.address)
 }

@@ -1,5 +1,5 @@
 //! Queueing disciplines and filters as netlink messages: `linux/pkt_sched.h`, `linux/pkt_cls.h` and
-//! `linux/tc_act/tc_mirred.h`, of which the packet crate has no token bucket.
+//! `linux/tc_act/tc_mirred.h`. The packet crate has no token bucket.
 
 use ferrule_model::{Bucket, IfIndex};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE, NlasIterator};
@@ -15,7 +15,7 @@ const GETTFILTER: u16 = 46;
 
 /// `struct tcmsg`.
 const HEADER_LEN: usize = 20;
-/// `TC_H_ROOT`, `TC_H_INGRESS`, and the number under which tc(8) knows the ingress discipline.
+/// `TC_H_ROOT`, `TC_H_INGRESS`, and the number by which tc(8) knows the ingress discipline.
 const ROOT: u32 = 0xffff_ffff;
 const INGRESS: u32 = 0xffff_fff1;
 const INGRESS_HANDLE: u32 = 0xffff_0000;
@@ -67,7 +67,7 @@ pub(super) fn limit(link: IfIndex, tbf: Bucket) -> Request {
     Request { kind: NEWQDISC, flags: NLM_F_CREATE | NLM_F_REPLACE, payload }
 }
 
-/// Takes the ingress discipline away, with its filters.
+/// Removes the ingress discipline, with its filters.
 pub(super) fn no_ingress(link: IfIndex) -> Request {
     Request { kind: DELQDISC, flags: 0, payload: header(link, INGRESS_HANDLE, INGRESS, 0) }
 }
@@ -82,7 +82,7 @@ pub(super) fn ingress(link: IfIndex) -> Request {
     Request { kind: NEWQDISC, flags: NLM_F_CREATE, payload }
 }
 
-/// By the classifier that every kernel has, `u32`, with one key that matches every packet.
+/// Uses the classifier that every kernel has, `u32`, with one key that matches every packet.
 pub(super) fn redirect(from: IfIndex, to: IfIndex) -> Request {
     let mut mirred = vec![0; MIRRED_LEN];
     mirred[8..12].copy_from_slice(&STOLEN.to_ne_bytes());
@@ -99,7 +99,7 @@ pub(super) fn redirect(from: IfIndex, to: IfIndex) -> Request {
     Request { kind: NEWTFILTER, flags: NLM_F_CREATE | NLM_F_EXCL, payload }
 }
 
-/// The answer is a notification (`qdisc_notify`), which its causer gets only on demand.
+/// The answer is a notification (`qdisc_notify`). The kernel sends it to the asking socket only on demand.
 pub(super) fn root_of(link: IfIndex) -> Request {
     Request { kind: GETQDISC, flags: NLM_F_ECHO, payload: header(link, 0, ROOT, 0) }
 }
@@ -108,7 +108,7 @@ pub(super) fn filters_of(link: IfIndex) -> Request {
     Request { kind: GETTFILTER, flags: 0, payload: header(link, 0, INGRESS_HANDLE, 0) }
 }
 
-/// The token bucket that a message about a discipline tells of.
+/// The token bucket in a message about a discipline.
 pub(super) fn parse_tbf(message: &Message) -> Option<Bucket> {
     let attributes = message.payload.get(HEADER_LEN..)?;
     if find(attributes, KIND)?.as_slice() != b"tbf\0" {
@@ -121,7 +121,7 @@ pub(super) fn parse_tbf(message: &Message) -> Option<Bucket> {
     Some(Bucket::from_limit(rate, number(&parms, TBF_LIMIT_AT)?))
 }
 
-/// Where the filter that a message tells of redirects to.
+/// The link to which the filter in a message redirects.
 pub(super) fn parse_redirect(message: &Message) -> Option<IfIndex> {
     let options = find(message.payload.get(HEADER_LEN..)?, OPTIONS)?;
     let action = find(&find(&options, U32_ACT)?, 1)?;

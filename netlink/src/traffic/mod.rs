@@ -1,8 +1,9 @@
-//! Bandwidth of a link: how fast it may send, and where what it receives is sent on so that that can be limited too.
+//! Bandwidth of a link: how fast it may send, and where its incoming packets are redirected to, so that these can be
+//! limited too.
 //!
-//! The kernel shapes what a link sends. What it receives is redirected to an intermediate functional block, a device
-//! that sends it back to where it came from, at its own pace. [`Traffic`] is the seam: [`Netlink`](crate::Netlink) on
-//! the real kernel, [`FakeKernel`](crate::fake::FakeKernel) on maps.
+//! The kernel shapes what a link sends. What the link receives is redirected to an intermediate functional block. That
+//! is a device which sends the packets back to where they came from, at its own pace. [`Traffic`] is the seam:
+//! [`Netlink`](crate::Netlink) on the real kernel, [`FakeKernel`](crate::fake::FakeKernel) on maps.
 
 mod message;
 mod real;
@@ -13,8 +14,8 @@ use crate::Error;
 
 /// Bandwidth in one network namespace.
 pub trait Traffic {
-    /// Makes an intermediate functional block, switched on, and gives it an alias; one of this name that is there already
-    /// is as good.
+    /// Makes an intermediate functional block, switched on, and gives it an alias. If one of this name exists, that one
+    /// is used.
     ///
     /// # Errors
     /// The kernel has no such device (`EOPNOTSUPP`), or another link has the name.
@@ -32,19 +33,19 @@ pub trait Traffic {
     /// `ENOENT` if the kernel has no token bucket filter, `ENODEV` if there is no such link.
     fn limit(&mut self, link: IfIndex, tbf: Bucket) -> Result<(), Error>;
 
-    /// Redirects what `from` receives to be sent by `to`.
+    /// Redirects what `from` receives: `to` sends it.
     ///
     /// # Errors
-    /// `ENOENT` if the kernel lacks a part of it, `ENODEV` if there is no such link.
+    /// `ENOENT` if the kernel lacks a part that this needs, `ENODEV` if there is no such link.
     fn redirect(&mut self, from: IfIndex, to: IfIndex) -> Result<(), Error>;
 
-    /// Ends the limit of what `link` sends; without one nothing is done.
+    /// Ends the limit of what `link` sends. If there is none, nothing is done.
     ///
     /// # Errors
     /// `ENODEV` if there is no such link.
     fn unlimit(&mut self, link: IfIndex) -> Result<(), Error>;
 
-    /// Ends the redirection of what `from` receives; without one nothing is done.
+    /// Ends the redirection of what `from` receives. If there is none, nothing is done.
     ///
     /// # Errors
     /// `ENODEV` if there is no such link.
@@ -56,7 +57,7 @@ pub trait Traffic {
     /// The socket failed.
     fn limit_of(&mut self, link: IfIndex) -> Result<Option<Bucket>, Error>;
 
-    /// Where what `link` receives is redirected to, if it is.
+    /// The link to which what `link` receives is redirected, if it is.
     ///
     /// # Errors
     /// The socket failed.

@@ -8,8 +8,8 @@ use crate::{Error, Kernel, Netlink, link};
 
 impl Traffic for Netlink {
     fn add_ifb(&mut self, name: &IfName, mtu: u32, alias: &str) -> Result<Link, Error> {
-        // At once, so that a caller who is killed leaves no device of which nobody can tell whose it is; an alias cannot be
-        // given in the making (`rtnl_create_link`).
+        // Both requests go out together, so that a killed caller leaves no device without an alias, whose owner nobody
+        // could tell. The request that makes the device cannot give the alias (`rtnl_create_link`).
         let requests = [link::ifb(name, mtu), link::alias(name, alias)];
         match self.carry_out(&requests, &format!("link add {name} type ifb")) {
             Err(error) if error.errno() == Some(Errno::EEXIST) => self.set_alias(name, alias)?,
@@ -28,7 +28,8 @@ impl Traffic for Netlink {
     }
 
     fn redirect(&mut self, from: IfIndex, to: IfIndex) -> Result<(), Error> {
-        // A filter is never replaced by one without its number, so what is there goes; mostly that is nothing.
+        // A filter without a number never replaces another one. So the old filter is removed first; mostly there is
+        // none.
         match self.carry_out(&[message::no_ingress(from)], &format!("qdisc del dev {from} ingress")) {
             Err(error) if error.errno().is_none() => return Err(error),
             _ => {}
@@ -53,7 +54,7 @@ impl Traffic for Netlink {
     fn limit_of(&mut self, link: IfIndex) -> Result<Option<Bucket>, Error> {
         let name = format!("qdisc show dev {link} root");
         match self.one(message::root_of(link), name) {
-            // A link that does not queue has no discipline to tell of.
+            // A link that does not queue has no discipline.
             Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(None),
             found => Ok(found?.as_ref().and_then(message::parse_tbf)),
         }
@@ -65,7 +66,8 @@ impl Traffic for Netlink {
     }
 }
 
-/// Success where there was nothing to delete: no discipline of this kind (`qdisc_get`), or another than ours.
+/// Counts it as success if there was nothing to delete: no discipline of this kind (`qdisc_get`), or one that is not
+/// ours.
 fn without_one(done: Result<(), Error>) -> Result<(), Error> {
     match done {
         Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::EINVAL)) => Ok(()),

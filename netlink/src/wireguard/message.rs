@@ -48,7 +48,7 @@ mod allowed {
     pub(super) const MASK: u16 = 3;
 }
 
-/// Asks for all of a device: a dump.
+/// Asks for all of a device, by a dump.
 pub(super) fn get(family: u16, link: IfIndex) -> Request {
     request(family, GET_DEVICE, link, &[])
 }
@@ -60,7 +60,7 @@ pub(super) fn set(family: u16, link: IfIndex, settings: &WireguardSettings) -> R
     request(family, SET_DEVICE, link, &[secret, port])
 }
 
-/// Puts a peer, with nothing left of what it was but its session.
+/// Puts a peer. Of an existing peer only the session stays.
 pub(super) fn put_peer(family: u16, key: &PeerKey, value: &Peer) -> Request {
     let networks: Vec<_> = value.allowed.iter().map(allowed_ip).collect();
     let mut inside = vec![
@@ -83,7 +83,7 @@ pub(super) fn delete_peer(family: u16, key: &PeerKey) -> Request {
     request(family, SET_DEVICE, key.link, &[nested(device::PEERS, &[nested(0, &inside)])])
 }
 
-/// Takes one message of the answer to [`get`]: a peer with many networks goes on in the next one.
+/// Reads one message of the answer to [`get`]. A peer with many networks continues in the next message.
 pub(super) fn take(payload: &[u8], link: IfIndex, state: &mut WireguardState) {
     let Some(body) = payload.get(HEADER_LEN..) else { return };
     for (kind, value) in attributes(body) {
@@ -199,8 +199,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// As `wg set wg0 peer … preshared-key /dev/null endpoint … persistent-keepalive 25 allowed-ips …` sends it, on a
-    /// machine that is little endian; the order of attributes is ours.
+    /// The bytes that `wg set wg0 peer … preshared-key /dev/null endpoint … persistent-keepalive 25 allowed-ips …`
+    /// sends on a little endian machine. Only the order of attributes is ours.
     #[test]
     fn a_peer_is_put_as_the_kernels_header_describes_it() {
         let request = put_peer(0x1e, &key(0xab), &peer("192.0.2.2:51820", &["10.244.2.0/24"]));
@@ -251,7 +251,7 @@ mod tests {
         let settings = WireguardSettings { secret: WgSecret([0xcd; 32]), port: 51820 };
         take(&set(0, LINK, &settings).payload, LINK, &mut state);
         take(&put_peer(0, &key(2), &first).payload, LINK, &mut state);
-        // The second one's networks come in two messages.
+        // The networks of the second peer come in two messages.
         for network in second.allowed.clone() {
             let part = Peer { allowed: [network].into(), ..second.clone() };
             take(&put_peer(0, &key(3), &part).payload, LINK, &mut state);

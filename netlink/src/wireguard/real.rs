@@ -20,8 +20,8 @@ impl Netlink {
         Ok(results)
     }
 
-    /// The alias is set by a request of its own (see [`link::alias`]), and only on the device that was made: not on one
-    /// that had the name before.
+    /// A separate request sets the alias (see [`link::alias`]). It is sent only for a device that was made here, and
+    /// not for one that had the name before.
     fn add_wireguard(&mut self, spec: &WireguardSpec) -> Result<Result<(), Refusal>, Error> {
         let made = self.socket.batch(&[link::wireguard(spec)])?.results.pop().unwrap_or(Ok(()));
         if made.is_err() {
@@ -64,7 +64,8 @@ impl Netlink {
         Ok(Some(state))
     }
 
-    /// `None` while the kernel has no WireGuard: it loads the module when a device is made.
+    /// The number of WireGuard's family. `None` while the kernel has no WireGuard: it loads the module when a device is
+    /// made.
     fn wireguard_family(&mut self) -> Result<Option<u16>, Error> {
         self.generic_family(message::FAMILY)
     }
