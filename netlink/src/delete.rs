@@ -58,7 +58,7 @@ fn announced(socket: &mut Socket, index: IfIndex, sequence: u32, name: &IfName) 
     }
 }
 
-/// Asks for the link until there is none.
+/// Asks for the link until it does not exist.
 fn gone(socket: &mut Socket, index: IfIndex, name: &IfName) -> Result<bool, Error> {
     let deadline = Instant::now() + DELETED;
     while Instant::now() < deadline {
@@ -83,23 +83,24 @@ fn announces_the_end_of(message: &Message, index: IfIndex) -> bool {
     message.kind == rtm::DELLINK && link::index(&message.payload) == Some(index)
 }
 
-/// What the child works with.
+/// What the child needs.
 struct Errand {
     socket: RawFd,
     request: Vec<u8>,
 }
 
-/// Room for the child's few calls, many times over: 16 KiB.
+/// The child's stack: 16 KiB, far more than its few calls need.
 const STACK: usize = 1 << 10;
 
-/// Sends `request` from a child that shares the socket, and the memory too: nothing has to be copied for it, neither
-/// now nor when one of both writes, and the end of the parent need not take the memory apart.
+/// Sends `request` from a child that shares the socket, and the memory too. So no memory has to be copied, neither now
+/// nor when one of the two processes writes, and the end of the parent need not take the memory apart.
 fn send_from_child(socket: RawFd, request: Vec<u8>) -> Result<(), Error> {
-    // Never freed, because nobody learns when the child is done. The caller is the plugin, which ends soon.
+    // This memory is never freed, because nobody learns when the child is done. The caller is the plugin, which ends
+    // soon.
     let errand = Box::leak(Box::new(Errand { socket, request }));
     let stack = Box::leak(Box::<[u128]>::new_uninit_slice(STACK));
-    // SAFETY: the stack is the child's alone and of the right alignment, and grows downwards from its end; stack and
-    // errand stay for ever. In the memory that it shares with the parent the child writes nothing but its stack.
+    // SAFETY: the stack belongs to the child alone, has the right alignment, and grows downwards from its end. Stack
+    // and errand stay for ever. In the memory that it shares with the parent, the child writes nothing but its stack.
     let child = unsafe {
         let top = stack.as_mut_ptr_range().end;
         libc::clone(child, top.cast(), libc::CLONE_VM | libc::SIGCHLD, std::ptr::from_mut(errand).cast())
@@ -107,17 +108,17 @@ fn send_from_child(socket: RawFd, request: Vec<u8>) -> Result<(), Error> {
     Errno::result(child).map(drop).map_err(Error::Fork)
 }
 
-/// The child. It has the parent's thread-local storage as well, so it must not fail a call of the C library's, which would
-/// write to `errno`: rustix calls the kernel itself.
+/// The child. It also shares the parent's thread-local storage. So none of its calls to the C library may fail, because
+/// that would write to `errno`. It uses rustix instead, which calls the kernel itself.
 extern "C" fn child(errand: *mut libc::c_void) -> libc::c_int {
-    // SAFETY: `send_from_child` passes an errand that stays for ever. The child has a file table of its own, so that
-    // the parent keeps its streams, and the socket stays open here whatever the parent does.
+    // SAFETY: `send_from_child` passes an errand that stays for ever. The child has a file table of its own, so the
+    // parent keeps its streams, and the socket stays open here whatever the parent does.
     unsafe {
         let errand = &*errand.cast::<Errand>();
         for stream in 0..=2 {
             rustix::io::close(stream);
         }
-        // The answer is the parent's.
+        // The parent receives the answer.
         let _ = rustix::net::send(BorrowedFd::borrow_raw(errand.socket), &errand.request, SendFlags::empty());
     }
     0

@@ -1,4 +1,4 @@
-//! Ops and lookups as netlink requests; those about links are in `link`.
+//! Turns ops and lookups into netlink requests. Those about links are in `link`.
 
 use std::net::IpAddr;
 
@@ -38,7 +38,7 @@ pub(crate) mod rtm {
 
 /// `NHA_*` of `linux/nexthop.h`: the packet crate has no message for nexthop objects.
 pub(crate) mod nexthop {
-    /// Of `struct nhmsg`.
+    /// Length of `struct nhmsg`.
     pub(crate) const HEADER_LEN: usize = 8;
     pub(crate) const ID: u16 = 1;
     pub(crate) const OIF: u16 = 5;
@@ -109,7 +109,7 @@ const FIB_MATCH: u32 = 0x2000;
 const SELF: u8 = 2;
 const REACHABLE: u16 = 2;
 const PERMANENT: u16 = 0x80;
-/// Bytes of most messages: of an IPv6 route by a nexthop object 60.
+/// Size of most messages in bytes. An IPv6 route by a nexthop object takes 60.
 const USUAL: usize = 64;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
@@ -121,7 +121,7 @@ pub(crate) fn request(kind: u16, flags: u16, message: &impl Emitable) -> Request
     Request { kind, flags, payload }
 }
 
-/// The request of route netlink that carries out `op`; none for those that it does not carry out.
+/// The request of route netlink that carries out `op`; `None` for ops that route netlink does not carry out.
 pub(crate) fn op(op: &Op) -> Option<Request> {
     Some(match op {
         Op::AddVxlan(spec) => link::vxlan(spec),
@@ -156,7 +156,7 @@ pub(crate) fn routes_of(of: Family, protocol: u8) -> Request {
 
 /// The policy rules of one family.
 pub(crate) fn rules_of(of: Family) -> Request {
-    // Of `struct fib_rule_hdr` only the family is looked at.
+    // The kernel looks only at the family in `struct fib_rule_hdr`.
     let mut header = [0; rule::HEADER_LEN];
     header[0] = family(of);
     Payload::new(&header).request(rtm::GETRULE, 0)
@@ -222,10 +222,11 @@ fn family_of(address: IpAddr) -> u8 {
     family(Family::of(address))
 }
 
-/// A family's header and the attributes behind it, put together where they lie: there are thousands of them.
+/// A family's header and the attributes behind it. They are written straight into one buffer, because there are
+/// thousands.
 struct Payload(Vec<u8>);
 
-/// What is not 0 of `struct rtmsg`.
+/// The fields of `struct rtmsg` that are not 0.
 #[derive(Clone, Copy, Default)]
 struct RouteHeader {
     family: u8,
@@ -333,7 +334,7 @@ fn put_route(key: &RouteKey, value: &Route) -> Payload {
             };
             payload.number(rta::OIF, link.0)
         }
-        // IPv4 wants a route without a next hop to say that it ends on the link; IPv6 has no scopes here.
+        // An IPv4 route without a next hop has to say that it ends on the link. IPv6 has no such scopes.
         RouteKind::Unicast(Via::Link(link)) => {
             route(key, RouteHeader { scope: SCOPE_LINK, ..header }).number(rta::OIF, link.0)
         }
@@ -344,7 +345,7 @@ fn put_route(key: &RouteKey, value: &Route) -> Payload {
     }
 }
 
-/// A deletion matches any type and scope (`RTN_UNSPEC`, `RT_SCOPE_NOWHERE`), but only routes of ours.
+/// A deletion matches any type and scope (`RTN_UNSPEC`, `RT_SCOPE_NOWHERE`), but only our own routes.
 fn delete_route(key: &RouteKey) -> Payload {
     route(key, RouteHeader { protocol: PROTOCOL, scope: SCOPE_NOWHERE, ..RouteHeader::default() })
 }
@@ -389,7 +390,7 @@ mod tests {
 
     use super::*;
 
-    /// The packet crate reads all of what is written here, and writes the same.
+    /// The packet crate reads everything that is written here, and writes the same bytes.
     #[test]
     fn the_packet_crate_would_write_the_same() {
         let key = |text: &str| RouteKey { metric: 7, ..RouteKey::main(text.parse().unwrap()) };

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the kernel, with the kernel's own reason kept.
+//! What can go wrong between a program and the kernel. The kernel's own reason is kept.
 
 use std::io;
 
@@ -8,19 +8,19 @@ use nix::errno::Errno;
 use crate::netns::NetnsError;
 use crate::rights;
 
-/// A request got no answer, or not the one it needs.
+/// A request got no answer, or not the answer that it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket could not be opened or set up.
     #[error("cannot open a netlink socket: {}{}", .0, rights::behind(rights::of_socket(.0)))]
     Open(#[source] io::Error),
-    /// The namespace cannot be entered in which the socket is to be.
+    /// The namespace for the socket cannot be entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
     /// Sending failed.
     #[error("cannot send to the kernel over netlink: {0}")]
     Send(#[source] io::Error),
-    /// Receiving failed; a deadline that passed is `EAGAIN`.
+    /// Receiving failed. If the deadline passed, the error is `EAGAIN`.
     #[error("no answer from the kernel over netlink: {0}")]
     Receive(#[source] io::Error),
     /// An answer could not be read.
@@ -32,7 +32,7 @@ pub enum Error {
     /// The kernel refused the request.
     #[error("{request}: {refusal}{}", rights::behind(rights::of_request(refusal.errno)))]
     Refused {
-        /// What was asked, as `ip(8)` would be.
+        /// The request, written as for `ip(8)`.
         request: String,
         /// Why not.
         #[source]
@@ -44,7 +44,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The kernel's error number, if it was the kernel that said no.
+    /// The kernel's error number, if the kernel refused.
     pub fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal.errno),

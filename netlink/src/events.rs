@@ -1,7 +1,7 @@
-//! All that the kernel tells, on one thread: what comes together is read together.
+//! All that the kernel tells, on one thread. Events that come together are read together.
 //!
-//! A pod that comes or goes is a dozen events within two milliseconds, and none of them is anybody's concern. To be woken for
-//! each of them, beside the plugin that makes them and waits for a core, costs more than they are worth.
+//! A pod that comes or goes causes a dozen events within two milliseconds, and none of them matters to anybody. To wake
+//! up for each would cost more than they are worth, while the plugin that causes them waits for a core.
 
 use std::fs;
 use std::io;
@@ -21,27 +21,28 @@ use crate::wake::{Wake, Wakes};
 
 pub use ferrule_model::Caller;
 
-/// `struct nlmsghdr`, and where its last field is, `nlmsg_pid`.
+/// Length of `struct nlmsghdr`, and the place of its last field, `nlmsg_pid`.
 const HEADER_LEN: usize = 16;
 const PORT: usize = 12;
-/// How long the rest of what belongs together is waited for once something has come: an ADD takes two milliseconds.
+/// How long to wait for further events that belong to the first one. An ADD takes two milliseconds.
 const GATHER: Duration = Duration::from_millis(5);
 
-/// What came together, each with the netlink port of who asked for the change (0: the kernel by itself).
+/// The events that came together, each with the netlink port that asked for the change (0: the kernel by itself).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Of links, addresses, routes, neighbours and FDB entries.
+    /// Events of links, addresses, routes, neighbours and FDB entries.
     pub events: Vec<(Event, u32)>,
-    /// Of the rest.
+    /// Events of the other kinds.
     pub wakes: Vec<(Wake, u32)>,
-    /// Who asked for the first of them, looked up at once: many a process ends right after its change.
+    /// The process that asked for the first of them. It is looked up at once, because many processes end right after
+    /// their change.
     pub first: Option<Caller>,
 }
 
-/// Whoever has this netlink port, by the name of the process that has this number here; `None` if there is no such process,
-/// or it may not be seen.
+/// The process that has this netlink port, judged by its number. `None` if there is no process of this number here, or
+/// if it may not be seen.
 pub fn caller_of(port: u32) -> Option<Caller> {
-    // The kernel by itself.
+    // Port 0 is the kernel by itself.
     let port = Some(port).filter(|port| *port != 0)?;
     let name = fs::read_to_string(format!("/proc/{port}/comm")).ok()?;
     Some(Caller { port, process: name.trim_end().to_owned() })
@@ -50,15 +51,16 @@ pub fn caller_of(port: u32) -> Option<Caller> {
 /// All subscriptions of a network namespace.
 #[derive(Debug)]
 pub struct Events {
-    /// The monitor is read on it, and only while somebody waits here.
+    /// The monitor is read on this runtime, and only while somebody waits here.
     runtime: Runtime,
     monitor: Monitor,
     wakes: Wakes,
 }
 
 impl Events {
-    /// Subscribes in the calling thread's network namespace: every change from here on is told, but not those that `own` asked
-    /// for; of nftables those of the tables with these names. Not within a tokio runtime: it has its own.
+    /// Subscribes in the calling thread's network namespace. Every change from here on is told, except for those that
+    /// `own` asked for. Of nftables only changes of the tables with these names are told. Must not be called within a
+    /// tokio runtime, because it has its own.
     ///
     /// # Errors
     /// A socket cannot be opened.
@@ -70,7 +72,8 @@ impl Events {
         Ok(Self { runtime, monitor, wakes })
     }
 
-    /// Blocks until something comes, and [`GATHER`] longer: all that has come by then, which may be nothing that anybody asks for.
+    /// Blocks until something comes, and [`GATHER`] longer. Returns all that has come by then, which may be nothing
+    /// that matters.
     ///
     /// # Errors
     /// A socket is broken.
@@ -79,7 +82,7 @@ impl Events {
         for socket in self.ready(PollTimeout::NONE)? {
             match asker(socket) {
                 Ok(port) => told.first = told.first.or_else(|| caller_of(port)),
-                // To be told of it once is to have been told.
+                // Telling this once is enough.
                 Err(Errno::ENOBUFS) => told.wakes.push((Wake::Overrun, 0)),
                 Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -88,7 +91,7 @@ impl Events {
         thread::sleep(GATHER);
         let monitor = self.monitor.socket().as_raw_fd();
         if self.ready(PollTimeout::ZERO)?.iter().any(|socket| socket.as_raw_fd() == monitor) {
-            // What cannot be read as a message is passed over, and then there may be no other to wait for.
+            // What cannot be read as a message is skipped. Then there may be no other message to wait for.
             let swarm = async { timeout(GATHER, self.monitor.swarm()).await };
             let swarm = self.runtime.block_on(swarm).unwrap_or_else(|_| Some(Vec::new()));
             told.events = swarm.ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -97,7 +100,7 @@ impl Events {
         Ok(told)
     }
 
-    /// Waits until something can be read; from where.
+    /// Waits until something can be read. Returns the sockets that can be read.
     fn ready(&self, timeout: PollTimeout) -> io::Result<Vec<BorrowedFd<'_>>> {
         let [routing, tables] = self.wakes.sockets();
         let sockets = [self.monitor.socket(), routing, tables];
@@ -114,7 +117,7 @@ impl Events {
     }
 }
 
-/// Who asked for what can be read next, which stays to be read.
+/// The port that asked for the next message. The message stays to be read.
 fn asker(socket: BorrowedFd<'_>) -> nix::Result<u32> {
     let mut header = [0; HEADER_LEN];
     let length = recv(socket.as_raw_fd(), &mut header, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)?;
@@ -190,7 +193,7 @@ mod tests {
             .unwrap();
     }
 
-    /// Whoever may change the network may send to any netlink socket in it.
+    /// A process that may change the network may send to any netlink socket in it.
     #[test]
     fn nonsense_holds_up_nothing() {
         netns::make()
@@ -201,7 +204,7 @@ mod tests {
                 let kind = SockProtocol::NetlinkRoute;
                 let from =
                     socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, kind).unwrap();
-                // A link (RTM_NEWLINK, 16) that is told in four bytes.
+                // A message about a link (RTM_NEWLINK, 16) whose content is only four bytes long.
                 let nonsense = [[20, 0, 0, 0], [16, 0, 0, 0], [0; 4], [0; 4], [0xff; 4]].concat();
                 let to = NetlinkAddr::new(to.pid(), 0);
                 sendto(from.as_raw_fd(), &nonsense, &to, MsgFlags::empty()).unwrap();

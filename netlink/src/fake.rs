@@ -1,7 +1,7 @@
-//! A stateful fake kernel: maps instead of a machine, with the refusals of the real one and faults on demand.
+//! A stateful fake kernel: maps instead of a machine, with the refusals of the real kernel, and faults on demand.
 //!
-//! A [`FakeWorld`] has any number of network namespaces, between which veth pairs reach. The contract suite runs on
-//! this and on the real kernel, so what a test learns here holds there.
+//! A [`FakeWorld`] has any number of network namespaces, and veth pairs connect them. The contract suite runs on this
+//! kernel and on the real one, so what a test learns here holds there.
 
 mod foreign;
 mod traffic;
@@ -58,7 +58,7 @@ pub struct FakeKernel {
     netns: FakeNetns,
 }
 
-/// Everything in one namespace; equal when no packet could tell two apart.
+/// Everything in one namespace. Two states are equal if no packet could tell them apart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// Links by name.
@@ -79,18 +79,18 @@ pub struct State {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// How fast links may send.
     pub limits: BTreeMap<IfIndex, Bucket>,
-    /// Where what links receive is redirected to.
+    /// The link to which the packets that a link receives are redirected.
     pub redirects: BTreeMap<IfIndex, IfIndex>,
     /// Links that do not leave checksums to the hardware.
     pub plain_checksums: BTreeSet<IfIndex>,
-    /// What makes WireGuard of links.
+    /// The WireGuard settings and peers of links.
     pub wireguards: BTreeMap<IfIndex, WireguardState>,
 }
 
 #[derive(Debug, Default)]
 struct World {
     namespaces: Vec<State>,
-    /// Links on bridges, by number: numbers are unique in a world.
+    /// Places of links on bridges, by the link's number. Numbers are unique in a world.
     ports: BTreeMap<IfIndex, BridgePort>,
     next_index: u32,
     fault: Option<Fault>,
@@ -99,12 +99,13 @@ struct World {
 
 #[derive(Debug)]
 struct Fault {
-    /// Requests that still go through.
+    /// So many requests still succeed before the fault.
     before: u64,
     errno: Errno,
 }
 
-/// `sit0` and its like come before; any number above the loopback's does.
+/// The first number of a link. On a real machine `sit0` and its like come before; any number above the loopback's will
+/// do.
 const FIRST_INDEX: u32 = 2;
 const LOOPBACK: IfIndex = IfIndex(1);
 const LOOPBACK_MTU: u32 = 65536;
@@ -148,7 +149,7 @@ impl FakeWorld {
         index
     }
 
-    /// Puts a route past every check: somebody else's.
+    /// Puts a route in without any check, as another program's route.
     pub fn put_route(&self, netns: &FakeNetns, dst: IpNetwork, route: Route) {
         self.lock().namespaces[netns.0].routes.insert(RouteKey::main(dst), route);
     }
@@ -158,18 +159,18 @@ impl FakeWorld {
         self.lock().namespaces[netns.0].clone()
     }
 
-    /// Refuses the `n`-th request from now (0 is the next one) with `errno`, in whichever namespace; those behind it
-    /// go through again. A lookup that finds nothing is a request too.
+    /// Refuses the `n`-th request from now (0 is the next one) with `errno`, in whichever namespace. Later requests
+    /// succeed again. A lookup that finds nothing counts as a request too.
     pub fn fail_at(&self, n: u64, errno: Errno) {
         self.lock().fault = Some(Fault { before: n, errno });
     }
 
-    /// Whether the fault of [`FakeWorld::fail_at`] is still to come; takes it back.
+    /// Whether the fault of [`FakeWorld::fail_at`] is still to come. The fault is then cancelled.
     pub fn take_fault(&self) -> bool {
         self.lock().fault.take().is_some()
     }
 
-    /// Requests so far: a batch of five ops is five.
+    /// The number of requests so far. A batch of five ops counts as five.
     pub fn requests(&self) -> u64 {
         self.lock().requests
     }
@@ -201,7 +202,7 @@ impl World {
         IfIndex(self.next_index)
     }
 
-    /// Counts a request, and refuses it if its hour has come.
+    /// Counts a request, and refuses it if the fault is due.
     fn request(&mut self) -> Result<(), Errno> {
         self.requests += 1;
         match &mut self.fault {
@@ -274,7 +275,7 @@ impl World {
     fn delete_link(&mut self, netns: FakeNetns, index: IfIndex) -> Result<(), Errno> {
         let link = self.namespaces[netns.0].remove_link(index).ok_or(Errno::ENODEV)?;
         self.ports.retain(|port, on| *port != index && on.bridge != index);
-        // Indexes are unique in the world, so the peer is found wherever it is.
+        // Indexes are unique in the world, so the peer is found in whatever namespace it is.
         if let (LinkKind::Veth, Some(peer)) = (link.kind, link.peer) {
             for state in &mut self.namespaces {
                 state.remove_link(peer);
@@ -294,7 +295,7 @@ impl State {
         if link.up { Ok(link) } else { Err(Errno::ENETDOWN) }
     }
 
-    /// What `dev_close` and `unregister_netdevice` take with them.
+    /// Removes a link, with everything that `dev_close` and `unregister_netdevice` would remove.
     fn remove_link(&mut self, index: IfIndex) -> Option<Link> {
         let name = self.link(index)?.name.clone();
         self.flush(index);
@@ -308,7 +309,7 @@ impl State {
         self.links.remove(&name)
     }
 
-    /// Routes and nexthop objects of a link vanish when it goes down.
+    /// Removes the routes and nexthop objects of a link that goes down.
     fn flush(&mut self, index: IfIndex) {
         self.routes.retain(|_, route| route.link() != Some(index));
         let gone: Vec<_> =
@@ -464,7 +465,7 @@ impl FakeKernel {
         Ok(found.and_then(|link| world.ports.get(&link.index).copied()))
     }
 
-    /// One counted request that reads.
+    /// Makes one counted request that reads.
     fn read<T>(&mut self, request: &str, read: impl FnOnce(&State) -> T) -> Result<T, Error> {
         let mut world = self.world.lock();
         world.request().map_err(|errno| refused(request, errno))?;

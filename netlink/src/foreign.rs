@@ -1,4 +1,4 @@
-//! Other programs' routes and policy rules as the kernel tells of them.
+//! Other programs' routes and policy rules, read from the kernel's messages.
 
 use std::collections::{BTreeMap, btree_map};
 use std::iter::Peekable;
@@ -12,14 +12,14 @@ use crate::attributes::Attributes;
 use crate::decode::{self, ROUTE_HEADER, address_of, number, raw_route};
 use crate::encode::{rta, rule};
 
-/// All routes of a kernel, gone through once.
+/// All routes of a kernel, as one pass over its list found them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Routes {
-    /// So many of the first known ones are as they were known.
+    /// How many of the first known routes are as they were known.
     pub met: usize,
-    /// The others of the protocol that was asked for.
+    /// The other routes of the protocol that was asked for.
     pub beyond: BTreeMap<RouteKey, Route>,
-    /// Those of other programs that matter, in the kernel's order.
+    /// The routes of other programs that matter, in the kernel's order.
     pub foreign: Vec<ForeignRoute>,
 }
 
@@ -29,20 +29,21 @@ const BLACKHOLE: u8 = 6;
 const UNREACHABLE: u8 = 7;
 const PROHIBIT: u8 = 8;
 const THROW: u8 = 9;
-/// `RTNH_F_DEAD`: its link is off.
+/// `RTNH_F_DEAD`: the link of the next hop is off.
 const DEAD: u32 = 1;
 /// `struct rtnexthop`.
 const HOP_HEADER: usize = 8;
 
-/// A list of all routes as it comes. It may be begun anew at the end of a family, so it is cheap to clone then.
+/// A list of all routes while it comes in. It may be begun anew at the end of a family, so a clone is cheap at that
+/// point.
 #[derive(Clone)]
 pub(crate) struct Reading<'a> {
     known: Peekable<btree_map::Iter<'a, RouteKey, Route>>,
     met: usize,
-    /// A map is made of all at once: that takes a fraction of the time of thousands of insertions.
+    /// Collecting everything into a map at once takes a fraction of the time of thousands of insertions.
     beyond: Vec<(RouteKey, Route)>,
     foreign: Vec<ForeignRoute>,
-    /// The last route with the protocol that is asked for: the kernel lists routes with one key one after another.
+    /// The last route with the protocol that is asked for. The kernel lists routes with the same key one after another.
     last: Option<RouteKey>,
 }
 
@@ -52,7 +53,7 @@ impl<'a> Reading<'a> {
         Self { known, met: 0, beyond: Vec::new(), foreign: Vec::new(), last: None }
     }
 
-    /// One message of the list.
+    /// Takes in one message of the list.
     pub(crate) fn take(&mut self, payload: &[u8], protocol: u8, matters: &dyn Fn(&RouteKey) -> bool) {
         let Some(&[_, _, _, _, table, its_protocol, ..]) = payload.first_chunk::<ROUTE_HEADER>() else {
             return;
@@ -77,7 +78,7 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// A route of whatever kind, if it takes packets whatever their type of service and their source are.
+/// Reads a route of whatever kind, if it applies to packets of any type of service and any source.
 pub(crate) fn route(payload: &[u8]) -> Option<ForeignRoute> {
     let &[_, _, src_len, tos, _, protocol, _, kind, f0, f1, f2, f3] =
         payload.first_chunk::<ROUTE_HEADER>()?;
@@ -108,7 +109,7 @@ pub(crate) fn route(payload: &[u8]) -> Option<ForeignRoute> {
     Some(ForeignRoute { key, protocol, kind, nexthop: parts.nexthop, hops, is_first: true })
 }
 
-/// The next hops of a route with several; `None` for one whose link is off.
+/// The next hops of a route with several. A next hop whose link is off is `None`.
 struct Hops<'a>(&'a [u8]);
 
 impl Iterator for Hops<'_> {
@@ -123,7 +124,7 @@ impl Iterator for Hops<'_> {
         for (kind, value) in Attributes(attributes).flatten() {
             match kind {
                 rta::GATEWAY => gateway = address_of(value),
-                // The family of an IPv6 next hop of an IPv4 route comes first.
+                // The value begins with the family, because the next hop of an IPv4 route may be an IPv6 address.
                 rta::VIA => gateway = value.get(2..).and_then(address_of),
                 _ => {}
             }
@@ -159,11 +160,11 @@ pub(crate) fn rule(family: Family, payload: &[u8]) -> Option<PolicyRule> {
                 found.iif = Some(String::from_utf8_lossy(name).into_owned());
             }
             rule::PRIORITY => found.priority = number(value)?,
-            // -1 is none.
+            // -1 means none.
             rule::SUPPRESS_PREFIXLEN => found.suppressed = number(value).filter(|length| *length != u32::MAX),
             rule::TABLE => table = number(value)?,
             rule::GOTO | rule::FLOW | rule::PAD | rule::PROTOCOL => {}
-            // Marks, ports, users, VRFs, and what later kernels know.
+            // These are marks, ports, users, VRFs, and what later kernels know.
             _ => found.is_narrow = true,
         }
     }

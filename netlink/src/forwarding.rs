@@ -1,7 +1,8 @@
-//! Which links of the calling thread's network namespace do not forward IPv4: one list from the kernel, however many links
-//! there are (`inet_netconf_dump_devconf`).
+//! Finds the links of the calling thread's network namespace that do not forward IPv4. The kernel tells it in one list,
+//! however many links there are (`inet_netconf_dump_devconf`).
 //!
-//! The kernel asks the link that a packet came in by (`ip_mkroute_input`). What is on the packets' way is the caller's to say.
+//! Whether a packet is forwarded depends on the link by which it came in (`ip_mkroute_input`). The caller has to say
+//! which links are on the packets' way.
 
 use ferrule_model::{IfIndex, IfName, Link, LinkKind, is_host_veth};
 
@@ -10,31 +11,31 @@ use crate::encode::rtm;
 use crate::socket::Request;
 use crate::{Bridges, Error, Kernel, Netlink};
 
-/// `struct netconfmsg` and what fills it up to four bytes.
+/// `struct netconfmsg`, padded to four bytes.
 const HEADER: [u8; 4] = [INET, 0, 0, 0];
 /// `AF_INET`.
 const INET: u8 = 2;
 /// `NETCONFA_IFINDEX` and `NETCONFA_FORWARDING`.
 const IFINDEX: u16 = 1;
 const FORWARDING: u16 = 2;
-/// `NETCONFA_IFINDEX_DEFAULT`: what a link to come begins with.
+/// `NETCONFA_IFINDEX_DEFAULT`: the settings with which a new link begins.
 const DEFAULT: i32 = -2;
 
 /// Something that does not forward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stopped {
-    /// Links to come.
+    /// Links that are made later.
     Default,
     /// A link.
     Link {
         /// Its name.
         name: IfName,
-        /// It is a bridge, and one of its ports is the host's end of a pod's veth pair.
+        /// Whether it is a bridge, and one of its ports is the host's end of a pod's veth pair.
         has_pods: bool,
     },
 }
 
-/// What does not forward, though the node may (`ip_forward`); nothing where IPv4 is not built in.
+/// What does not forward, though the node may (`ip_forward`). Nothing if the kernel has no IPv4.
 ///
 /// # Errors
 /// The kernel did not answer.
@@ -59,7 +60,7 @@ pub fn stopped() -> Result<Vec<Stopped>, Error> {
     Ok(stopped)
 }
 
-/// The number of the link that this message is about, if it does not forward.
+/// The number of the link in this message, if that link does not forward.
 fn off(payload: &[u8]) -> Option<i32> {
     let (mut index, mut forwarding) = (None, None);
     for (kind, value) in Attributes(payload.get(HEADER.len()..)?).flatten() {
@@ -73,7 +74,7 @@ fn off(payload: &[u8]) -> Option<i32> {
     index.filter(|_| forwarding == Some(0))
 }
 
-/// Whether `bridge` is one, with a pod's link among its ports.
+/// Whether `bridge` is a bridge that has a pod's link among its ports.
 fn has_pods(kernel: &mut Netlink, bridge: &Link, links: &[Link]) -> Result<bool, Error> {
     if bridge.kind != LinkKind::Other("bridge".into()) {
         return Ok(false);

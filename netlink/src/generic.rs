@@ -1,5 +1,6 @@
-//! Generic netlink (`linux/genetlink.h`): the socket, which is opened when it is first needed, a family's number by its name,
-//! and what all families' messages have in common. What a family says is its own module's affair (`wireguard`).
+//! Generic netlink (`linux/genetlink.h`): the socket, which is opened when it is first needed, the number of a family
+//! by its name, and what the messages of all families have in common. The content of a family's messages is in its own
+//! module (`wireguard`).
 
 use netlink_packet_core::{DefaultNla, NlasIterator};
 use nix::errno::Errno;
@@ -18,11 +19,11 @@ const CONTROL_VERSION: u8 = 1;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
 const FAMILY_NAME: u16 = 2;
-/// `struct genlmsghdr`: command, version, two bytes for nothing.
+/// Length of `struct genlmsghdr`: command, version, two unused bytes.
 pub(crate) const HEADER_LEN: usize = 4;
 
 impl Netlink {
-    /// The socket, in the namespace of the other one.
+    /// The socket, in the same namespace as the one for route netlink.
     pub(crate) fn generic(&mut self) -> Result<&mut Socket, Error> {
         let open = || Socket::of(PROTOCOL);
         let socket = match self.generic.take() {
@@ -35,7 +36,7 @@ impl Netlink {
         Ok(self.generic.insert(socket))
     }
 
-    /// The number of the family of this name; `None` if the kernel has no such family, or not yet.
+    /// The number of the family of this name. `None` if the kernel has no such family, or not yet.
     pub(crate) fn generic_family(&mut self, name: &str) -> Result<Option<u16>, Error> {
         let Answers { results, messages } = self.generic()?.batch(&[family(name)])?;
         match results.into_iter().next() {
@@ -46,7 +47,7 @@ impl Netlink {
     }
 }
 
-/// A command, of this version, of the family of this number.
+/// A command of the family with this number, in this version.
 pub(crate) fn request(family: u16, (command, version): (u8, u8), attributes: &[DefaultNla]) -> Request {
     let mut payload = vec![command, version, 0, 0];
     append(&mut payload, attributes);
@@ -63,7 +64,7 @@ fn parse_family(payload: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(found.1.try_into().ok()?))
 }
 
-/// The attributes that can be read, up to the first that cannot.
+/// The attributes in these bytes, up to the first that cannot be read.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, Vec<u8>)> {
     NlasIterator::new(bytes).map_while(Result::ok).map(|nla| (nla.kind(), nla.value().to_vec()))
 }

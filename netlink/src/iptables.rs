@@ -1,9 +1,9 @@
-//! The filter table of iptables, read and changed by iptables' own programs: what another program's iptables drops, no
-//! rule outside of its chains can accept.
+//! The filter table of iptables, read and changed by iptables' own programs. If another program's iptables drops a
+//! packet, no rule outside of its chains can accept it.
 //!
-//! There are two kinds of tables behind one syntax, and a node may have both: those of nftables that `iptables-nft`
-//! keeps, and those of the older `ip_tables`. A table that is not there is not made, not even by looking: the older
-//! program would.
+//! There are two kinds of tables with the same syntax, and a node may have both: those in nftables that `iptables-nft`
+//! keeps, and those of the older `ip_tables`. This module never makes a missing table, not even by looking for it, as
+//! the older program would.
 
 use std::io::{self, ErrorKind, Write};
 use std::process::{Command, Output, Stdio};
@@ -34,25 +34,25 @@ pub enum IptablesError {
         #[source]
         source: io::Error,
     },
-    /// It refused; nothing was changed.
+    /// The program refused; nothing was changed.
     #[error("{program} refused: {said}{}", rights::behind(rights::of_program(said)))]
     Refused {
         /// Its name.
         program: String,
-        /// In its own words.
+        /// The program's own words.
         said: String,
     },
-    /// There are tables of the older kind perhaps, which are root's alone to see and change.
+    /// There may be tables of the older kind. Only root may see and change them.
     #[error(
         "the kernel's older iptables are in use, which only root may change: as root, append rules to \
          FORWARD that accept what comes from and goes to this node's pods (iptables-legacy -A FORWARD -s \
          NETWORK -j ACCEPT, and -d)"
     )]
     Hidden,
-    /// Whether there is a table cannot be told.
+    /// It is not known whether there is a table.
     #[error(transparent)]
     Nft(#[from] NftError),
-    /// The same for the older kind.
+    /// The same for a table of the older kind.
     #[error("cannot read {file}: {source}")]
     Names {
         /// The file.
@@ -93,7 +93,7 @@ pub fn rules(variant: Variant, family: Family, chain: &str) -> Result<Option<Str
     Ok(has_chain.then_some(text))
 }
 
-/// Carries out `script` as one transaction (`iptables-restore --noflush`); what it does not name stays.
+/// Carries out `script` as one transaction (`iptables-restore --noflush`). What the script does not name stays.
 ///
 /// # Errors
 /// See [`IptablesError`].
@@ -101,7 +101,7 @@ pub fn restore(variant: Variant, family: Family, script: &str) -> Result<(), Ipt
     run(&named(variant, family, "-restore"), &["--noflush"], variant, script).map(drop)
 }
 
-/// What the two go by: the name of the program, such as `ip6tables-nft`.
+/// The name of the program for both, such as `ip6tables-nft`.
 pub fn program(variant: Variant, family: Family) -> String {
     named(variant, family, "")
 }
@@ -121,7 +121,7 @@ fn named(variant: Variant, family: Family, ending: &str) -> String {
     format!("{}tables-{kind}{ending}", nft_family(family))
 }
 
-/// Tables are listed once something has asked for them.
+/// The file lists a table only after some program has asked for it.
 fn has_legacy_filter(family: Family) -> Result<bool, IptablesError> {
     let (file, module) = match family {
         Family::V4 => ("/proc/thread-self/net/ip_tables_names", "/sys/module/iptable_filter"),
@@ -142,12 +142,12 @@ fn run(program: &str, args: &[&str], variant: Variant, script: &str) -> Result<O
     let mut command = Command::new(program);
     command.args(args).env("LC_ALL", "C");
     if variant == Variant::Legacy {
-        // Another iptables may have the lock; for seconds.
+        // Another iptables may hold the lock for seconds.
         command.args(["-w", "5"]);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(failed)?;
-    // A pipe that was closed early is told by exit status and standard error.
+    // If the program closes the pipe early, exit status and standard error tell why.
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(script.as_bytes());
     }

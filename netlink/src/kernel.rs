@@ -11,29 +11,30 @@ use crate::{Error, Path, Refusal, Routes};
 
 /// One network namespace of a kernel.
 ///
-/// Errors mean that nobody knows what happened (a broken socket, a passed deadline); a [`Refusal`] means that the
-/// kernel said no to one thing and that nothing of it was done.
+/// An error means that it is not known what happened (a broken socket, a passed deadline). A [`Refusal`] means that the
+/// kernel said no to one request, and that nothing of it was done.
 pub trait Kernel {
-    /// How another network namespace is named when a link is to be born in it.
+    /// The type that names another network namespace, in which a link is to be made.
     type Netns;
 
-    /// Carries out `ops` in their order, in as few messages to the kernel as it can; one result for each. A refused op
-    /// does not stop the ones behind it: there is no atomicity, and the caller decides what a refusal means.
+    /// Carries out `ops` in their order, in as few messages to the kernel as possible. Returns one result for each. A
+    /// refused op does not stop those behind it: there is no atomicity, and the caller decides what a refusal means.
     ///
     /// # Errors
     /// The socket failed; then any number of the first ops may have been done.
     fn apply(&mut self, ops: &[Op]) -> Result<Vec<Result<(), Refusal>>, Error>;
 
-    /// Makes a veth pair in one request, the host's end here, the pod's end born in `pod`, both off. Gives the host's end as it
-    /// is then, with [`Link::peer`] the index of the pod's end. The host's end gets no IPv6 address that it is not given.
+    /// Makes a veth pair in one request: the host's end here, the pod's end in `pod`, both off. Returns the host's end
+    /// as it is then; its [`Link::peer`] is the index of the pod's end. The host's end gets only the IPv6 addresses
+    /// that it is given.
     ///
     /// # Errors
-    /// `EEXIST` if one of the two names is taken, in its own namespace. After a refusal there is no pair; a link that had the
-    /// host's name before has the new alias.
+    /// `EEXIST` if one of the two names is taken in its own namespace. After a refusal there is no pair; a link that
+    /// had the host's name before has the new alias.
     fn create_veth(&mut self, spec: &VethSpec, pod: &Self::Netns) -> Result<Link, Error>;
 
-    /// Deletes a link, and a veth's other end with it, and returns when neither can be observed any more. Gives the link
-    /// as it was, `None` if there was none of this name.
+    /// Deletes a link, and a veth's other end with it. Returns when neither can be observed any more. Returns the link
+    /// as it was; `None` if there was no link of this name.
     ///
     /// # Errors
     /// The kernel refused, or the socket failed.
@@ -51,7 +52,8 @@ pub trait Kernel {
     /// The socket failed. No route is `None`, and so is one that [`Route`] cannot express.
     fn route_match(&mut self, dst: std::net::IpAddr) -> Result<Option<(RouteKey, Route)>, Error>;
 
-    /// How a packet to `dst` would leave, were it sent now: of several next hops, by that of this destination.
+    /// How a packet to `dst` would leave if it were sent now. If the route has several next hops, the one for this
+    /// destination.
     ///
     /// # Errors
     /// The socket failed.
@@ -77,7 +79,7 @@ pub trait Kernel {
     /// The socket failed.
     fn links(&mut self) -> Result<Vec<Link>, Error>;
 
-    /// The addresses of `link`, the kernel's own link-local ones included.
+    /// The addresses of `link`, including the kernel's own link-local ones.
     ///
     /// # Errors
     /// The socket failed.
@@ -89,11 +91,15 @@ pub trait Kernel {
     /// The socket failed.
     fn routes(&mut self, protocol: u8) -> Result<BTreeMap<RouteKey, Route>, Error>;
 
-    /// All routes, gone through once. Of those with this protocol it gives the same, but of the first of `known` only how many
-    /// there are as it has them: a list that has not changed is gone through and not built. There may be more of them among the
-    /// others, if the kernel lists them in another order. Of the other programs' routes it gives those whose key `matters`, of
-    /// whatever kind, in the kernel's order. A route that takes only packets of some source or type of service is left out, and
-    /// so is one whose link is off, and the table of the node's own addresses.
+    /// All routes, in one pass over the kernel's list.
+    ///
+    /// Routes with this protocol are returned as by `routes`, with one exception. As long as the list agrees with the
+    /// beginning of `known`, routes are only counted, so an unchanged list costs no building. If the kernel lists them
+    /// in another order, known routes may also be among the others.
+    ///
+    /// Of other programs' routes, those whose key `matters` are returned, of whatever kind, in the kernel's order. Left
+    /// out are routes that apply only to packets of some source or type of service, routes whose link is off, and the
+    /// table of the node's own addresses.
     ///
     /// # Errors
     /// The socket failed.
@@ -104,20 +110,20 @@ pub trait Kernel {
         matters: &dyn Fn(&RouteKey) -> bool,
     ) -> Result<Routes, Error>;
 
-    /// The policy rules of both families, each family's in the order in which they are asked.
+    /// The policy rules of both families, those of each family in the order in which they are asked.
     ///
     /// # Errors
     /// The socket failed.
     fn rules(&mut self) -> Result<Vec<PolicyRule>, Error>;
 
-    /// All nexthop objects, everybody's: their numbers are shared. `None` for those that [`Nexthop`] cannot express, such
-    /// as groups and blackholes.
+    /// All nexthop objects, including other programs', because all share their numbers. Those that [`Nexthop`] cannot
+    /// express, such as groups and blackholes, are `None`.
     ///
     /// # Errors
     /// The socket failed.
     fn nexthops(&mut self) -> Result<BTreeMap<NexthopId, Option<Nexthop>>, Error>;
 
-    /// The same, but of the first of `known` only how many there are as it has them, as with routes.
+    /// The same, but those that agree with the beginning of `known` are only counted, as with routes.
     ///
     /// # Errors
     /// The socket failed.

@@ -1,16 +1,19 @@
 //! The kernel's netlink interfaces, sysctls, nftables and namespaces, and the only crate with `unsafe`.
 //!
-//! Other crates read some of the kernel's files by themselves: `ipamd`, which needs no privilege, looks in `/proc` and `/sys` for
-//! the pods' links and namespaces.
+//! Other crates may read some of the kernel's files themselves: `ipamd`, which needs no privilege, looks in `/proc` and
+//! `/sys` for the pods' links and namespaces.
 //!
-//! [`Kernel`] is what the programs see: [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
-//! and one contract suite holds the two to the same behaviour. Beside it: bridges ([`Bridges`]), tunnels ([`Tunnels`]), network namespaces ([`netns`]), sysctls
-//! ([`sysctl`]), nftables and tracked connections ([`nft`]), iptables ([`iptables`]), bandwidth ([`traffic`]), what a missing right is told
-//! with ([`rights`]),
-//! the own side's namespace and addresses, asked without any privilege ([`NamespaceId`], [`own_addresses`]),
-//! and, with the feature `monitor`, the kernel's events (`events`).
+//! [`Kernel`] is what the programs see. [`Netlink`] carries it out on the real kernel, [`fake::FakeKernel`] on maps,
+//! and one contract suite holds the two to the same behaviour. Beside it there are:
 //!
-//! What there should be is decided elsewhere; nothing here has an opinion. [`start`] is here because it is unsafe.
+//! - bridges ([`Bridges`]), tunnels ([`Tunnels`]) and bandwidth ([`traffic`]);
+//! - network namespaces ([`netns`]) and sysctls ([`sysctl`]);
+//! - nftables and tracked connections ([`nft`]), and iptables ([`iptables`]);
+//! - what to tell about a missing right ([`rights`]);
+//! - the own side's namespace and addresses, asked without any privilege ([`NamespaceId`], [`own_addresses`]);
+//! - with the feature `monitor`, the kernel's events (`events`).
+//!
+//! This crate does not decide what there should be. [`start`] is here because it is unsafe.
 
 mod advertised;
 mod announce;

@@ -1,7 +1,8 @@
-//! Messages about links, both ways: `struct ifinfomsg`, and those of its hundred attributes that a link of ours is made of.
+//! Messages about links, in both directions: `struct ifinfomsg`, and those of its hundred attributes that our links
+//! need.
 //!
-//! By hand, because every ADD and DEL waits for them: the packet crate reads all the hundred, and brings the code for
-//! every kind of link there is into the plugin. It is the tests' second opinion.
+//! They are written and read by hand, because every ADD and DEL waits for them. The packet crate reads all hundred
+//! attributes, and would bring the code for every kind of link into the plugin. The tests compare with it.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -15,9 +16,9 @@ use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_APPEND, NLM_F_CREAT
 use crate::encode::rtm;
 use crate::socket::Request;
 
-/// `struct ifinfomsg`: family, type, number, flags, and which flags are meant.
+/// Length of `struct ifinfomsg`: family, type, number, flags, and which flags are meant.
 const HEADER_LEN: usize = 16;
-/// Where it has the number, and the flags.
+/// The places of the number and of the flags in it.
 const INDEX_AT: usize = 4;
 const FLAGS_AT: usize = 8;
 /// `IFF_UP`, `IFF_LOOPBACK`, `IFF_LOWER_UP`.
@@ -36,7 +37,7 @@ mod ifla {
     pub(super) const IFALIAS: u16 = 20;
     pub(super) const AF_SPEC: u16 = 26;
     pub(super) const NET_NS_FD: u16 = 28;
-    /// The number that this namespace has for the one of the other end.
+    /// The number by which this namespace knows the namespace of the other end.
     pub(super) const LINK_NETNSID: u16 = 37;
     pub(super) const TARGET_NETNSID: u16 = 46;
     pub(super) const PROP_LIST: u16 = 52;
@@ -70,14 +71,14 @@ mod ifla {
 /// `BR_STATE_FORWARDING`.
 const FORWARDING: u8 = 3;
 
-/// `IFALIASZ`, less the NUL.
+/// `IFALIASZ` without the NUL.
 const ALIAS_MAX: usize = 255;
 
-/// Attributes, one behind the other, behind whatever header.
+/// Attributes one after another, behind any header.
 struct Draft(Vec<u8>);
 
 impl Draft {
-    /// Of the link of this number; 0 for one that is told by its name, or that is to be made.
+    /// A draft about the link of this number. The number is 0 if the link is given by its name, or is to be made.
     fn of(index: IfIndex) -> Self {
         let mut header = vec![0; HEADER_LEN];
         header[INDEX_AT..INDEX_AT + 4].copy_from_slice(&index.0.to_ne_bytes());
@@ -94,7 +95,7 @@ impl Draft {
         self
     }
 
-    /// Adds an attribute. Ours are far below the 64 KiB that one may have.
+    /// Adds an attribute. Ours are far shorter than the 64 KiB that an attribute may have.
     fn with(mut self, kind: u16, value: &[u8]) -> Self {
         let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
         self.0.extend_from_slice(&length.to_ne_bytes());
@@ -108,8 +109,8 @@ impl Draft {
         self.with(kind, &[text.as_bytes(), b"\0"].concat())
     }
 
-    /// One queue each way. That is what a veth end uses unless told otherwise (`veth_init_queues`), but it is made with one for
-    /// each processor, and all but the first are unmade again, each an object in sysfs.
+    /// Asks for one queue in each direction. A veth end uses only one unless told otherwise (`veth_init_queues`). But
+    /// the kernel makes one for each processor and then removes all but the first, and each is an object in sysfs.
     fn one_queue(self) -> Self {
         let one = 1_u32.to_ne_bytes();
         self.with(ifla::NUM_TX_QUEUES, &one).with(ifla::NUM_RX_QUEUES, &one)
@@ -124,20 +125,20 @@ impl Draft {
         Request { kind, flags, payload: self.0 }
     }
 
-    /// As a link to be made, whose name is not taken.
+    /// The request to make this link, whose name must not be taken.
     fn make(self) -> Request {
         self.request(rtm::NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
     }
 }
 
-/// What is inside of another attribute: no header.
+/// The inside of another attribute, which has no header.
 fn kind(kind: &str) -> Draft {
     Draft(Vec::new()).text(ifla::INFO_KIND, kind)
 }
 
 /// One request for a veth pair with its other end in `pod`, both off. The other end cannot be switched on here, because
-/// `veth_open` wants its peer to be there already; and the first end that goes on without the other has the kernel go
-/// through all IPv6 routes (`rt6_sync_up`) when it goes on, at each change, and when it gets its carrier.
+/// `veth_open` wants its peer to exist already. And if the first end goes on without the other, the kernel walks
+/// through all IPv6 routes (`rt6_sync_up`): when it goes on, at each change, and when it gets its carrier.
 pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
     let peer = Draft::named(&spec.pod_name)
         .with(ifla::ADDRESS, &spec.pod_mac.octets())
@@ -148,19 +149,20 @@ pub(crate) fn veth(spec: &VethSpec, pod: BorrowedFd<'_>) -> Request {
     host.info(&kind("veth").with(ifla::INFO_DATA, &data.0)).make()
 }
 
-/// Sets `IFLA_IFALIAS`, which the kernel passes over in a request that makes a link (`rtnl_create_link`). A longer one
-/// than the kernel has room for is cut.
+/// Sets `IFLA_IFALIAS`. The kernel ignores that attribute in a request that makes a link (`rtnl_create_link`). An alias
+/// that is too long for the kernel is cut.
 pub(crate) fn alias(link: &IfName, alias: &str) -> Request {
     Draft::named(link).with(ifla::IFALIAS, cut(alias)).request(rtm::NEWLINK, 0)
 }
 
-/// An alias as far as there is room for it, and without the NUL, which the kernel would count (`dev_set_alias`).
+/// The alias, cut to the length that fits, without the NUL, which the kernel would count (`dev_set_alias`).
 fn cut(alias: &str) -> &[u8] {
     &alias.as_bytes()[..alias.floor_char_boundary(ALIAS_MAX)]
 }
 
-/// Has the kernel make no IPv6 address for the link of this name (`IN6_ADDR_GEN_MODE_NONE`), which it would do when that goes on. A
-/// link that is being made has no IPv6 yet that could be told (`inet6_validate_link_af`).
+/// Keeps the kernel from making an IPv6 address for the link of this name when the link goes on
+/// (`IN6_ADDR_GEN_MODE_NONE`). The request that makes the link cannot say so, because the link has no IPv6 yet
+/// (`inet6_validate_link_af`).
 pub(crate) fn without_address(link: &IfName) -> Request {
     const AF_INET6: u16 = 10;
     let inet6 = Draft(Vec::new()).with(ifla::INET6_ADDR_GEN_MODE, &[1]);
@@ -204,12 +206,12 @@ pub(crate) fn bridge(spec: &BridgeSpec) -> Request {
     bridge.info(&kind("bridge")).make()
 }
 
-/// A device that what others receive can be redirected to, on.
+/// A device to which incoming packets of other links can be redirected, on.
 pub(crate) fn ifb(name: &IfName, mtu: u32) -> Request {
     Draft::named(name).up(true).with(ifla::MTU, &mtu.to_ne_bytes()).info(&kind("ifb")).make()
 }
 
-/// Two requests that belong together: what kind of port it is can be said of a port only.
+/// Two requests that belong together. The kind of port can be set only for a link that is a port.
 pub(crate) fn port(link: IfIndex, port: BridgePort) -> [Request; 2] {
     let join = Draft::of(link).with(ifla::MASTER, &port.bridge.0.to_ne_bytes());
     let flags = Draft(Vec::new())
@@ -237,7 +239,7 @@ pub(crate) fn change(link: IfIndex, change: &LinkChange) -> Request {
     draft.request(rtm::NEWLINK, 0)
 }
 
-/// The end of the link of this number.
+/// The deletion of the link of this number.
 pub(crate) fn delete(link: IfIndex) -> Request {
     Draft::of(link).request(rtm::DELLINK, 0)
 }
@@ -252,12 +254,12 @@ pub(crate) fn numbered(link: IfIndex) -> Request {
     Draft::of(link).request(rtm::GETLINK, 0)
 }
 
-/// The link of this number in the namespace that has this number here.
+/// The link of the number `link` in the namespace that is known here under the number `namespace`.
 pub(crate) fn in_namespace(namespace: u32, link: IfIndex) -> Request {
     Draft::of(link).with(ifla::TARGET_NETNSID, &namespace.to_ne_bytes()).request(rtm::GETLINK, 0)
 }
 
-/// The namespace and the number of the other end of the link that a message is about, if that is elsewhere.
+/// The namespace and the number of the other end of the link in a message, if the other end is in another namespace.
 pub(crate) fn peer(payload: &[u8]) -> Option<(u32, IfIndex)> {
     let attribute = |wanted| {
         let mut found = attributes(payload.get(HEADER_LEN..)?);
@@ -271,12 +273,12 @@ pub(crate) fn all() -> Request {
     numbered(IfIndex(0))
 }
 
-/// The number of the link that a message is about.
+/// The number of the link in a message.
 pub(crate) fn index(payload: &[u8]) -> Option<IfIndex> {
     number(payload.get(INDEX_AT..INDEX_AT + 4)?).map(IfIndex)
 }
 
-/// The link that a message is about; `None` without a name.
+/// The link in a message; `None` without a name.
 pub(crate) fn parse(payload: &[u8]) -> Option<Link> {
     let flags = number(payload.get(FLAGS_AT..FLAGS_AT + 4)?)?;
     let (mut name, mut mac, mut mtu, mut alias, mut peer) = (None, None, 0, None, None);
@@ -327,7 +329,7 @@ fn parse_vxlan(data: &[u8]) -> Vxlan {
     vxlan
 }
 
-/// The bridge that the link of a message is on, and what kind of port it is.
+/// The bridge of the link in a message, and what kind of port the link is.
 pub(crate) fn parse_port(payload: &[u8]) -> Option<BridgePort> {
     let mut bridge = None;
     let (mut hairpin, mut isolated) = (None, false);
@@ -347,18 +349,18 @@ pub(crate) fn parse_port(payload: &[u8]) -> Option<BridgePort> {
             _ => {}
         }
     }
-    // A link can be under something else than a bridge.
+    // A link can also belong to something other than a bridge.
     Some(BridgePort { bridge: bridge?, hairpin: hairpin?, isolated })
 }
 
-/// Gives a link one more name, by which it is found as by the first.
+/// Gives a link a further name, by which it is found as by the first.
 pub(crate) fn alternative(name: &IfName, other: &IfName) -> Request {
     let names = Draft(Vec::new()).text(ifla::ALT_IFNAME, other.as_str());
     let draft = Draft::named(name).with(ifla::PROP_LIST | NLA_F_NESTED, &names.0);
     draft.request(rtm::NEWLINKPROP, NLM_F_CREATE | NLM_F_EXCL | NLM_F_APPEND)
 }
 
-/// The names beside the first that the link of a message has.
+/// The further names of the link in a message.
 pub(crate) fn alternative_names(payload: &[u8]) -> Vec<String> {
     let lists = attributes(payload.get(HEADER_LEN..).unwrap_or_default());
     let names = lists.filter(|(kind, _)| *kind == ifla::PROP_LIST).flat_map(|(_, list)| attributes(list));
@@ -366,7 +368,7 @@ pub(crate) fn alternative_names(payload: &[u8]) -> Vec<String> {
     names.filter(|(kind, _)| *kind == ifla::ALT_IFNAME).map(|(_, value)| text(value)).collect()
 }
 
-/// Whether the link of a message is a bridge's port that hands packets on.
+/// Whether the link in a message is a bridge's port that forwards packets.
 pub(crate) fn forwards(payload: &[u8]) -> bool {
     let attributes_of = |payload: &[u8], wanted: u16| {
         let found = attributes(payload).find(|(kind, _)| *kind == wanted);
@@ -399,7 +401,7 @@ fn text(value: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Each length field broken, and the message cut at each byte.
+    /// Breaks each length field, and cuts the message at each byte.
     #[test]
     fn nonsense_is_passed_over_and_no_panic() {
         let local = "192.0.2.1".parse().unwrap();

@@ -1,4 +1,4 @@
-//! The addresses of a namespace in the kernel's own order, each with whether the kernel would rather use another one.
+//! The addresses of a namespace in the kernel's own order, each with whether the kernel would prefer another one.
 
 use std::net::IpAddr;
 
@@ -15,21 +15,22 @@ pub struct Listed {
     pub link: IfIndex,
     /// Address and prefix length.
     pub prefix: IpNetwork,
-    /// Another one goes before it: it is a second one of its network, made for privacy and for a time, outlived, or found on
-    /// another machine too (`IFA_F_SECONDARY`, which is `IFA_F_TEMPORARY`, `IFA_F_DEPRECATED`, `IFA_F_DADFAILED`).
+    /// Whether another address goes before it. It is a second one of its network, temporary for privacy, deprecated, or
+    /// also in use on another machine (`IFA_F_SECONDARY`, which is `IFA_F_TEMPORARY`, `IFA_F_DEPRECATED`,
+    /// `IFA_F_DADFAILED`).
     pub is_lesser: bool,
 }
 
 impl Netlink {
-    /// All addresses of all links by which another machine can reach this one, the older ones of a link first.
+    /// All addresses of all links by which another machine can reach this one. The older ones of a link come first.
     ///
     /// # Errors
     /// The socket failed.
     pub fn addresses_in_order(&mut self) -> Result<Vec<Listed>, Error> {
-        // No link's number asks for all links.
+        // The number 0, which no link has, asks for all links.
         let mut all = self.list(&encode::addresses_of(IfIndex(0)), listed)?;
         all.retain(|listed| is_for_others(listed.prefix.ip()));
-        // IPv6 has the newest first (`ipv6_link_dev_addr`), IPv4 the oldest.
+        // The kernel lists IPv6 addresses newest first (`ipv6_link_dev_addr`), IPv4 addresses oldest first.
         let (mut ordered, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(|listed| listed.prefix.is_ipv4());
         ordered.extend(v6.into_iter().rev());
         Ok(ordered)
@@ -39,7 +40,7 @@ impl Netlink {
 fn listed(payload: &[u8]) -> Option<Listed> {
     let message = AddressMessage::parse(payload).ok()?;
     let (key, _) = decode::address_message(&message)?;
-    // The header has room for the lower eight of the flags, which these are.
+    // The header has room for the lower eight flags. These are among them.
     let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
     for attribute in &message.attributes {
         if let AddressAttribute::Flags(all) = attribute {

@@ -1,4 +1,4 @@
-//! Which sockets of the calling thread's namespace wait for packets to a port (`linux/inet_diag.h`).
+//! Finds the sockets of the calling thread's namespace that wait for packets to a port (`linux/inet_diag.h`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,16 +12,17 @@ use crate::socket::{Part, Request, Socket};
 /// `SOCK_DIAG_BY_FAMILY`, and the length of `struct inet_diag_req_v2`.
 const BY_FAMILY: u16 = 20;
 const REQUEST_LEN: usize = 56;
-/// Where that has the states that are asked for.
+/// The place of the wanted states in that struct.
 const STATES_AT: usize = 4;
-/// `TCP_CLOSE` is a UDP socket that is not connected, `TCP_LISTEN` one of TCP that takes connections.
+/// `TCP_CLOSE` is the state of a UDP socket that is not connected, `TCP_LISTEN` that of a TCP socket that accepts
+/// connections.
 const CLOSE: u32 = 1 << 7;
 const LISTEN: u32 = 1 << 10;
-/// Where `struct inet_diag_msg` has its own port, and its own address.
+/// The places of the socket's own port and address in `struct inet_diag_msg`.
 const PORT_AT: usize = 4;
 const ADDRESS_AT: usize = 8;
 
-/// The addresses and ports on which processes listen by this protocol of IP, TCP or UDP.
+/// The addresses and ports on which processes listen. `protocol` is that of IP: TCP or UDP.
 ///
 /// # Errors
 /// The kernel cannot tell, or the socket failed.

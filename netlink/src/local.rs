@@ -1,9 +1,9 @@
-//! The local route of an IPv6 address, put with the address.
+//! The local route of an IPv6 address, put together with the address.
 //!
-//! Without it the node does not take packets to the address for its own. For IPv4 the kernel puts it before it answers.
-//! For IPv6 it leaves it to a workqueue (`addrconf_dad_start`), even where there is no duplicate address detection to
-//! wait for, so the answer to RTM_NEWADDR promises nothing yet. A route of the same kind put right after the address
-//! does; the kernel's own then finds its place taken and is dropped without a word.
+//! Without that route the node does not accept packets to the address. For IPv4 the kernel puts it before it answers.
+//! For IPv6 the kernel leaves it to a workqueue (`addrconf_dad_start`), even if there is no duplicate address detection
+//! to wait for. So the answer to RTM_NEWADDR promises nothing yet. A route of the same kind, put right after the
+//! address, makes sure. The kernel then finds the place of its own route taken, and drops that route silently.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ use crate::socket::Request;
 /// `RT_TABLE_LOCAL`.
 const TABLE_LOCAL: u8 = 255;
 
-/// The request that has to follow `op`'s own, if there is one.
+/// The request that has to follow the one for `op`, if there is one.
 pub(crate) fn companion(op: &Op) -> Option<Request> {
     match op {
         op if !has_companion(op) => None,
@@ -34,7 +34,7 @@ pub(crate) fn companion(op: &Op) -> Option<Request> {
     }
 }
 
-/// Whether there is one.
+/// Whether there is such a request.
 pub(crate) fn has_companion(op: &Op) -> bool {
     match op {
         Op::PutAddress(key, address) => address.nodad && key.prefix.is_ipv6(),
@@ -43,8 +43,8 @@ pub(crate) fn has_companion(op: &Op) -> bool {
     }
 }
 
-/// What the answer to the companion means for the op: the kernel may have been quicker, with putting as with deleting,
-/// and on a link that is down it puts the route itself when the link goes up.
+/// What the answer to the companion means for the op. The kernel may have been quicker, with putting as with deleting.
+/// On a link that is down the kernel puts the route itself when the link goes up.
 pub(crate) fn folded(op: Result<(), Refusal>, companion: Result<(), Refusal>) -> Result<(), Refusal> {
     op?;
     match companion {
@@ -90,7 +90,7 @@ mod tests {
         })
     }
 
-    /// By chance the kernel was quick enough most of the time without the companion: so it is tried often.
+    /// Without the companion the kernel is quick enough most of the time, by chance. So the test tries it often.
     #[test]
     fn an_ipv6_address_receives_as_soon_as_it_is_put_and_no_longer_than_it_is_there() {
         let netns = netns::make().unwrap();

@@ -7,7 +7,7 @@ use ferrule_model::IfIndex;
 /// The answer of `ip route get`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
-    /// Link that it leaves by.
+    /// The link by which the packet leaves.
     pub link: IfIndex,
     /// Next hop; `None` if the destination is on the link.
     pub gateway: Option<IpAddr>,

@@ -1,7 +1,7 @@
-//! The kernel's events: what anybody changes of links, addresses, routes, neighbours and FDB entries.
+//! The kernel's events: changes of links, addresses, routes, neighbours and FDB entries, whoever makes them.
 //!
-//! Events say what to look at again, never what to believe: some may be lost, and then there is [`Event::Overrun`].
-//! Nexthop objects and nftables have their events in [`crate::wake`].
+//! An event says what to look at again, never what to believe. Some events may be lost, and then there is
+//! [`Event::Overrun`]. The events of nexthop objects and nftables are in [`crate::wake`].
 
 mod entry;
 mod link;
@@ -24,7 +24,7 @@ use crate::own::without;
 
 pub use ferrule_model::Event;
 
-/// Bytes for events that wait to be read: a node's departure at 5,000 nodes is some thousand of them.
+/// Bytes for events that wait to be read. If a node leaves a cluster of 5,000, there are some thousand events.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
 const GROUPS: [MulticastGroup; 6] = [
@@ -36,13 +36,13 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Route,
 ];
 
-/// The events of the namespace it was opened in.
+/// The events of the namespace in which it was opened.
 pub struct Monitor {
     socket: OwnedFd,
     messages: Pin<Box<Messages>>,
 }
 
-/// What rtnetlink hands out.
+/// The stream of messages from rtnetlink.
 type Messages = dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send;
 
 impl std::fmt::Debug for Monitor {
@@ -52,8 +52,8 @@ impl std::fmt::Debug for Monitor {
 }
 
 impl Monitor {
-    /// Subscribes in the calling thread's namespace; every change from here on is told, but not those that `own` asked
-    /// for. Must be called within a tokio runtime, on which the reading goes on.
+    /// Subscribes in the calling thread's namespace. Every change from here on is told, except for those that `own`
+    /// asked for. Must be called within a tokio runtime, on which the reading goes on.
     ///
     /// # Errors
     /// The socket cannot be opened.
@@ -71,13 +71,13 @@ impl Monitor {
         Ok(Self { socket, messages: Box::pin(messages) })
     }
 
-    /// The socket, to wait until something can be read.
+    /// The socket, so that a caller can wait until something can be read.
     pub fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    /// Waits for what the kernel tells, and gives the events of all that has come by then, each with the netlink port of who
-    /// asked for the change (0: the kernel by itself). None of it may be an event that a value can express. `None` when the
+    /// Waits for events, and returns all that have come by then. Each comes with the netlink port that asked for the
+    /// change (0: the kernel by itself). The list may be empty, if no value can express what came. `None` when the
     /// socket is broken.
     pub async fn swarm(&mut self) -> Option<Vec<(Event, u32)>> {
         let mut swarm = Vec::new();
@@ -124,11 +124,11 @@ fn told_route(change: Change, message: &RouteMessage) -> Option<Event> {
     }
 }
 
-/// What a message about a link tells beside the link.
+/// What a message about a link tells apart from the link.
 fn port(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
     let (link, port) = match payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link::port(link)?,
-        // A port that leaves its bridge, not a link that goes.
+        // The port leaves its bridge; the link does not go.
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if link::is_of_bridge(link) => {
             (link::port(link)?.0, None)
         }
@@ -157,7 +157,7 @@ mod tests {
     use crate::fixtures::a_pair;
     use crate::{Kernel, Netlink, netns};
 
-    /// The first event that is wanted; those that came with it go.
+    /// The first event that is wanted. Events that came with it are dropped.
     async fn until(monitor: &mut Monitor, mut wanted: impl FnMut(&Event) -> bool) -> Event {
         let search = async {
             loop {
@@ -170,7 +170,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), search).await.expect("the event comes within 5 s")
     }
 
-    /// Everything happens on one thread, in a namespace that it moves to for good.
+    /// The test runs on one thread, which moves to a namespace for good.
     fn in_a_namespace(test: impl Future<Output = ()>) {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
@@ -184,7 +184,7 @@ mod tests {
         (kernel, link)
     }
 
-    /// What is waited for, and how it is recognised.
+    /// An expected event, and how to recognise it.
     type Expected = (&'static str, Box<dyn Fn(&Event) -> bool>);
 
     fn expected(
@@ -206,7 +206,7 @@ mod tests {
                     move |e| matches!(e, Event::Neighbour(Change::Put, k, v) if *k == neighbour && v.permanent),
                 ),
             ),
-            // The kernel tells a deleted neighbour as one that failed, and then as deleted.
+            // The kernel first tells a deleted neighbour as failed, and then as deleted.
             (
                 "neighbour deleted",
                 Box::new(move |e| matches!(e, Event::Neighbour(_, k, v) if *k == neighbour && !v.permanent)),
@@ -294,7 +294,7 @@ mod tests {
             let known = Neighbour { mac: Some(Mac::local([4; 6])), permanent: true };
             kernel.apply(&[route(1), Op::PutNeighbour(neighbour, known), Op::DeleteRoute(key(1))]).unwrap();
             Netlink::open().unwrap().apply(&[route(2)]).unwrap();
-            // The kernel's own route to the link's link-local addresses comes when it likes.
+            // The kernel's own route to the link's link-local addresses comes at an arbitrary time.
             let of_ours = |event: &Event| match event {
                 Event::Route(_, key, _) => key.dst.is_ipv4(),
                 Event::Neighbour(..) => true,
@@ -305,7 +305,7 @@ mod tests {
         });
     }
 
-    /// More events than the buffer holds, while nobody reads.
+    /// There are more events than the buffer holds, while nobody reads.
     #[test]
     fn lost_events_are_told_as_an_overrun() {
         in_a_namespace(async {

@@ -1,7 +1,7 @@
 //! Network namespaces: naming one, entering it for a moment, and telling two apart.
 //!
-//! A pod's namespace is entered only to open a socket or a file: the socket stays in the namespace, the thread does
-//! not. `setns(2)` moves the calling thread alone, so every path goes through `/proc/thread-self`.
+//! A program enters a pod's namespace only to open a socket or a file. The socket stays in the namespace, the thread
+//! does not. `setns(2)` moves the calling thread alone, so every path goes through `/proc/thread-self`.
 
 use std::fs::File;
 use std::io;
@@ -35,7 +35,7 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
-    /// It is a file of another kind, or we may not enter it.
+    /// It is a file of another kind, or this process may not enter it.
     #[error("cannot enter the network namespace {}: {}", path.display(), why(*.errno))]
     Enter {
         /// The path.
@@ -59,11 +59,11 @@ fn why(errno: Errno) -> String {
 }
 
 impl Netns {
-    /// Opens the namespace that is bound at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`. Whatever else is there, it is
-    /// not waited for, as a pipe's other end would be.
+    /// Opens the namespace that is bound at `path`, such as `/run/netns/NAME` or `/proc/PID/ns/net`. If something else
+    /// is there, such as a pipe, opening it does not wait.
     ///
     /// # Errors
-    /// [`NetnsError::Open`]; that it is a namespace shows when it is entered.
+    /// [`NetnsError::Open`]; whether it is a namespace shows only when it is entered.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NetnsError> {
         let path = path.as_ref().to_path_buf();
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -73,7 +73,7 @@ impl Netns {
         }
     }
 
-    /// The calling thread's.
+    /// The calling thread's namespace.
     ///
     /// # Errors
     /// /proc is not mounted.
@@ -81,7 +81,7 @@ impl Netns {
         Self::open(OWN)
     }
 
-    /// That of a socket (`SIOCGSKNS`, `sock_ioctl` in the kernel), which needs CAP_NET_ADMIN in it.
+    /// The namespace of a socket (`SIOCGSKNS`, `sock_ioctl` in the kernel). This needs CAP_NET_ADMIN in that namespace.
     #[expect(unsafe_code, reason = "ioctl(2) that makes a descriptor")]
     pub(crate) fn of_socket(socket: &impl AsRawFd) -> io::Result<Self> {
         /// Its number in `linux/sockios.h`.
@@ -93,25 +93,25 @@ impl Netns {
         Ok(Self { file, path: PathBuf::from("(of a socket)") })
     }
 
-    /// Where it was opened.
+    /// The path at which it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether it is the calling thread's (same inode on the same nsfs, `namespaces(7)`).
+    /// Whether it is the calling thread's namespace (same inode on the same nsfs, `namespaces(7)`).
     ///
     /// # Errors
     /// /proc is not mounted.
     pub fn is_current(&self) -> Result<bool, NetnsError> {
-        // Asked by its path: nothing has to be opened and closed for that.
+        // The path suffices, so nothing has to be opened and closed.
         let own = std::fs::metadata(OWN).map_err(|source| NetnsError::Open { path: OWN.into(), source })?;
         Ok(self.file.metadata().is_ok_and(|it| (it.dev(), it.ino()) == (own.dev(), own.ino())))
     }
 
     /// Runs `inside` with the calling thread in this namespace.
     ///
-    /// The process is aborted when the way back fails: a thread that stays in a pod's namespace would do the node's
-    /// work there.
+    /// The process is aborted if the way back fails: a thread that stayed in a pod's namespace would do the node's work
+    /// there.
     ///
     /// # Errors
     /// The namespace cannot be entered.
@@ -134,7 +134,7 @@ impl AsFd for Netns {
     }
 }
 
-/// Returns the thread to its own namespace, on a panic too.
+/// Returns the thread to its own namespace, even after a panic.
 struct WayBack(Netns);
 
 impl Drop for WayBack {
@@ -145,7 +145,7 @@ impl Drop for WayBack {
     }
 }
 
-/// Makes an empty network namespace; nothing but this value keeps it. Only the calling thread is moved, and back.
+/// Makes an empty network namespace. Only this value keeps it alive. Only the calling thread is moved there, and back.
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN.
@@ -154,7 +154,7 @@ pub fn make() -> Result<Netns, NetnsError> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(NetnsError::Make)?;
     let _way_back = WayBack(home);
     let made = Netns::current()?;
-    // `/proc/thread-self` means another namespace to every thread; the descriptor is what names it.
+    // `/proc/thread-self` means another namespace to every thread, so the descriptor alone names this one.
     Ok(Netns { path: PathBuf::from("(unnamed)"), ..made })
 }
 

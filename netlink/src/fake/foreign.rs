@@ -16,12 +16,13 @@ use crate::Routes;
 const TABLE_DEFAULT: u32 = 253;
 
 impl FakeWorld {
-    /// Puts a route of another program beside the others: before one with the same key if it says that it is first, else after it.
+    /// Puts a route of another program beside the others. If it says that it is first, it goes before one with the same
+    /// key, else after it.
     pub fn put_foreign(&self, netns: &FakeNetns, route: ForeignRoute) {
         self.lock().namespaces[netns.0].foreign.push(route);
     }
 
-    /// Takes all of them away.
+    /// Removes all such routes.
     pub fn forget_foreign(&self, netns: &FakeNetns) {
         self.lock().namespaces[netns.0].foreign.clear();
     }
@@ -71,7 +72,7 @@ fn as_foreign(key: RouteKey, route: &Route) -> ForeignRoute {
     ForeignRoute { key, protocol: route.protocol, kind, nexthop, hops, is_first: true }
 }
 
-/// `None` if [`Route`] cannot express it.
+/// The route as a [`Route`]; `None` if that cannot express it.
 fn as_plain(route: &ForeignRoute) -> Option<Route> {
     let kind = match (route.kind, route.nexthop, &route.hops[..]) {
         (ForeignKind::Unreachable, ..) => RouteKind::Unreachable,
@@ -87,7 +88,7 @@ fn as_plain(route: &ForeignRoute) -> Option<Route> {
     Some(Route { kind, protocol: route.protocol, source: None })
 }
 
-/// These and those that every kernel has, in the order in which they are asked.
+/// These rules and those that every kernel has, in the order in which they are asked.
 pub(super) fn rules(more: &[PolicyRule]) -> Vec<PolicyRule> {
     let rule = |family, priority, table| PolicyRule {
         family,

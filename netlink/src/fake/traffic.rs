@@ -70,7 +70,7 @@ impl Traffic for FakeKernel {
 }
 
 impl FakeKernel {
-    /// One counted request that changes something of `link`.
+    /// Makes one counted request that changes something of `link`.
     fn change(
         &self,
         request: &str,

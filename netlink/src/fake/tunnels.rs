@@ -41,7 +41,7 @@ impl World {
 }
 
 impl State {
-    /// What only a WireGuard device takes.
+    /// Applies an op that only a WireGuard device accepts.
     pub(super) fn apply_wireguard(&mut self, op: &Op) -> Result<(), Errno> {
         match op {
             Op::SetWireguard(link, settings) => {

@@ -1,4 +1,4 @@
-//! Routes and neighbours as events tell of them: read by rtnetlink, not where they lie as `decode` does.
+//! Routes and neighbours from events. rtnetlink reads these, in contrast to `decode`, which reads them in place.
 
 use std::net::IpAddr;
 
@@ -62,7 +62,7 @@ pub(super) fn neigh(message: &NeighbourMessage) -> Option<Neigh> {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => dst = Some(IpAddr::from(*v4)),
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => dst = Some(IpAddr::from(*v6)),
-            // In an FDB entry the family of the message is the bridge's; the length tells the address's.
+            // In an FDB entry the family of the message is the bridge's, so the length tells the kind of address.
             NeighbourAttribute::Destination(NeighbourAddress::Other(octets)) => {
                 dst = decode::address_of(octets);
             }
@@ -87,7 +87,7 @@ mod tests {
     use crate::socket::Socket;
     use crate::{Kernel, Netlink, netns};
 
-    /// What is read where it lies is what the packet crate reads, of routes and neighbours of every kind that there is.
+    /// Reading in place gives the same as the packet crate, for routes and neighbours of every kind.
     #[test]
     fn both_ways_of_reading_come_to_the_same() {
         let netns = netns::make().unwrap();

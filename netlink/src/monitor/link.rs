@@ -1,4 +1,4 @@
-//! Links as events tell of them: read by rtnetlink, not by `link`.
+//! Links from events. rtnetlink reads these, not `link`.
 
 use ferrule_model::{BridgePort, IfIndex, IfName, Link, LinkKind, Mac, Vxlan, is_host_veth};
 use netlink_packet_core::Nla;
@@ -12,7 +12,7 @@ use netlink_packet_route::link::{
 const BRPORT_MODE: u16 = 4;
 const BRPORT_ISOLATED: u16 = 33;
 
-/// Whether a message is a bridge's about its port; it says less of the link than the link's own.
+/// Whether a bridge sent the message about its port. Such a message says less about the link than the link's own.
 pub(super) fn is_of_bridge(message: &LinkMessage) -> bool {
     message.header.interface_family == AddressFamily::Bridge
 }
@@ -141,7 +141,7 @@ mod tests {
         VxlanSpec { name: name(text), mac: Mac::local([3; 6]), mtu: 1400, vxlan }
     }
 
-    /// Two who read the same: ourselves and the packet crate.
+    /// This crate and the packet crate read the same.
     #[test]
     fn a_link_is_the_same_in_an_event_and_in_an_answer() {
         let (here, pod) = (netns::make().unwrap(), netns::make().unwrap());

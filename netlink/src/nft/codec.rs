@@ -1,4 +1,4 @@
-//! Elements, tables and the generation of the rulesets as netlink messages of nftables, both ways.
+//! Elements, tables and the generation of the rulesets as netlink messages of nftables, in both directions.
 
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_HEADER_SIZE, NLM_F_CREATE, NLM_F_EXCL, NlasIterator, ParseableParametrized,
@@ -18,10 +18,10 @@ use ferrule_model::Element;
 pub(super) const HEADER_LEN: usize = 4;
 /// `NFNL_BATCH_GENID`.
 const BATCH_GENID: u16 = 1;
-/// `NFTNL_UDATA_SET_ELEM_COMMENT` of libnftnl: user data is a list of type, length and value, one byte each the first
-/// two, and a comment ends with NUL.
+/// `NFTNL_UDATA_SET_ELEM_COMMENT` of libnftnl. User data is a list of type, length and value. Type and length take one
+/// byte each, and a comment ends with NUL.
 const COMMENT: u8 = 0;
-/// `NFT_USERDATA_MAXLEN` less type, length and NUL.
+/// `NFT_USERDATA_MAXLEN` without type, length and NUL.
 const COMMENT_MAX: usize = 252;
 /// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*` and `NFTA_DATA_VALUE`.
 const ELEMENTS: u16 = 3;
@@ -36,9 +36,10 @@ const OBJECT_TYPE: u16 = 3;
 const OBJECT_DATA: u16 = 4;
 const COUNTER: u32 = 1;
 const COUNTER_PACKETS: u16 = 2;
-/// What an element has around its key, value and comment, at most: six headers of attributes, padding, the comment's own.
+/// The most bytes that an element has around its key, value and comment: six headers of attributes, padding, the
+/// comment's own.
 const ELEMENT_OVERHEAD: usize = 40;
-/// Bytes of the elements of one message: the length of an attribute has 16 bits.
+/// Bytes of the elements in one message. The length of an attribute has 16 bits.
 const ELEMENTS_MAX: usize = 60_000;
 pub(super) fn request(
     subsystem: NetfilterSubsystem,
@@ -69,8 +70,8 @@ fn nftables(message: &NfTablesMessage, flags: u16) -> Request {
     request(NetfilterSubsystem::NfTables, message.message_type().into(), flags, &header, message)
 }
 
-/// The messages of a transaction: neighbours of one set that are all added, or all deleted, share one, so that thousands are no more
-/// than a handful of messages, and no more refusals.
+/// The messages of a transaction. Neighbouring changes of one set that all add or all delete share a message. So
+/// thousands of changes are only a handful of messages, and a handful of refusals at most.
 pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut rest = changes;
@@ -88,7 +89,7 @@ pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
     requests
 }
 
-/// At most this much of an element is in a message.
+/// The most bytes that an element takes in a message.
 fn size(change: &Change<'_>) -> usize {
     match change {
         Change::Add(element) | Change::Delete(element) => {
@@ -116,7 +117,7 @@ fn list_of(table: &str, changes: &[Change<'_>]) -> Request {
         Some(Change::Delete(first)) => {
             nftables(&NfTablesMessage::DeleteSetElement(list(first.set, elements())), 0)
         }
-        // A list that names no elements means all (`nf_tables_delsetelem`).
+        // A list without elements means all elements (`nf_tables_delsetelem`).
         Some(Change::Clear(set)) => nftables(&NfTablesMessage::DeleteSetElement(list(set, Vec::new())), 0),
         None => nftables(&NfTablesMessage::NewSetElement(list("", Vec::new())), 0),
     }
@@ -146,7 +147,7 @@ pub(super) fn table(name: &str) -> Request {
     nftables(&NfTablesMessage::GetTable(TableMessage { attributes }), 0)
 }
 
-/// Asks for the counters of a table: a dump.
+/// Asks for the counters of a table, by a dump.
 pub(super) fn counters(table: &str) -> Request {
     let name = [table.as_bytes(), &[0]].concat();
     let asked = vec![
@@ -156,7 +157,7 @@ pub(super) fn counters(table: &str) -> Request {
     nftables(&NfTablesMessage::GetObject(asked), 0)
 }
 
-/// A counter's name, and the packets that it has counted.
+/// A counter's name, and the number of packets it has counted.
 pub(super) fn parse_counter(message: &Message) -> Option<(String, u64)> {
     let (mut name, mut packets) = (None, None);
     for (kind, value) in inside(message.payload.get(HEADER_LEN..)?) {
@@ -193,8 +194,8 @@ fn parse_nftables(message: &Message) -> Option<NfTablesMessage> {
     NfTablesMessage::parse_with_param(message.payload.get(HEADER_LEN..)?, kind).ok()
 }
 
-/// The elements that a message of a list has. By hand: the packet crate writes the whole list down as a text for an error
-/// message, once for each element, whether there is an error or not (100 us an element, in version 0.4.0).
+/// The elements in a message of a list. They are read by hand: the packet crate writes the whole list into the text of
+/// an error message, once for each element, even without an error (100 us an element, in version 0.4.0).
 pub(super) fn parse_elements(message: &Message, set: &'static str) -> Vec<Element> {
     let attributes = message.payload.get(HEADER_LEN..).unwrap_or_default();
     let lists = inside(attributes).filter(|(kind, _)| *kind == ELEMENTS);
@@ -215,7 +216,7 @@ fn parse_element(attributes: &[u8], set: &'static str) -> Element {
     element
 }
 
-/// The attributes in the value of another.
+/// The attributes inside the value of another one.
 fn inside(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).filter_map(Result::ok).map(|attribute| {
         let (kind, end) = (attribute.kind(), usize::from(attribute.length()));

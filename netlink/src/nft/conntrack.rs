@@ -1,4 +1,4 @@
-//! The connections that the kernel tracks, as netlink messages, both ways.
+//! The connections that the kernel tracks, as netlink messages, in both directions.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterS
 use super::codec::{HEADER_LEN, request};
 use crate::socket::{Message, Request};
 
-/// `CTA_FILTER`, `CTA_FILTER_ORIG_FLAGS`, and of its flags protocol and destination port.
+/// `CTA_FILTER`, `CTA_FILTER_ORIG_FLAGS`, and its flags for protocol and destination port.
 const FILTER: u16 = 25;
 const FILTER_ORIG_FLAGS: u16 = 1;
 const FILTER_PROTOCOL: u32 = 1 << 3;
@@ -20,18 +20,18 @@ const FILTER_PORT: u32 = 1 << 5;
 /// `CTA_ZONE`.
 const ZONE: u16 = 18;
 
-/// A connection that the kernel tracks, as its first packet was and as the answers are.
+/// A connection that the kernel tracks, described by its first packet and by its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow {
     /// Where the first packet came from.
     pub source: IpAddr,
     /// Where it was sent.
     pub destination: IpAddr,
-    /// To which port.
+    /// The port to which it was sent.
     pub port: u16,
     /// Where the answers come from: the destination after translation.
     pub answers_from: IpAddr,
-    /// From which port.
+    /// The port from which the answers come.
     pub answering_port: u16,
     /// Where the answers go: the source after translation.
     pub answers_to: IpAddr,
@@ -48,14 +48,14 @@ fn conntrack(family: Family, message: &ConntrackMessage) -> Request {
     request(NetfilterSubsystem::Conntrack, message.message_type().into(), 0, &header, message)
 }
 
-/// The UDP connections whose first packet was sent to `port`, or to any. Kernels before Linux 5.8 do not know the filter and give
-/// all connections.
+/// The UDP connections whose first packet was sent to `port`, or to any port. Kernels before Linux 5.8 do not know the
+/// filter and list all connections.
 pub(super) fn udp_flows(family: Family, port: Option<u16>) -> Request {
     let mut first_packet = vec![ProtoTuple::Protocol(Protocol::Udp)];
     first_packet.extend(port.map(ProtoTuple::DestinationPort));
     let attributes = vec![ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(first_packet)])];
     let mut request = conntrack(family, &ConntrackMessage::Get(attributes));
-    // The packet crate's attribute loses the mark of being nested, without which the kernel refuses this one.
+    // The packet crate's attribute loses the flag for nesting, and the kernel refuses this attribute without it.
     let of = FILTER_PROTOCOL | if port.is_some() { FILTER_PORT } else { 0 };
     let flags = DefaultNla::new(FILTER_ORIG_FLAGS, of.to_ne_bytes().to_vec());
     let filter = DefaultNla::new(FILTER | NLA_F_NESTED, emitted(&flags));

@@ -14,7 +14,7 @@ pub enum Change<'a> {
 }
 
 impl Change<'_> {
-    /// Whether both do the same with elements of the same set.
+    /// Whether both do the same to elements of the same set.
     pub(super) fn goes_with(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Add(a), Self::Add(b)) | (Self::Delete(a), Self::Delete(b)) => a.set == b.set,

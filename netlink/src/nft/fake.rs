@@ -15,19 +15,19 @@ pub struct FakeNetfilter(Arc<Mutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
-    /// Tables, and the sets of each by name, the elements of each by key.
+    /// The tables: the sets of each by name, and the elements of each set by key.
     tables: BTreeMap<String, BTreeMap<String, BTreeMap<Vec<u8>, Element>>>,
     flows: Vec<(Family, Flow)>,
     generation: u32,
 }
 
 impl FakeNetfilter {
-    /// No table.
+    /// A fake without tables.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A UDP connection begins.
+    /// Begins a UDP connection.
     pub fn add_udp_flow(&self, family: Family, flow: Flow) {
         self.lock().flows.push((family, flow));
     }
@@ -97,7 +97,7 @@ impl Netfilter for FakeNetfilter {
         Ok(self.lock().generation)
     }
 
-    /// The names of its sets and maps.
+    /// The names of the table's sets and maps.
     fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
         let world = self.lock();
         Ok(world.tables.get(table).map(|sets| sets.keys().cloned().collect::<Vec<_>>().join("\n")))
@@ -107,7 +107,7 @@ impl Netfilter for FakeNetfilter {
         self.rules(table)
     }
 
-    /// Understands of a script what table it adds, with which sets and maps.
+    /// Reads only a part of the script: which table it adds, with which sets and maps.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
         let mut world = self.lock();
         let named = |word: &str| {

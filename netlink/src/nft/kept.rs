@@ -1,13 +1,13 @@
-//! A table of ours that somebody keeps: its text is compared with what is in the kernel, and put there in one transaction where
-//! the two differ.
+//! A table that one of our programs keeps. Its text is compared with what is in the kernel, and if the two differ, one
+//! transaction puts the text there.
 //!
-//! How `nft` prints a table depends on its version, so a print is compared with an earlier print of the same table. One is
-//! trusted if nobody has changed any ruleset between the transaction that made the table and the print.
+//! How `nft` prints a table depends on its version. So a print is compared with an earlier print of the same table. A
+//! print is trusted if no ruleset has changed between the transaction that made the table and the print.
 
 use super::{Netfilter, NftError};
 use crate::Error;
 
-/// How often a script is loaded before a print is taken that somebody may have come in between.
+/// How often a script is loaded before a print is accepted that another program's change may have affected.
 const ATTEMPTS: u32 = 3;
 
 /// Why a table cannot be kept.
@@ -16,15 +16,15 @@ pub enum KeptError {
     /// `nft` is missing, or refused.
     #[error(transparent)]
     Nft(#[from] NftError),
-    /// The kernel did not tell how it is.
+    /// The kernel did not tell the state of its rulesets.
     #[error("cannot ask the kernel for its nftables rulesets: {0}")]
     Kernel(#[from] Error),
 }
 
-/// What the text of a table is.
+/// What kind of text a table has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Text {
-    /// All of the table, elements too, written as `nft` prints it. It replaces the table.
+    /// The whole table, including its elements, written as `nft` prints it. It replaces the table.
     Whole,
     /// A script that makes those parts of the table that are missing, and writes its rules afresh. The elements stay.
     Script,
@@ -33,11 +33,11 @@ pub enum Text {
 /// How the table was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// As it has to be.
+    /// It was as it has to be.
     Right,
-    /// It was not there, and now it is.
+    /// It was missing, and now exists.
     Missing,
-    /// It was another one, and now it is as it has to be.
+    /// It was different, and now is as it has to be.
     Different,
 }
 
@@ -49,13 +49,13 @@ pub struct KeptTable {
     known: Option<Known>,
 }
 
-/// The table as it was last found right, or made so.
+/// The table as it was last found right, or made right.
 #[derive(Debug)]
 struct Known {
     text: String,
-    /// How this version of nft prints it, once that was seen.
+    /// How this version of nft prints it, if that was seen.
     printed: Option<String>,
-    /// The generation of the rulesets in which it was right. As long as that lasts, nobody has changed any ruleset.
+    /// The generation of the rulesets in which it was right. While that stays the same, no ruleset has changed.
     generation: Option<u32>,
 }
 
@@ -65,12 +65,12 @@ impl KeptTable {
         Self { name, kind, known: None }
     }
 
-    /// Whether the table was right or made so before, with this text.
+    /// Whether the table was found right or made right before, with this text.
     pub fn is_known(&self, wanted: &str) -> bool {
         self.known(wanted).is_some()
     }
 
-    /// Has the table be as `wanted` says, and tells how it was.
+    /// Makes the table as `wanted` says, and returns how it was found.
     ///
     /// # Errors
     /// nft is missing or refused, or the kernel does not answer.
@@ -96,7 +96,7 @@ impl KeptTable {
         }
         Ok(match listed {
             None => Found::Missing,
-            // Whether the script has changed anything is seen by the print alone.
+            // Only the print shows whether the script has changed anything.
             Some(before) if self.is_printed_as(&before) => Found::Right,
             Some(_) => Found::Different,
         })
@@ -106,7 +106,7 @@ impl KeptTable {
         self.known.as_ref().is_some_and(|known| known.printed.as_deref() == Some(before))
     }
 
-    /// Puts the table in the place of another. It is listed with the next look, which may be when nobody waits.
+    /// Replaces the table. The next look lists it, at a time when perhaps nobody waits.
     fn replace(
         &mut self,
         netfilter: &mut impl Netfilter,
@@ -114,14 +114,15 @@ impl KeptTable {
         generation: u32,
     ) -> Result<(), KeptError> {
         netfilter.load(&replacement(self.name, wanted))?;
-        // A transaction is one generation; with another in between, it is not certain that the table is still as made.
+        // A transaction raises the generation by one. If there was another one in between, the table may no longer be
+        // as it was made.
         let made = generation.wrapping_add(1);
         let made = (netfilter.generation()? == made).then_some(made);
         self.note(wanted, None, made);
         Ok(())
     }
 
-    /// Makes what is missing of the table, and lists it, again if somebody changed any ruleset meanwhile.
+    /// Makes what is missing of the table, and lists it. If a ruleset changed meanwhile, it does so again.
     fn complete(&mut self, netfilter: &mut impl Netfilter, wanted: &str) -> Result<(), KeptError> {
         for _ in 0..ATTEMPTS {
             let made = netfilter.generation()?.wrapping_add(1);
@@ -144,8 +145,8 @@ impl KeptTable {
         self.known = Some(Known { text: text.to_owned(), printed, generation });
     }
 
-    /// Whether this print shows the table as it was made. The first one of a generation in which nobody has come in between
-    /// does, whatever it looks like.
+    /// Whether this print shows the table as it was made. The first print does, whatever it looks like, if no ruleset
+    /// has changed since the table was made.
     fn is_right(&self, listed: &str, wanted: &str, undisturbed: Option<u32>) -> bool {
         let as_made = self.known(wanted).is_some_and(|known| match &known.printed {
             Some(printed) => printed == listed,
@@ -154,7 +155,8 @@ impl KeptTable {
         as_made || self.kind == Text::Whole && same(listed, wanted)
     }
 
-    /// The table as it is printed. The kernel itself says that there is none: no program has to be started to learn that.
+    /// The table as nft prints it. The kernel itself tells if there is no table, so no program has to be started for
+    /// that.
     fn listed(&self, netfilter: &mut impl Netfilter) -> Result<Option<String>, KeptError> {
         if !netfilter.has_table(self.name)? {
             return Ok(None);
@@ -167,17 +169,17 @@ impl KeptTable {
     }
 }
 
-/// The transaction that puts `text` in the place of whatever table of this name there is.
+/// The transaction that replaces whatever table of this name there is by `text`.
 pub fn replacement(name: &str, text: &str) -> String {
     format!("{}{text}", removal(name))
 }
 
-/// The transaction that removes the table, if there is one: a deletion alone would fail where there is none.
+/// The transaction that removes the table, if there is one. A deletion alone would fail if there is none.
 pub fn removal(name: &str) -> String {
     format!("add table inet {name}\ndelete table inet {name}\n")
 }
 
-/// Whether two texts say the same: how nft breaks its lines is its own affair.
+/// Whether two texts say the same. Line breaks do not count, because they are nft's choice.
 pub fn same(a: &str, b: &str) -> bool {
     let words = |text| str::split(text, [' ', '\t', '\n', ',', ';']).filter(|word: &&str| !word.is_empty());
     words(a).eq(words(b))
@@ -230,7 +232,7 @@ mod tests {
             apply("flush chain inet kept c").unwrap();
             assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Different);
             assert_eq!(netfilter.elements("kept", "s").unwrap(), [port]);
-            // Who has just started finds it right, and does not say that somebody has changed it.
+            // A keeper that has just started finds the table right, and does not say that somebody has changed it.
             let mut table = KeptTable::new("kept", Text::Script);
             assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Right);
         });

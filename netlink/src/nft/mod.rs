@@ -1,10 +1,10 @@
 //! nftables, and the connections that the kernel tracks.
 //!
-//! A table has two parts. Its skeleton (chains, rules, empty sets and maps) changes rarely and is a script for the program
-//! `nft` ([`apply`], one process a script). The elements of its sets and maps change with every pod and go to the kernel as
-//! netlink messages (`codec`), all of one transaction together.
+//! A table has two parts. Its skeleton (chains, rules, empty sets and maps) changes rarely, and is a script for the
+//! program `nft` ([`apply`], one process for each script). The elements of its sets and maps change with every pod, and
+//! go to the kernel as netlink messages (`codec`), all in one transaction.
 //!
-//! [`KeptTable`] has a skeleton stay as its text says, whatever others do to it.
+//! [`KeptTable`] keeps a skeleton as its text says, whatever other programs do to it.
 //!
 //! [`Netfilter`] is the seam: [`NetfilterSocket`] on the real kernel, [`FakeNetfilter`] on maps.
 
@@ -30,8 +30,8 @@ pub use real::NetfilterSocket;
 
 /// Tables of the family `inet`, and tracked connections, of one network namespace.
 pub trait Netfilter {
-    /// Carries out `changes` of `table`, all or none. With `generation` only if no ruleset of the namespace has changed
-    /// since [`Netfilter::generation`] gave that.
+    /// Carries out all `changes` of `table`, or none. If a `generation` is given, it does so only if no ruleset of the
+    /// namespace has changed since [`Netfilter::generation`] returned it.
     ///
     /// # Errors
     /// `ENOENT` if the table, a set or an element to delete is not there; `EEXIST` if a key to add is; `ERESTART` if
@@ -41,7 +41,7 @@ pub trait Netfilter {
     /// The elements of one set or map.
     ///
     /// # Errors
-    /// `ENOENT` if it is not there, or its table is not.
+    /// `ENOENT` if the set or its table is not there.
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error>;
 
     /// Whether there is this table.
@@ -50,14 +50,14 @@ pub trait Netfilter {
     /// The socket failed, or the kernel refused.
     fn has_table(&mut self, table: &str) -> Result<bool, Error>;
 
-    /// Which state the rulesets of the namespace are in: every transaction, whoever's, makes it another.
+    /// The number of the present state of the namespace's rulesets. Every transaction of any program changes it.
     ///
     /// # Errors
     /// The socket failed.
     fn generation(&mut self) -> Result<u32, Error>;
 
-    /// The rules of a table of the family `inet`, its sets and maps without their elements, as this version of `nft(8)` prints
-    /// them; `None` if there is no such table.
+    /// The rules of a table of the family `inet`, with its sets and maps but without their elements, as this version of
+    /// `nft(8)` prints them. `None` if there is no such table.
     ///
     /// # Errors
     /// As [`list_rules`].
@@ -81,8 +81,8 @@ pub trait Netfilter {
         apply(script)
     }
 
-    /// Forgets those of the UDP connections to `port`, or to any, that are `wanted`, and tells how many: their next packet is
-    /// translated afresh.
+    /// Forgets those UDP connections to `port`, or to any port, that are `wanted`, so that their next packet is
+    /// translated afresh. Returns how many there were.
     ///
     /// # Errors
     /// The socket failed, or the kernel refused.
@@ -94,7 +94,7 @@ pub trait Netfilter {
     ) -> Result<usize, Error>;
 }
 
-/// Whose the elements are that a message tells of.
+/// The owners of the elements in a message.
 pub(crate) fn owners(message: &Message) -> Vec<String> {
     codec::parse_elements(message, "").into_iter().map(|element| element.comment).collect()
 }
