@@ -1,9 +1,9 @@
-//! Mode `bridge`: what a pod needs that shares an Ethernet segment with the others of its subnet, as kubenet and flannel
-//! have it. Pure; the routed mode's is in [`crate::decide::pod`].
+//! Mode `bridge`: what a pod needs when it shares an Ethernet segment with the other pods of its subnet, as with
+//! kubenet and flannel. Pure. The mode `routed` is in [`crate::decide::pod`].
 //!
-//! The node is on the segment too, with the gateway's address on the bridge. Pods find each other and it by ARP and NDP,
-//! and the node reaches them by the subnet's route. The bridge is made when the first pod needs it, with a MAC of its
-//! own, and stays. Every port is a hairpin, so that a pod reaches itself by a Service's address.
+//! The node is on the segment too: the bridge has the gateway's address. Pods find each other and the node by ARP and
+//! NDP. The node reaches the pods by the subnet's route. The bridge is made when the first pod needs it, has a MAC of
+//! its own, and stays. Every port is a hairpin, so that a pod reaches itself by a Service's address.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ pub fn on_the_bridge(granted: &Granted) -> Option<IpNetwork> {
     IpNetwork::new(way_out(granted)?, granted.address.prefix()).ok()
 }
 
-/// The gateway that was given; else the subnet's first address, as the reference plugin has it.
+/// The gateway that was given, else the subnet's first address, as in the reference plugin.
 fn way_out(granted: &Granted) -> Option<IpAddr> {
     let first = match granted.address.network() {
         IpAddr::V4(v4) => IpAddr::from(std::net::Ipv4Addr::from_bits(v4.to_bits().checked_add(1)?)),
@@ -48,7 +48,7 @@ pub fn route(link: IfIndex, dst: IpNetwork, gateway: IpAddr) -> (RouteKey, Route
     (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(via))
 }
 
-/// What is to be done once the pair exists and its host's end is on `bridge`.
+/// What has to be done once the pair exists and its host end is on `bridge`.
 pub fn plan(ends: &Ends, spec: &VethSpec, bridge: &Link, grant: &Grant) -> Plan {
     let mut plan = Plan::default();
     plan.pod.extend(pod::link(&ends.pod, spec.pod_mac, grant.mtu));
@@ -67,7 +67,7 @@ pub fn plan(ends: &Ends, spec: &VethSpec, bridge: &Link, grant: &Grant) -> Plan 
     plan
 }
 
-/// The pod's routes: those that were given with the addresses, else a default route of each family.
+/// The pod's routes: those that came with the addresses, else a default route for each family.
 fn routes(grant: &Grant) -> Vec<(IpNetwork, IpAddr)> {
     let of = |wanted| {
         let mut granted = grant.addresses.iter().filter(move |granted| family(&granted.address) == wanted);
@@ -80,7 +80,7 @@ fn routes(grant: &Grant) -> Vec<(IpNetwork, IpAddr)> {
     given.filter_map(|route| Some((route.dst, route.gw.or_else(|| of(family(&route.dst)))?))).collect()
 }
 
-/// The result of ADD: the bridge, then the two ends.
+/// The result of ADD. It names the bridge first, and then the two ends.
 pub fn result(ends: &Ends, spec: &VethSpec, bridge: &Link, grant: &Grant, sandbox: &str) -> AddResult {
     let [host, pod] = pod::interfaces(ends, spec, grant, sandbox);
     let itself = result::Interface {

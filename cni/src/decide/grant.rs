@@ -1,4 +1,4 @@
-//! What an attachment is given: addresses with the ways out, whoever gave them. Pure.
+//! What an attachment is given, whoever gives it: addresses, and the ways out. Pure.
 
 use std::net::IpAddr;
 
@@ -13,33 +13,33 @@ use crate::edge::result::{AddResult, Dns, Route};
 pub struct Grant {
     /// The addresses, at least one.
     pub addresses: Vec<Granted>,
-    /// Routes that go with them; none = everything by the gateway.
+    /// Routes that were given with the addresses. If there are none, everything goes by the gateway.
     pub routes: Vec<Route>,
     /// Name service.
     pub dns: Dns,
-    /// MTU of the interface in bytes; `None` = the kernel's default.
+    /// MTU of the interface in bytes. `None` means the kernel's default.
     pub mtu: Option<u32>,
 }
 
 /// An address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Granted {
-    /// With the length of its network's prefix.
+    /// The address with the prefix length of its network.
     pub address: IpNetwork,
-    /// The way out of that network, if whoever gave it knows one.
+    /// The gateway out of that network, if the one who gave the address knows one.
     pub gateway: Option<IpAddr>,
 }
 
 impl Grant {
-    /// From a lease of `ipamd`, for a pod that shares its link with nobody.
+    /// Made from a lease of `ipamd`, for a pod that shares its link with nobody.
     pub(crate) fn alone(lease: &Lease, mtu: Option<u32>) -> Result<Self, Error> {
         usable(&lease.addresses)?;
         let granted = |address: &IpNetwork| Granted { address: *address, gateway: None };
         Ok(Self { addresses: lease.addresses.iter().map(granted).collect(), mtu, ..Self::default() })
     }
 
-    /// From a lease of `ipamd`, for a pod that shares a link with the other pods of its subnet. `gateway` is the lease that
-    /// reserves the gateway's address.
+    /// Made from a lease of `ipamd`, for a pod that shares a link with the other pods of its subnet. `gateway` is the
+    /// lease that reserves the gateway's address.
     pub(crate) fn shared(
         lease: &Lease,
         gateway: &Lease,
@@ -73,14 +73,14 @@ impl Grant {
         Ok(Self { addresses, mtu, ..Self::default() })
     }
 
-    /// From the result of another plugin.
+    /// Made from the result of another plugin.
     pub(crate) fn of(result: AddResult) -> Self {
         let granted = |ip: &crate::edge::result::Ip| Granted { address: ip.address, gateway: ip.gateway };
         let addresses = result.ips.iter().map(granted).collect();
         Self { addresses, routes: result.routes, dns: result.dns, mtu: None }
     }
 
-    /// The addresses by themselves.
+    /// The addresses without their prefix lengths.
     pub fn hosts(&self) -> impl Iterator<Item = IpNetwork> {
         self.addresses.iter().map(|granted| host_prefix(granted.address.ip()))
     }
@@ -93,7 +93,7 @@ impl Grant {
     }
 }
 
-/// Whether pods can be given these: whole addresses, one of each family at most.
+/// Checks whether pods can be given these: single addresses, at most one of each family.
 fn usable(addresses: &[IpNetwork]) -> Result<(), Error> {
     let unusable = |reason: String| Err(Error::Lease(reason));
     for (place, address) in addresses.iter().enumerate() {

@@ -1,10 +1,10 @@
 //! What one pod needs of the kernel, worked out from its lease: the veth pair, the plan for both namespaces, and
 //! the result that says so. Pure.
 //!
-//! Mode `routed`: the pod has its addresses alone (/32, /128) and sends everything to a gateway that does not exist,
-//! 169.254.1.1 or fe80::1. A permanent neighbour gives that gateway the MAC of the host's end of the veth pair, so no
-//! ARP or NDP ever runs; the host, which gets every packet this way, routes it. Back it goes by a host route and
-//! another permanent neighbour.
+//! Mode `routed`: the pod has only its own addresses (/32, /128), and sends everything to a gateway that does not
+//! exist, 169.254.1.1 or fe80::1. A permanent neighbour gives that gateway the MAC of the host's end of the veth pair,
+//! so ARP and NDP are never needed. The host gets every packet of the pod this way, and routes it. Packets to the pod
+//! take a host route and another permanent neighbour.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -50,8 +50,8 @@ impl Ends {
     }
 }
 
-/// The next hop of a pod's default route. It is link-local, so no machine elsewhere can have it, and it is the same in every
-/// pod.
+/// The next hop of a pod's default route. It is link-local, so no machine elsewhere can have it. It is the same in
+/// every pod.
 pub const fn gateway(family: Family) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),
@@ -72,16 +72,18 @@ const ANYWHERE_V4: Ipv4Network =
 const ANYWHERE_V6: Ipv6Network =
     Ipv6Network::new_checked(Ipv6Addr::UNSPECIFIED, 0).expect("0 is a prefix length");
 
-/// The default route of the pod's interface `link`. Its metric has the link's number in it, so that a second network in
-/// the same pod, ours or another's, neither replaces it nor is replaced: the first interface wins.
+/// The default route of the pod's interface `link`. Its metric contains the link's number. So the route of a second
+/// network in the same pod, ours or another's, neither replaces this one nor is replaced by it: the first interface
+/// wins.
 pub fn default_route(link: IfIndex, family: Family) -> (RouteKey, Route) {
     let key = RouteKey::main(anywhere(family));
     let via = Via::Gateway { address: gateway(family), link, onlink: false };
     (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(via))
 }
 
-/// The route to IPv4's gateway, which lies in no subnet of the pod's; IPv6's is link-local. Without it the default route would
-/// have to be `onlink`, and plugins that write the routes anew, as `sbr` does, leave that out.
+/// The route to IPv4's gateway, which is in no subnet of the pod. IPv6's gateway is link-local and needs none. Without
+/// this route the default route would have to be `onlink`, and plugins that write the routes anew, such as `sbr`, leave
+/// that out.
 pub fn gateway_route(link: IfIndex) -> (RouteKey, Route) {
     let key = RouteKey::main(host_prefix(gateway(Family::V4)));
     (RouteKey { metric: key.metric.saturating_add(link.0), ..key }, Route::ours(Via::Link(link)))
@@ -98,8 +100,8 @@ pub fn veth(attachment: &Attachment, ifname: &IfName, pod: Option<&Pod>, wanted:
     }
 }
 
-/// For people, for GC, and for an `ipamd` that has lost its store: the network, the pod, then the attachment's other parts.
-/// The kernel keeps the beginning of a long one.
+/// The alias of the host's end: the network, the pod, and then the other parts of the attachment. It is for people, for
+/// GC, and for an `ipamd` that has lost its store. The kernel keeps the beginning of a long alias.
 fn alias(attachment: &Attachment, pod: Option<&Pod>, names: &[String]) -> String {
     let network = &attachment.network;
     let mut alias = match pod {
@@ -113,18 +115,20 @@ fn alias(attachment: &Attachment, pod: Option<&Pod>, names: &[String]) -> String
     alias
 }
 
-/// The network that a host's end says it belongs to, whatever its name is by now. No network's name holds a colon.
+/// The network to which a host's end says it belongs, whatever the link is called by now. The name of a network never
+/// has a colon.
 pub fn network_of(link: &Link) -> Option<&str> {
     let alias = link.alias.as_deref().filter(|_| link.kind == LinkKind::Veth)?;
     alias.split_once(": ").map(|(network, _)| network)
 }
 
-/// Whether the two links are each other's other end. Numbers are unique in a namespace only, so both have to agree.
+/// Whether each of the two links is the other end of the other. Numbers are unique only within a namespace, so both
+/// links have to agree.
 pub fn are_joined(host: &Link, pod: &Link) -> bool {
     host.peer == Some(pod.index) && pod.peer == Some(host.index)
 }
 
-/// What is to be done once the pair exists, so that the pod is reached at its addresses.
+/// What has to be done once the pair exists, so that the pod is reached at its addresses.
 pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     let (host, pod) = (ends.host.index, ends.pod.index);
     let mut plan = Plan::default();
@@ -138,8 +142,8 @@ pub fn plan(ends: &Ends, spec: &VethSpec, grant: &Grant) -> Plan {
     plan
 }
 
-/// Switches the pod's loopback device on. This alone is not undone when the pair is deleted: after an ADD that failed, the
-/// loopback device may be on.
+/// Switches the pod's loopback device on. Deleting the pair does not undo this: after an ADD that failed, the device
+/// may stay on.
 pub fn loopback() -> Op {
     Op::SetLink(LOOPBACK, LinkChange { up: Some(true), ..LinkChange::default() })
 }

@@ -1,10 +1,11 @@
 //! The elements of nftables' maps that give a pod its host ports. Pure: `act::hostports` puts them into the kernel and removes
 //! them.
 //!
-//! A packet to a port of the node meets the maps of the `table` and goes on to the pod. Its source stays as it is, with two
-//! exceptions, for which there are elements too: a pod that reaches itself, whose answers would never come back here, and
-//! the node's own 127.0.0.1, which means another machine in the pod. In mode `bridge` there is a third: a pod behind a
-//! bridge, whose answers would go past the node.
+//! A packet to a port of the node meets the maps of the `table`, and goes on to the pod. It keeps its source, with
+//! three exceptions, for which there are elements too. A pod that reaches itself would answer itself directly, so the
+//! answers would never come back through the node. A packet from the node's own 127.0.0.1 would have a source that
+//! means another machine in the pod. And in mode `bridge`, the answers of a pod to another pod on the bridge would go
+//! past the node.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -54,7 +55,8 @@ pub fn elements(
             elements.push(pair(STAND_IN.into(), address, &owner));
         }
     }
-    // Those of one set travel together, and a port that is taken is found before what stands beside it.
+    // The elements of one set go to the kernel together. A port that is taken is found before the sets that go with it
+    // are tried.
     elements.sort_by_key(|element| MAPS.iter().chain(&SETS).position(|set| *set == element.set));
     Ok(elements)
 }
@@ -66,7 +68,7 @@ pub fn own_elements(own: impl IntoIterator<Item = IpAddr>) -> Vec<Element> {
         append(&mut key, address);
         Element { set, key, value: Vec::new(), comment: OWN_COMMENT.to_owned() }
     };
-    // An address may be on two links.
+    // Two links may have the same address.
     own.into_iter().map(element).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
@@ -78,13 +80,14 @@ fn element(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Element {
     Element { set, key, value, comment: owner.to_owned() }
 }
 
-/// That what comes from 127.0.0.1 to its key is translated.
+/// The element that lets packets from 127.0.0.1 to the mapping's port be translated.
 fn on_loopback(mapping: &PortMapping, owner: &str) -> Option<Element> {
     let (set, key) = key_of(mapping, [SETS[4], SETS[5]]);
     mapping.is_on_loopback().then(|| Element { set, key, value: Vec::new(), comment: owner.to_owned() })
 }
 
-/// What it is found under, in the first of two maps or sets if it is on all addresses, else in the second.
+/// The key of a mapping, and the map or set in which it stands: the first of the two if the mapping is on all
+/// addresses, else the second.
 fn key_of(mapping: &PortMapping, [every, one]: [&'static str; 2]) -> (&'static str, Vec<u8>) {
     let mut key = Vec::new();
     let set = match mapping.host_ip {
@@ -99,7 +102,7 @@ fn key_of(mapping: &PortMapping, [every, one]: [&'static str; 2]) -> (&'static s
     (set, key)
 }
 
-/// From `source` to `destination` the node puts its own address in the source's place.
+/// The element for packets from `source` to `destination`, in which the node replaces the source by its own address.
 fn pair(source: IpAddr, destination: IpAddr, owner: &str) -> Element {
     let mut key = Vec::new();
     append(&mut key, source);
@@ -125,11 +128,11 @@ fn append_port(field: &mut Vec<u8>, port: u16) {
 pub struct Granted {
     /// Its protocol.
     pub protocol: Protocol,
-    /// On the node.
+    /// The port on the node.
     pub host_port: u16,
-    /// On this address of the node alone.
+    /// The only address of the node on which it is; `None` means all.
     pub host_ip: Option<IpAddr>,
-    /// In the pod.
+    /// The port in the pod.
     pub pod: SocketAddr,
 }
 
@@ -145,7 +148,7 @@ impl Granted {
         Some(Self { protocol, host_port: port(key.get(4..)?)?, host_ip, pod })
     }
 
-    /// For a message.
+    /// The mapping in words, for a message.
     pub fn name(&self) -> String {
         named(self.protocol, self.host_port, self.host_ip)
     }
@@ -160,7 +163,8 @@ fn port(bytes: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes([*bytes.first()?, *bytes.get(1)?]))
 }
 
-/// Whose an element is: the attachment's hash and its network, the comment that `nft list` shows.
+/// The owner of an element: the attachment's hash and its network. It is written into the element's comment, which `nft
+/// list` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     hash: String,
@@ -171,23 +175,23 @@ impl Owner {
     /// A comment has room for 252 bytes.
     const NETWORK_MAX: usize = 200;
 
-    /// Of what is this attachment's.
+    /// The owner of this attachment's elements.
     pub fn of(attachment: &Attachment) -> Self {
         Self { hash: attachment.hash().to_string(), network: Self::network(&attachment.network) }
     }
 
-    /// Of what has this comment.
+    /// The owner of an element with this comment.
     pub fn read(comment: &str) -> Option<Self> {
         let (hash, network) = comment.split_once(' ')?;
         Some(Self { hash: hash.to_owned(), network: network.to_owned() })
     }
 
-    /// Whether it is an attachment of the network `name`. Names are ASCII.
+    /// Whether the owner is an attachment of the network `name`. Names are ASCII.
     pub fn is_in(&self, name: &str) -> bool {
         self.network == Self::network(name)
     }
 
-    /// The host's end of its veth pair.
+    /// The host's end of the attachment's veth pair.
     pub fn veth(&self) -> Option<IfName> {
         host_veth_of(&self.hash)
     }

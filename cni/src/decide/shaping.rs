@@ -1,27 +1,27 @@
-//! Bandwidth as the kernel is told it: token buckets, and the devices that hold those of what pods send. Pure.
+//! Bandwidth in the kernel's terms: token buckets, and the devices that hold the buckets for what pods send. Pure.
 
 use ferrule_model::{Attachment, Bucket, IfName, Limits, Link, ifb_name, is_ifb};
 
 use crate::edge::bandwidth::{Bandwidth, Rate};
 
-/// Ethernet's header with a VLAN tag: what a packet of the MTU's size has beside it.
+/// Ethernet's header with a VLAN tag: the bytes that a packet of the MTU's size has in addition.
 const HEADER: u32 = 18;
 
-/// The token bucket of a rate. It has room for one packet at least: with less, the kernel would send none of that size. A
-/// rate that is more than the kernel can be told is as good as no limit.
+/// The token bucket of a rate. It has room for at least one packet, because otherwise the kernel would never send a
+/// packet of that size. A rate above what the kernel can be told is lowered to that, which is as good as no limit.
 pub fn bucket(rate: Rate, mtu: u32) -> Bucket {
     let burst = u32::try_from(rate.burst_bits / 8).unwrap_or(u32::MAX);
     let packet = mtu.saturating_add(HEADER);
     Bucket { rate: (rate.bits / 8).min(Bucket::RATE_MAX), burst: burst.clamp(packet, Bucket::BURST_MAX) }
 }
 
-/// The limits of a pod with this MTU, as they are written down.
+/// The limits of a pod with this MTU, as the record has them.
 pub fn limits(bandwidth: &Bandwidth, mtu: u32) -> Limits {
     let of = |rate| bucket(rate, mtu);
     Limits { receives: bandwidth.ingress.map(of), sends: bandwidth.egress.map(of) }
 }
 
-/// The devices among `links` that are in `network` and none of the `valid` attachments'.
+/// The devices among `links` that belong to `network` and to none of the `valid` attachments.
 pub fn stale<'a>(
     links: &'a [Link],
     network: &'a str,

@@ -1,4 +1,4 @@
-//! `runtimeConfig.bandwidth`: how much the pod may receive and send, read and checked.
+//! `runtimeConfig.bandwidth`: reads and checks how much the pod may receive and send.
 
 use ferrule_model::json;
 use serde_json::Value;
@@ -6,12 +6,12 @@ use serde_json::Value;
 use crate::edge::error::Error;
 use crate::edge::fields::{clipped, only};
 
-/// `runtimeConfig.bandwidth`, by the pod's directions.
+/// `runtimeConfig.bandwidth`. The directions are the pod's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bandwidth {
-    /// Of what the pod receives.
+    /// The limit of what the pod receives.
     pub ingress: Option<Rate>,
-    /// Of what it sends.
+    /// The limit of what the pod sends.
     pub egress: Option<Rate>,
 }
 
@@ -20,20 +20,20 @@ pub struct Bandwidth {
 pub struct Rate {
     /// Bits a second.
     pub bits: u64,
-    /// Bits that may go at once.
+    /// Bits that may be sent at once.
     pub burst_bits: u64,
 }
 
 impl Rate {
-    /// The bursts that are sent with every rate, as kubelet's annotations have none: the largest numbers of Go's types, of
-    /// which containerd writes one or the other by its version. Taken by its word, it would let up to 512 MB through before
-    /// anything is limited.
+    /// Bursts that mean "nobody has chosen one". Kubelet's annotations have no burst, but containerd always sends one:
+    /// the largest number of one of Go's types, which depends on its version. Taken literally, such a burst would let
+    /// up to 512 MB through before anything is limited.
     const NOT_CHOSEN: [u64; 4] = [i32::MAX as u64, u32::MAX as u64, i64::MAX as u64, u64::MAX];
-    /// The part of a second that a burst lasts which nobody chose, at the rate: a fortieth, so that the first second has 2.5 %
-    /// more than each other, and longer than any wait of a busy node's for its turn.
+    /// A burst that nobody has chosen is the rate divided by this. A fortieth of a second has two good sides: the first
+    /// second has only 2.5 % more than each other, and the time is longer than a busy node ever waits for its turn.
     const BURSTS_A_SECOND: u64 = 40;
 
-    /// A rate whose burst nobody chose.
+    /// A rate whose burst nobody has chosen.
     const fn of(bits: u64) -> Self {
         Self { bits, burst_bits: bits / Self::BURSTS_A_SECOND }
     }
@@ -49,7 +49,7 @@ impl Bandwidth {
 /// Reads `runtimeConfig.bandwidth`.
 ///
 /// # Errors
-/// Which field is wrong, and what to write.
+/// A field is wrong. The error names it, and says what to write.
 pub fn read(value: &Value) -> Result<Bandwidth, Error> {
     if let Some(fields) = value.as_object() {
         only(

@@ -1,7 +1,7 @@
 //! The network configuration on standard input, from JSON to checked types.
 //!
-//! Runtimes and libraries add fields of their own, so unknown ones are left alone, unless they look like one
-//! of ours misspelt.
+//! Runtimes and libraries add fields of their own. So unknown fields are left alone, unless one looks like a misspelt
+//! field of ours.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,19 +19,19 @@ use crate::edge::result::{AddResult, Dns, Route};
 use crate::edge::spec::Version;
 use crate::edge::wanted::CAPABILITIES;
 
-/// Where `ipamd` lives unless the configuration says otherwise.
+/// The runtime directory of `ipamd`, unless the configuration names another.
 const RUNTIME_DIR: &str = "/run/ferrule";
-/// The fields that are ours alone; `ipam` is everybody's.
+/// The fields that are ours alone. `ipam` is not among them, because all plugins share it.
 const OURS: [&str; 5] = ["runtimeDir", "mode", "mtu", "bridge", "isolation"];
 /// The bridge of mode `bridge` unless the configuration names another.
 const BRIDGE: &str = "ferrule0";
-/// IPv6 needs this much on every link (RFC 8200, section 5).
+/// The least MTU that IPv6 demands of every link (RFC 8200, section 5).
 const MTU_MIN: u64 = 1280;
-/// `ETH_MAX_MTU`, the most a veth takes.
+/// `ETH_MAX_MTU`, the greatest MTU of a veth.
 const MTU_MAX: u64 = 65535;
-/// The type under which `ipamd` is named in `ipam`.
+/// The plugin type in `ipam` that stands for `ipamd`.
 const IPAM_TYPE: &str = "ferrule-ipam";
-/// The fields of `dns` and of a route.
+/// The fields of `dns`, and those of a route.
 const PARTS: [&str; 11] = [
     "nameservers",
     "domain",
@@ -49,7 +49,7 @@ const PARTS: [&str; 11] = [
 /// The configuration of the network, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The version to answer in.
+    /// The version of the specification in which the plugin answers.
     pub version: Version,
     /// Name of the network.
     pub name: String,
@@ -57,17 +57,18 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// How pods are attached.
     pub mode: Mode,
-    /// MTU of the pod's interface in bytes; `None` = what `ipamd` says.
+    /// MTU of the pod's interface in bytes. `None` means what `ipamd` says.
     pub mtu: Option<u32>,
-    /// Name of the pool to take addresses from; `None` = the node's first.
+    /// Name of the pool to take addresses from. `None` means the node's first pool.
     pub pool: Option<String>,
-    /// The pods share a link with their subnet and its gateway, instead of having their addresses alone.
+    /// Whether the pods share a link with their subnet and its gateway. Otherwise a pod has only its own addresses on
+    /// the link.
     pub shares_subnet: bool,
-    /// Name service, for the result.
+    /// Name service for the result.
     pub dns: Dns,
-    /// Routes for the result of `ferrule-ipam`; `None` = everything by the gateway.
+    /// Routes for the result of `ferrule-ipam`. `None` means that everything goes by the gateway.
     pub routes: Option<Vec<Route>>,
-    /// The plugin to have addresses from; `None` = `ipamd`.
+    /// The plugin that gives the addresses. `None` means `ipamd`.
     pub delegate: Option<Delegate>,
     /// Host ports and bandwidth.
     pub extras: Extras,
@@ -76,9 +77,9 @@ pub struct Config {
 /// How pods are attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    /// Each by itself, with routes.
+    /// Each pod by itself, with routes.
     Routed,
-    /// All on one bridge.
+    /// All pods on one bridge.
     Bridge(Bridge),
 }
 
@@ -87,11 +88,11 @@ pub enum Mode {
 pub struct Bridge {
     /// Its name.
     pub name: IfName,
-    /// Pods reach the node and what is behind it, but not each other.
+    /// Whether pods are kept from each other. They still reach the node and what is behind it.
     pub isolated: bool,
 }
 
-/// What the runtime asks for beside the link: host ports and a limited bandwidth.
+/// What the runtime asks for in addition to the link: host ports and a limited bandwidth.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extras {
     /// `runtimeConfig.portMappings`.
@@ -107,29 +108,29 @@ impl Extras {
     }
 }
 
-/// The plugin named in `ipam.type`, with what it is to be given.
+/// The IPAM plugin that `ipam.type` names, with what it is to be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delegate {
-    /// Name of its file.
+    /// The name of its file.
     pub plugin: String,
-    /// `CNI_PATH`.
+    /// `CNI_PATH`, in which it is looked for.
     pub path: Option<OsString>,
-    /// The other variables of ours.
+    /// The other CNI variables that we were given.
     pub variables: Vec<(&'static str, OsString)>,
     /// The whole configuration.
     pub stdin: Vec<u8>,
-    /// Whether there is a result of ADD, so that the plugin holds something.
+    /// Whether the runtime handed over a result of ADD, which means that the plugin holds something.
     pub has_result: bool,
 }
 
 impl Config {
-    /// Path of `ipamd`'s socket.
+    /// Path of the socket of `ipamd`.
     pub fn socket(&self) -> PathBuf {
         self.runtime_dir.join(ferrule_wire::SOCKET_NAME)
     }
 }
 
-/// A network configuration that is JSON and whose version is spoken.
+/// A network configuration that is JSON and has a version that the plugin speaks.
 #[derive(Debug)]
 pub(crate) struct Document {
     fields: Map<String, Value>,
@@ -144,8 +145,8 @@ impl Document {
             other => return Err(wrong("(all)", format!("expected an object, found {}", kind(&other)))),
         };
         let version = match field(&fields, "cniVersion") {
-            // Section 1 of the specification's older texts: what does not say is 0.1.0. The reference library takes an
-            // empty text for the same.
+            // A configuration without a version is of 0.1.0 (section 1 of the specification's older texts). The
+            // reference library reads an empty text in the same way.
             None => Version::OLDEST,
             Some(Value::String(text)) if text.is_empty() => Version::OLDEST,
             Some(Value::String(text)) => Version::parse(text)
@@ -170,7 +171,7 @@ impl Document {
         })
     }
 
-    /// What DEL needs, with names that are possible as well.
+    /// Reads what DEL needs. Names are checked as well.
     fn config_with_names(&self) -> Result<Config, Error> {
         let config = self.config_for_del()?;
         Identifier::new(config.name.as_str()).map_err(|error| no_network(&config.name, error))?;
@@ -186,7 +187,7 @@ impl Document {
         Ok(config)
     }
 
-    /// What `ferrule-ipam` needs: everything beside `ipam` is the business of the plugin that calls it.
+    /// Reads what `ferrule-ipam` needs. Everything outside of `ipam` concerns only the plugin that calls it.
     pub(crate) fn config_for_ipam(&self) -> Result<Config, Error> {
         let mut config = self.config_with_names()?;
         let Some(ipam) = self.ipam()? else { return Err(wrong("ipam", "it is missing")) };
@@ -202,24 +203,25 @@ impl Document {
         Ok(config)
     }
 
-    /// The plugin that addresses come from, if it is not `ipamd`.
+    /// The plugin that gives the addresses, if it is not `ipamd`.
     pub(crate) fn delegate(&self) -> Option<&str> {
         let kind = field(self.get("ipam")?.as_object()?, "type")?.as_str()?;
-        // What is no file's name is refused by ADD, so that there is nothing to delete.
+        // ADD refuses a type that cannot be the name of a file, so such a plugin holds nothing that DEL could give
+        // back.
         Some(kind).filter(|kind| *kind != IPAM_TYPE && Identifier::new(*kind).is_ok())
     }
 
-    /// The whole text, for a plugin that is delegated to.
+    /// The whole text, for a plugin that this one executes.
     pub(crate) fn text_of_all(&self) -> Vec<u8> {
         Value::Object(self.fields.clone()).to_string().into_bytes()
     }
 
-    /// Whether there is a result of a plugin before, or of ADD.
+    /// Whether there is a result, either of the plugin before this one or of ADD.
     pub(crate) fn has_result(&self) -> bool {
         self.get("prevResult").is_some()
     }
 
-    /// What a field holds, matched as Go does.
+    /// The value of a field. Its name is matched as Go does.
     fn get(&self, name: &str) -> Option<&Value> {
         field(&self.fields, name)
     }
@@ -229,8 +231,8 @@ impl Document {
         &self.fields
     }
 
-    /// Checks what DEL needs. Other faults do not concern it: a pod that could not be attached for them must be
-    /// deletable all the same.
+    /// Checks what DEL needs. DEL ignores other faults: a pod that could not be attached because of them must still be
+    /// deletable.
     pub(crate) fn config_for_del(&self) -> Result<Config, Error> {
         let name = self.text("name")?.ok_or_else(|| wrong("name", "it is missing: name the network"))?;
         if !Identifier::is_spelt_well(name) {
@@ -258,9 +260,9 @@ impl Document {
         })
     }
 
-    /// What the runtime gives for a capability. It does so where the configuration declares it, and need not hand the
-    /// declaration on (section 3, "Deriving execution configuration"); where it does, what is not declared is not ours:
-    /// another plugin of the list has it.
+    /// What the runtime gives for a capability. The runtime gives it where the configuration declares the capability,
+    /// but it need not hand that declaration on (section 3, "Deriving execution configuration"). Where it does, a
+    /// capability that is not declared is not for us: another plugin of the list has declared it.
     fn runtime_config(&self, capability: &str) -> Result<&Value, Error> {
         if !self.is_declared(capability) {
             return Ok(&Value::Null);
@@ -272,13 +274,13 @@ impl Document {
         }
     }
 
-    /// Whether what the runtime gives for a capability is for us.
+    /// Whether the runtime gives this capability to us.
     fn is_declared(&self, capability: &str) -> bool {
         let declared = self.get("capabilities").and_then(Value::as_object);
         declared.is_none_or(|declared| declared.get(capability) == Some(&Value::Bool(true)))
     }
 
-    /// A capability that the plugin does not have is not left out: the pod would lack it.
+    /// Refuses a capability that the plugin does not have. If it were ignored, the pod would lack it.
     fn refuse_unknown_capabilities(&self) -> Result<(), Error> {
         let Some(given) = self.get("runtimeConfig").and_then(Value::as_object) else { return Ok(()) };
         let is_known = |key: &str| CAPABILITIES.iter().any(|name| is_name(key, name));
@@ -374,7 +376,7 @@ impl Document {
         match self.get("mtu") {
             None => Ok(None),
             Some(Value::Number(number)) => match number.as_u64() {
-                // As in the reference plugins: 0 is "not set".
+                // 0 means "not set", as in the reference plugins.
                 Some(0) => Ok(None),
                 Some(mtu @ MTU_MIN..=MTU_MAX) => Ok(u32::try_from(mtu).ok()),
                 _ => Err(wrong("mtu", format!("{number} is not between {MTU_MIN} and {MTU_MAX}"))),
@@ -387,7 +389,7 @@ impl Document {
         let Some(ipam) = self.ipam()? else { return Ok(None) };
         match field(ipam, "type") {
             Some(Value::String(kind)) if kind == IPAM_TYPE => {}
-            // Its fields are its own.
+            // Another plugin's fields are its own business.
             Some(Value::String(kind)) if Identifier::new(kind.as_str()).is_ok() => return Ok(None),
             other => {
                 let found = other.map_or_else(|| "nothing".into(), Value::to_string);
@@ -395,7 +397,7 @@ impl Document {
                 return Err(wrong("ipam.type", format!("{} is no plugin: {remedy}", clipped(&found))));
             }
         }
-        // Nobody but us adds fields here.
+        // Nobody but us has fields here.
         if let Some(unknown) = unknown(ipam, &["type", "pool"]) {
             return Err(wrong(
                 &format!("ipam.{}", clipped(unknown)),
@@ -405,12 +407,12 @@ impl Document {
         pool(ipam)
     }
 
-    /// The result of the plugin before us in the list.
+    /// The result of the plugin before this one in the list.
     pub(crate) fn previous(&self) -> Result<Option<AddResult>, Error> {
         if self.has_result() { self.prev_result().map(Some) } else { Ok(None) }
     }
 
-    /// The result of ADD that CHECK is given.
+    /// The result of ADD, which CHECK is given.
     pub(crate) fn prev_result(&self) -> Result<AddResult, Error> {
         match self.get("prevResult") {
             None => Err(wrong(
@@ -422,10 +424,11 @@ impl Document {
         }
     }
 
-    /// What GC is to keep: container and interface of each attachment. A runtime that says null has none: so a Go program
-    /// writes an empty list. One that does not say at all (`cnitool gc`) would have everything removed.
+    /// The attachments that GC keeps, each by container and interface. A Go program writes null for an empty list, so
+    /// null means that there are none. A runtime that leaves the field out (`cnitool gc`) would have everything
+    /// removed.
     pub(crate) fn valid(&self, network: &str) -> Result<Vec<Attachment>, Error> {
-        // The second is the key of an earlier text; libcni writes both.
+        // The second name is that of an earlier text of the specification. libcni writes both.
         const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
         let Some((key, value)) = KEYS.into_iter().find_map(|key| Some((key, self.get(key)?))) else {
             if self.fields.keys().any(|key| KEYS.iter().any(|name| is_name(key, name))) {
@@ -448,7 +451,7 @@ impl Document {
         list.iter().map(attachment).collect()
     }
 
-    /// What the pod would silently lack.
+    /// Refuses what the plugin cannot do and the pod would silently lack.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), Error> {
         self.refuse_unknown_capabilities()?;
         if let Some(value @ Value::Bool(true)) = self.get("ipMasq") {
@@ -486,7 +489,7 @@ fn pool(ipam: &Map<String, Value>) -> Result<Option<String>, Error> {
     }
 }
 
-/// Reads what a derived type describes, as Go does.
+/// Reads a value into a type that derives `Deserialize`, as Go would read it.
 fn parts<T: DeserializeOwned>(value: &Value, name: &str, fault: &str) -> Result<T, Error> {
     let mut value = value.clone();
     named(&mut value, &PARTS);
@@ -498,7 +501,7 @@ fn no_network(name: &str, error: IdentifierError) -> Error {
     wrong("name", format!("{:?} is not a network's name: {error}", clipped(name)))
 }
 
-/// Whether `key` is `ours` in another case or with separators, or one letter away from it.
+/// Whether `key` is `ours` in another case, with other separators, or with one letter wrong.
 fn looks_like(key: &str, ours: &str) -> bool {
     if key.len() > 2 * ours.len() {
         return false;

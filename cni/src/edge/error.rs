@@ -1,6 +1,6 @@
-//! Everything a verb can fail with, its code in the specification, and how it is written down.
+//! Everything that can make a verb fail, its code in the specification, and how it is written.
 //!
-//! The messages are read by people in the events of a pod: each names what was found and what to do.
+//! People read the messages in the events of a pod. So each message names what was found and what to do.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,21 +24,21 @@ pub use extras::{HostPortError, ShapingError};
 /// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// `CNI_COMMAND` is none of the plugin's.
+    /// `CNI_COMMAND` is not a verb of the plugin.
     #[error("CNI_COMMAND={0:?} is not a command of this plugin: ADD, DEL, CHECK, STATUS, GC and VERSION are")]
     UnknownCommand(String),
-    /// Variables that the verb needs are not there, or empty.
+    /// Variables that the verb needs are missing or empty.
     #[error("{} needs {} in the environment: the container runtime has to set it", verb.as_str(), names.join(", "))]
     MissingVariables {
         /// The verb.
         verb: Verb,
-        /// All that are missing.
+        /// All variables that are missing.
         names: Vec<&'static str>,
     },
-    /// A variable holds what it must not.
+    /// A variable has a value that it must not have.
     #[error("{name} in the environment: {reason}")]
     Variable {
-        /// Its name.
+        /// The variable.
         name: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -49,25 +49,25 @@ pub enum Error {
     /// The result could not be written.
     #[error("cannot write the result to standard output: {0}; what was made is taken back")]
     Stdout(#[source] io::Error),
-    /// The configuration is longer than any honest one.
+    /// The configuration is longer than any real one.
     #[error("the network configuration on standard input is longer than {0} bytes")]
     TooLong(u64),
-    /// The configuration is not JSON; serde's message has line and column.
+    /// The configuration is not JSON. serde's message has line and column.
     #[error("the network configuration on standard input is not JSON: {0}")]
     Json(#[source] serde_json::Error),
-    /// The configuration asks for a version that is not spoken.
+    /// The configuration asks for a version that the plugin does not speak.
     #[error("cniVersion {found} is not supported: write one of {}", versions())]
     UnsupportedVersion {
-        /// What it asks for.
+        /// The version that it asks for.
         found: String,
     },
-    /// The verb is younger than the version asked for.
+    /// The verb does not exist yet in the version that the configuration asks for.
     #[error("{} came with version {} and cniVersion is {}: raise cniVersion in the network configuration",
         verb.as_str(), verb.since().as_str(), found.as_str())]
     VerbTooNew {
         /// The verb.
         verb: Verb,
-        /// The version asked for.
+        /// The version that the configuration asks for.
         found: Version,
     },
     /// A field of the configuration is wrong.
@@ -78,7 +78,7 @@ pub enum Error {
         /// What is wrong with it, and what to write.
         reason: String,
     },
-    /// A field of the specification that the plugin does not serve.
+    /// A field of the specification has a value that the plugin does not support.
     #[error("network configuration: {field} = {value} is not supported: {remedy}")]
     UnsupportedField {
         /// The field.
@@ -99,7 +99,7 @@ pub enum Error {
     )]
     OwnNetns(String),
 
-    /// `ipamd` is not there, or does not answer.
+    /// `ipamd` is not there or does not answer.
     #[error("{}", unreachable(socket, source))]
     IpamUnreachable {
         /// Its socket.
@@ -111,29 +111,29 @@ pub enum Error {
     /// `ipamd` answered with an error.
     #[error("ipamd gives no address: {0}")]
     Ipam(#[source] Box<ClientError>),
-    /// `ipamd` gave what cannot be used.
+    /// `ipamd` gave a lease that cannot be used.
     #[error("ipamd gave a lease that cannot be used: {0}")]
     Lease(String),
-    /// The lease is neither released nor queued for release.
+    /// The lease could neither be released nor queued for release.
     #[error("the addresses cannot be given back: {0}")]
     Queue(#[source] QueueError),
-    /// What was made is not written down for who keeps it.
+    /// The record of what was made, by which `routed` keeps it, could not be written.
     #[error("{0}; make room in the runtime directory, or let root write to it")]
     Record(#[source] RecordError),
 
-    /// The IPAM plugin that the configuration names answered with an error: its own, word for word.
+    /// The IPAM plugin that the configuration names answered with an error. The error is handed on word for word.
     #[error("{plugin}: {msg}")]
     Delegate {
         /// The plugin.
         plugin: String,
-        /// Its code.
+        /// The error's code.
         code: u32,
-        /// Its message.
+        /// The error's message.
         msg: String,
-        /// Its details.
+        /// The error's details.
         details: String,
     },
-    /// It does not know the verb.
+    /// The IPAM plugin does not know the verb.
     #[error(
         "the IPAM plugin {plugin} (field \"ipam.type\") does not know {} (it says: {msg}), which came with CNI 1.1.0: \
          install a newer {plugin}, or write \"cniVersion\": \"1.0.0\" into the network configuration",
@@ -142,28 +142,28 @@ pub enum Error {
     DelegateTooOld {
         /// The plugin.
         plugin: String,
-        /// What it was asked.
+        /// The verb that it was asked for.
         verb: Verb,
         /// What it answered.
         msg: String,
     },
-    /// It is not there.
+    /// The IPAM plugin was not found.
     #[error("the IPAM plugin {plugin} (field \"ipam.type\") is not in CNI_PATH ({path:?}): install it there")]
     DelegateNotFound {
         /// The plugin.
         plugin: String,
-        /// Where it was looked for.
+        /// The directories in which it was looked for.
         path: String,
     },
-    /// It did not do what the specification asks of it.
+    /// The IPAM plugin did not do what the specification demands.
     #[error("the IPAM plugin {plugin} failed: {reason}")]
     DelegateFailed {
         /// The plugin.
         plugin: String,
-        /// How.
+        /// What it did instead.
         reason: String,
     },
-    /// It does not end.
+    /// The IPAM plugin did not end.
     #[error(
         "the IPAM plugin {plugin} (field \"ipam.type\") did not answer {} within {} s and was killed: look what it \
          waits for",
@@ -172,9 +172,9 @@ pub enum Error {
     DelegateHangs {
         /// The plugin.
         plugin: String,
-        /// What it was asked.
+        /// The verb that it was asked for.
         verb: Verb,
-        /// How long it was waited for.
+        /// How long the plugin waited for it.
         waited: Duration,
     },
 
@@ -183,14 +183,14 @@ pub enum Error {
     Kernel {
         /// What was being done.
         doing: &'static str,
-        /// Why not.
+        /// The reason.
         #[source]
         source: ferrule_netlink::Error,
     },
-    /// The kernel refused parts of a batch.
+    /// The kernel refused some operations of a batch.
     #[error("{}: {}", place_name(*place), refused.join("; "))]
     Refused {
-        /// Where.
+        /// The namespace.
         place: Place,
         /// Each refused operation with the kernel's reason.
         refused: Vec<String>,
@@ -198,28 +198,28 @@ pub enum Error {
     /// IPv6 is switched off on an interface that gets an IPv6 address, and cannot be switched on.
     #[error("{}: IPv6 is off on {link}, and cannot be switched on: {source}; {}", place_name(*place), switch_on(source, link))]
     Ipv6Disabled {
-        /// Where.
+        /// The namespace.
         place: Place,
         /// The link.
         link: IfName,
-        /// Why it stays so.
+        /// Why it stays off.
         #[source]
         source: SysctlError,
     },
-    /// The pod has another link of the name asked for.
+    /// The pod already has another link with the requested name.
     #[error(
         "the container has an interface {0} already, which is not this network's: remove it, or ask for another \
          name (CNI_IFNAME)"
     )]
     IfNameTaken(IfName),
-    /// The pair was made and its end is not where it belongs.
+    /// The veth pair was made, but its end is not where it should be.
     #[error("the pod's interface {0} vanished while it was set up: is the pod being deleted?")]
     Vanished(IfName),
-    /// The host's link of our name is no veth.
+    /// The link on the host that has our name is not a veth.
     #[error("the host's link {0} has the name of the pod's veth, but is none: remove or rename it")]
     HostNameTaken(IfName),
 
-    /// The link with the bridge's name is none.
+    /// The link that has the bridge's name is not a bridge.
     #[error("the node's link {0} is no bridge: remove or rename it, or name another in the field \"bridge\"")]
     NoBridge(IfName),
     /// A host port cannot be opened.
@@ -229,7 +229,7 @@ pub enum Error {
     #[error(transparent)]
     Shaping(ShapingError),
 
-    /// CHECK found the attachment changed.
+    /// CHECK found that the attachment has changed.
     #[error("not as ADD left it: {}", .0.join("; "))]
     Changed(Vec<String>),
     /// STATUS: ADD could not be served now.
@@ -237,11 +237,11 @@ pub enum Error {
     NotAvailable {
         /// Why.
         reason: String,
-        /// What lies behind it.
+        /// The cause.
         #[source]
         source: Option<Box<ClientError>>,
     },
-    /// STATUS: the node does not hand packets on.
+    /// STATUS: the node does not forward packets.
     #[error(
         "the node forwards no {0} packets, so that no pod reaches anything: routed switches that on \
          (`systemctl status routed`), and something has switched it off"
@@ -256,7 +256,7 @@ fn switch_on(source: &SysctlError, link: &IfName) -> String {
     }
 }
 
-/// A daemon that is there and says nothing is not one that is not there.
+/// A daemon that runs but does not answer gets another message than one that cannot be reached.
 pub(crate) fn unreachable(socket: &Path, source: &ClientError) -> String {
     let socket = socket.display();
     match source {
@@ -278,7 +278,7 @@ const fn place_name(place: Place) -> &'static str {
     }
 }
 
-/// Codes of section 5, "Error"; from 100 on they are the plugin's own.
+/// The codes of section 5, "Error". Codes from 100 on are the plugin's own.
 mod code {
     pub(super) const INCOMPATIBLE_VERSION: u32 = 1;
     pub(super) const UNSUPPORTED_FIELD: u32 = 2;
@@ -286,18 +286,18 @@ mod code {
     pub(super) const IO: u32 = 5;
     pub(super) const DECODE: u32 = 6;
     pub(super) const CONFIG: u32 = 7;
-    /// Of the reference library, not of the text.
+    /// This code is the reference library's. The specification does not have it.
     pub(super) const NETNS: u32 = 8;
     pub(super) const TRY_AGAIN: u32 = 11;
     pub(super) const NOT_AVAILABLE: u32 = 50;
     pub(super) const LIMITED_CONNECTIVITY: u32 = 51;
     /// The kernel refused something.
     pub(super) const KERNEL: u32 = 100;
-    /// A link of the name is there already and not ours.
+    /// A link with this name exists already and is not ours.
     pub(super) const NAME_TAKEN: u32 = 101;
-    /// `ipamd` refused for a reason that does not pass by itself.
+    /// `ipamd` refused for a reason that does not go away by itself.
     pub(super) const IPAM: u32 = 102;
-    /// Another pod has the host port, or the node itself.
+    /// Another pod or the node itself has the host port.
     pub(super) const PORT_TAKEN: u32 = 104;
     /// CHECK: something is not as ADD left it.
     pub(super) const CHANGED: u32 = 103;
@@ -312,7 +312,7 @@ impl Error {
         }
     }
 
-    /// The code the runtime gets.
+    /// The code that the runtime gets.
     pub fn code(&self) -> u32 {
         match self {
             Self::UnsupportedVersion { .. } | Self::VerbTooNew { .. } | Self::DelegateTooOld { .. } => {
@@ -328,7 +328,7 @@ impl Error {
             Self::Netns(_) | Self::OwnNetns(_) => code::NETNS,
             Self::IpamUnreachable { .. } | Self::DelegateHangs { .. } => code::TRY_AGAIN,
             Self::Ipam(error) if passes(error) => code::TRY_AGAIN,
-            // 0 is no error's; who writes it means "some error".
+            // No error has the code 0. A plugin that writes 0 means "some error".
             Self::Delegate { code, .. } if *code != 0 => *code,
             Self::DelegateNotFound { .. } => code::CONFIG,
             Self::Ipam(_) | Self::Lease(_) | Self::Delegate { .. } | Self::DelegateFailed { .. } => {
@@ -346,7 +346,7 @@ impl Error {
         }
     }
 
-    /// What lies behind the message, as far as it does not say it already.
+    /// The causes behind the message, without those that the message names already.
     fn causes(&self) -> Vec<String> {
         let mut behind = causes(self);
         if let Self::Delegate { details, .. } = self
@@ -358,7 +358,7 @@ impl Error {
     }
 }
 
-/// Whether the same ADD may succeed a little later without anybody's doing.
+/// Whether the same ADD may succeed a little later although nobody does anything.
 const fn passes(error: &ClientError) -> bool {
     matches!(
         error,
@@ -371,10 +371,10 @@ const fn passes(error: &ClientError) -> bool {
     )
 }
 
-/// One refused operation in words, with what can be done.
+/// One refused operation in words, with a remedy.
 pub(crate) fn refused(op: &ferrule_model::Op, refusal: &Refusal) -> String {
     let remedy = match refusal.errno {
-        // The kernel checks rights first, and has another number for them.
+        // The kernel checks rights before this, and reports a missing right by another number.
         Errno::EACCES => {
             Some("IPv6 is off on the link: set its sysctl net.ipv6.conf.<link>.disable_ipv6 to 0")
         }
@@ -392,7 +392,7 @@ pub(crate) fn refused(op: &ferrule_model::Op, refusal: &Refusal) -> String {
 pub struct Failure {
     /// The first error.
     pub error: Error,
-    /// Errors of the clean-up: something was left behind.
+    /// Errors of the clean-up, after which something may be left behind.
     pub clean_up: Vec<Error>,
 }
 
@@ -403,7 +403,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// A failure if there are errors.
+    /// A failure made of these errors, if there are any.
     pub(crate) fn of(mut errors: Vec<Error>) -> Result<(), Self> {
         if errors.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! `runtimeConfig.portMappings`: which ports of the node are to be the pod's, read and checked.
+//! `runtimeConfig.portMappings`: reads and checks which ports of the node the pod is to have.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -21,14 +21,14 @@ pub enum Protocol {
     Sctp,
 }
 
-/// On which of the node's addresses a port is the pod's.
+/// The addresses of the node on which the pod gets a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostIp {
-    /// On all, of the families that the pod has.
+    /// All addresses of the families that the pod has.
     Every,
-    /// On all of one family: `0.0.0.0` or `::`.
+    /// All addresses of one family: `0.0.0.0` or `::`.
     EveryOf(Family),
-    /// On this one.
+    /// Only this address.
     One(IpAddr),
 }
 
@@ -37,16 +37,16 @@ pub enum HostIp {
 pub struct PortMapping {
     /// Its protocol.
     pub protocol: Protocol,
-    /// On the node.
+    /// The port on the node.
     pub host_port: u16,
-    /// In the pod.
+    /// The port in the pod.
     pub container_port: u16,
-    /// Where on the node.
+    /// The addresses on the node.
     pub host_ip: HostIp,
 }
 
 impl Protocol {
-    /// That of IP.
+    /// The protocol's number in IP.
     pub const fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -74,7 +74,7 @@ impl fmt::Display for Protocol {
 /// Reads `runtimeConfig.portMappings`.
 ///
 /// # Errors
-/// Which field is wrong, and what to write.
+/// A field is wrong. The error names it, and says what to write.
 pub fn read(value: &Value) -> Result<Vec<PortMapping>, Error> {
     let wrong = |field: String, reason: String| Error::Config {
         field: format!("runtimeConfig.portMappings{field}"),
@@ -100,7 +100,8 @@ pub fn read(value: &Value) -> Result<Vec<PortMapping>, Error> {
             );
             return Err(wrong(format!("[{place}].hostPort"), reason));
         }
-        // The same port of all addresses and of those of one family is that of all.
+        // If a port is asked for on all addresses and also on those of one family, the mapping for all addresses is
+        // enough.
         if same.iter().all(|other| other.host_ip != mapping.host_ip && mapping.host_ip == HostIp::Every) {
             mappings.retain(|other| !other.asks_for_what(&mapping));
             mappings.push(mapping);
@@ -133,7 +134,7 @@ fn one(entry: &Map<String, Value>) -> Result<PortMapping, (&'static str, String)
     };
     let host_ip = match text("hostIP")? {
         "" => HostIp::Every,
-        // An IPv4 address in IPv6's spelling is the IPv4 address.
+        // An IPv4 address that is written as an IPv6 address is taken as the IPv4 address.
         text => match text.parse::<IpAddr>().map(|address| address.to_canonical()) {
             Ok(address) if address.is_unspecified() => HostIp::EveryOf(Family::of(address)),
             Ok(IpAddr::V6(address)) if address.is_loopback() => {
@@ -159,20 +160,20 @@ fn one(entry: &Map<String, Value>) -> Result<PortMapping, (&'static str, String)
 }
 
 impl PortMapping {
-    /// Whether both want the same port of the same addresses.
+    /// Whether both ask for the same port on the same addresses.
     fn asks_for_what(&self, other: &Self) -> bool {
         let key = |mapping: &Self| (mapping.protocol, mapping.host_port);
         let overlap = match (self.host_ip, other.host_ip) {
             (HostIp::One(a), HostIp::One(b)) => a == b,
             (HostIp::EveryOf(a), HostIp::EveryOf(b)) => a == b,
-            // One address goes before all of them.
+            // A mapping for one address takes precedence over one for all addresses, so the two do not clash.
             (HostIp::One(_), _) | (_, HostIp::One(_)) => false,
             _ => true,
         };
         key(self) == key(other) && overlap
     }
 
-    /// For a message.
+    /// The mapping in words, for a message.
     pub fn name(&self) -> String {
         named(
             self.protocol,

@@ -1,4 +1,4 @@
-//! From the environment and standard input to a typed request. Every fault is found here, before anything is done.
+//! Reads the environment and standard input into a typed request. It finds every fault before anything is done.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -13,15 +13,15 @@ use crate::edge::result::AddResult;
 use crate::edge::spec::{Verb, Version};
 use crate::edge::wanted::{Arguments, Wanted, is_true};
 
-/// No network configuration with a `prevResult` comes near this.
+/// Most bytes of standard input. Even a network configuration with a `prevResult` is far smaller.
 const STDIN_MAX: u64 = 1 << 20;
 
-/// Which of its two names the program was called by.
+/// The two names under which the program is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
     /// `ferrule`: attaches pods.
     Network,
-    /// `ferrule-ipam`: gives addresses to plugins that do.
+    /// `ferrule-ipam`: gives addresses to other plugins, which attach pods.
     Ipam,
 }
 
@@ -29,7 +29,7 @@ pub enum Face {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Invocation {
-    /// No `CNI_COMMAND`: somebody runs the plugin by hand.
+    /// There is no `CNI_COMMAND`: a person runs the plugin by hand.
     About,
     /// VERSION.
     Version,
@@ -58,13 +58,13 @@ pub struct Add {
     pub sandbox: Sandbox,
     /// The pod, if the runtime named it.
     pub pod: Option<Pod>,
-    /// What it wants beyond the configuration.
+    /// What the runtime wants beyond the configuration.
     pub wanted: Wanted,
-    /// The result of the plugin before us in the list.
+    /// The result of the plugin before this one in the list.
     pub previous: Option<AddResult>,
 }
 
-/// DEL. The namespace may be gone and is not asked for.
+/// DEL. It does not ask for the namespace, which may be gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Del {
     /// The network.
@@ -100,26 +100,26 @@ pub struct Gc {
 /// `CNI_NETNS`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Its path.
+    /// The path.
     pub path: String,
-    /// `CNI_NETNS_OVERRIDE`: it may be our own.
+    /// `CNI_NETNS_OVERRIDE`: the namespace may be the plugin's own.
     pub may_be_own: bool,
 }
 
-/// A request that cannot be made out, with the version to say so in.
+/// A request with a fault, and the version in which the fault is reported.
 #[derive(Debug)]
 pub struct Unreadable {
-    /// The caller's version if it is known by then, else the newest.
+    /// The caller's version if it is known by then, else the newest version.
     pub version: Version,
-    /// Why.
+    /// The fault.
     pub error: Error,
 }
 
 impl Invocation {
-    /// Reads the environment, and for the verbs that have a configuration standard input.
+    /// Reads the environment. For the verbs that have a configuration, reads standard input too.
     ///
     /// # Errors
-    /// The first fault: of the environment, then of the JSON, the version, the fields.
+    /// The first fault. The order is: environment, JSON, version, fields.
     pub fn read(
         face: Face,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -140,17 +140,17 @@ impl Invocation {
     }
 }
 
-/// What the variables name: a container's interface.
+/// The interface of a container that the variables name.
 struct Target {
     container_id: String,
-    /// As it was given: DEL takes what ADD would refuse.
+    /// Unchecked, because DEL takes names that ADD would refuse.
     ifname: String,
-    /// Empty if the verb does without.
+    /// Empty if the verb does not need it.
     netns: String,
 }
 
 impl Target {
-    /// `None` for verbs that have no target.
+    /// Returns `None` for verbs that concern no single container.
     fn read(verb: Verb, variable: &impl Fn(&str) -> Option<OsString>) -> Result<Option<Self>, Error> {
         let mut missing = Vec::new();
         for name in verb.variables() {
@@ -167,19 +167,19 @@ impl Target {
         let needed = |name| Ok(text(variable, name)?.unwrap_or_default());
         let container_id = needed("CNI_CONTAINERID")?;
         match Identifier::new(container_id.as_str()) {
-            // A runtime sends DEL after an ADD that was refused.
+            // A runtime sends DEL even after an ADD that was refused.
             Err(IdentifierError::TooLong(_)) if verb == Verb::Del => {}
             checked => drop(checked.map_err(|error| {
                 let reason = format!("{:?} is not a container identifier: {error}", clipped(&container_id));
                 Error::Variable { name: "CNI_CONTAINERID", reason }
             })?),
         }
-        // DEL does without the namespace, so a broken path must not stop it.
+        // DEL does not need the namespace, so a broken path must not stop it.
         let netns = if verb == Verb::Del { String::new() } else { needed("CNI_NETNS")? };
         Ok(Some(Self { container_id, ifname: needed("CNI_IFNAME")?, netns }))
     }
 
-    /// The name of the interface, as the kernel will take it.
+    /// The name of the interface, checked by the kernel's rules.
     fn interface(&self) -> Result<IfName, Error> {
         IfName::new(clipped(&self.ifname))
             .map_err(|error| Error::Variable { name: "CNI_IFNAME", reason: error.to_string() })
@@ -194,7 +194,7 @@ fn verb(variable: &impl Fn(&str) -> Option<OsString>) -> Result<Option<Verb>, Er
     }
 }
 
-/// The value of a variable; an empty one is none.
+/// The value of a variable. An empty value counts as none.
 fn text(variable: &impl Fn(&str) -> Option<OsString>, name: &'static str) -> Result<Option<String>, Error> {
     match variable(name).map(OsString::into_string) {
         None => Ok(None),
@@ -219,7 +219,7 @@ fn build(
     if document.version < verb.since() {
         return Err(Error::VerbTooNew { verb, found: document.version });
     }
-    // Nothing more is looked at for DEL: what ADD refused has to be deletable.
+    // DEL checks nothing more: an attachment that ADD refused must be deletable.
     let mut config = match (face, verb) {
         (_, Verb::Del) => document.config_for_del()?,
         (Face::Network, _) => document.config()?,
@@ -259,7 +259,7 @@ fn build(
     Ok(Invocation::Add(Add { config, attachment, ifname, sandbox, pod: arguments.pod, wanted, previous }))
 }
 
-/// The IPAM plugin that the configuration names, with what it is to be given. It is looked for when it is needed.
+/// The IPAM plugin that the configuration names, with what it is to be given. It is looked for only when it is needed.
 fn delegate(document: &Document, variable: &impl Fn(&str) -> Option<OsString>) -> Option<Delegate> {
     const HANDED_ON: [&str; 5] =
         ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_ARGS", "CNI_NETNS_OVERRIDE"];

@@ -1,7 +1,8 @@
 //! The result of ADD (section 5, "Success"), read and written in the shape of each version.
 //!
-//! Internally everything is the newest version's. An older one is a matter of leaving out and adding fields when the
-//! text is written ([`AddResult::in_version`]); up to 0.2.0 it is another text altogether ([`Output::Old`]).
+//! Inside the plugin a result has the shape of the newest version. For an older version, fields are added or left out
+//! when the text is written ([`AddResult::in_version`]). Up to version 0.2.0 the text has another structure
+//! ([`Output::Old`]).
 
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use crate::edge::spec::Version;
 
-/// All fields of a result, in every version.
+/// All fields that a result has in any version.
 const NAMES: [&str; 28] = [
     "cniVersion",
     "interfaces",
@@ -48,7 +49,7 @@ const NAMES: [&str; 28] = [
 /// What ADD answers, and what comes back as `prevResult`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddResult {
-    /// Which version's shape it has; absent in a `prevResult` of some runtimes.
+    /// The version whose shape it has. Some runtimes leave it out of `prevResult`.
     #[serde(rename = "cniVersion", default)]
     pub version: String,
     /// The links. An IPAM plugin's result has none.
@@ -71,19 +72,19 @@ pub struct Interface {
     /// Name in its namespace.
     #[serde(default)]
     pub name: String,
-    /// Hardware address; other plugins' links may have none, or one that is not Ethernet's.
+    /// Hardware address. Links of other plugins may have none, or one that is not an Ethernet address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// Bytes; since 1.1.0.
+    /// MTU in bytes. Since 1.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Path of the container's namespace; empty for a link on the host.
+    /// Path of the container's namespace. It is empty for a link on the host.
     #[serde(default)]
     pub sandbox: String,
-    /// Of another plugin's link; since 1.1.0.
+    /// Only links of other plugins have it. Since 1.1.0.
     #[serde(rename = "socketPath", default, skip_serializing_if = "Option::is_none")]
     pub socket_path: Option<String>,
-    /// Of another plugin's link; since 1.1.0.
+    /// Only links of other plugins have it. Since 1.1.0.
     #[serde(rename = "pciID", default, skip_serializing_if = "Option::is_none")]
     pub pci_id: Option<String>,
 }
@@ -91,15 +92,15 @@ pub struct Interface {
 /// An address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ip {
-    /// `4` or `6`; from 0.3.0 to 0.4.0.
+    /// `4` or `6`. Only in versions 0.3.0 to 0.4.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Place of its link in `interfaces`.
+    /// The place of its link in `interfaces`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
-    /// With prefix length.
+    /// The address with its prefix length.
     pub address: IpNetwork,
-    /// The way out.
+    /// The gateway to everything else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
 }
@@ -112,7 +113,7 @@ pub struct Route {
     /// Next hop.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gw: Option<IpAddr>,
-    /// Largest packet; this and the rest since 1.1.0.
+    /// Largest packet in bytes. This field and the following ones exist since 1.1.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Largest TCP segment.
@@ -132,13 +133,13 @@ pub struct Route {
 /// Name service.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Dns {
-    /// Addresses of servers, best first.
+    /// Addresses of name servers, the best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
-    /// The domain of short names.
+    /// The domain that is added to short names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// Domains to look short names up in.
+    /// Domains in which short names are looked up.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub search: Vec<String>,
     /// Options of the resolver.
@@ -146,17 +147,17 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// A result as it is written down.
+/// A result in the shape in which it is written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Output {
-    /// From 0.3.0 on.
+    /// The shape from 0.3.0 on.
     New(AddResult),
-    /// Up to 0.2.0.
+    /// The shape up to 0.2.0.
     Old(OldResult),
 }
 
-/// The result up to 0.2.0: the first address of each family.
+/// A result up to 0.2.0. It has only the first address of each family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldResult {
     #[serde(rename = "cniVersion", default)]
@@ -182,7 +183,7 @@ impl AddResult {
     /// Reads a result of any version, as Go does.
     ///
     /// # Errors
-    /// It is none, in the reader's words.
+    /// The value is not a result. The error says why, in words for people.
     pub fn read(value: &Value) -> Result<Self, String> {
         let mut value = value.clone();
         named(&mut value, &NAMES);
@@ -199,7 +200,8 @@ impl AddResult {
         } else {
             serde_json::from_value(value).map_err(told)?
         };
-        // What is no pointer in the reference library's types is left out where it is 0.
+        // The reference library leaves out a 0 in fields that are not pointers in its types, so 0 means absent here
+        // too.
         let is_set = |number: &u32| *number != 0;
         for interface in &mut result.interfaces {
             interface.mtu = interface.mtu.filter(is_set);
@@ -212,7 +214,7 @@ impl AddResult {
         Ok(result)
     }
 
-    /// The same in the shape that `version` has.
+    /// The same result in the shape of `version`.
     #[must_use]
     pub fn in_version(mut self, version: Version) -> Output {
         version.as_str().clone_into(&mut self.version);
@@ -243,7 +245,7 @@ impl AddResult {
         OldResult { version: self.version, ip4, ip6, dns: self.dns }
     }
 
-    /// This result with that of a plugin before in the list: theirs come first.
+    /// This result after that of an earlier plugin in the list. What the earlier plugin made comes first.
     #[must_use]
     pub fn after(mut self, previous: Self) -> Self {
         let offset = previous.interfaces.len();
@@ -262,7 +264,7 @@ impl AddResult {
 }
 
 impl Route {
-    /// A route that says no more than where to.
+    /// A route with only a destination and a next hop.
     pub const fn plain(dst: IpNetwork, gw: Option<IpAddr>) -> Self {
         Self { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
     }

@@ -1,5 +1,6 @@
-//! What the runtime wants for one attachment beyond what the network's configuration says: capabilities
-//! (`runtimeConfig`), `args.cni`, and `CNI_ARGS`, of which the first that says something counts (the conventions).
+//! What the runtime wants for one attachment beyond the network's configuration. It may say so in three places:
+//! capabilities (`runtimeConfig`), `args.cni` and `CNI_ARGS`. The first of them that says something counts (the
+//! conventions).
 
 use std::net::IpAddr;
 
@@ -12,30 +13,30 @@ use crate::edge::error::Error;
 use crate::edge::fields::{clipped, mistyped, only, wrong};
 use crate::edge::result::Dns;
 
-/// The annotations of the pod, if the network's list declares this capability.
+/// The annotations of the pod. The runtime gives them if the network's list declares this capability.
 const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
-/// What a network's configuration can declare, so that the runtime gives it.
+/// The capabilities that a network's configuration can declare, so that the runtime gives them.
 pub(crate) const CAPABILITIES: [&str; 8] =
     ["portMappings", "bandwidth", "ips", "mac", "ipRanges", "dns", "aliases", ANNOTATIONS];
-/// Annotation: the pool to take addresses from.
+/// Annotation with the pool to take addresses from.
 const POOL: &str = "ferrule.io/pool";
-/// Annotation: addresses, separated by commas.
+/// Annotation with addresses, separated by commas.
 const ADDRESSES: &str = "ferrule.io/ips";
 
-/// Wishes for one attachment. Empty fields wish nothing.
+/// Wishes for one attachment. An empty field means no wish.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Ethernet address of the pod's end.
     pub mac: Option<Mac>,
-    /// Exactly these addresses, one of a family at most.
+    /// Exactly these addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// Addresses out of these alone.
+    /// Only addresses inside these ranges.
     pub ranges: Vec<AddressRange>,
-    /// Another pool than the configuration's.
+    /// A pool in place of the configuration's.
     pub pool: Option<String>,
     /// Name service.
     pub dns: Option<Dns>,
-    /// Names of the pod in its network.
+    /// Names of the pod within its network.
     pub aliases: Vec<String>,
 }
 
@@ -49,7 +50,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Unknown keys are refused unless `IgnoreUnknown` is set (the conventions' section on CNI_ARGS).
+    /// Refuses unknown keys unless `IgnoreUnknown` is set (the conventions' section on CNI_ARGS).
     pub(crate) fn parse(arguments: &str) -> Result<Self, Error> {
         let fault = |reason| Error::Variable { name: "CNI_ARGS", reason };
         let mut unknown = Vec::new();
@@ -83,7 +84,7 @@ impl Arguments {
     }
 }
 
-/// Whether a name can be written into a lease, a log and an alias; or why not.
+/// Checks whether a name can be written into a lease, a log and an alias. If not, the error says why.
 pub(crate) fn clean(name: &str) -> Result<(), String> {
     if name.len() > Identifier::MAX_LEN {
         return Err(format!("it has {} bytes, and at most {} are possible", name.len(), Identifier::MAX_LEN));
@@ -94,7 +95,7 @@ pub(crate) fn clean(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// As the conventions and the reference library write it.
+/// Whether the text means "true" in the spelling of the conventions and of the reference library.
 pub(crate) fn is_true(text: &str) -> bool {
     text == "1" || text.eq_ignore_ascii_case("true")
 }
@@ -175,7 +176,7 @@ fn split(list: &str) -> Vec<String> {
     list.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
 }
 
-/// Addresses with or without a prefix length, which is the pool's to say.
+/// Reads addresses with or without a prefix length. The length is ignored, because the pool says it.
 fn addresses(name: &str, list: &[String]) -> Result<Vec<IpAddr>, Error> {
     let address = |text: &String| {
         let parsed = text.parse::<IpNetwork>().map(|network| network.ip().to_canonical());
@@ -193,15 +194,15 @@ fn addresses(name: &str, list: &[String]) -> Result<Vec<IpAddr>, Error> {
 fn mac(name: &str, text: &str) -> Result<Mac, Error> {
     let parsed = text.to_ascii_lowercase().replace('-', ":").parse::<Mac>();
     let mac = parsed.map_err(|_| wrong(name, format!("{:?} is not an Ethernet address", clipped(text))))?;
-    // `is_valid_ether_addr` in the kernel.
+    // The rule is that of `is_valid_ether_addr` in the kernel.
     if mac.octets()[0] & 1 == 1 || mac.octets() == [0; 6] {
         return Err(wrong(name, format!("{mac} is no single device's address")));
     }
     Ok(mac)
 }
 
-/// `ipRanges`: sets of ranges, of which each is a subnet with first and last address. The gateway is not the caller's
-/// to choose.
+/// Reads `ipRanges`: sets of ranges. Each range is a subnet, possibly with a first and a last address. The caller
+/// cannot choose the gateway.
 fn ranges(runtime: &Map<String, Value>) -> Result<Vec<AddressRange>, Error> {
     const NAME: &str = "runtimeConfig.ipRanges";
     let Some(sets) = field(runtime, "ipRanges") else { return Ok(Vec::new()) };
