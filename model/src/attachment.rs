@@ -41,13 +41,13 @@ pub struct Attachment {
     pub ifname: String,
 }
 
-/// 128 bits that stand for an [`Attachment`]. The same on every machine and in every version: names of links and of
-/// queued releases are made from it. Displayed as 32 hex digits.
+/// 128 bits that stand for an [`Attachment`]. They are the same on every machine and in every version, because names of
+/// links and of queued releases are made from them. They are displayed as 32 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AttachmentHash([u8; 16]);
 
 impl Attachment {
-    /// The hash that its names are made from.
+    /// The hash from which names are made.
     pub fn hash(&self) -> AttachmentHash {
         AttachmentHash::of([&self.network, &self.container_id, &self.ifname].map(|field| field.as_bytes()))
     }
@@ -60,7 +60,7 @@ impl fmt::Display for Attachment {
 }
 
 impl AttachmentHash {
-    /// That of the attachment with these fields: network, container id, name of the interface.
+    /// The hash of an attachment with these fields: network, container id, name of the interface.
     pub fn of(fields: [&[u8]; 3]) -> Self {
         let mut hasher = SipHasher13::new();
         for field in fields {

@@ -1,8 +1,8 @@
-//! Errors for people: the message of an error and what lies behind it.
+//! Errors for people: the message of an error, and the causes behind it.
 
 use std::error::Error;
 
-/// The causes behind an error, each in its own words, without those that the messages before them name already.
+/// The causes behind an error, each in its own words. A cause that an earlier message names already is left out.
 ///
 /// ```
 /// let cause = std::io::Error::other("the disk is full");

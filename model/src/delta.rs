@@ -20,16 +20,16 @@ use std::collections::BTreeMap;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delta<K, V> {
-    /// Missing or different: to be made or replaced, in the order of the keys.
+    /// Objects that are missing or different, in the order of the keys. They are to be made or replaced.
     pub put: Vec<(K, V)>,
-    /// There but not desired, with the value they have, in the order of the keys.
+    /// Objects that are there but not desired, with the values that they have, in the order of the keys.
     pub delete: Vec<(K, V)>,
 }
 
 impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
     /// The difference. `observed` holds only objects that are ours to delete.
     ///
-    /// One walk along both, side by side: looking each key up on the other side takes several times as long.
+    /// It walks along both maps side by side. Looking each key up in the other map would take several times as long.
     pub fn between(desired: &BTreeMap<K, V>, observed: &BTreeMap<K, V>) -> Self {
         let owned = |(key, value): (&K, &V)| (key.clone(), value.clone());
         let (mut put, mut delete) = (Vec::new(), Vec::new());
@@ -52,7 +52,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
         }
     }
 
-    /// Nothing to do.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.put.is_empty() && self.delete.is_empty()
     }

@@ -1,5 +1,5 @@
-//! What other programs have told the kernel about ways: their routes and the policy rules. Ferrule reads these values, and
-//! never writes them.
+//! What other programs have told the kernel about ways: their routes, and the policy rules. Ferrule reads these values
+//! and never writes them.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnetwork::IpNetwork;
 
 use crate::{Family, IfIndex, NexthopId, RouteKey};
 
-/// A route of another program, of whatever kind. [`crate::Route`] expresses only what Ferrule makes itself.
+/// A route of another program, of any kind. [`crate::Route`] expresses only what Ferrule makes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForeignRoute {
     /// Destination, table and metric.

@@ -1,6 +1,7 @@
-//! What one attachment has on the host, as one value: the plugin makes it so and writes the value down, `routed` keeps it so.
+//! What one attachment has on the host, as one value. The plugin makes it so and records the value, and `routed` keeps
+//! it so.
 //!
-//! Both work out from the value here what the kernel has to hold, so that the two cannot come to think differently of it.
+//! Both work out from this value, with the code here, what the kernel has to hold. So they can never disagree about it.
 
 use std::net::IpAddr;
 
@@ -36,9 +37,9 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSide {
-    /// Whose it is. Name and MAC of the host's end derive from it.
+    /// The attachment that it belongs to. Name and MAC of the host's end are derived from it.
     pub attachment: Attachment,
-    /// The same for a person: the pod, or where nobody named it the attachment.
+    /// The attachment for people: the pod's name, or the attachment where nobody named the pod.
     pub pod: String,
     /// Path of the pod's network namespace.
     pub netns: String,
@@ -46,10 +47,10 @@ pub struct HostSide {
     pub mtu: u32,
     /// How packets get to the pod.
     pub way: Way,
-    /// Its host ports; few pods have some.
+    /// The pod's host ports. Few pods have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<HostPorts>,
-    /// Its limits; few pods have some.
+    /// The pod's limits. Few pods have any.
     #[serde(default, skip_serializing_if = "Limits::is_none")]
     pub limits: Limits,
 }
@@ -57,9 +58,9 @@ pub struct HostSide {
 /// What a pod has in the table of host ports ([`crate::table`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPorts {
-    /// The comment of its elements.
+    /// The comment of the pod's elements.
     pub owner: String,
-    /// Its ports for a person.
+    /// The pod's ports, for people.
     pub names: String,
     /// Its elements.
     pub elements: Vec<PortElement>,
@@ -81,10 +82,11 @@ pub struct PortElement {
 /// How fast a pod may receive and send.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Of what it receives: of what the host's end sends.
+    /// The limit of what the pod receives, which is what the host's end sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receives: Option<Bucket>,
-    /// Of what it sends: of a device of its own, to which the host's end redirects what arrives.
+    /// The limit of what the pod sends. The host's end redirects what arrives to a device of the pod's own, and this is
+    /// the limit of that device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sends: Option<Bucket>,
 }
@@ -94,27 +96,28 @@ pub struct Limits {
 pub struct Bucket {
     /// Bytes a second.
     pub rate: u64,
-    /// Bytes that may go at once. A packet that is longer does not go at all.
+    /// Bytes that may be sent at once. A packet that is longer is never sent.
     pub burst: u32,
 }
 
 impl Bucket {
-    /// Longest time that a packet waits for its turn, in microseconds; what would wait longer is dropped. The reference
-    /// bandwidth plugin's.
+    /// The longest time that a packet waits for its turn, in microseconds. A packet that would wait longer is dropped.
+    /// The value is that of the reference bandwidth plugin.
     const LATENCY_MICROS: u64 = 25_000;
-    /// The highest rate whose queue can be told to the kernel in 32 bits together with a burst.
+    /// The highest rate. The kernel is told the size of queue and burst together in 32 bits, and this rate's queue
+    /// takes half of them.
     pub const RATE_MAX: u64 = u32::MAX as u64 / 2 / Self::LATENCY_MICROS * 1_000_000;
-    /// The largest burst for the same reason.
+    /// The largest burst, for the same reason.
     pub const BURST_MAX: u32 = u32::MAX / 2;
 
-    /// Bytes of queue and burst together: what the kernel calls the limit.
+    /// Bytes of queue and burst together. The kernel calls this the limit.
     #[must_use]
     pub fn limit(self) -> u32 {
         let queue = u128::from(self.rate) * u128::from(Self::LATENCY_MICROS) / 1_000_000;
         u32::try_from(queue + u128::from(self.burst)).unwrap_or(u32::MAX)
     }
 
-    /// The bucket that the kernel says has this rate and this limit.
+    /// The bucket of which the kernel reports this rate and this limit.
     #[must_use]
     pub fn from_limit(rate: u64, limit: u32) -> Self {
         let queue = Self { rate, burst: 0 }.limit();
@@ -129,7 +132,7 @@ impl Limits {
     }
 }
 
-/// Bytes as hex digits.
+/// Serialises bytes as hex digits.
 mod hex {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -154,23 +157,23 @@ mod hex {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
-    /// By a route and a permanent neighbour for each address.
+    /// By a route and a permanent neighbour for each of the pod's addresses.
     Routed {
         /// MAC of the pod's end.
         pod_mac: Mac,
         /// The pod's addresses.
         addresses: Vec<IpAddr>,
     },
-    /// By a bridge, on which the host's end is.
+    /// By a bridge, to which the host's end belongs.
     Bridge {
         /// Its name.
         name: IfName,
         /// Its MAC, which pods have in their neighbour tables.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mac: Option<Mac>,
-        /// The pod exchanges frames with ports that are not isolated alone.
+        /// Whether the pod exchanges frames only with ports that are not isolated.
         isolated: bool,
-        /// The gateways' addresses, which the bridge has.
+        /// The gateways' addresses. The bridge has them.
         gateways: Vec<IpNetwork>,
     },
 }
@@ -181,12 +184,12 @@ impl HostSide {
         host_veth_name(&self.attachment)
     }
 
-    /// What the host's end lacks of being as it has to be.
+    /// What has to be changed so that the host's end is as it should be.
     pub fn change(&self, link: &Link) -> Option<LinkChange> {
         link_change(link, host_mac(&self.attachment), Some(self.mtu))
     }
 
-    /// The neighbour and the route of each address, out of the host's end `link`; none where there is a bridge.
+    /// The neighbour and the route for each address, out of the host's end `link`. With a bridge there are none.
     pub fn ways(&self, link: IfIndex) -> impl Iterator<Item = WayTo> {
         let (mac, addresses) = match &self.way {
             Way::Routed { pod_mac, addresses } => (*pod_mac, addresses.as_slice()),
@@ -196,7 +199,7 @@ impl HostSide {
     }
 }
 
-/// What `link` lacks of being up, with this MAC and MTU.
+/// What has to be changed so that `link` is up and has this MAC and MTU.
 pub fn link_change(link: &Link, mac: Mac, mtu: Option<u32>) -> Option<LinkChange> {
     let change = LinkChange {
         up: (!link.up).then_some(true),
@@ -217,14 +220,14 @@ pub struct WayTo {
 }
 
 impl WayTo {
-    /// To `address` of the pod with this MAC behind the host's end `link`.
+    /// The way to `address` of the pod with this MAC, which is behind the host's end `link`.
     pub fn new(link: IfIndex, address: IpAddr, pod_mac: Mac) -> Self {
         let neighbour = Neighbour { mac: Some(pod_mac), permanent: true };
         let route = (RouteKey::main(host_prefix(address)), Route::ours(Via::Link(link)));
         Self { neighbour: (NeighbourKey { link, address }, neighbour), route }
     }
 
-    /// What makes it, in this order.
+    /// The operations that make it, in this order.
     pub fn ops(&self) -> [Op; 2] {
         let ((address, neighbour), (dst, route)) = (self.neighbour, self.route);
         [Op::PutNeighbour(address, neighbour), Op::PutRoute(dst, route)]

@@ -1,9 +1,10 @@
-//! Names that people and runtimes choose for networks, containers and plugins, checked once: they become names of files, and parts
-//! of aliases, comments and messages.
+//! Names that people and runtimes choose for networks, containers and plugins. They are checked once, because they
+//! become names of files, and parts of aliases, comments and messages.
 
 use std::fmt;
 
-/// A name of the specification's grammar (`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`), no longer than the name of a file may be.
+/// A name that follows the specification's grammar (`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`) and is no longer than the name of
+/// a file may be.
 ///
 /// ```
 /// use ferrule_model::{Identifier, IdentifierError};
@@ -17,13 +18,13 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identifier(String);
 
-/// Why a text is none.
+/// Why a text is not such a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdentifierError {
-    /// Another character, or none at all.
+    /// It has a character that is not allowed, or no character at all.
     #[error("letters, digits, `_`, `.`, `-`, beginning with a letter or a digit")]
     Grammar,
-    /// Longer than a file's name.
+    /// It is longer than the name of a file may be.
     #[error("it has {0} bytes, and at most {max} are possible", max = Identifier::MAX_LEN)]
     TooLong(usize),
 }
@@ -35,7 +36,7 @@ impl Identifier {
     /// Checks `name`.
     ///
     /// # Errors
-    /// Which rule it breaks.
+    /// The rule that it breaks.
     pub fn new(name: impl Into<String>) -> Result<Self, IdentifierError> {
         let name = name.into();
         if !Self::is_spelt_well(&name) {
@@ -44,7 +45,7 @@ impl Identifier {
         if name.len() > Self::MAX_LEN { Err(IdentifierError::TooLong(name.len())) } else { Ok(Self(name)) }
     }
 
-    /// Whether the grammar holds, whatever the length.
+    /// Whether the name follows the grammar. The length is not checked.
     pub fn is_spelt_well(name: &str) -> bool {
         name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))

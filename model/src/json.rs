@@ -1,14 +1,15 @@
-//! JSON that Go programs write, read as Go's `encoding/json` reads it, and serde's complaints in the words of who wrote the text.
+//! Reads JSON that Go programs write as Go's `encoding/json` reads it, and puts serde's complaints into words that the
+//! writer of the text understands.
 //!
-//! Go finds a field by its exact name, else regardless of case, and takes null for absence. Runtimes rely on it: some
-//! write `HostPort` where the text of the conventions has `hostPort`. Pure.
+//! Go looks for a field by its exact name first, and then regardless of case. It takes null as if the field were
+//! absent. Runtimes rely on this: some write `HostPort` where the conventions say `hostPort`. Pure.
 
 use std::mem;
 
 use serde_json::{Map, Value};
 
-/// Whether Go takes `key` for the field `name`, which is ASCII: regardless of case, and of two letters beside ASCII that fold
-/// to it.
+/// Whether Go takes `key` for the field `name`, which is ASCII. Go ignores case, and also folds two letters outside of
+/// ASCII to letters of it.
 pub fn is_name(key: &str, name: &str) -> bool {
     let folded = |letter: char| match letter {
         '\u{17f}' => 's',
@@ -18,13 +19,14 @@ pub fn is_name(key: &str, name: &str) -> bool {
     key.chars().map(folded).eq(name.chars().map(folded))
 }
 
-/// What the field `name` holds.
+/// The value of the field `name`.
 pub fn field<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
     let folded = fields.iter().filter(|(key, _)| is_name(key, name)).map(|(_, value)| value);
     fields.get(name).into_iter().chain(folded).find(|value| !value.is_null())
 }
 
-/// Whether a Go program would have left it out: null, false, 0, an empty text, and lists and objects of nothing else.
+/// Whether a Go program would have left the value out: null, false, 0, an empty text, and lists and objects that hold
+/// nothing else.
 pub fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -36,8 +38,8 @@ pub fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// Gives all fields, at any depth, those of `names` that Go takes them for, and leaves out nulls and empty texts: what a
-/// derived `Deserialize` then reads, it reads as Go does.
+/// Renames all fields, at any depth, to those of `names` for which Go takes them. Leaves out nulls and empty texts. A
+/// derived `Deserialize` then reads the value as Go does.
 pub fn named(value: &mut Value, names: &[&str]) {
     match value {
         Value::Array(list) => list.iter_mut().for_each(|entry| named(entry, names)),
@@ -58,7 +60,7 @@ pub fn named(value: &mut Value, names: &[&str]) {
     }
 }
 
-/// What serde says of a value, without its names of Rust's types. `object` is what the format calls a set of fields.
+/// What serde says of a value, without the names of Rust's types. `object` is the format's word for a set of fields.
 pub fn in_words(message: &str, object: &str) -> String {
     let message = message.trim();
     let (message, place) = match message.rfind(" at line ") {
@@ -99,7 +101,7 @@ fn expected(kind: &str, object: &str) -> String {
 }
 
 fn found(kind: &str, object: &str) -> String {
-    /// No honest value is longer.
+    /// Real values are shorter.
     const MAX: usize = 100;
     let quoted =
         |start: &str| kind.strip_prefix(start).map(|rest| rest.split('`').next().unwrap_or_default());

@@ -1,9 +1,9 @@
-//! Values as the kernel keys them, and the arithmetic on them: what a link, an address, a route, a neighbour, an FDB
-//! entry and a nexthop object are, the [`Op`]s that change them, the [`Delta`] between two sets of them, the
-//! [`Plan`] of changes in two namespaces, and what the kernel says: its [`Refusal`]s and its [`Event`]s.
+//! The kernel's objects as values, and what can be worked out from them: links, addresses, routes, neighbours, FDB
+//! entries and nexthop objects, the [`Op`]s that change them, the [`Delta`] between two sets of them, and the [`Plan`]
+//! of changes in two namespaces. What the kernel says is here too: its [`Refusal`]s and its [`Event`]s.
 //!
-//! Pure: no socket, no clock, no process. Talking to a kernel is `ferrule-netlink`'s; deciding what there should be is
-//! the programs'.
+//! Pure: no socket, no clock, no process. `ferrule-netlink` talks to the kernel, and the programs decide what there
+//! should be.
 
 mod attachment;
 mod causes;

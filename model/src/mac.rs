@@ -31,19 +31,19 @@ impl Mac {
         Self(octets)
     }
 
-    /// A unicast, locally administered address made of these octets: the two flag bits of the first one (IEEE 802,
-    /// section 8.2) are set as they must be, so that it can collide with no vendor's.
+    /// A unicast, locally administered address made of these octets. It sets the two flag bits of the first octet (IEEE
+    /// 802, section 8.2), so that the address cannot collide with a vendor's.
     pub const fn local(mut octets: [u8; 6]) -> Self {
         octets[0] = (octets[0] & 0xfc) | 0x02;
         Self(octets)
     }
 
-    /// The octets, in the order they are sent.
+    /// The octets, in the order in which they are sent.
     pub const fn octets(self) -> [u8; 6] {
         self.0
     }
 
-    /// Whether it names a group of stations rather than one, broadcast included.
+    /// Whether the address stands for a group of stations. Broadcast is such a group.
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
     }

@@ -1,4 +1,4 @@
-//! Names and numbers by which Ferrule's objects are told from everybody else's.
+//! Names and numbers that tell Ferrule's objects from everybody else's.
 
 use std::fmt;
 
@@ -11,21 +11,23 @@ use std::hash::Hasher;
 /// for `rt_protos.d`.
 pub const PROTOCOL: u8 = 70;
 
-/// What host veth names begin with; [`HOST_VETH_DIGITS`] hex digits follow.
+/// The beginning of the names of host veths. [`HOST_VETH_DIGITS`] hex digits follow.
 const HOST_VETH_PREFIX: &str = "fer";
-/// What the names of devices begin with that limit what pods send; as many digits follow.
+/// The beginning of the names of devices that limit what pods send. As many digits follow.
 const IFB_PREFIX: &str = "fei";
-/// What a host's end has as its second name.
+/// The beginning of the second names of hosts' ends. As many digits follow.
 const SECOND_PREFIX: &str = "fea";
-/// The WireGuard device, unless the configuration says otherwise.
+/// The name of the WireGuard device, unless the configuration says otherwise.
 pub const WIREGUARD_DEVICE: &str = "ferrule-wg";
-/// What the names of VXLAN devices begin with, Ferrule's and flannel's, unless the configuration says otherwise; the VNI follows.
+/// The beginnings of the names of VXLAN devices, Ferrule's and flannel's, unless the configuration says otherwise. The
+/// VNI follows.
 const TUNNEL_PREFIXES: [&str; 3] = ["ferrule.", "flannel.", "flannel-v6."];
 /// 3 + 12 fill the 15 bytes that the kernel has for a name.
 const HOST_VETH_DIGITS: usize = 12;
 
-/// A network interface name that the kernel takes as it is written: what `dev_valid_name` accepts, and nothing that means more to
-/// the kernel than its letters (`%d` is a number of its choice, `all` and `default` are directories of `/proc/sys/net`).
+/// A network interface name that the kernel takes literally. It is one that `dev_valid_name` accepts, and it has no
+/// special meaning to the kernel: `%d` would become a number of the kernel's choice, and `all` and `default` are
+/// directories of `/proc/sys/net`.
 ///
 /// ```
 /// use ferrule_model::IfName;
@@ -43,7 +45,7 @@ const HOST_VETH_DIGITS: usize = 12;
 #[serde(try_from = "String", into = "String")]
 pub struct IfName(String);
 
-/// Why a text is no interface name.
+/// Why a text is not an interface name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not an interface name: {reason}")]
 pub struct IfNameError {
@@ -58,9 +60,9 @@ impl IfName {
     /// Checks `name`.
     ///
     /// # Errors
-    /// Which rule it breaks.
+    /// The rule that it breaks.
     pub fn new(name: impl Into<String>) -> Result<Self, IfNameError> {
-        // `isspace` of the kernel, which goes by bytes and takes 0xa0 for a space, whatever letter that byte is a part of.
+        // The kernel's `isspace` looks at single bytes. It takes 0xa0 for a space, even inside of a longer letter.
         const SPACES: [u8; 7] = [b' ', b'\t', b'\n', 0x0b, 0x0c, b'\r', 0xa0];
         let name = name.into();
         let reason = match name.as_str() {
@@ -86,12 +88,12 @@ impl IfName {
         &self.0
     }
 
-    /// Whether Ferrule gives names of this form itself, to the links of pods and to what limits them.
+    /// Whether the name has a form that Ferrule gives to links of pods or to the devices that limit them.
     pub fn is_of_pods(&self) -> bool {
         [HOST_VETH_PREFIX, SECOND_PREFIX, IFB_PREFIX].into_iter().any(|prefix| has_digits(&self.0, prefix))
     }
 
-    /// Whether it is the name of a tunnel, as Ferrule and flannel give them unless they are told another.
+    /// Whether it is a tunnel's name, as Ferrule and flannel choose it unless they are told another.
     pub fn is_of_tunnels(&self) -> bool {
         let number = |prefix: &str| {
             let digits = self.0.strip_prefix(prefix).filter(|digits| !digits.is_empty());
@@ -135,21 +137,21 @@ pub fn host_veth_name(attachment: &Attachment) -> IfName {
     IfName(name)
 }
 
-/// Name of the host's end for the attachment whose hash reads so; `None` if the text is no hash.
+/// Name of the host's end for the attachment with this hash. `None` if the text is not a hash.
 pub fn host_veth_of(hash: &str) -> Option<IfName> {
     let name = format!("{HOST_VETH_PREFIX}{}", hash.get(..HOST_VETH_DIGITS)?);
     is_host_veth(&name).then_some(IfName(name))
 }
 
-/// The second name of the host's end that is made under the name `made_as`, by which it is known when somebody renames it: `fea`
-/// and the same digits. `None` if the name is not such a link's.
+/// The second name of the host's end that was made under the name `made_as`: `fea` and the same digits. By it the link
+/// is known even if somebody renames it. `None` if `made_as` is not the name of a host's end.
 pub fn second_name(made_as: &IfName) -> Option<IfName> {
     let digits =
         made_as.as_str().strip_prefix(HOST_VETH_PREFIX).filter(|_| is_host_veth(made_as.as_str()))?;
     Some(IfName(format!("{SECOND_PREFIX}{digits}")))
 }
 
-/// The name under which the host's end was made whose second name is `second`.
+/// The name under which the host's end with the second name `second` was made.
 pub fn made_as(second: &str) -> Option<IfName> {
     let digits = second.strip_prefix(SECOND_PREFIX).filter(|_| has_digits(second, SECOND_PREFIX))?;
     Some(IfName(format!("{HOST_VETH_PREFIX}{digits}")))
@@ -162,12 +164,12 @@ pub fn ifb_name(attachment: &Attachment) -> IfName {
     IfName(name)
 }
 
-/// Whether a link of this name is such a device.
+/// Whether this is the name of such a device.
 pub fn is_ifb(name: &str) -> bool {
     has_digits(name, IFB_PREFIX)
 }
 
-/// Whether a link of this name is the host's end of a pod's veth pair, made by the plugin.
+/// Whether this is the name of the host's end of a pod's veth pair that the plugin made.
 pub fn is_host_veth(name: &str) -> bool {
     has_digits(name, HOST_VETH_PREFIX)
 }
@@ -178,24 +180,24 @@ fn has_digits(name: &str, prefix: &str) -> bool {
     })
 }
 
-/// MAC of the host's end for `attachment`: the permanent neighbour in the pod is known before the link exists.
+/// MAC of the host's end for `attachment`. The pod's permanent neighbour needs it before the link exists.
 pub fn host_mac(attachment: &Attachment) -> Mac {
     let hash = attachment.hash().bytes();
     Mac::local([hash[6], hash[7], hash[8], hash[9], hash[10], !hash[11]])
 }
 
-/// MAC of the pod's end for `attachment`, never that of the host's end.
+/// MAC of the pod's end for `attachment`. It is never the same as that of the host's end.
 pub fn pod_mac(attachment: &Attachment) -> Mac {
     let hash = attachment.hash().bytes();
     Mac::local([hash[6], hash[7], hash[8], hash[9], hash[10], hash[11]])
 }
 
-/// MAC of a bridge, the same whenever it is made: pods have it in their neighbour tables.
+/// MAC of a bridge. It is the same whenever the bridge is made, because pods have it in their neighbour tables.
 pub fn bridge_mac(name: &IfName) -> Mac {
     named_mac(b"bridge\0", name.as_str())
 }
 
-/// MAC of the VXLAN device of the node `name`. Made from the name alone, so that it survives reboots and every other
+/// MAC of the VXLAN device of the node `name`. It is made from the name alone, so it survives reboots, and every other
 /// node knows it without being told.
 pub fn vtep_mac(name: &str) -> Mac {
     named_mac(b"vtep\0", name)

@@ -1,19 +1,19 @@
-//! One change of the kernel's state, as a value: made by the pure rooms, carried out by `ferrule-netlink`.
+//! One change of the kernel's state, as a value. The pure rooms make it, and `ferrule-netlink` carries it out.
 
 use crate::{
     Address, AddressKey, FdbEntry, FdbKey, IfIndex, Mac, Neighbour, NeighbourKey, Nexthop, NexthopId, Peer,
     PeerKey, Route, RouteKey, VxlanSpec, WireguardSettings, WireguardSpec,
 };
 
-/// One change. `Put` makes the object or replaces what its key holds; `Delete` of what is not there is an error that
-/// the caller decides about.
+/// One change. `Put` makes an object, or replaces the one that has its key. `Delete` of an object that is not there is
+/// an error, and the caller decides what that means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// Make a VXLAN device, switched on.
     AddVxlan(VxlanSpec),
     /// Change a link.
     SetLink(IfIndex, LinkChange),
-    /// Delete a link, and with a veth its peer.
+    /// Delete a link. A veth's other end goes with it.
     DeleteLink(IfIndex),
     /// Put an address on a link.
     PutAddress(AddressKey, Address),
@@ -21,13 +21,13 @@ pub enum Op {
     DeleteAddress(AddressKey),
     /// Make or replace a nexthop object.
     PutNexthop(NexthopId, Nexthop),
-    /// Make a nexthop object with a number that nobody uses.
+    /// Make a nexthop object. Its number must be free.
     AddNexthop(NexthopId, Nexthop),
     /// Delete a nexthop object; the kernel deletes its routes with it.
     DeleteNexthop(NexthopId),
     /// Make or replace a route.
     PutRoute(RouteKey, Route),
-    /// Make a route where there is none, of whatever protocol.
+    /// Make a route. There must be no route with its key, of whatever protocol.
     AddRoute(RouteKey, Route),
     /// Delete a route of ours (the protocol is part of the request).
     DeleteRoute(RouteKey),
@@ -39,17 +39,17 @@ pub enum Op {
     PutFdb(FdbKey, FdbEntry),
     /// Delete an FDB entry.
     DeleteFdb(FdbKey, FdbEntry),
-    /// Make a WireGuard device, off.
+    /// Make a WireGuard device, switched off.
     AddWireguard(WireguardSpec),
     /// Give a WireGuard device its key and port.
     SetWireguard(IfIndex, WireguardSettings),
     /// Make or replace a peer of a WireGuard device.
     PutPeer(PeerKey, Peer),
-    /// Remove a peer; there being none is no error.
+    /// Remove a peer. It is not an error if there is none.
     DeletePeer(PeerKey),
 }
 
-/// What to change of a link; `None` leaves it as it is.
+/// What to change about a link. `None` leaves a property as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LinkChange {
     /// `IFF_UP`.
@@ -58,7 +58,7 @@ pub struct LinkChange {
     pub mtu: Option<u32>,
     /// Ethernet address.
     pub mac: Option<Mac>,
-    /// What people and programs read of it.
+    /// The alias, which people and programs read.
     pub alias: Option<String>,
 }
 
@@ -72,7 +72,7 @@ pub enum Change {
 }
 
 impl Op {
-    /// Whether it makes or removes.
+    /// Whether the operation makes or removes its object.
     pub const fn change(&self) -> Change {
         match self {
             Self::AddVxlan(_)
@@ -99,7 +99,7 @@ impl Op {
 }
 
 impl std::fmt::Display for Op {
-    /// As `ip(8)` and `bridge(8)` would be told.
+    /// Written as a command for `ip(8)`, `bridge(8)` or `wg(8)`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::AddVxlan(spec) => write!(f, "link add {} type vxlan id {}", spec.name, spec.vxlan.vni),

@@ -2,7 +2,7 @@
 
 use crate::Op;
 
-/// Which of the two network namespaces of a veth pair.
+/// One of the two network namespaces of a veth pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The node's.
@@ -11,7 +11,7 @@ pub enum Place {
     Pod,
 }
 
-/// What is to be done after the veth pair exists, one batch for each namespace.
+/// What has to be done once the veth pair exists, with one batch for each namespace.
 ///
 /// ```
 /// use ferrule_model::{IfIndex, LinkChange, Op, Place, Plan};
@@ -27,14 +27,15 @@ pub enum Place {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the pod's namespace, in this order, first.
+    /// The changes in the pod's namespace, in this order. They come first.
     pub pod: Vec<Op>,
-    /// In the node's namespace, in this order, afterwards: the node sends packets only to a pod that is ready.
+    /// The changes in the node's namespace, in this order. They come afterwards, so that the node sends packets only to
+    /// a pod that is ready.
     pub host: Vec<Op>,
 }
 
 impl Plan {
-    /// The two batches in the order they are carried out.
+    /// The two batches, in the order in which they are carried out.
     pub fn batches(&self) -> [(Place, &[Op]); 2] {
         [(Place::Pod, &self.pod), (Place::Host, &self.host)]
     }

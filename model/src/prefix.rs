@@ -1,4 +1,4 @@
-//! Small things on prefixes that more than one room needs.
+//! Small functions on prefixes that more than one room needs.
 
 use std::net::IpAddr;
 
@@ -35,8 +35,8 @@ impl std::fmt::Display for Family {
     }
 }
 
-/// An address as a number with the address's own order, IPv4 first. Where thousands are sorted and looked up, it is compared
-/// several times as quickly as the address.
+/// An address as a number that has the address's order, IPv4 first. Numbers are compared several times as quickly as
+/// addresses, which counts where thousands are sorted and looked up.
 pub const fn ordinal(address: IpAddr) -> (bool, u128) {
     match address {
         IpAddr::V4(v4) => (false, v4.to_bits() as u128),
@@ -52,7 +52,7 @@ pub const fn family(prefix: &IpNetwork) -> Family {
     }
 }
 
-/// `address` alone: /32 or /128.
+/// The prefix that holds only `address`: /32 or /128.
 pub fn host_prefix(address: IpAddr) -> IpNetwork {
     IpNetwork::from(address)
 }
@@ -65,7 +65,7 @@ pub fn last_address(prefix: &IpNetwork) -> IpAddr {
     }
 }
 
-/// The first address of `prefix`, which no pod ever gets: the VTEP's.
+/// The first address of `prefix`. No pod ever gets it, because it is the VTEP's.
 pub fn network_address(prefix: &IpNetwork) -> IpAddr {
     prefix.network()
 }

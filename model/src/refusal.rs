@@ -1,10 +1,10 @@
-//! The kernel's "no".
+//! What the kernel says when it refuses.
 
 use std::fmt;
 
 use nix::errno::Errno;
 
-/// The kernel's "no" to one message: the error number and, since Linux 4.12, a sentence (extended ACK,
+/// The kernel's refusal of one message. It has an error number and, since Linux 4.12, often a sentence (extended ACK,
 /// `NLMSGERR_ATTR_MSG`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

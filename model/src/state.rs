@@ -1,6 +1,7 @@
-//! The kernel's objects as values: for each kind its key, by which the kernel tells one from another, and the rest.
+//! The kernel's objects as values. Each kind has a key, by which the kernel tells one object from another, and the
+//! rest.
 //!
-//! What the kernel fills in by itself (flags, timers, counters) is not here; two values are equal when a packet could
+//! What the kernel fills in by itself (flags, timers, counters) is not here. Two values are equal when a packet could
 //! not tell them apart.
 
 use std::cmp::Ordering;
@@ -35,17 +36,17 @@ pub struct Link {
     pub mtu: u32,
     /// `IFF_UP`: switched on.
     pub up: bool,
-    /// `IFF_LOWER_UP`: the other end is there and on.
+    /// `IFF_LOWER_UP`: the other end is there and switched on.
     pub carrier: bool,
     /// `IFLA_IFALIAS`.
     pub alias: Option<String>,
-    /// `IFLA_LINK`: for a veth the index of its peer (in the peer's namespace), for a VXLAN device its underlay.
+    /// `IFLA_LINK`. For a veth, the index of its peer in the peer's namespace. For a VXLAN device, its underlay.
     pub peer: Option<IfIndex>,
     /// What kind of link it is.
     pub kind: LinkKind,
 }
 
-/// `IFLA_INFO_KIND`, with what matters of the kind's data.
+/// `IFLA_INFO_KIND`, with those data of the kind that matter here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkKind {
     /// The loopback device.
@@ -56,22 +57,22 @@ pub enum LinkKind {
     Vxlan(Vxlan),
     /// A WireGuard device.
     Wireguard,
-    /// Any other; empty for a hardware device.
+    /// Any other kind. The text is empty for a hardware device.
     Other(String),
 }
 
-/// What makes one VXLAN device differ from another; a change of it needs a new device.
+/// What distinguishes one VXLAN device from another. If any of it changes, a new device has to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vxlan {
     /// VXLAN network identifier, 24 bits.
     pub vni: u32,
-    /// UDP port, sent to and listened on.
+    /// UDP port to which packets are sent and on which the device listens.
     pub port: u16,
     /// Source address of the outer packets.
     pub local: Option<IpAddr>,
     /// Link that carries the outer packets.
     pub underlay: Option<IfIndex>,
-    /// Whether it learns where a MAC lives from the packets; ours never do.
+    /// Whether the device learns from packets where a MAC is. Ferrule's devices never do.
     pub learning: bool,
     /// Whether it carries the group policy mark of packets (the GBP extension).
     pub gbp: bool,
@@ -82,16 +83,16 @@ pub struct Vxlan {
 pub struct VxlanSpec {
     /// Name.
     pub name: IfName,
-    /// Ethernet address, which the other nodes have in their FDB.
+    /// Ethernet address. The other nodes have it in their FDB.
     pub mac: Mac,
-    /// Bytes; the underlay's less the encapsulation.
+    /// MTU in bytes: that of the underlay, less the encapsulation.
     pub mtu: u32,
-    /// The rest.
+    /// The properties of the VXLAN.
     pub vxlan: Vxlan,
 }
 
 impl VxlanSpec {
-    /// The device as it is once it is made, under this number.
+    /// The device as it is once it is made with this index.
     pub fn link(&self, index: IfIndex) -> Link {
         Link {
             index,
@@ -114,7 +115,7 @@ pub struct VethSpec {
     pub host_name: IfName,
     /// Ethernet address of the host's end.
     pub host_mac: Mac,
-    /// `IFLA_IFALIAS` of the host's end: which pod it serves, for a person.
+    /// `IFLA_IFALIAS` of the host's end. It tells people which pod the link serves.
     pub alias: Option<String>,
     /// Name of the pod's end.
     pub pod_name: IfName,
@@ -127,7 +128,7 @@ pub struct VethSpec {
 pub struct BridgeSpec {
     /// Name.
     pub name: IfName,
-    /// Ethernet address; it stays whatever joins.
+    /// Ethernet address. It stays the same whatever links join the bridge.
     pub mac: Mac,
 }
 
@@ -136,9 +137,10 @@ pub struct BridgeSpec {
 pub struct BridgePort {
     /// The bridge.
     pub bridge: IfIndex,
-    /// Frames may leave by the port they came from (`IFLA_BRPORT_MODE`): a pod reaches itself by another address.
+    /// Whether frames may leave by the port through which they came (`IFLA_BRPORT_MODE`). So a pod reaches itself by
+    /// another address.
     pub hairpin: bool,
-    /// It exchanges frames with ports that are not isolated alone (`IFLA_BRPORT_ISOLATED`).
+    /// Whether it exchanges frames only with ports that are not isolated (`IFLA_BRPORT_ISOLATED`).
     pub isolated: bool,
 }
 
@@ -147,14 +149,14 @@ pub struct BridgePort {
 pub struct AddressKey {
     /// The link it is on.
     pub link: IfIndex,
-    /// Address and prefix length; the host bits count.
+    /// Address and prefix length. The host bits are part of it.
     pub prefix: IpNetwork,
 }
 
 /// The rest of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Address {
-    /// Usable at once, without duplicate address detection (`IFA_F_NODAD`); IPv6 only.
+    /// Whether it can be used at once, without duplicate address detection (`IFA_F_NODAD`). Only IPv6 has this.
     pub nodad: bool,
 }
 
@@ -165,7 +167,7 @@ pub struct RouteKey {
     pub dst: IpNetwork,
     /// Routing table; 254 is `main`.
     pub table: u32,
-    /// `RTA_PRIORITY`. The kernel's default for IPv6 is 1024, and 0 asks for it.
+    /// `RTA_PRIORITY`. A message with 0 asks for the kernel's default, which is 1024 for IPv6.
     pub metric: u32,
 }
 
@@ -182,7 +184,7 @@ impl PartialOrd for RouteKey {
     }
 }
 
-/// `IP6_RT_PRIO_USER`: what the kernel makes of an IPv6 route's metric 0.
+/// `IP6_RT_PRIO_USER`: the metric that the kernel gives an IPv6 route that asks for 0.
 const METRIC_V6: u32 = 1024;
 
 impl RouteKey {
@@ -203,7 +205,7 @@ pub struct Route {
     pub kind: RouteKind,
     /// Who made it: `rtm_protocol`.
     pub protocol: u8,
-    /// `RTA_PREFSRC`: source address of packets that the node itself sends along it.
+    /// `RTA_PREFSRC`: the source address of packets that the node itself sends by this route.
     pub source: Option<IpAddr>,
 }
 
@@ -219,7 +221,7 @@ pub enum RouteKind {
 /// Where a unicast route sends its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
-    /// To whatever the nexthop object says (`RTA_NH_ID`).
+    /// To the next hop of a nexthop object (`RTA_NH_ID`).
     Nexthop(NexthopId),
     /// To a next hop on a link.
     Gateway {
@@ -227,7 +229,7 @@ pub enum Via {
         address: IpAddr,
         /// The link it is on.
         link: IfIndex,
-        /// Take its being on the link for granted (`RTNH_F_ONLINK`).
+        /// Whether the kernel takes it for granted that the next hop is on the link (`RTNH_F_ONLINK`).
         onlink: bool,
     },
     /// Straight to the destination, on this link.
@@ -245,7 +247,7 @@ impl Route {
         Self { kind: RouteKind::Unreachable, protocol: PROTOCOL, source: None }
     }
 
-    /// The link its packets leave by, when the route itself says so.
+    /// The link by which its packets leave, if the route itself names one.
     pub const fn link(&self) -> Option<IfIndex> {
         match self.kind {
             RouteKind::Unicast(Via::Gateway { link, .. } | Via::Link(link)) => Some(link),
@@ -258,14 +260,14 @@ impl Route {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NexthopId(pub u32);
 
-/// A nexthop object: a next hop that many routes share, so that the kernel compares them by a number.
+/// A nexthop object: a next hop that many routes share. The kernel then compares next hops by a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Nexthop {
     /// The next hop.
     pub gateway: IpAddr,
     /// The link it is on.
     pub link: IfIndex,
-    /// Take its being on the link for granted.
+    /// Whether the kernel takes it for granted that the next hop is on the link.
     pub onlink: bool,
     /// Who made it: `nh_protocol`.
     pub protocol: u8,
@@ -295,9 +297,10 @@ impl PartialOrd for NeighbourKey {
 /// An entry of the ARP or NDP table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Its Ethernet address; `None` while the kernel is asking.
+    /// Its Ethernet address. `None` while the kernel is asking for it.
     pub mac: Option<Mac>,
-    /// `NUD_PERMANENT`: never asked for, never forgotten. All of Ferrule's are.
+    /// `NUD_PERMANENT`: the kernel never asks for it and never forgets it. All neighbours that Ferrule makes are
+    /// permanent.
     pub permanent: bool,
 }
 
@@ -315,6 +318,6 @@ pub struct FdbKey {
 pub struct FdbEntry {
     /// Underlay address of the node that has the MAC.
     pub dst: IpAddr,
-    /// Not aged out.
+    /// Whether the entry stays for ever. Others age out.
     pub permanent: bool,
 }

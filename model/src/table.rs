@@ -1,16 +1,19 @@
-//! The nftables table of host ports: its maps, its sets, and the rules that read them. Their number is constant, whatever
-//! number of pods there is. What stands in the maps is the plugin's affair (`ports`), who puts it there (`hostports`); `routed` keeps both.
+//! The nftables table of host ports: its maps, its sets, and the rules that read them. The number of rules does not
+//! depend on the number of pods. In the plugin, `ports` works out what stands in the maps, and `hostports` puts it
+//! there. `routed` keeps both the rules and the elements.
 //!
-//! A packet to a port of the node meets the maps where destinations are translated, in `prerouting` from outside and in
-//! `output` from the node itself: first under (address, protocol, port) in the chain `one`, then under (protocol, port) in the
-//! chain `every`. That one is for the node's own addresses, of which [`OWN`] has those that an ADD found (the module `own` says
-//! which they are). An address of the very link by which the packet came is the node's too, without anybody having to be told;
-//! so an address that the node gets later is reached from outside at once.
+//! A packet to a port of the node meets the maps where destinations are translated: in `prerouting` if it comes from
+//! outside, and in `output` if it comes from the node itself. The chain `one` looks it up by (address, protocol, port)
+//! first. Then the chain `every` looks it up by (protocol, port). `every` is only for the node's own addresses. [`OWN`]
+//! has those that an ADD found (the module `own` says which they are). An address of the link by which the packet came
+//! also counts as the node's, without anybody having to say so. So an address that the node gets later can be reached
+//! from outside at once.
 //!
-//! Nothing outside of this table is changed for it: whoever flushes it closes the ports, and opens nothing. That is why
-//! a connection from the node's 127.0.0.1 goes the way of the three chains `loopback_*`, and not by the sysctl
-//! `route_localnet`, which lets every pod behind a link reach what listens on the node's loopback addresses as soon as no
-//! rule forbids it. The kernel's objection is to a loopback address where a packet's way is chosen, so it has none there:
+//! Nothing outside of this table is changed for host ports: whoever flushes the table closes the ports and opens
+//! nothing. That is why connections from the node's 127.0.0.1 go through the three chains `loopback_*`, and not by the
+//! sysctl `route_localnet`. That sysctl would let every pod behind a link reach what listens on the node's loopback
+//! addresses as soon as no rule forbids it. The kernel objects to a loopback address only where it chooses a packet's
+//! way, so the packet has none at that point:
 //!
 //! 1. `loopback_out`: a packet that is about to be translated gets [`STAND_IN`] as its source. The kernel chooses the way to
 //!    the pod, and `postrouting` puts the node's address in the source's place.
@@ -18,34 +21,34 @@
 //!    gets the address back with which it came: one of the node's.
 //! 3. `loopback_in`: on its way to the socket, behind all routing, it gets 127.0.0.1.
 //!
-//! The second and third change an answer of a tracked connection that begins on the node, and nothing else.
+//! The second and the third chain change answers of tracked connections that begin on the node, and nothing else.
 
 use std::net::Ipv4Addr;
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule-hostports";
 
-/// The source of a connection from 127.0.0.1 between `loopback_out` and `postrouting`; it is never on any wire. It is what pods
-/// know as their gateway, which is nobody's address.
+/// The source of a connection from 127.0.0.1 between `loopback_out` and `postrouting`. It is never on any wire. Pods
+/// know this address as their gateway, and nobody has it.
 pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
-/// The maps that lead to pods, and the sets of what is masqueraded.
+/// The maps that lead to pods.
 pub const MAPS: [&str; 4] = ["every4", "every6", "one4", "one6"];
-/// The sets beside them: what is masqueraded, and what of the maps' keys 127.0.0.1 comes under.
+/// The sets in addition to the maps. They say what is masqueraded, and which of the maps' keys also hold for 127.0.0.1.
 pub const SETS: [&str; 6] =
     ["masquerade4", "masquerade6", "bridged4", "bridged6", "loopback_every", "loopback_one"];
 
-/// The node's own addresses: one set for each family. They are nobody's, and no pod's DEL removes them.
+/// The node's own addresses, in one set for each family. They belong to no pod, and no pod's DEL removes them.
 pub const OWN: [&str; 2] = ["own4", "own6"];
 
-/// The comment of each element of [`OWN`], in the place of an attachment's.
+/// The comment of each element of [`OWN`]. Other elements have an attachment there.
 pub const OWN_COMMENT: &str = "the node";
 
-/// What creates the table, or those parts of it that are missing; the rules are written afresh, and the elements stay.
+/// Creates the table, or those parts of it that are missing. The rules are written anew, and the elements stay.
 ///
-/// `output`: left alone, a connection to `::1` is refused at once, and clients try 127.0.0.1.
-/// `loopback_out`: a connection whose first packet was sent (`confirmed`) is translated at both ends already, or never will
-/// be. What others translate on the way to the node itself has its source left alone, and so has to keep it.
+/// `output`: a connection to `::1` is left alone. It is refused at once, and clients then try 127.0.0.1.
+/// `loopback_out`: a connection whose first packet was sent (`confirmed`) is translated at both ends already, or never
+/// will be. If others translate a packet to the node itself, the source is left alone here, so it must stay as it is.
 pub const SKELETON: &str = "table inet ferrule-hostports {
 	map every4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
 	map every6 { type inet_proto . inet_service : ipv6_addr . inet_service; }

@@ -1,4 +1,4 @@
-//! WireGuard devices and their peers, as the kernel keys them, and keys as `wg(8)` writes them.
+//! WireGuard devices and their peers with the kernel's keys for them, and cryptographic keys as `wg(8)` writes them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,19 +9,19 @@ use crate::{IfIndex, IfName, IpNetwork, Link, LinkKind};
 
 /// Bytes of a key.
 const LEN: usize = 32;
-/// Letters of one: base64 with one letter of padding (RFC 4648).
+/// Letters of a key: base64 with one letter of padding (RFC 4648).
 const LETTERS: usize = 44;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// A public key: who a peer is.
+/// A public key. It says who a peer is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WgKey(pub [u8; LEN]);
 
-/// A private key. It is shown to nobody by accident: only [`WgSecret::reveal`] writes it.
+/// A private key. Nothing shows it by accident: only [`WgSecret::reveal`] writes it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WgSecret(pub [u8; LEN]);
 
-/// A text that is no key.
+/// The text is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAKey;
 
@@ -66,7 +66,7 @@ impl FromStr for WgSecret {
 }
 
 impl WgSecret {
-    /// The text that is parsed again to the same.
+    /// The key as text, which can be parsed again.
     pub fn reveal(&self) -> String {
         encode(&self.0)
     }
@@ -98,23 +98,23 @@ fn decode(text: &str) -> Result<[u8; LEN], NotAKey> {
             place += 1;
         }
     }
-    // The last letter has two bits more than there are bytes.
+    // The last letter holds two bits more than the key has.
     if bits & ((1 << held) - 1) == 0 { Ok(bytes) } else { Err(NotAKey) }
 }
 
-/// A WireGuard device to make; off, and without a key yet.
+/// A WireGuard device to be made. It is switched off and has no key yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireguardSpec {
     /// Its name.
     pub name: IfName,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// What is written at it, by which it is known again.
+    /// Its alias, by which it is recognised later.
     pub alias: String,
 }
 
 impl WireguardSpec {
-    /// The device as it is once it is made, under this number.
+    /// The device as it is once it is made with this index.
     pub fn link(&self, index: IfIndex) -> Link {
         Link {
             index,
@@ -130,7 +130,7 @@ impl WireguardSpec {
     }
 }
 
-/// What the node is to the others.
+/// How this node appears to the other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireguardSettings {
     /// Its private key.
@@ -139,25 +139,26 @@ pub struct WireguardSettings {
     pub port: u16,
 }
 
-/// A peer's place.
+/// What tells one peer from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerKey {
     /// The device.
     pub link: IfIndex,
-    /// Who it is.
+    /// The peer's public key.
     pub key: WgKey,
 }
 
 /// Another node, as the device knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Where its packets are sent to, until it shows up elsewhere.
+    /// The address to which its packets are sent, until it sends from another one.
     pub endpoint: Option<SocketAddr>,
-    /// What may come from it and is sent to it. A network belongs to one peer: put to another, it is taken from the first.
+    /// The networks from which its packets may come. Packets to these networks are sent to it. A network belongs to one
+    /// peer: if it is given to another peer, the first one loses it.
     pub allowed: BTreeSet<IpNetwork>,
-    /// How often a packet is sent to it when there is nothing to say, in seconds; 0 for never.
+    /// Seconds after which it is sent an empty packet if there was nothing to send. 0 means never.
     pub keepalive_s: u16,
-    /// Whether it has a symmetric key besides, which we never give it.
+    /// Whether it has a symmetric key in addition. Ferrule never sets one.
     pub preshared: bool,
 }
 
@@ -175,9 +176,9 @@ pub struct WireguardState {
 /// What the kernel says of a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerState {
-    /// As it was put, the endpoint perhaps as the peer moved it.
+    /// The peer as it was set. Its endpoint may be a newer one from which the peer has sent.
     pub peer: Peer,
-    /// When it last proved who it is, in seconds since 1970; `None` if it never did.
+    /// When it last proved who it is, in seconds since 1970. `None` if it never did.
     pub handshake_s: Option<u64>,
 }
 

@@ -1,4 +1,4 @@
-//! The synchronous client: one connection, one deadline that bounds every wait on it.
+//! The synchronous client: one connection, and one deadline for every wait on it.
 
 use crate::frame::{FrameError, Frames, encode};
 use crate::messages::{CallError, Envelope, Method, Reply};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How often [`Client::connect_wait`] looks for the socket: well below what a person or kubelet notices.
+/// How often [`Client::connect_wait`] looks for the socket. A person or kubelet would not notice such a short delay.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Why a call has no answer, or which error it was answered with.
@@ -32,13 +32,13 @@ pub enum ClientError {
     /// The deadline passed.
     #[error("ipamd did not answer in time while {doing}")]
     Deadline {
-        /// What was waited for.
+        /// What the client was doing.
         doing: &'static str,
     },
     /// The connection broke.
     #[error("the connection to ipamd broke while {doing}")]
     Broken {
-        /// What was being done.
+        /// What the client was doing.
         doing: &'static str,
         /// The system's reason.
         #[source]
@@ -47,10 +47,10 @@ pub enum ClientError {
     /// The daemon closed the connection before it answered: it stopped or died.
     #[error("ipamd closed the connection before it answered")]
     Closed,
-    /// A message of either side cannot be framed.
+    /// A message cannot be framed, either the call or the reply.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The reply is not what the interface promises.
+    /// The reply does not fit the interface.
     #[error("ipamd's reply does not fit the interface (are plugin and ipamd of one version?)")]
     Reply(#[source] serde_json::Error),
     /// The daemon answered with an error.
@@ -68,8 +68,9 @@ impl ClientError {
 
 /// A connection to `ipamd`.
 ///
-/// A call is a [`send`](Self::send) and a [`receive`](Self::receive), so that the caller can work while the daemon does;
-/// [`call`](Self::call) is both. After an error other than [`ClientError::Call`] the connection is of no further use.
+/// A call is a [`send`](Self::send) and a [`receive`](Self::receive), so that the caller can work while the daemon
+/// does. [`call`](Self::call) does both. After any error other than [`ClientError::Call`], the connection cannot be
+/// used any more.
 ///
 /// ```
 /// use std::io::{Read, Write};
@@ -121,8 +122,8 @@ impl Client {
         let fd = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(|e| failed(e.into()))?;
         let address = UnixAddr::new(path).map_err(|e| failed(e.into()))?;
         loop {
-            // A full backlog blocks connect(2) on a unix socket; the send timeout bounds that too (unix_stream_connect
-            // in the kernel), which std cannot set before the connection exists.
+            // A full backlog makes connect(2) on a unix socket block. The send timeout limits that wait too
+            // (unix_stream_connect in the kernel), but std can set it only once the connection exists.
             let left = remaining(deadline, "connecting")?;
             setsockopt(&fd, SendTimeout, &timeval(left)).map_err(|e| failed(e.into()))?;
             match connect(fd.as_raw_fd(), &address) {
@@ -135,16 +136,18 @@ impl Client {
         Ok(Self { stream: UnixStream::from(fd), frames: Frames::default(), deadline })
     }
 
-    /// Connects, waiting for the daemon to come up: an absent socket or one that nobody serves is tried again.
+    /// Connects, and waits for the daemon to come up. As long as the socket is missing or nobody serves it, it tries
+    /// again.
     ///
     /// # Errors
-    /// The last [`ClientError::Connect`] once the deadline has passed; other errors at once.
+    /// The last [`ClientError::Connect`] once the deadline has passed. Other errors are returned at once.
     pub fn connect_wait(path: &Path, deadline: Instant) -> Result<Self, ClientError> {
         let mut last = None;
         loop {
             let error = match (Self::connect(path, deadline), last.take()) {
                 (Ok(client), _) => return Ok(client),
-                // The sleep before was longer than asked for. What was seen until then says more.
+                // The last sleep took longer than it should. The error that was seen before it says more than the
+                // deadline.
                 (Err(ClientError::Deadline { .. }), Some(last)) => return Err(last),
                 (Err(error), _) => error,
             };
@@ -158,15 +161,16 @@ impl Client {
         }
     }
 
-    /// Sets another deadline for the waits to come, such as a caller's own for the call that undoes this one.
+    /// Sets another deadline for the following waits. For example, the call that undoes an earlier one gets a deadline
+    /// of its own.
     pub const fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
 
-    /// Writes a call.
+    /// Sends a call.
     ///
     /// # Errors
-    /// See [`ClientError`]; nothing is written if the call is too large.
+    /// See [`ClientError`]. If the call is too large, nothing is sent.
     pub fn send<M: Method>(&mut self, parameters: &M) -> Result<(), ClientError> {
         self.send_flagged(parameters, false)
     }
@@ -252,7 +256,7 @@ impl Client {
     }
 }
 
-/// For who waits on several connections at once: readable once the reply to a call begins to arrive.
+/// For callers that wait on several connections at once. The descriptor is readable once a reply begins to arrive.
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -266,7 +270,7 @@ const fn broken(doing: &'static str, source: io::Error) -> ClientError {
     ClientError::Broken { doing, source }
 }
 
-/// Interrupted and timed-out waits go round again, where the deadline is looked at.
+/// After an interruption or a timeout the caller's loop goes on, and looks at the deadline again.
 fn ignore_interruption(error: io::Error, doing: &'static str) -> Result<(), ClientError> {
     match error.kind() {
         ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
@@ -276,7 +280,7 @@ fn ignore_interruption(error: io::Error, doing: &'static str) -> Result<(), Clie
 
 fn remaining(deadline: Instant, doing: &'static str) -> Result<Duration, ClientError> {
     let left = deadline.saturating_duration_since(Instant::now());
-    // Below a microsecond the kernel would take the timeout for "none".
+    // For less than a microsecond, the kernel would take the timeout to mean "none".
     if left < Duration::from_micros(1) { Err(ClientError::Deadline { doing }) } else { Ok(left) }
 }
 

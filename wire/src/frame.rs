@@ -1,16 +1,16 @@
-//! Framing: JSON text ended by a NUL byte, with a cap on its size. Bytes in, messages out; no sockets here, so that
-//! the synchronous client and the daemon's async side share it.
+//! Framing: each message is JSON text that ends with a NUL byte, and its size is limited. Bytes go in and messages come
+//! out. There are no sockets here, so the synchronous client and the daemon's async side both use it.
 
 use serde::Serialize;
 
-/// Largest message either side sends or takes, in bytes without the NUL. The largest honest one (a list of
-/// a full node's attachments) stays well below.
+/// The largest message that either side sends or takes, in bytes without the NUL. The largest real message (a list of a
+/// full node's attachments) is well below.
 pub const MESSAGE_CAP: usize = 1 << 20;
 
 /// A message that cannot be framed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// More bytes than [`MESSAGE_CAP`] without an end.
+    /// There are more than [`MESSAGE_CAP`] bytes without an end.
     #[error("the message is larger than {MESSAGE_CAP} bytes")]
     TooLarge,
     /// The value cannot be written as JSON.
@@ -18,10 +18,10 @@ pub enum FrameError {
     Json(#[source] serde_json::Error),
 }
 
-/// A message as bytes, NUL included. JSON text never holds a NUL byte: inside strings it is escaped.
+/// A message as bytes, with the NUL at the end. JSON text never contains a NUL byte, because strings escape it.
 ///
 /// # Errors
-/// [`FrameError::TooLarge`] above the cap, so that a peer never has to drop the connection for it.
+/// [`FrameError::TooLarge`] above the cap. So the other side never has to drop the connection because of it.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = serde_json::to_vec(message).map_err(FrameError::Json)?;
     if bytes.len() > MESSAGE_CAP {
@@ -53,7 +53,8 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 #[derive(Debug, Default)]
 pub struct Frames {
     buffer: Vec<u8>,
-    /// Bytes at the front known to hold no NUL, so that a message arriving in many pieces is scanned once.
+    /// This many bytes at the front are known to hold no NUL, so that a message that arrives in many pieces is scanned
+    /// only once.
     scanned: usize,
 }
 
@@ -66,7 +67,7 @@ impl Frames {
     /// The next whole message without its NUL, or `None` until more bytes come.
     ///
     /// # Errors
-    /// [`FrameError::TooLarge`] once the message exceeds the cap, whether its end has come or not.
+    /// [`FrameError::TooLarge`] once the message exceeds the cap, whether it has ended or not.
     pub fn pop(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
         let Some(found) = self.buffer[self.scanned..].iter().position(|&byte| byte == 0) else {
             self.scanned = self.buffer.len();
@@ -83,7 +84,7 @@ impl Frames {
         Ok(Some(message))
     }
 
-    /// Whether part of a message has come and its end has not.
+    /// Whether a part of a message has arrived, but not its end.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         !self.buffer.is_empty()

@@ -1,9 +1,10 @@
-//! The protocols of the daemons' sockets: the interface files, their messages as types, the framing, a small synchronous
-//! client; the queue of releases for an `ipamd` that is down, and the records of what attachments have on the host.
+//! The protocols of the daemons' sockets: the interface files, their messages as types, the framing, and a small
+//! synchronous client. The queue of releases for an `ipamd` that is down, and the records of what attachments have on
+//! the host, are here too.
 //!
-//! `io.ferrule.Ipam.varlink` and `io.ferrule.Routed.varlink` (module [`routed`]) are the definitions; the types here follow
-//! them and a test holds them to it. Serving them lives in `daemon`, not here; there is no async runtime here because the
-//! plugin uses this crate.
+//! `io.ferrule.Ipam.varlink` and `io.ferrule.Routed.varlink` (module [`routed`]) are the definitions. The types here
+//! follow them, and a test makes sure that they do. The crate `daemon` serves them. There is no async runtime here,
+//! because the plugin uses this crate.
 
 mod client;
 mod frame;

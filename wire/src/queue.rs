@@ -1,9 +1,9 @@
-//! The queue of releases for a daemon that is down: one file each in `releases/` of the runtime directory.
+//! The queue of releases for an `ipamd` that is down. Each release is a file in `releases/` of the runtime directory.
 //!
-//! The plugin adds a file, `ipamd` performs the release and removes it. The directory is made by `ipamd`: where
-//! it is missing, `ipamd` never ran in this boot and there is nothing to release. A file is named by the attachment's hash,
-//! so that queueing twice is queueing once. Names with a dot in them are not part of the queue: a file being written,
-//! one claimed by the daemon, one set aside as broken.
+//! The plugin adds a file; `ipamd` performs the release and removes the file. `ipamd` makes the directory. If it is
+//! missing, `ipamd` has never run in this boot, and there is nothing to release. The attachment's hash is the file's
+//! name, so queueing a release twice is the same as queueing it once. Files whose name has a dot are not part of the
+//! queue: a file that is being written, one that the daemon has claimed, and one that was set aside as broken.
 
 use ferrule_model::Attachment;
 use std::fs;
@@ -35,26 +35,26 @@ pub struct QueueError {
 pub enum Queued {
     /// `ipamd` will perform it.
     Yes,
-    /// `ipamd` never ran in this boot: there is no lease to release.
+    /// `ipamd` has never run in this boot, so there is no lease to release.
     NothingToRelease,
 }
 
 /// Queues a release. The file appears whole or not at all.
 ///
 /// # Errors
-/// The file cannot be written; then the release is not queued.
+/// The file cannot be written. Then the release is not queued.
 pub fn queue_release(runtime_dir: &Path, attachment: &Attachment) -> Result<Queued, QueueError> {
     let path = path_of(runtime_dir, attachment);
     let unfinished = path.with_extension(format!("{}.new", process::id()));
     let text = serde_json::to_vec(attachment).map_err(|error| failed(&path)(error.into()))?;
-    // Readable whatever the runtime's umask is: the daemon is another user.
+    // The file is made readable whatever the runtime's umask is, because the daemon runs as another user.
     let written = fs::write(&unfinished, text)
         .and_then(|()| fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)));
     match written {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Queued::NothingToRelease),
         Err(error) => {
-            // A full disk: what is there of the file would only add to it.
+            // If the disk is full, the rest of the file would only take up space.
             let _ = fs::remove_file(&unfinished);
             return Err(failed(&unfinished)(error));
         }
@@ -63,10 +63,10 @@ pub fn queue_release(runtime_dir: &Path, attachment: &Attachment) -> Result<Queu
     Ok(Queued::Yes)
 }
 
-/// Makes the queue's directory if it is not there: the daemon's part.
+/// Makes the queue's directory if it does not exist. The daemon does this.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be made.
 pub fn make_queue(runtime_dir: &Path) -> Result<PathBuf, QueueError> {
     let directory = runtime_dir.join(DIRECTORY);
     match fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -76,7 +76,7 @@ pub fn make_queue(runtime_dir: &Path) -> Result<PathBuf, QueueError> {
     }
 }
 
-/// The queued release of this attachment, if there is one; one that was claimed and not finished counts.
+/// The queued release of this attachment, if there is one. A release that was claimed but not finished counts too.
 #[must_use]
 pub fn find_queued(runtime_dir: &Path, attachment: &Attachment) -> Option<QueuedRelease> {
     let path = path_of(runtime_dir, attachment);
@@ -84,7 +84,7 @@ pub fn find_queued(runtime_dir: &Path, attachment: &Attachment) -> Option<Queued
     [path, claimed].into_iter().find(|path| path.exists()).map(|path| QueuedRelease { path })
 }
 
-/// The queued releases, in no order; those a dead daemon had claimed among them.
+/// The queued releases, in no order. Those that a dead daemon had claimed are among them.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -100,7 +100,7 @@ pub fn queued(runtime_dir: &Path) -> Result<Vec<QueuedRelease>, QueueError> {
     Ok(found)
 }
 
-/// One file of the queue, as the daemon works it off: [`claim`](Self::claim), release, [`done`](Self::done).
+/// One file of the queue. The daemon works on it in three steps: [`claim`](Self::claim), release, [`done`](Self::done).
 ///
 /// ```
 /// use ferrule_wire::{Attachment, Queued, make_queue, queue_release, queued};
@@ -125,25 +125,25 @@ pub struct QueuedRelease {
     path: PathBuf,
 }
 
-/// Why a claimed file is no release.
+/// Why a claimed file is not a release.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// It cannot be renamed or read.
+    /// The file cannot be renamed or read.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// It was set aside, because it does not hold an attachment, or one of another name.
+    /// The file was set aside, because it does not hold an attachment, or holds one that does not fit its name.
     #[error("{} is no release and was set aside: {reason}", path.display())]
     Broken {
-        /// Where it is now.
+        /// Where the file is now.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file.
         reason: String,
     },
 }
 
 impl QueuedRelease {
-    /// Takes the file out of the queue, so that a release queued from now on is another one, and reads it.
-    /// A broken one is set aside.
+    /// Takes the file out of the queue and reads it. A release that is queued from now on is another file. A broken
+    /// file is set aside.
     ///
     /// # Errors
     /// See [`ClaimError`].
@@ -167,10 +167,11 @@ impl QueuedRelease {
         Err(ClaimError::Broken { path, reason })
     }
 
-    /// Removes the file: the release is in the store.
+    /// Removes the file, once the release is in the store.
     ///
     /// # Errors
-    /// It cannot be removed. Releasing it again later is harmless unless the attachment gets a new lease before.
+    /// The file cannot be removed. Releasing it again later is harmless, unless the attachment gets a new lease before
+    /// that.
     pub fn done(self) -> Result<(), QueueError> {
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&self.path)(error)),

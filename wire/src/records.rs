@@ -1,10 +1,11 @@
-//! What each attachment has on the host, written down by the plugin for who keeps it: one file each in `attachments/` of the
-//! runtime directory, named as the host's end of its veth pair.
+//! Records of what each attachment has on the host. The plugin writes them for `routed`, which keeps what they say.
+//! Each record is a file in `attachments/` of the runtime directory. Its name is that of the host's end of the
+//! attachment's veth pair.
 //!
-//! ADD writes the file as its last step, DEL removes it as its first: as long as it is there, and only then, what it says is to
-//! be in the kernel. The directory is made by who keeps it; where it is missing, nobody does, and nothing is written. The plugin
-//! writes in place: one that is killed meanwhile leaves a file that is cut short, under the name that DEL removes. Whoever reads
-//! it passes it over.
+//! ADD writes the file as its last step, and DEL removes it as its first. So what it says has to be in the kernel
+//! exactly as long as the file exists. `routed` makes the directory. If it is missing, nobody keeps anything, and the
+//! plugin writes nothing. The plugin writes the file in place. If it is killed meanwhile, it leaves a file that is cut
+//! short, under the name that DEL removes. Readers ignore such a file.
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -17,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the directory in the runtime directory.
 const DIRECTORY: &str = "attachments";
-/// Of what is written. A reader keeps its hands off what a later version wrote.
+/// The version of a record. A reader leaves alone what a later version wrote.
 const VERSION: u32 = 1;
-/// Suffix of a file that is being taken away as left behind.
+/// Suffix of a record that is about to be removed because its link is gone.
 const LEFT: &str = "left";
 
 /// The records cannot be used.
@@ -51,14 +52,14 @@ fn path_of(runtime_dir: &Path, attachment: &Attachment) -> PathBuf {
     runtime_dir.join(DIRECTORY).join(host_veth_name(attachment).as_str())
 }
 
-/// Writes down what an ADD has made.
+/// Writes the record of what an ADD has made.
 ///
 /// # Errors
-/// The file cannot be written, and then there is none.
+/// The file cannot be written. Then there is no file.
 pub fn write_record(runtime_dir: &Path, made: &HostSide) -> Result<(), RecordError> {
     let path = path_of(runtime_dir, &made.attachment);
     let text = serde_json::to_vec(&Written { version: VERSION, host: made });
-    // The directory is another user's, who shall not choose where root writes.
+    // The directory belongs to another user, who must not be able to choose where root writes.
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o644).custom_flags(O_NOFOLLOW);
     let mut file = match options.open(&path) {
@@ -66,7 +67,7 @@ pub fn write_record(runtime_dir: &Path, made: &HostSide) -> Result<(), RecordErr
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(&path)(error)),
     };
-    // Readable whatever the runtime's umask is: the daemon is another user.
+    // The file is made readable whatever the runtime's umask is, because the daemon runs as another user.
     let written = file.set_permissions(Permissions::from_mode(0o644));
     let written = written.and_then(|()| file.write_all(&text.map_err(io::Error::from)?));
     written.map_err(|error| {
@@ -75,7 +76,7 @@ pub fn write_record(runtime_dir: &Path, made: &HostSide) -> Result<(), RecordErr
     })
 }
 
-/// Nobody keeps anything for `attachment` any more.
+/// Removes the record of `attachment`, so that nobody keeps anything for it any more.
 ///
 /// # Errors
 /// The file cannot be removed.
@@ -99,26 +100,26 @@ pub struct Records(PathBuf);
 /// What a file says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Record {
-    /// There is none.
+    /// There is no file.
     None,
-    /// It is not, or not yet, a record that this version reads: why.
+    /// The file is not a record that this version can read, or not yet. The text says why.
     Unreadable(String),
-    /// This is to be in the kernel.
+    /// The record of what has to be in the kernel.
     Kept(Box<HostSide>),
 }
 
 impl Records {
-    /// Those in `runtime_dir`.
+    /// The records in `runtime_dir`.
     #[must_use]
     pub fn new(runtime_dir: &Path) -> Self {
         Self(runtime_dir.join(DIRECTORY))
     }
 
-    /// Makes the directory if it is not there: from now on plugins write records. What somebody who was killed had set aside
-    /// is back.
+    /// Makes the directory if it does not exist. From then on plugins write records. A record that a killed process had
+    /// set aside is put back.
     ///
     /// # Errors
-    /// It cannot be made or read.
+    /// The directory cannot be made or read.
     pub fn make(&self) -> Result<(), RecordError> {
         fs::DirBuilder::new().mode(0o755).recursive(true).create(&self.0).map_err(failed(&self.0))?;
         for entry in fs::read_dir(&self.0).map_err(failed(&self.0))? {
@@ -130,7 +131,7 @@ impl Records {
         Ok(())
     }
 
-    /// The hosts' ends that there are records of, in no order. Without a directory there are none.
+    /// The hosts' ends that have a record, in no order. Without a directory there are none.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -157,7 +158,7 @@ impl Records {
     /// The record of this host's end.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn read(&self, link: &IfName) -> Result<Record, RecordError> {
         let path = self.0.join(link.as_str());
         let text = match fs::read(&path) {
@@ -175,7 +176,7 @@ impl Records {
         })
     }
 
-    /// Nobody keeps anything behind this host's end any more.
+    /// Removes the record of this host's end, so that nobody keeps anything behind it any more.
     ///
     /// # Errors
     /// The file cannot be removed.
@@ -183,11 +184,12 @@ impl Records {
         remove(&self.0.join(link.as_str()))
     }
 
-    /// Removes the record of a host's end that is gone; `is_gone` looks. An ADD makes the link first and its record last, so
-    /// what was there before a look that finds no link is of no living attachment.
+    /// Removes the record of a host's end that is gone. `is_gone` looks whether the link is gone. An ADD makes the link
+    /// first and writes the record last. So if a record was there before the look, and the look finds no link, the
+    /// record belongs to no living attachment.
     ///
     /// # Errors
-    /// It cannot be renamed or removed, or not be put back.
+    /// The file cannot be renamed, removed or put back.
     pub fn clear(&self, link: &IfName, is_gone: impl FnOnce() -> bool) -> Result<bool, RecordError> {
         let path = self.0.join(link.as_str());
         let aside = path.with_extension(LEFT);
@@ -204,7 +206,7 @@ impl Records {
 
 fn put_back(aside: &Path, path: &Path) -> Result<(), RecordError> {
     match fs::hard_link(aside, path) {
-        // A newer one counts.
+        // There is a newer record meanwhile, and that one counts.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         linked => linked.map_err(failed(path))?,
     }

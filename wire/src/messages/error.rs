@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::net::IpAddr;
 
-/// An error reply of the daemon. It serialises as Varlink has it: `{"error": NAME, "parameters": {..}}`.
+/// An error that the daemon replies with. It serialises in Varlink's form: `{"error": NAME, "parameters": {..}}`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "error", content = "parameters")]
 pub enum CallError {
@@ -28,15 +28,15 @@ pub enum CallError {
         resting: u64,
         /// Addresses that are never given (decimal).
         reserved: String,
-        /// How many of those in use are of pods whose namespace and link are gone.
+        /// How many of the addresses in use belong to pods whose namespace and link are gone.
         #[serde(default, skip_serializing_if = "is_none")]
         gone: u64,
     },
-    /// No such pool, or none at all yet.
+    /// There is no such pool, or no pool at all yet.
     #[error("{}: {reason}", match pool { Some(p) => format!("there is no pool {p:?}"), None => "there is no pool".to_owned() })]
     #[serde(rename = "io.ferrule.Ipam.NoPool")]
     NoPool {
-        /// The pool that was asked for; absent if none was named.
+        /// The pool that was asked for. Absent if the caller named none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pool: Option<String>,
         /// Why, and what to do.
@@ -61,7 +61,7 @@ pub enum CallError {
         /// The attachment asked for.
         attachment: Attachment,
     },
-    /// The lease holds other addresses than the caller believes.
+    /// The lease has other addresses than the caller believes.
     #[error(
         "{} of container {} in network {:?} is leased {}, not {}",
         attachment.ifname, attachment.container_id, attachment.network, join(leased), join(claimed)
@@ -70,19 +70,19 @@ pub enum CallError {
     LeaseMismatch {
         /// The attachment asked for.
         attachment: Attachment,
-        /// What the lease holds.
+        /// The addresses that the lease has.
         leased: Vec<IpNetwork>,
-        /// What the caller said.
+        /// The addresses that the caller named.
         claimed: Vec<IpNetwork>,
     },
-    /// The store could not be written: nothing changed.
+    /// The store could not be written. Nothing was changed.
     #[error("ipamd cannot write its store, nothing was changed: {reason}")]
     #[serde(rename = "io.ferrule.Ipam.StoreFailed")]
     StoreFailed {
         /// The store's own words.
         reason: String,
     },
-    /// An argument has a form that cannot be served.
+    /// An argument has a value that cannot be served.
     #[error("argument {field}: {reason}")]
     #[serde(rename = "io.ferrule.Ipam.InvalidArgument")]
     InvalidArgument {
@@ -91,7 +91,7 @@ pub enum CallError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The call waited in the daemon for longer than its caller does: nothing changed.
+    /// The call waited in the daemon for longer than its caller waits. Nothing was changed.
     #[error("ipamd was too busy to answer before the caller's deadline, nothing was changed: try again")]
     #[serde(rename = "io.ferrule.Ipam.DeadlineExceeded")]
     DeadlineExceeded {},
@@ -123,7 +123,7 @@ pub enum CallError {
         /// The parameter, or what is wrong with it.
         parameter: String,
     },
-    /// The caller's user may not call.
+    /// The caller's user may not make calls.
     #[error("permission denied: only root and the user ipamd runs as may call it")]
     #[serde(rename = "org.varlink.service.PermissionDenied")]
     PermissionDenied {},
@@ -131,7 +131,7 @@ pub enum CallError {
     #[error("the method answers in several messages and must be called with \"more\"")]
     #[serde(rename = "org.varlink.service.ExpectedMore")]
     ExpectedMore {},
-    /// An error this version does not know, as it came.
+    /// An error that this version does not know, kept as it came.
     #[error("{name} {}", Value::Object(parameters.clone()))]
     #[serde(untagged)]
     Other {
@@ -160,7 +160,8 @@ impl CallError {
         self.parts().1
     }
 
-    /// Reads an error reply. What is known by name but has other parameters than expected is kept as `Other`.
+    /// Reads an error reply. If the name is known but the parameters are others than expected, the error is kept as
+    /// `Other`.
     #[must_use]
     pub fn from_reply(name: String, parameters: Map<String, Value>) -> Self {
         let reply = serde_json::json!({ "error": name, "parameters": parameters });
@@ -179,8 +180,8 @@ impl CallError {
     }
 }
 
-/// What helps against exhaustion. Resting addresses are given before a pool counts as exhausted, so it is leases that
-/// fill it, unless there was never an address to give.
+/// What helps when a pool is exhausted. Resting addresses are given before a pool counts as exhausted. So it is leases
+/// that fill the pool, unless it never had an address to give.
 fn remedy(in_use: u64, gone: u64) -> String {
     match (in_use, gone) {
         (0, _) => "nothing is left to give, take addresses out of `reserved` or widen the ranges".to_owned(),

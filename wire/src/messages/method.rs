@@ -1,4 +1,5 @@
-//! Calls and replies of `ipamd` as types, and reading a call that came over a socket. What a call does lives in `ipamd`.
+//! Calls and replies of `ipamd` as types, and the code that reads a call from a socket. The crate `ipamd` carries the
+//! calls out.
 
 use crate::messages::error::CallError;
 use crate::messages::types::{AddressRange, Lease, Pod, PoolStatus, Rest};
@@ -10,11 +11,11 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::net::IpAddr;
 
-/// A method: its parameters are the type itself.
+/// A method. The type itself has the parameters as its fields.
 pub trait Method: Serialize + DeserializeOwned {
     /// Full name, such as `io.ferrule.Ipam.Allocate`.
     const NAME: &'static str;
-    /// What a success answers.
+    /// The reply to a successful call.
     type Reply: Serialize + DeserializeOwned;
 }
 
@@ -23,16 +24,16 @@ pub trait Calls: Sized + Send {
     /// Reads a call.
     ///
     /// # Errors
-    /// The standard ones: unknown interface or method, parameters that do not fit.
+    /// The standard errors: unknown interface or method, or parameters that do not fit.
     fn parse(method: &str, parameters: &RawValue) -> Result<Self, CallError>;
 }
 
-/// What is served on a socket: an interface, and the one that every service has.
+/// A call to a socket: either of the interface that is served there, or of the one that every service has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Served<C> {
-    /// Of the interface.
+    /// A call of the socket's own interface.
     Own(C),
-    /// Of `org.varlink.service`.
+    /// A call of `org.varlink.service`.
     Standard(crate::messages::service::Call),
 }
 
@@ -46,7 +47,8 @@ impl<C: Calls> Calls for Served<C> {
     }
 }
 
-/// The methods of an interface: for each its type and its reply's, and one type of all calls.
+/// Implements the methods of an interface. For each it has its type and the type of its reply. One more type stands for
+/// all calls.
 macro_rules! methods {
     ($interface:expr; $($(#[$doc:meta])* $name:ident = $full:literal -> $reply:ident),+ $(,)?) => {
         $(impl $crate::messages::method::Method for $name {
@@ -91,7 +93,7 @@ methods! {
     Check = "io.ferrule.Ipam.Check" -> CheckReply,
     /// Would the next `Allocate` succeed?
     Status = "io.ferrule.Ipam.Status" -> StatusReply,
-    /// Release all leases of a network but those named.
+    /// Release all leases of a network except those named.
     Collect = "io.ferrule.Ipam.Collect" -> CollectReply,
     /// All leases.
     List = "io.ferrule.Ipam.List" -> ListReply,
@@ -101,13 +103,14 @@ methods! {
     Resting = "io.ferrule.Ipam.Resting" -> RestingReply,
 }
 
-/// Give the attachment one address of each family of the pool; the same lease again if it has one.
+/// Give the attachment one address of each family that the pool has. If it has a lease already, it gets the same one
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Allocate {
     /// Whom the lease is for.
     pub attachment: Attachment,
-    /// Name of the pool; `None` = the node's first.
+    /// Name of the pool. `None` means the node's first pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
     /// The pod, for people.
@@ -116,19 +119,19 @@ pub struct Allocate {
     /// Path of the pod's network namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
-    /// How long the caller waits from now, in milliseconds: a call that waits longer in the daemon changes nothing.
+    /// How long the caller waits from now, in milliseconds. If the call waits longer in the daemon, it changes nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// Exactly these addresses, at most one of a family; families that do not occur get theirs as always.
+    /// Exactly these addresses, at most one of each family. A family that does not occur gets an address as usual.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub requested: Vec<IpAddr>,
-    /// Only addresses inside one of these, for the families that occur.
+    /// Only addresses inside one of these ranges, for the families that occur in them.
     #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub ranges: Vec<AddressRange>,
 }
 
 impl Allocate {
-    /// A call that leaves everything to the daemon; the fields say otherwise.
+    /// A call that leaves everything to the daemon. Set the fields to ask for more.
     #[must_use]
     pub const fn new(attachment: Attachment) -> Self {
         Self {
@@ -150,7 +153,7 @@ pub struct AllocateReply {
     pub lease: Lease,
     /// Whether the attachment had it before.
     pub existing: bool,
-    /// MTU for the pod's interface; `None` = the kernel's default.
+    /// MTU for the pod's interface. `None` means the kernel's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
@@ -180,28 +183,28 @@ pub struct Check {
     pub addresses: Vec<IpNetwork>,
 }
 
-/// Answer to [`Check`]: the lease is as believed.
+/// Answer to [`Check`]. It means that the lease is as the caller believes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckReply {}
 
-/// Would the next [`Allocate`] from this pool succeed?
+/// Ask whether the next [`Allocate`] from this pool would succeed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {
-    /// Name of the pool; `None` = the node's first.
+    /// Name of the pool. `None` means the node's first pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
 }
 
-/// Answer to [`Status`]: it would.
+/// Answer to [`Status`]. It means that it would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusReply {}
 
-/// Release the leases of a network whose attachment is not named; at most 64 a call.
+/// Release the leases of a network whose attachments are not named. One call releases at most 64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Collect {
-    /// The network; leases of others are left alone.
+    /// The network. Leases of other networks are left alone.
     pub network: String,
     /// Attachments that still exist.
     pub valid: Vec<Attachment>,
@@ -214,7 +217,7 @@ pub struct CollectReply {
     pub released: Vec<Lease>,
 }
 
-/// All leases, ordered by attachment; answers in several messages, see [`crate::Client::call_more`].
+/// Ask for all leases, ordered by attachment. The answer comes in several messages, see [`crate::Client::call_more`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct List {}
@@ -226,7 +229,7 @@ pub struct ListReply {
     pub leases: Vec<Lease>,
 }
 
-/// All pools, each family apart.
+/// Ask for all pools, each family separately.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Pools {}
@@ -238,12 +241,12 @@ pub struct PoolsReply {
     pub pools: Vec<PoolStatus>,
 }
 
-/// The addresses that rest, those released longest ago first; answers in several messages, see
+/// Ask for the addresses that rest. Those released longest ago come first. The answer comes in several messages, see
 /// [`crate::Client::call_more`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resting {
-    /// Name of the pool; `None` = of all.
+    /// Name of the pool. `None` means all pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
 }
@@ -260,13 +263,13 @@ pub struct RestingReply {
 pub struct Incoming<C = Call> {
     /// The call.
     pub call: C,
-    /// The caller takes several replies.
+    /// Whether the caller takes several replies.
     pub more: bool,
-    /// The caller wants no reply.
+    /// Whether the caller wants no reply.
     pub oneway: bool,
 }
 
-/// The envelope of a call, both ways.
+/// The envelope of a call, for writing and for reading.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Envelope<P> {
     pub(crate) method: String,
@@ -282,8 +285,8 @@ impl<C: Calls> Incoming<C> {
     /// Reads one message of a caller.
     ///
     /// # Errors
-    /// `Ok(Err(_))` is an error to answer with: unknown interface or method, parameters that do not fit.
-    /// The outer error means that the message is no Varlink call at all and the connection is to be closed.
+    /// `Ok(Err(_))` is an error to answer with: unknown interface or method, or parameters that do not fit. The outer
+    /// error means that the message is not a Varlink call at all. Then the connection has to be closed.
     pub fn parse(message: &[u8]) -> Result<Result<Self, CallError>, serde_json::Error> {
         let envelope: Envelope<&RawValue> = serde_json::from_slice(message)?;
         let none: &RawValue = serde_json::from_str("{}")?;
@@ -302,35 +305,36 @@ pub struct Reply<P> {
     /// The answer, or the error's parameters.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub parameters: Option<P>,
-    /// Another reply to the same call follows.
+    /// Whether another reply to the same call follows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub continues: bool,
-    /// Name of the error, if it is one.
+    /// Name of the error, if the reply is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl<P> Reply<P> {
-    /// A success; `continues` if another reply to the same call follows.
+    /// The reply to a successful call. `continues` says whether another reply to the same call follows.
     pub const fn success(parameters: P, continues: bool) -> Self {
         Self { parameters: Some(parameters), continues, error: None }
     }
 }
 
 impl Reply<Value> {
-    /// An error.
+    /// The reply with an error.
     #[must_use]
     pub fn failure(error: &CallError) -> Self {
         Self { parameters: Some(error.parameters()), continues: false, error: Some(error.name()) }
     }
 }
 
-/// Varlink's "not there" may be written as null too.
+/// An absent value may also be written as null in Varlink.
 fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
-/// The standard error for a method that is not ours: which half of its name is unknown?
+/// The standard error for a method that is not served here. It says which part of the name is unknown: the interface or
+/// the method.
 pub(crate) fn unknown(method: &str, interface: &str) -> CallError {
     if interface_of(method) == interface {
         CallError::MethodNotFound { method: method.to_owned() }

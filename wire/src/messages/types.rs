@@ -1,4 +1,5 @@
-//! The interface's types, apart from `Attachment`, which is a value of the model because kernel names derive from it.
+//! The interface's types. `Attachment` is not among them: it belongs to the model, because names in the kernel are
+//! derived from it.
 
 use ferrule_model::Attachment;
 use ipnetwork::IpNetwork;
@@ -6,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 
-/// The pod behind an attachment: for people who read leases and logs, it decides nothing. Written down it is
-/// `NAMESPACE/NAME`, or the name alone where there are no namespaces.
+/// The pod behind an attachment. It is only for people who read leases and logs, and nothing is decided by it. It is
+/// written as `NAMESPACE/NAME`, or as the name alone where there are no namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Namespace of the pod in the cluster; empty outside of one.
+    /// Namespace of the pod in the cluster. Empty outside of a cluster.
     pub namespace: String,
     /// Name of the pod.
     pub name: String,
-    /// Unique identifier; empty when the runtime did not say.
+    /// Unique identifier. Empty if the runtime did not give it.
     #[serde(default)]
     pub uid: String,
 }
@@ -31,9 +32,9 @@ impl fmt::Display for Pod {
 /// Addresses given to one attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Whom it is given to: the key.
+    /// The attachment that has the lease. It is the lease's key.
     pub attachment: Attachment,
-    /// Host prefixes (/32, /128), IPv4 first: one of each family the pool has.
+    /// Single addresses (/32, /128), IPv4 first. There is one for each family that the pool has.
     pub addresses: Vec<IpNetwork>,
     /// Name of the pool they come from.
     pub pool: String,
@@ -47,7 +48,7 @@ pub struct Lease {
     pub given_at_boottime_ms: u64,
 }
 
-/// All addresses from first to last, both among them; of one family, or it holds none.
+/// All addresses from the first to the last, including both. If the two are of different families, the range is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AddressRange {
     /// The lowest.
@@ -111,7 +112,7 @@ pub struct PoolStatus {
     pub size: String,
     /// What can be given now without taking a resting address (decimal).
     pub free: String,
-    /// Addresses in leases of this pool that are no longer the pool's to give.
+    /// Addresses in leases of this pool that the pool no longer gives.
     pub draining: u64,
 }
 
