@@ -1,7 +1,8 @@
-//! What a pod has beside its link because the runtime asked for it: host ports (`hostports`) and a limited bandwidth
-//! (`shaping`). The verbs meet both here.
+//! What a pod has in addition to its link because the runtime asked for it: host ports (`hostports`) and a limited
+//! bandwidth (`shaping`). The verbs use both through this module.
 //!
-//! Where the host's end of the veth pair is gone, nothing tells whether the pod had any (`decide::extras`), so they are looked for.
+//! The mark on the host's end of the veth pair tells whether the pod may have any (`decide::extras`). If the link is
+//! gone, nothing tells it, so they are looked for.
 
 use ferrule_model::{Attachment, IpNetwork, Link, VethSpec};
 use ferrule_netlink::traffic::Traffic;
@@ -17,10 +18,10 @@ use crate::decide::shaping::stale;
 use crate::edge::config::Extras;
 use crate::edge::error::Error;
 
-/// Gives the pod, which may be on a bridge, what was asked for, and tells what an operator should know of that.
+/// Gives the pod what was asked for. The pod may be on a bridge. Returns what an operator should know about it.
 ///
 /// # Errors
-/// Something cannot be had. What was done before stays until [`remove`] is called.
+/// Something cannot be provided. What was done before that stays until [`remove`] is called.
 pub(crate) fn put<N: Node>(
     extras: &Extras,
     node: &N,
@@ -42,7 +43,8 @@ pub(crate) fn put<N: Node>(
         hostports::keep(node, attachment, &wanted)?;
     }
     if let Some(alias) = spec.alias.as_ref().filter(|alias| was_there && !has_alias(&link, alias)) {
-        // The ADD before asked for something else. The mark comes before what it tells of, and goes after it.
+        // The earlier ADD asked for something else. The mark is set before the extras are made, and removed after they
+        // are removed.
         host.set_alias(&link.name, alias)
             .map_err(|source| Error::Kernel { doing: "mark the veth pair", source })?;
         link.alias = Some(alias.clone());
@@ -54,7 +56,7 @@ pub(crate) fn put<N: Node>(
     hostports::put(node, host, &wanted)
 }
 
-/// What is not as it was asked for: what, how it should be, how it is.
+/// The extras that are not as they were asked for: for each what it is, how it should be, and how it is.
 ///
 /// # Errors
 /// The kernel did not answer.
@@ -78,8 +80,8 @@ pub(crate) fn differences<N: Node>(
     Ok(differences)
 }
 
-/// Removes the extras that an attachment may have. `deleted` is its host's end, which was deleted before this; `None` if there
-/// was none.
+/// Removes the extras that an attachment may have. `deleted` is its host's end, which was deleted before this. It is
+/// `None` if there was none.
 ///
 /// # Errors
 /// The kernel refused.
@@ -97,7 +99,7 @@ pub(crate) fn remove<N: Node>(
     closed
 }
 
-/// Removes what is in `network` and none of the `valid` attachments'; `links` are the node's. Gives what went wrong.
+/// Removes the extras of all attachments in `network` that are not `valid`. `links` are the node's. Returns the errors.
 pub(crate) fn collect<N: Node>(
     node: &N,
     host: &mut N::Kernel,

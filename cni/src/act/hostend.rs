@@ -6,7 +6,7 @@ use ferrule_netlink::Renamed;
 
 use crate::edge::error::Error;
 
-/// Deletes the link that was made under this name, and gives it as it was; `None` if there is none.
+/// Deletes the link that was made under this name, and returns it as it was. Returns `None` if there is none.
 ///
 /// # Errors
 /// The kernel refused, or did not answer.

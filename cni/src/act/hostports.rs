@@ -19,9 +19,9 @@ use crate::edge::error::{Error, HostPortError};
 use crate::edge::mappings::Protocol;
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};
 
-/// How often a transaction is tried when somebody else's transaction comes in between each time.
+/// How often a transaction is tried if another one comes in between each time.
 const ATTEMPTS: u32 = 100;
-/// How often the table is made when it is gone again each time.
+/// How often the table is made if it is gone again each time.
 const TABLE_ATTEMPTS: u32 = 5;
 
 fn talking(doing: &'static str) -> impl FnOnce(NetlinkError) -> Error {
@@ -172,7 +172,7 @@ fn replace(
     Err(Error::HostPort(HostPortError::Busy { attempts: ATTEMPTS }))
 }
 
-/// An error if the owner of `element` is attached: its veth is there.
+/// Returns an error if the owner of `element` is still attached, which means that its veth exists.
 fn refuse_if_alive(host: &mut impl Renamed, element: &Element) -> Result<(), Error> {
     let Some(veth) = Owner::read(&element.comment).and_then(|owner| owner.veth()) else {
         let owner = format!("an element that is not Ferrule's (comment {:?})", element.comment);
@@ -200,7 +200,7 @@ fn all_sets() -> Vec<&'static str> {
     [&MAPS[..], &SETS[..]].concat()
 }
 
-/// The elements of these sets. One that is missing has none.
+/// The elements of these sets. A set that does not exist has none.
 fn listed(netfilter: &mut impl Netfilter, sets: &[&'static str]) -> Result<Vec<Element>, NetlinkError> {
     let mut found = Vec::new();
     for set in sets {
@@ -221,7 +221,7 @@ pub(crate) fn remove<N: Node>(node: &N, attachment: &Attachment) -> Result<(), E
     remove_where(node, |element| element.comment == owner)
 }
 
-/// Removes what is `attachment`'s and not `wanted`.
+/// Removes the elements of `attachment` that are not among the `wanted` ones.
 ///
 /// # Errors
 /// The kernel refused, or did not answer.
@@ -230,7 +230,7 @@ pub(crate) fn keep<N: Node>(node: &N, attachment: &Attachment, wanted: &[Element
     remove_where(node, |element| element.comment == owner && !wanted.contains(element))
 }
 
-/// Removes what is in `network` and none of the `valid` attachments'.
+/// Removes the elements of all attachments in `network` that are not `valid`.
 ///
 /// # Errors
 /// The kernel refused, or did not answer.
@@ -252,7 +252,7 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
     };
     for _ in 0..ATTEMPTS {
         let generation = match netfilter.generation() {
-            // As above: `nfnetlink_rcv_msg` knows no such subsystem.
+            // The reason is the same: `nfnetlink_rcv_msg` does not know the subsystem.
             Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(()),
             generation => generation.map_err(talking(LOOK))?,
         };
@@ -308,7 +308,7 @@ fn forget(
     Ok(())
 }
 
-/// Those of the `wanted` that are not there, each with what is in its place.
+/// The `wanted` elements that are missing, each with what is in its place.
 ///
 /// # Errors
 /// The kernel did not answer.

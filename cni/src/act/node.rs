@@ -1,5 +1,5 @@
-//! What the verbs need of the node: its kernel, the pods' namespaces, sysctls. A trait, so that the tests can put
-//! a fake in its place.
+//! What the verbs need of the node: its kernel, the pods' namespaces, and sysctls. It is a trait, so that tests can
+//! replace the node by a fake.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,31 +24,31 @@ pub trait Node {
     /// The namespace at `path`.
     ///
     /// # Errors
-    /// It is not there, or no namespace.
+    /// There is nothing at the path, or it is not a namespace.
     fn netns(&self, path: &Path) -> Result<Self::Netns, NetnsError>;
 
     /// Whether `netns` is the namespace the plugin runs in.
     ///
     /// # Errors
-    /// Our own cannot be told.
+    /// The plugin's own namespace cannot be determined.
     fn is_own(&self, netns: &Self::Netns) -> Result<bool, NetnsError>;
 
     /// The kernel in our own namespace.
     ///
     /// # Errors
-    /// No socket.
+    /// A socket cannot be opened.
     fn host(&self) -> Result<Self::Kernel, Error>;
 
     /// The kernel in `netns`.
     ///
     /// # Errors
-    /// No socket.
+    /// A socket cannot be opened.
     fn inside(&self, netns: &Self::Netns) -> Result<Self::Kernel, Error>;
 
     /// Switches IPv6 on for one link, in `netns` or in our own namespace.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or the sysctl not be written.
+    /// The namespace cannot be entered, or the sysctl cannot be written.
     fn enable_ipv6(
         &self,
         netns: Option<&Self::Netns>,
@@ -58,32 +58,32 @@ pub trait Node {
     /// Netfilter in our own namespace.
     ///
     /// # Errors
-    /// No socket.
+    /// A socket cannot be opened.
     fn netfilter(&self) -> Result<Self::Netfilter, Error>;
 
     /// Makes a link of our own namespace use its IPv6 addresses without checking first whether somebody else has them.
     ///
     /// # Errors
-    /// The sysctl cannot be written; without IPv6 there is none.
+    /// The sysctl cannot be written. Without IPv6 it does not exist.
     fn without_dad(&self, link: &IfName) -> Result<(), SysctlError>;
 
     /// The addresses and ports of the node on which its processes listen by this protocol, TCP or UDP.
     ///
     /// # Errors
-    /// The kernel cannot tell.
+    /// The kernel cannot list them.
     fn listeners(&self, protocol: u8) -> Result<Vec<SocketAddr>, Error>;
 
     /// Says on `link`, a link in `netns`, that `mac` has these addresses.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or the packets not be sent.
+    /// The namespace cannot be entered, or the packets cannot be sent.
     fn announce(&self, netns: &Self::Netns, link: IfIndex, mac: Mac, addresses: &[IpAddr]) -> io::Result<()>;
 
     /// Whether the node forwards packets of this family. If that cannot be read, the answer is yes.
     fn forwards(&self, family: Family) -> bool;
 }
 
-/// The node the plugin runs on.
+/// The node on which the plugin runs.
 #[derive(Debug, Clone, Copy)]
 pub struct RealNode;
 

@@ -1,7 +1,7 @@
-//! The node's own ports, which no pod gets as a host port: `routed` writes them into `node.json`.
+//! The node's own ports, which no pod gets as a host port. `routed` writes them into `node.json`.
 //!
-//! The file is read only where a pod asks for host ports, so that all others pay nothing for it. Where there is none, there
-//! is no `routed`, and nothing is known to be the node's.
+//! The file is read only if a pod asks for host ports, so that other pods do not pay for it. If there is no file, there
+//! is no `routed`, and no port is known to be the node's.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -11,10 +11,10 @@ use serde::Deserialize;
 use crate::edge::error::{Error, HostPortError};
 use crate::edge::mappings::PortMapping;
 
-/// What of the file concerns the plugin.
+/// The part of the file that concerns the plugin.
 #[derive(Debug, Deserialize)]
 struct NodeFile {
-    /// Each as `tcp 22`. An older `routed` does not write them.
+    /// Each port is written as `tcp 22`. An older `routed` does not write any.
     #[serde(default)]
     reserved_host_ports: Vec<String>,
 }
@@ -22,7 +22,7 @@ struct NodeFile {
 /// Looks whether the node itself needs one of the `wanted` ports.
 ///
 /// # Errors
-/// It does, or that cannot be told.
+/// It needs one of them, or that cannot be found out.
 pub(crate) fn check(wanted: &[PortMapping], runtime_dir: &Path) -> Result<(), Error> {
     if wanted.is_empty() {
         return Ok(());

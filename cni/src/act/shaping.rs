@@ -1,8 +1,10 @@
-//! Bandwidth in the kernel: token buckets put there, taken off, looked at. What they are is decided in `decide::shaping`.
+//! Bandwidth in the kernel: puts token buckets there, removes them, and looks at them. `decide::shaping` decides what
+//! they are.
 //!
-//! What the pod receives (`ingress`) is what the host's end of its veth pair sends: a token bucket there. What the pod
-//! sends (`egress`) arrives at the host's end and is redirected to a device of the pod's own that has the other bucket.
-//! That device does not go with the veth pair: DEL and GC delete it by its name.
+//! What the pod receives (`ingress`) is what the host's end of its veth pair sends, so a token bucket is put there.
+//! What the pod sends (`egress`) arrives at the host's end. From there it is redirected to a device of the pod's own,
+//! which has the other bucket. That device is not removed together with the veth pair, so DEL and GC delete it by its
+//! name.
 
 use ferrule_model::{Attachment, Bucket, Link, ifb_name};
 use ferrule_netlink::traffic::Traffic;
@@ -12,10 +14,10 @@ use crate::decide::shaping::bucket;
 use crate::edge::bandwidth::Bandwidth;
 use crate::edge::error::{Error, ShapingError};
 
-/// Limits the pod behind `link`; `alias` says whose the second device is.
+/// Limits the pod behind `link`. `alias` says whom the second device belongs to.
 ///
 /// # Errors
-/// The kernel lacks something of it, or refused.
+/// The kernel lacks a feature that is needed, or it refused.
 pub(crate) fn put<K: Kernel + Traffic>(
     host: &mut K,
     link: &Link,
@@ -71,7 +73,7 @@ pub(crate) fn remove<K: Kernel>(host: &mut K, attachment: &Attachment) -> Result
         .map_err(|source| Error::Kernel { doing: "delete the device that limits bandwidth", source })
 }
 
-/// What is not limited as it should be: what, how it should be, how it is.
+/// The limits that are not as they should be: for each what it is, how it should be, and how it is.
 ///
 /// # Errors
 /// The kernel did not answer.

@@ -1,4 +1,5 @@
-//! Where addresses come from: `ipamd`, or the plugin that the configuration names. The verbs need not know which.
+//! The source of addresses: `ipamd`, or the plugin that the configuration names. The verbs need not know which of the
+//! two it is.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +13,17 @@ use crate::edge::error::Error;
 use crate::edge::request::Add;
 use crate::edge::spec::Verb;
 
-/// Gives one attachment its addresses: asked first, answered later, so that the caller can work meanwhile.
+/// Gives one attachment its addresses. It is asked first and answers later, so that the caller can work meanwhile.
 #[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(crate) enum AddressSource<'a> {
     /// The daemon.
     Daemon(Daemon<'a>),
-    /// Another plugin, running once it was asked.
+    /// Another plugin. It runs once it was asked.
     Plugin(&'a Delegate, Option<Running>),
 }
 
 impl<'a> AddressSource<'a> {
-    /// Connects to a daemon, which may be just starting; a plugin is started when it is asked.
+    /// Connects to the daemon, which may be just starting. A plugin is started only when it is asked.
     pub(crate) fn wait(config: &'a Config) -> Result<Self, Error> {
         match &config.delegate {
             Some(delegate) => Ok(Self::Plugin(delegate, None)),
@@ -41,7 +42,7 @@ impl<'a> AddressSource<'a> {
         }
     }
 
-    /// The answer, and whether the attachment had it before.
+    /// The answer, and whether the attachment had the addresses before.
     pub(crate) fn answer(&mut self) -> Result<(Grant, bool), Error> {
         match self {
             Self::Daemon(daemon) => daemon.answer(),
@@ -53,7 +54,7 @@ impl<'a> AddressSource<'a> {
     }
 }
 
-/// What gives an attachment's addresses back. The caller makes sure in between that no link holds them any more.
+/// Takes an attachment's addresses back. Before the second step, the caller makes sure that no link has them any more.
 pub(crate) enum Releasing<'a> {
     /// The daemon.
     Daemon(daemon::Releasing<'a>),
@@ -62,7 +63,7 @@ pub(crate) enum Releasing<'a> {
 }
 
 impl<'a> Releasing<'a> {
-    /// Does what can be done before.
+    /// Does what can be done in advance.
     pub(crate) fn prepare(config: &'a Config) -> Self {
         match &config.delegate {
             Some(delegate) => Self::Plugin(delegate),
@@ -79,12 +80,12 @@ impl<'a> Releasing<'a> {
     }
 }
 
-/// Both at once.
+/// Does both steps at once.
 pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
     Releasing::prepare(config).release(attachment)
 }
 
-/// Whether the attachment is given these addresses; `others` may be on the interface beside.
+/// Whether the attachment has been given these addresses. `others` may be on the interface in addition.
 pub(crate) fn check(
     config: &Config,
     attachment: &Attachment,
@@ -97,7 +98,7 @@ pub(crate) fn check(
     }
 }
 
-/// Takes back what none of the `valid` attachments has, except where a link is `stuck`.
+/// Takes back the addresses that none of the `valid` attachments has, except where a link is `stuck`.
 pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<IfName>) -> Result<(), Error> {
     match &config.delegate {
         Some(delegate) => delegate::run(delegate, Verb::Gc),
@@ -105,7 +106,7 @@ pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<If
     }
 }
 
-/// Whether the next ADD would get an address; the families it would get, as far as that is known.
+/// Whether the next ADD would get an address. Returns the families that it would get, if they are known.
 pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     match &config.delegate {
         Some(delegate) => match delegate::run(delegate, Verb::Status) {

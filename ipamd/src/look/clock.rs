@@ -1,12 +1,12 @@
-//! The one clock: time since boot, suspend included (`CLOCK_BOOTTIME`). No change of the wall clock moves it, and it
-//! goes on across restarts of the daemon, so a cooldown begun before a restart ends when it should.
+//! The only clock: the time since boot, which includes suspend (`CLOCK_BOOTTIME`). Changes of the wall clock do not
+//! move it. It goes on across restarts of the daemon, so a cooldown that began before a restart ends when it should.
 
 use nix::time::{ClockId, clock_gettime};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where the time comes from; tests bring their own.
+/// A source of the time. Tests bring their own.
 pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The kernel's boot clock.
@@ -17,7 +17,7 @@ pub fn boot_clock() -> Clock {
     Arc::new(|| clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
 }
 
-/// What tells this boot of the machine from others.
+/// The id of this boot of the machine.
 ///
 /// # Errors
 /// `/proc` cannot be read.

@@ -44,7 +44,7 @@ impl Flannel {
         }
     }
 
-    /// Waits until one of the files has changed, and reads them; for ever if there is none. Cancel safe.
+    /// Waits until one of the files has changed, and reads them. If there are no files, it waits for ever. Cancel safe.
     pub(crate) async fn changed(&mut self) {
         {
             let mut waits: Vec<_> =
@@ -63,7 +63,8 @@ impl Flannel {
         self.files.iter_mut().for_each(Followed::read);
     }
 
-    /// The configuration with the files' networks in its pools. A pool whose file has none yet stays without.
+    /// The configuration with the files' networks in its pools. If a pool's file has no network yet, the pool has none
+    /// either.
     pub(crate) fn fill(&self, config: &Config) -> Config {
         let mut filled = config.clone();
         let mut known: Vec<IpNetwork> =
@@ -107,7 +108,7 @@ impl Followed {
     }
 }
 
-/// Whether two networks overlap. Of two networks, one contains the other or they have nothing in common.
+/// Whether two networks overlap. They do if one contains the other; otherwise they have nothing in common.
 fn overlap(one: &IpNetwork, other: &IpNetwork) -> bool {
     one.contains(other.network()) || other.contains(one.network())
 }

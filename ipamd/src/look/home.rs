@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Name of the file in the runtime directory: the boot, and the namespace that the plugin called from last.
+/// Name of the file in the runtime directory. It holds the boot, and the namespace that the plugin called from last.
 const FILE: &str = "ipamd.netns";
 
 /// No namespace has this number.
@@ -29,7 +29,7 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Takes over what an earlier daemon left in this runtime directory, if it is of this boot.
+    /// Takes over what an earlier daemon left in this runtime directory, if it is from this boot.
     pub(crate) fn open(runtime_dir: &Path, boot_id: &str) -> Self {
         let path = runtime_dir.join(FILE);
         let kept = fs::read_to_string(&path).unwrap_or_default();
@@ -43,14 +43,14 @@ impl Home {
         }
     }
 
-    /// The plugin has called from this namespace.
+    /// Notes that the plugin has called from this namespace.
     pub(crate) fn called_from(&self, NamespaceId(number): NamespaceId) {
         if self.caller.swap(number, Ordering::Relaxed) != number {
             self.is_kept.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Where this process is.
+    /// Whether this process runs where the links are.
     pub(crate) fn whereabouts(&self) -> Whereabouts {
         match self.caller.load(Ordering::Relaxed) {
             NONE => Whereabouts::Untold,

@@ -66,12 +66,13 @@ impl Inputs {
         &self.config
     }
 
-    /// What follows from the files.
+    /// The settings that follow from the files.
     pub(crate) fn settings(&self) -> Settings {
         settings(&self.flannel.fill(&self.config), self.node.as_ref(), self.node_fault.as_deref(), &self.held)
     }
 
-    /// Takes what a look at the node's own addresses found. Returns whether the addresses that pods must not get have changed.
+    /// Takes the result of a look at the node's own addresses. Returns whether the addresses that pods must not get
+    /// have changed.
     pub(crate) fn look(&mut self, found: io::Result<BTreeMap<IpAddr, String>>) -> bool {
         let held = match found {
             Ok(held) => held,

@@ -1,9 +1,9 @@
-//! What a process without any privilege sees of the pods on its node: whether a namespace's path is there, whether a link
-//! is there, and which addresses are routed to which pod's link. What follows from it is decided in `leaks` and `adopt`.
+//! What a process without any privilege sees of the pods on its node: whether a namespace's path exists, whether a link
+//! exists, and which addresses are routed to which pod's link. `leaks` and `adopt` decide what follows from it.
 //!
-//! No netlink: `if_nametoindex` asks by an ioctl that any unix socket takes, routes stand in `/proc/net`, a link's alias in
-//! `/sys/class/net`. All of them are of the network namespace that this process runs in, which has to be the host's;
-//! `home` tells whether it is.
+//! Netlink is not used. `if_nametoindex` asks by an ioctl that any unix socket takes. Routes are read from `/proc/net`,
+//! and a link's alias from `/sys/class/net`. All of these show the network namespace in which this process runs. That
+//! has to be the host's, and `home` tells whether it is.
 
 use crate::decide::seen::{PodLink, Presence, Sight, Whereabouts, whom_it_serves};
 use crate::look::home::Home;
@@ -42,14 +42,14 @@ impl Sight for NodeSight {
     fn link(&self, attachment: &Attachment) -> Presence {
         let name = ferrule_model::host_veth_name(attachment);
         match called(&name) {
-            // Somebody may have renamed the link; then it is found by its second name. An older kernel has no second names.
+            // If somebody has renamed the link, it is found by its second name. Older kernels have no second names.
             Presence::Gone => ferrule_model::second_name(&name).map_or(Presence::Gone, |name| called(&name)),
             presence => presence,
         }
     }
 }
 
-/// Whether a link has this name, as its first or beside it: `dev_get_by_name` in the kernel looks for both.
+/// Whether a link has this as its name or as an alternative name. The kernel's `dev_get_by_name` looks for both.
 fn called(name: &ferrule_model::IfName) -> Presence {
     match if_nametoindex(name.as_str()) {
         Ok(_) => Presence::There,
@@ -58,7 +58,8 @@ fn called(name: &ferrule_model::IfName) -> Presence {
     }
 }
 
-/// The name under which the link `name` was made, if it is a pod's that somebody renamed: its alias tells whom it serves, and it has
+/// The name under which the link `name` was made, if it is a pod's link that somebody has renamed. Its alias tells whom
+/// it serves, and it has the second name that belongs to that.
 /// the second name of that.
 fn made_as(name: &str) -> Option<String> {
     let (attachment, _) = whom_it_serves(&alias(name))?;
@@ -87,7 +88,7 @@ fn namespace(path: &Path) -> Presence {
 pub fn pod_links() -> io::Result<BTreeMap<String, PodLink>> {
     let mut links: BTreeMap<String, PodLink> = BTreeMap::new();
     let mut renamed = BTreeMap::new();
-    // Every link, with or without a route.
+    // All links are listed, with or without a route.
     for line in fs::read_to_string("/proc/net/dev")?.lines() {
         let name = line.split(':').next().unwrap_or_default().trim();
         if ferrule_model::is_host_veth(name) {
@@ -100,7 +101,7 @@ pub fn pod_links() -> io::Result<BTreeMap<String, PodLink>> {
     let ipv4 = fs::read_to_string("/proc/net/route")?;
     let ipv6 = match fs::read_to_string("/proc/net/ipv6_route") {
         Ok(text) => text,
-        // A kernel without IPv6.
+        // The kernel has no IPv6.
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error),
     };
@@ -124,7 +125,7 @@ fn alias(name: &str) -> String {
 fn ipv4_route(line: &str) -> Option<(&str, IpAddr)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [name, destination, _, _, _, _, _, mask, ..] = fields.as_slice() else { return None };
-    // Both are the bytes of the address as they lie in memory, printed as one number of this machine.
+    // Each number has the bytes of the address as they are in memory, printed as one number of this machine.
     let address = u32::from_str_radix(destination, 16).ok()?.to_ne_bytes();
     (*mask == "FFFFFFFF").then(|| (*name, IpAddr::V4(Ipv4Addr::from(address))))
 }

@@ -1,5 +1,5 @@
-//! The running daemon: it puts the parts together, follows the files with the settings, performs queued releases, and ends in
-//! order.
+//! The running daemon. It puts the parts together, follows the files that the settings come from, performs queued
+//! releases, and ends in an orderly way.
 
 use crate::look::clock::{boot_clock, boot_id};
 use crate::look::inputs::Inputs;
@@ -20,7 +20,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// What the socket and its lock are called after.
+/// The name from which those of the socket and of its lock are made.
 pub(crate) const PROGRAM: &str = "ipamd";
 
 /// How often the queue of releases is looked at. The plugin queues only when the daemon did not answer, so this is
@@ -43,19 +43,19 @@ pub enum RunError {
     /// The store cannot be opened safely.
     #[error(transparent)]
     Rescue(#[from] RescueError),
-    /// Store or queue cannot be used.
+    /// The store or the queue cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The system refuses something basic.
     #[error("{doing}")]
     System {
-        /// What.
+        /// What it refuses.
         doing: &'static str,
-        /// Why.
+        /// Its reason.
         #[source]
         source: io::Error,
     },
-    /// The writer's thread ended: a fault in this program.
+    /// The writer's thread ended, which is a fault in this program.
     #[error(
         "the writer's thread ended unexpectedly: this is a fault in ipamd, please report it with the log before it"
     )]
@@ -119,7 +119,7 @@ pub async fn run(common: &CommonArgs) -> Result<(), RunError> {
     }
 }
 
-/// The daemon's own loop: what has to be done besides answering.
+/// The daemon's own loop: everything that has to be done besides answering calls.
 async fn attend(
     inputs: &mut Inputs,
     runtime_dir: &Path,
@@ -148,7 +148,7 @@ async fn attend(
             () = watchdog.beat() => {}
             () = inputs.changed() => configure(inputs, handle, grace).await,
             _ = look.tick() => {
-                // On a thread of its own, because the kernel lets it wait while somebody changes links.
+                // This runs on a thread of its own, because the kernel makes it wait while somebody changes links.
                 let found = spawn_blocking(own_addresses).await.unwrap_or_else(|error| Err(error.into()));
                 if inputs.look(found) {
                     configure(inputs, handle, grace).await;

@@ -1,4 +1,4 @@
-//! What is counted while the daemon runs, and how it is written for Prometheus. `pages` shows it.
+//! Counts what the daemon does, and writes the figures for Prometheus. `pages` shows them.
 
 use crate::decide::holdings::Change;
 use crate::decide::service::ServiceRequest;
@@ -17,13 +17,13 @@ const METHODS: [&str; 8] = ["Allocate", "Release", "Check", "Status", "Collect",
 pub(crate) enum Reason {
     /// Namespace and link are gone.
     Gone,
-    /// It is of another boot.
+    /// The lease belongs to another boot.
     Reboot,
 }
 
 const REASONS: [&str; 2] = ["gone", "reboot"];
 
-/// What is counted while the daemon runs. Cheap to add to, from any thread.
+/// What is counted while the daemon runs. Any thread can add to it at little cost.
 #[derive(Debug, Default)]
 pub struct Metrics {
     calls: [Histogram; METHODS.len()],
@@ -65,7 +65,7 @@ impl Metrics {
         self.reclaimed[reason as usize].increment();
     }
 
-    /// How many leases are of pods that are gone, as far as the last look saw.
+    /// Sets how many leases belong to pods that are gone, as the last look saw it.
     pub(crate) fn missing(&self, leases: u64) {
         self.missing.store(leases, Ordering::Relaxed);
     }
@@ -94,12 +94,12 @@ impl Metrics {
         self.slow_rounds.get()
     }
 
-    /// A caller who may not call was turned away.
+    /// A caller who must not make calls was turned away.
     pub(crate) fn refused(&self) {
         self.refused.increment();
     }
 
-    /// Writes all figures; `pools` are what the writer says of its pools now.
+    /// Writes all figures. `pools` is what the writer says about its pools now.
     pub(crate) fn write(&self, page: &mut Exposition, pools: &[PoolStatus]) {
         page.family("ferrule_ipamd_build_info", Kind::Gauge, "The version that runs; always 1.")
             .sample(&[("version", env!("CARGO_PKG_VERSION"))], 1);

@@ -1,11 +1,11 @@
-//! What the log says of what the writer has done.
+//! Writes into the log what the writer has done.
 
 use crate::decide::holdings::Change;
 use ferrule_wire::{Attachment, Lease};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Container of the lease that a bridge's own address has.
+/// The container in the lease of a bridge's own address.
 const GATEWAY: &str = "gateway";
 
 /// What happened and is durable.
@@ -25,7 +25,7 @@ impl News {
     }
 }
 
-/// The addresses of the pools that the node itself has, each with its link and whose lease has it.
+/// The addresses of the pools that the node itself has, each with its link and with the lease that has it.
 pub(crate) fn log_held<'a>(held: impl Iterator<Item = (IpAddr, &'a str, Option<Attachment>)>) {
     for (address, link, leased) in held {
         match leased {
@@ -45,7 +45,7 @@ pub(crate) fn log_held<'a>(held: impl Iterator<Item = (IpAddr, &'a str, Option<A
     }
 }
 
-/// Why the lease that is logged as released next was.
+/// The reason for the release that is logged next.
 fn log_reclaimed(lease: &Lease, gone_for: Duration) {
     tracing::warn!(
         addresses = joined(lease),

@@ -1,5 +1,5 @@
-//! How long a round of the writer took, and what it spent the time on. All callers wait for a round, so a long one is
-//! counted, and logged with what it waited for.
+//! Measures how long a round of the writer took, and on what the time was spent. All callers wait for a round, so a
+//! long one is counted, and logged with what it waited for.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// What a round spends its time on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Calls that come in meanwhile, on the same thread.
+    /// Calls that come in during the round, on the same thread.
     Gather,
     /// The directory of queued releases.
     Queue,
@@ -19,7 +19,7 @@ pub(crate) enum Part {
     Keeper,
     /// The disk that the store is on.
     Disk,
-    /// The store read anew after a failure.
+    /// Reading the store again after a failure.
     Reread,
     /// The answers.
     Answers,
@@ -27,7 +27,7 @@ pub(crate) enum Part {
     Log,
 }
 
-/// For people, in the order of the parts.
+/// The parts in words for people, in the same order.
 const NAMES: [&str; 8] = [
     "calls that came in",
     "the queue of releases",
@@ -53,20 +53,20 @@ impl Pace {
         Self { begun: now, lap: now, parts: [Duration::ZERO; NAMES.len()] }
     }
 
-    /// What passed since the last time was spent on this.
+    /// Counts the time since the last call of this kind as spent on this part.
     pub(crate) fn spent_on(&mut self, part: Part) {
         let now = Instant::now();
         self.parts[part as usize] += now.duration_since(self.lap);
         self.lap = now;
     }
 
-    /// So much of what passed since the last time was spent on this, and is not to be counted as anything else.
+    /// Counts this much of the time since the last call as spent on this part, and on no other.
     pub(crate) fn of_it(&mut self, part: Part, took: Duration) {
         self.parts[part as usize] += took;
         self.lap += took;
     }
 
-    /// How long the round took and what for, if that was long.
+    /// How long the round took and on what, if it was long.
     pub(crate) fn slow(&self) -> Option<(Duration, String)> {
         let took = self.lap.duration_since(self.begun);
         (took >= SLOW).then(|| (took, self.account()))

@@ -19,7 +19,7 @@ use tokio::time::sleep;
 /// that the daemon runs in the right namespace.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Searches for ever. `grace` is how long a namespace and a link have to be gone.
+/// Searches for ever. A lease is taken back after its namespace and link have been gone for `grace`.
 pub(crate) async fn search(handle: Handle, mut grace: watch::Receiver<Duration>) {
     let sight: Arc<dyn Sight> = Arc::new(NodeSight::new(Arc::clone(handle.home())));
     let (mut suspects, mut told) = (Suspects::default(), Told::default());
@@ -38,7 +38,7 @@ pub(crate) async fn search(handle: Handle, mut grace: watch::Receiver<Duration>)
     }
 }
 
-/// What was said of the looks so far.
+/// What the log has been told of the looks so far.
 #[derive(Default)]
 struct Told {
     missing: HashMap<String, u64>,
@@ -47,7 +47,7 @@ struct Told {
 }
 
 impl Told {
-    /// Says what is new.
+    /// Logs what is new.
     async fn tell(&mut self, found: Found, whereabouts: Whereabouts, handle: &Handle) {
         let Found { missing, withheld } = found;
         if self.missing != missing {

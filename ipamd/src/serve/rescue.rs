@@ -21,10 +21,10 @@ const SETTLE: Duration = Duration::from_secs(6);
 /// The store cannot be opened safely.
 #[derive(Debug, thiserror::Error)]
 pub enum RescueError {
-    /// It cannot be read, and not because it is damaged.
+    /// The store cannot be read, and the reason is not damage.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The damaged one cannot be moved.
+    /// The damaged store cannot be moved aside.
     #[error("the store {} is damaged and cannot be moved aside", path.display())]
     Aside {
         /// The store.
@@ -33,10 +33,10 @@ pub enum RescueError {
         #[source]
         source: io::Error,
     },
-    /// The kernel's side cannot be read.
+    /// The kernel's list of the pods' links cannot be read.
     #[error("cannot read /proc/net, so the addresses in use cannot be told")]
     Kernel(#[source] io::Error),
-    /// Pods run whose addresses cannot be told.
+    /// Pods are running, and their addresses cannot be found out.
     #[error(
         "the store was lost and these pods' links have no route that tells their address: {links}; \
          delete these pods, or the links, then it starts"
@@ -47,7 +47,7 @@ pub enum RescueError {
     },
 }
 
-/// A store that was read once, and what it is.
+/// A store that was read once, and its state.
 pub struct Opened {
     /// The store; its first load answers with what was read.
     pub store: Box<dyn Store>,
@@ -55,19 +55,19 @@ pub struct Opened {
     pub state: State,
 }
 
-/// What a store is at the start.
+/// The state of a store at the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// That of the run before: it lacks nothing.
+    /// It is the store of the last run, so it lacks nothing.
     Whole,
-    /// New, or in the place of a damaged one: pods that run all the same have addresses that it does not know.
+    /// It is new, or replaces a damaged one. Pods that are running may have addresses that it does not know.
     New,
 }
 
-/// Opens the store in this directory. A damaged one is moved aside.
+/// Opens the store in this directory. A damaged store is moved aside.
 ///
 /// # Errors
-/// See [`RescueError`]: nothing may be given out.
+/// See [`RescueError`]. Then nothing may be given out.
 pub fn open(path: &Path) -> Result<Opened, RescueError> {
     let mut store = SledStore::new(path);
     let damage = match store.load() {
@@ -91,8 +91,8 @@ pub fn open(path: &Path) -> Result<Opened, RescueError> {
     Ok(Opened { store: Box::new(SledStore::new(path)), state: State::New })
 }
 
-/// The pods' links with their addresses. With a new store all of them are known, or this fails: at the next start it still
-/// is a new one.
+/// The pods' links with their addresses. With a new store, either the addresses of all links are known, or this fails.
+/// After a failure the store still counts as new at the next start.
 ///
 /// # Errors
 /// See [`RescueError`].
@@ -107,7 +107,8 @@ pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
     );
     sleep(SETTLE);
     let links = pod_links().map_err(RescueError::Kernel)?;
-    // A link that appeared meanwhile belongs to an ADD that waits for this daemon. An ADD that waited before has given up.
+    // A link that has appeared meanwhile belongs to an ADD that waits for this daemon. An ADD that waited for the
+    // daemon before has given up.
     let stayed = links.iter().filter(|(name, _)| before.contains_key(*name));
     let untold: Vec<&str> =
         stayed.filter(|(_, link)| link.addresses.is_empty()).map(|(name, _)| name.as_str()).collect();
@@ -131,7 +132,7 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// A store that was read already.
+/// A store that has already been read.
 struct Primed {
     store: SledStore,
     contents: Option<Contents>,

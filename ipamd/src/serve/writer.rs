@@ -34,7 +34,8 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
-/// Most calls in one commit. Above some dozens a commit does not get cheaper for each, only later for all.
+/// Most calls in one commit. With more than some dozens, a commit does not get cheaper for each call, but all of them
+/// get their answers later.
 const BATCH_CAP: usize = 256;
 
 /// How long a round waits for the next of the callers that shared the last round: as long as a caller takes to read an answer
@@ -65,10 +66,10 @@ pub enum StartError {
 enum Job {
     Call(Call),
     Configure(Settings),
-    /// How many leases of each pool are of pods that are gone.
+    /// How many leases of each pool belong to pods that are gone.
     Missing(HashMap<String, u64>),
     DrainQueue,
-    /// Take a lease back that nobody uses any more, if this last look agrees.
+    /// Take back a lease that nobody uses any more, if this last look confirms it.
     Reclaim(Lost, Arc<dyn Sight>),
 }
 
@@ -83,12 +84,12 @@ impl Job {
 #[derive(Debug)]
 struct Call {
     request: ServiceRequest,
-    /// When the caller has gone, on the boot clock.
+    /// The time on the boot clock at which the caller stops waiting.
     expires_at: Option<Duration>,
     answer: oneshot::Sender<Result<Answer, CallError>>,
 }
 
-/// The way to the writer. The writer ends when the last of these is gone.
+/// Requests go to the writer through this handle. The writer ends when the last handle is dropped.
 #[derive(Clone)]
 pub struct Handle {
     jobs: mpsc::Sender<Job>,
@@ -115,7 +116,7 @@ impl Handle {
         answered
     }
 
-    /// What is counted of the daemon's work.
+    /// Counters of the daemon's work.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -172,7 +173,7 @@ impl Handle {
         (self.clock)()
     }
 
-    /// Waits until the writer is gone, which while a handle exists means that it died.
+    /// Waits until the writer is gone. While a handle exists, that means that it died.
     pub async fn gone(&self) {
         self.jobs.closed().await;
     }
@@ -183,7 +184,7 @@ impl Handle {
     }
 }
 
-/// Service and store, and what is needed to build the one from the other.
+/// Service and store, and what is needed to build the service from the store.
 pub struct Writer {
     store: Box<dyn Store>,
     /// `None` after a failure, until the store can be read again.
@@ -192,16 +193,16 @@ pub struct Writer {
     runtime_dir: PathBuf,
     boot_id: String,
     clock: Clock,
-    /// The last commit failed: `Status` tries the store before it says that all is well.
+    /// Whether the last commit failed. Then `Status` tries the store before it says that all is well.
     doubtful: bool,
     metrics: Arc<Metrics>,
     home: Arc<Home>,
 }
 
-/// One batch in the making.
+/// A batch that is being made.
 #[derive(Default)]
 struct Round {
-    /// Why there is no service, if there is none.
+    /// The reason why there is no service, if there is none.
     unread: Option<CallError>,
     batch: Batch,
     calls: Vec<Pending>,
@@ -245,7 +246,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Has every address that the kernel routes to a pod's link leased; the number of leases made so.
+    /// Makes leases for all addresses that the kernel routes to pods' links. Returns how many leases it made.
     ///
     /// # Errors
     /// See [`StartError`].
@@ -330,11 +331,11 @@ impl Writer {
         );
     }
 
-    /// Performs jobs, commits, answers. What there is to be logged is left to the caller.
+    /// Performs the jobs, commits, and answers. It leaves the log to the caller.
     fn round(&mut self, jobs: Drain<'_, Job>, pace: &mut Pace) -> News {
         let mut round = Round { unread: self.read_store_again().err(), ..Round::default() };
         let now = (self.clock)();
-        // A release that was queued before one of these calls was made is in the queue by now.
+        // If a release was queued before one of these calls was made, it is in the queue by now.
         if jobs.as_slice().iter().any(Job::waits_for_queue) {
             self.drain_queue(&mut round);
             pace.spent_on(Part::Queue);
@@ -393,7 +394,7 @@ impl Writer {
             return Err(round.unread.clone().unwrap_or_else(not_read));
         };
         if self.doubtful && matches!(request, ServiceRequest::Status(_)) {
-            // Something to write, so that the answer tells whether the store can be written again.
+            // A write is needed, so that the answer tells whether the store can be written again.
             round.batch.boot_id = Some(self.boot_id.clone());
         }
         service.handle(request, now, &mut round.batch.changes)
@@ -411,7 +412,7 @@ impl Writer {
         }
     }
 
-    /// A service that is built anew does not know them until the next look.
+    /// After the service is built anew, it does not know these numbers until the next look.
     fn miss(&mut self, counts: HashMap<String, u64>) {
         self.metrics.missing(counts.values().sum());
         if let Some(service) = &mut self.service {
@@ -432,7 +433,7 @@ impl Writer {
         round.reclaimed.push((lease, now.saturating_sub(lost.since)));
     }
 
-    /// Takes all queued releases into the round; says so if that cannot be done.
+    /// Takes all queued releases into the round. If that is not possible, logs it.
     fn drain_queue(&mut self, round: &mut Round) {
         if let Err(error) = self.claim_queue(round) {
             tracing::error!(error = chain(&error), "the queued releases cannot be read");
@@ -467,7 +468,7 @@ impl Writer {
         }
     }
 
-    /// The commit failed: back to what the store holds. Claimed releases stay in the queue.
+    /// After a failed commit: goes back to what the store holds. Claimed releases stay in the queue.
     fn undo(&mut self, round: Round, error: &StoreError) {
         tracing::error!(
             error = chain(error),
@@ -490,7 +491,7 @@ impl Writer {
         }
     }
 
-    /// Reads the store if that failed the last time.
+    /// Reads the store, if reading it failed the last time.
     fn read_store_again(&mut self) -> Result<(), CallError> {
         if self.service.is_none() {
             let service = self.read_store().map_err(|error| store_failed(&error))?;
@@ -499,7 +500,7 @@ impl Writer {
         Ok(())
     }
 
-    /// A service of what the store holds.
+    /// Builds a service from what the store holds.
     fn read_store(&mut self) -> Result<Service, StartError> {
         let contents = self.store.load()?;
         let (service, batch) = recover(contents, self.settings.clone(), &self.boot_id, (self.clock)())?;
@@ -507,7 +508,7 @@ impl Writer {
             self.store.commit(&batch)?;
         }
         for change in &batch.changes {
-            // What ends here is of another boot.
+            // Leases that end here belong to another boot.
             if let Change::Ended(_) = change {
                 self.metrics.reclaimed(Reason::Reboot);
             }
@@ -537,7 +538,8 @@ async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: us
     }
 }
 
-/// The batch is durable: removes the performed releases from the queue and answers the callers. Returns what is to be logged.
+/// The batch is durable: removes the performed releases from the queue, and answers the callers. Returns what is to be
+/// logged.
 fn finish(round: Round, metrics: &Metrics) -> News {
     for _ in &round.reclaimed {
         metrics.reclaimed(Reason::Gone);
@@ -553,7 +555,7 @@ fn finish(round: Round, metrics: &Metrics) -> News {
         }
     }
     for pending in round.calls {
-        // A caller that is gone keeps its lease, and releases it or asks for it again.
+        // If the caller is gone, its lease stays. The caller releases it, or asks for it again.
         let _ = pending.answer.send(pending.result);
     }
     News { changes: round.batch.changes, reclaimed: round.reclaimed }

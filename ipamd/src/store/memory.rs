@@ -1,5 +1,5 @@
-//! A store in memory whose writes can be made to fail, for tests of what stands on a store. It keeps the last commits and the
-//! journal as the one on disk does, so that they are on the path.
+//! A store in memory whose writes can be made to fail. It is for tests of what stands on a store. It keeps the last
+//! commits and the journal as the store on disk does, so that the tests run through them too.
 
 use super::commits::Mark;
 use super::journal::{Journal, Loading, damaged, name};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What shall go wrong. Clones share it, so that a test can change it while the store is in use.
+/// What is to go wrong. Clones share it, so that a test can change it while the store is in use.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Plan>>);
 
@@ -57,14 +57,14 @@ impl Faults {
     }
 }
 
-/// Commits that the journal takes at once.
+/// How many commits the journal takes at once.
 const AT_ONCE: u64 = 8;
 
 /// The store.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: BTreeMap<u64, Vec<u8>>,
-    /// Records of the commits that the journal does not have yet, and the number of the last.
+    /// Records of the commits that the journal does not have yet, and the number of the last commit.
     recent: Vec<u8>,
     last: u64,
     /// `None` before the first use and after a failed commit.
@@ -73,13 +73,13 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// An empty one with these faults.
+    /// An empty store with these faults.
     #[must_use]
     pub fn new(faults: Faults) -> Self {
         Self { faults, ..Self::default() }
     }
 
-    /// Its numbers of entries and records.
+    /// Its numbers of entries and of records.
     #[cfg(test)]
     pub(super) fn size(&self) -> (usize, usize) {
         (self.entries.len(), self.journal.as_ref().map_or(0, Journal::records))

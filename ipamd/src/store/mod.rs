@@ -1,6 +1,6 @@
-//! Where leases survive the daemon: what a store must do, and what it holds.
+//! Keeps the leases so that they survive the daemon. This module says what a store must do and what it holds.
 //!
-//! `disk` does it with sled, `memory` for tests that make the store fail.
+//! `disk` is the store on sled. `memory` is for tests that make the store fail.
 
 mod commits;
 mod disk;
@@ -19,55 +19,56 @@ use std::time::Duration;
 /// Name of the store's directory.
 const NAME: &str = "ipam";
 
-/// Where the leases are kept: in the directory that the configuration names, else in the runtime directory.
+/// The directory in which leases are kept: the one that the configuration names, else one in the runtime directory.
 pub(crate) fn path_in(state_dir: Option<&Path>, runtime_dir: &Path) -> PathBuf {
     state_dir.unwrap_or(runtime_dir).join(NAME)
 }
 
 /// A store of leases. One thread uses it.
 pub trait Store: Send {
-    /// All that is in it: what the last acknowledged [`commit`](Self::commit) left. After a failed commit this tells
-    /// whether the batch is in, and makes the store usable again if it can be.
+    /// Returns everything in the store, which is what the last acknowledged [`commit`](Self::commit) left. After a
+    /// failed commit this tells whether the batch is in the store. It also makes the store usable again, if that is
+    /// possible.
     ///
     /// # Errors
-    /// The store cannot be opened, or something in it cannot be read: then nothing may be given out.
+    /// The store cannot be opened, or something in it cannot be read. Then nothing may be given out.
     fn load(&mut self) -> Result<Contents, StoreError>;
 
-    /// Writes a batch, in order and as one. Returns when it would survive the loss of power.
+    /// Writes the changes of a batch in their order and as one. When this returns, they would survive a loss of power.
     ///
     /// # Errors
-    /// The batch is in the store whole or not at all; [`load`](Self::load) tells which.
+    /// The batch is in the store whole or not at all. [`load`](Self::load) tells which.
     fn commit(&mut self, batch: &Batch) -> Result<Waited, StoreError>;
 }
 
-/// What a commit waited for.
+/// What a commit had to wait for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waited {
-    /// For the keeper, which has to move earlier commits into sled.
+    /// The keeper, which had to move earlier commits into sled.
     pub keeper: Duration,
-    /// For the disk to write.
+    /// The disk, which had to write.
     pub disk: Duration,
 }
 
 /// The store cannot do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be opened.
+    /// The store cannot be opened.
     #[error("the store {} cannot be opened", path.display())]
     Open {
         /// Its directory.
         path: PathBuf,
-        /// Why.
+        /// The system's reason.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// It cannot be read.
+    /// The store cannot be read.
     #[error("the store cannot be read")]
     Read(#[source] Box<dyn Error + Send + Sync>),
-    /// It cannot be written.
+    /// The store cannot be written.
     #[error("the store cannot be written")]
     Write(#[source] Box<dyn Error + Send + Sync>),
-    /// Its files are damaged, or an older copy of them lies there.
+    /// The store's files are damaged, or an older copy of them was put in their place.
     #[error("the store {} is damaged: {reason}", path.display())]
     Corrupt {
         /// Its directory.
@@ -98,7 +99,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the store's contents are lost, as opposed to a system that does not let it be used.
+    /// Whether the store's contents are lost. Otherwise the system does not let the store be used.
     #[must_use]
     pub const fn is_damage(&self) -> bool {
         matches!(self, Self::Corrupt { .. } | Self::Damaged { .. })

@@ -1,4 +1,5 @@
-//! Records as they lie in the store: what a commit says, in few bytes. Pure. Where they lie is `journal`'s and `commits`'.
+//! Records in the form that the store keeps: what a commit says, in few bytes. Pure. `journal` and `commits` decide
+//! where a record is kept.
 
 use super::commits::Mark;
 use crate::decide::compact::Former;
@@ -9,7 +10,8 @@ use ferrule_wire::Lease;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// A record as it lies in a commit or an entry, checked to be readable. Of two records about one subject, the later one counts.
+/// A record in a commit or an entry. It was checked to be readable. If two records are about one subject, the later one
+/// counts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a>(&'a [u8]);
 
@@ -24,7 +26,7 @@ pub(super) enum Told {
     Boot(String),
     /// The last commit that the journal has.
     Last(Mark),
-    /// The subject is no more: a lease ended, or the release of an address does not matter any more.
+    /// The subject no longer exists: a lease ended, or the release of an address does not matter any more.
     Gone,
 }
 
@@ -52,7 +54,7 @@ const BOOT: u8 = 5;
 const LAST: u8 = 6;
 
 impl<'a> Record<'a> {
-    /// Takes a record off the front.
+    /// Reads a record from the front and removes it.
     pub(super) fn take(from: &mut &'a [u8]) -> Result<Self, Broken> {
         let whole = *from;
         match byte(from)? {
@@ -72,7 +74,7 @@ impl<'a> Record<'a> {
         self.0
     }
 
-    /// Whether it leaves something to be known, as opposed to ending it.
+    /// Whether the record says something about its subject. Otherwise it ends the subject.
     pub(super) fn stays(self) -> bool {
         !matches!(self.0.first(), Some(&(ENDED | FORGOTTEN)))
     }
@@ -165,7 +167,7 @@ fn put(to: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// Adds the boot's id, of which 255 bytes are kept; the kernel's has 36.
+/// Adds the boot's id. At most 255 bytes of it are kept; the kernel's has 36.
 fn put_boot(to: &mut Vec<u8>, boot_id: &str) {
     let id = &boot_id.as_bytes()[..boot_id.len().min(u8::MAX.into())];
     to.push(BOOT);
