@@ -6,12 +6,14 @@
 
 pub(crate) mod pods;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::lab::{Daemon, Node, PATIENCE, within};
+use crate::repair::with_nft_behind;
 use nix::sys::signal::Signal;
 use pods::{Ipamd, Pod, connects};
 use serde_json::json;
@@ -136,7 +138,7 @@ fn what_was_disturbed_while_nobody_looked_is_right_after_a_restart() {
     node.ip(&format!("link set {} down", gone.veth()));
     gone.del();
     // Pods do not wait for the nodes.
-    std::fs::remove_file(node.path("nodes.toml")).unwrap();
+    fs::remove_file(node.path("nodes.toml")).unwrap();
     let daemon = node.start();
     connected(&pod, PATIENCE, "the restart", &daemon);
     let before = daemon.log().len();
@@ -232,6 +234,34 @@ fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() 
     pod.del();
     let listed = node.run("nft", "list table inet ferrule-hostports");
     assert!(!listed.contains("8080"), "{listed}");
+}
+
+/// The kernel sends no event when nft can be run again.
+#[test]
+fn host_ports_are_open_again_within_a_second_after_nft_works_again() {
+    let node = Node::new("native");
+    node.write_nodes(&[1, 2]);
+    let broken = node.path("broken");
+    let breaks = format!("[ -e {} ] && {{ echo broken >&2; exit 1; }}", broken.display());
+    let daemon = node.start_as(with_nft_behind(&node, &breaks));
+    daemon.wait_until_ready();
+    let _ipamd = Ipamd::start(&node);
+    let ports = json!({ "capabilities": { "portMappings": true },
+                        "runtimeConfig": { "portMappings": [{ "hostPort": 8080, "containerPort": 80 }] } });
+    let pod = Pod::add(&node, "c0ffee", ports);
+    pod.serve(80);
+    let is_open = || connects(&node, "192.0.2.1", 8080);
+    assert!(within(PATIENCE, is_open).is_some(), "{}", daemon.log());
+    // Until it was seen open and was looked at after the ADD: closed and opened again.
+    node.run("nft", "flush map inet ferrule-hostports every4");
+    daemon.wait_for_log("host ports tcp 8080 were closed by someone else");
+    fs::write(&broken, "").unwrap();
+    node.run("nft", "delete table inet ferrule-hostports");
+    daemon.wait_for_log("host ports: nft refused the ruleset: broken");
+    assert!(!is_open());
+    fs::remove_file(&broken).unwrap();
+    assert!(within(REPAIR, is_open).is_some(), "{}", daemon.log());
+    daemon.wait_for_log("host ports tcp 8080 were closed by someone else; opened again");
 }
 
 /// What Prometheus would read: repairs, those of pods among them.

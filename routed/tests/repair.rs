@@ -50,7 +50,7 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
 }
 
 /// The daemon with an nft that begins with these commands of the shell's.
-fn with_nft_behind(node: &Node, commands: &str) -> Command {
+pub(crate) fn with_nft_behind(node: &Node, commands: &str) -> Command {
     let bin = node.path("bin");
     fs::create_dir(&bin).unwrap();
     let script = format!("#!/bin/sh\n{commands}\nPATH=\"${{PATH#*:}}\" exec nft \"$@\"\n");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ferrule_model::{BridgePort, Family, HostSide, IfName, IpNetwork, Link, Op, Way};
 use ferrule_netlink::events::caller_of;
@@ -29,6 +29,8 @@ const PORTS: &str = "host ports";
 const GUARD: &str = "guard";
 /// What the lack of a guard means.
 const UNGUARDED: &str = "until then a pod can send under any address, and into the tunnel";
+/// The first wait after a look that failed. It doubles up to [`FULL_DIFF`].
+const RETRY: Duration = Duration::from_millis(500);
 
 /// Which pods to look at, and who changed what, as far as the kernel told.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub struct Kept {
     pub all: bool,
     /// How many things were put back that somebody else had deleted or changed.
     pub repaired: usize,
+    /// Whether something could not be looked at, or not be put back by a program.
+    pub failed: bool,
 }
 
 /// Starts the thread. It sends what it finds to `inbox`, and ends when nobody can send to it any more.
@@ -76,6 +80,7 @@ fn keep<K: Bridges + Traffic + Places + Peers, N: Netfilter, M: From<Kept>>(
     inbox: &Sender<M>,
 ) {
     let (mut next_all, mut told) = (Instant::now(), false);
+    let mut retry: Option<Duration> = None;
     loop {
         let job = match orders.recv_timeout(next_all.saturating_duration_since(Instant::now())) {
             Ok(job) => job,
@@ -86,8 +91,10 @@ fn keep<K: Bridges + Traffic + Places + Peers, N: Netfilter, M: From<Kept>>(
         };
         let all = job.suspects.all;
         let kept = keeper.look(job);
-        if all {
-            next_all = Instant::now() + FULL_DIFF;
+        // No event tells when the reason of a failure is gone.
+        retry = kept.failed.then(|| retry.map_or(RETRY, |wait| (wait * 2).min(FULL_DIFF)));
+        if all || kept.failed {
+            next_all = Instant::now() + retry.unwrap_or(FULL_DIFF);
         }
         // If there are no pods, nobody is woken.
         if kept.settled.is_empty() && kept.repaired == 0 && std::mem::replace(&mut told, true) {
@@ -125,6 +132,7 @@ struct Outcome {
     settled: Vec<Settled>,
     repaired: Vec<String>,
     complaints: BTreeSet<(String, String)>,
+    failed: bool,
 }
 
 impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
@@ -160,11 +168,11 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
             };
             match looked {
                 Ok(made) => kept.extend(made),
-                Err(error) => outcome.complain(name.as_str(), &error.to_string()),
+                Err(error) => outcome.fail(name.as_str(), &error.to_string()),
             }
         }
         if everybody && let Err(error) = self.keep_ports(&kept, by.as_deref(), &mut outcome) {
-            outcome.complain(PORTS, &error.to_string());
+            outcome.fail(PORTS, &error.to_string());
         }
         self.tell(&suspects, outcome, &culprits)
     }
@@ -172,7 +180,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     fn keep_guard(&mut self, by: Option<&str>, outcome: &mut Outcome) {
         match self.guard.keep(by) {
             Ok(told) => outcome.repaired.extend(told),
-            Err(error) => outcome.complain(GUARD, &format!("pods are not guarded: {error}; {UNGUARDED}")),
+            Err(error) => outcome.fail(GUARD, &format!("pods are not guarded: {error}; {UNGUARDED}")),
         }
     }
 
@@ -195,7 +203,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     /// The host's ends of which there are records.
     fn names(&self, outcome: &mut Outcome) -> Vec<IfName> {
         self.records.names().unwrap_or_else(|error| {
-            outcome.complain(RECORDS, &error.to_string());
+            outcome.fail(RECORDS, &error.to_string());
             Vec::new()
         })
     }
@@ -218,7 +226,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         };
         self.complaints.retain(|(about, _)| !was_looked_at(about));
         self.complaints.append(&mut outcome.complaints);
-        Kept { settled: outcome.settled, all: suspects.all, repaired: repaired.len() }
+        Kept { settled: outcome.settled, all: suspects.all, repaired: repaired.len(), failed: outcome.failed }
     }
 
     /// What there has to be, if it still has to be kept.
@@ -348,6 +356,12 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
 }
 
 impl Outcome {
+    /// A complaint about what was not looked at to the end.
+    fn fail(&mut self, about: &str, line: &str) {
+        self.failed = true;
+        self.complain(about, line);
+    }
+
     fn complain(&mut self, about: &str, line: &str) {
         self.complaints.insert((about.to_owned(), line.to_owned()));
     }

@@ -91,7 +91,9 @@ impl<N: Netfilter> Ports<N> {
     ) -> Result<Outcome, PortsError> {
         let mut outcome = Outcome::default();
         let generation = netfilter.generation()?;
-        if self.right_in.replace(generation) == Some(generation) && self.own == *own {
+        // Nothing counts as right before the look has come to its end.
+        if self.right_in.take() == Some(generation) && self.own == *own {
+            self.right_in = Some(generation);
             return Ok(outcome);
         }
         let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
@@ -100,8 +102,8 @@ impl<N: Netfilter> Ports<N> {
         for set in MAPS.iter().chain(&SETS) {
             found.append(&mut netfilter.elements(TABLE, set)?);
         }
-        if renew(netfilter, own)? {
-            self.right_in = None;
+        let is_renewed = renew(netfilter, own)?;
+        if is_renewed {
             // The node has the same addresses as before, so somebody took them out of the table.
             if self.own == *own && outcome.repaired.is_empty() {
                 outcome.repaired.push(format!(
@@ -110,6 +112,7 @@ impl<N: Netfilter> Ports<N> {
             }
         }
         self.own.clone_from(own);
+        let mut is_right = !is_renewed;
         for made in pods {
             let Some(ports) = &made.ports else { continue };
             let wanted = elements(ports);
@@ -122,7 +125,7 @@ impl<N: Netfilter> Ports<N> {
                 continue;
             }
             // The next look checks everything again.
-            self.right_in = None;
+            is_right = false;
             if put(netfilter, &missing, || records.has(&made.link()))? {
                 let (names, of) = (&ports.names, repair::of(made));
                 outcome
@@ -130,8 +133,8 @@ impl<N: Netfilter> Ports<N> {
                     .push(format!("host ports {names} were closed by someone else{by}; opened again{of}"));
             }
         }
-        if !outcome.repaired.is_empty() || !outcome.complaints.is_empty() {
-            self.right_in = None;
+        if is_right && outcome == Outcome::default() {
+            self.right_in = Some(generation);
         }
         Ok(outcome)
     }
@@ -218,8 +221,8 @@ pub(super) fn differences(found: &[Element], wanted: &[Element]) -> (Vec<Element
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ferrule_model::{Attachment, Limits, Way, pod_mac};
-    use ferrule_netlink::nft::FakeNetfilter;
+    use ferrule_model::{Attachment, Family, Limits, Way, pod_mac};
+    use ferrule_netlink::nft::{FakeNetfilter, Flow, NftError};
     use ferrule_wire::{remove_record, write_record};
 
     thread_local! {
@@ -293,6 +296,60 @@ mod tests {
         let moved = ["192.0.2.2".parse().unwrap()].into();
         assert_eq!(ports.keep((&pods, &moved), &records, None).unwrap(), Outcome::default());
         assert_eq!((fake().all().len(), of_pods().len()), (5, 4));
+    }
+
+    /// The fake, whose next script may be refused.
+    #[derive(Debug)]
+    struct Refusing(FakeNetfilter);
+
+    thread_local! {
+        static REFUSES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+
+    impl Netfilter for Refusing {
+        fn change(&mut self, table: &str, changes: &[Change<'_>], since: Option<u32>) -> Result<(), Error> {
+            self.0.change(table, changes, since)
+        }
+        fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
+            if REFUSES.take() { Err(Error::Decode("refused".into())) } else { self.0.elements(table, set) }
+        }
+        fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+            self.0.has_table(table)
+        }
+        fn generation(&mut self) -> Result<u32, Error> {
+            self.0.generation()
+        }
+        fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
+            self.0.rules(table)
+        }
+        fn load(&mut self, script: &str) -> Result<(), NftError> {
+            self.0.load(script)
+        }
+        fn forget_udp(
+            &mut self,
+            family: Family,
+            port: Option<u16>,
+            wanted: &dyn Fn(&Flow) -> bool,
+        ) -> Result<usize, Error> {
+            self.0.forget_udp(family, port, wanted)
+        }
+    }
+
+    #[test]
+    fn a_look_that_failed_has_found_nothing_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let (records, pods) = (Records::new(dir.path()), [made("a", 80)]);
+        records.make().unwrap();
+        write_record(dir.path(), &pods[0]).unwrap();
+        let mut ports = Ports::new(|| Ok(Refusing(fake())));
+        let mut keep = || ports.keep((&pods, &own()), &records, None);
+        assert_eq!(keep().unwrap().repaired.len(), 2);
+        assert_eq!(keep().unwrap(), Outcome::default());
+        fake().change(TABLE, &[Change::Delete(&elements(&pods[0])[0])], None).unwrap();
+        REFUSES.set(true);
+        keep().unwrap_err();
+        // Nobody has changed a ruleset since then.
+        assert_eq!(keep().unwrap().repaired.len(), 1);
     }
 
     #[test]

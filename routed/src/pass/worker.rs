@@ -274,7 +274,7 @@ impl<K: Tunnels> Worker<K> {
                 events.into_iter().for_each(|(event, port)| self.hear(&event, port, now));
                 wakes.into_iter().for_each(|(wake, port)| self.wake(&wake, port, now));
             }
-            Message::Kept(Kept { settled, all, repaired }) => {
+            Message::Kept(Kept { settled, all, repaired, .. }) => {
                 self.outlook.counts.repaired.add(u64::try_from(repaired).unwrap_or(u64::MAX));
                 self.watch.settled(settled, all);
             }
