@@ -1,7 +1,7 @@
-//! The text of one file, and the checks that need to say where in it something stands.
+//! The text of one file, and the checks that need to say at which place something is wrong.
 //!
-//! The single values (addresses, networks, numbers) are parsed here, because each refusal needs the place of the
-//! value; what the values mean together is decided in `settings` and `nodes`.
+//! Single values (addresses, networks, numbers) are parsed here, because each refusal needs the place of the value.
+//! `settings` and `nodes` decide what the values mean together.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -83,7 +83,7 @@ impl<'a> Document<'a> {
         (line, before[line_start..].chars().count() + 1)
     }
 
-    /// What the TOML reader refused: syntax, an unknown key, or a value of the wrong type.
+    /// The fault for what the TOML reader refused: syntax, an unknown key, or a value of the wrong type.
     fn shape_fault(&self, mut error: toml::de::Error) -> Box<Fault> {
         let span = error.span().unwrap_or(0..0);
         let said = error.message().trim().replace('\n', ", ");
@@ -95,7 +95,7 @@ impl<'a> Document<'a> {
             .and_then(|(_, rest)| rest.trim_end().strip_suffix('`'))
             .unwrap_or_default();
         if let Some(rest) = said.strip_prefix("unknown field ") {
-            // The reader names the table that has the key, not the key.
+            // The reader names the table that has the key, and not the key.
             let name = rest.split('`').nth(1).unwrap_or_default();
             let key = if table.is_empty() { name.to_owned() } else { format!("{table}.{name}") };
             let remedy = "correct the spelling or remove the key";
@@ -142,7 +142,8 @@ impl<'a> Document<'a> {
         Ok(networks)
     }
 
-    /// No two of the networks share an address; the fault stands at the later one and names the line of the other.
+    /// Checks that no two of the networks share an address. The fault is at the later one and names the line of the
+    /// other.
     pub(crate) fn disjoint(&self, key: &str, places: Vec<(IpNetwork, Range<usize>)>) -> Checked<()> {
         let Some((first, second)) = crate::overlap::first_overlap(places) else {
             return Ok(());
@@ -221,12 +222,12 @@ pub(crate) fn has_hosts(network: &IpNetwork) -> bool {
     network.prefix() > 0 && !address.is_unspecified() && !address.is_loopback() && !address.is_multicast()
 }
 
-/// Whether a host can be reached by `address` from others.
+/// Whether other hosts can reach a host by `address`.
 pub(crate) fn is_host_v4(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast())
 }
 
-/// The same.
+/// The same for IPv6.
 pub(crate) fn is_host_v6(address: Ipv6Addr) -> bool {
     !(address.is_unspecified()
         || address.is_loopback()

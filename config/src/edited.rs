@@ -1,8 +1,9 @@
-//! The nodes file from one good state to the next, at a cost that goes by what was edited: a file of thousands of nodes
-//! changes by a few lines at a time.
+//! Takes the nodes file from one good state to the next, at a cost that depends on the size of the edit. A file of
+//! thousands of nodes changes by a few lines at a time.
 //!
-//! Between a common beginning and a common end, both cut where a `[[node]]` begins, only the rest is parsed. Whatever
-//! is unusual (a fault, a string over several lines, more than a few nodes at once) is left to [`NodesFile::parse`].
+//! The old and the new text have a common beginning and a common end; both are cut where a `[[node]]` begins. Only what
+//! is in between is parsed. Everything unusual (a fault, a string over several lines, more than a few nodes at once) is
+//! left to [`NodesFile::parse`].
 
 use std::ops::Range;
 use std::path::Path;
@@ -13,9 +14,9 @@ use crate::overlap::contains;
 
 /// Where a node begins: at the start of a line.
 const HEADER: &str = "[[node]]";
-/// The same behind the line before.
+/// The same, after the end of the line before.
 const NEXT: &str = "\n[[node]]";
-/// More at once are compared with all others no faster than by parsing everything.
+/// To compare more nodes than this with all others is no faster than to parse everything.
 const FEW: usize = 16;
 
 /// The nodes file as it was last good, with its text.
@@ -23,32 +24,32 @@ const FEW: usize = 16;
 pub struct EditedNodes {
     text: String,
     nodes: Vec<NodeEntry>,
-    /// Every node begins with [`HEADER`], and nothing else does.
+    /// Whether every node begins with [`HEADER`], and nothing else does.
     is_regular: bool,
 }
 
 /// What an edit changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Edit {
-    /// These nodes stood in the place of these.
+    /// Some nodes were replaced by others.
     Part {
-        /// As they were.
+        /// The nodes before.
         gone: Vec<NodeEntry>,
-        /// As they are.
+        /// The nodes now.
         come: Vec<NodeEntry>,
     },
-    /// Anything: all nodes are to be looked at.
+    /// Anything may have changed, so all nodes have to be looked at.
     Whole,
 }
 
 impl EditedNodes {
-    /// The nodes out of the file's text.
+    /// Reads the nodes from the file's text.
     ///
     /// # Errors
     /// As [`NodesFile::parse`].
     pub fn parse(text: String, file: &Path) -> Result<Self, ConfigError> {
         let (NodesFile { nodes }, is_plain) = NodesFile::read(&text, file)?;
-        // In the plain form a header is a line, and a string ends in its line.
+        // In the plain form a header is a whole line, and a string ends on its line.
         let is_regular = is_plain || (headers(&text) == nodes.len() && !has_long_string(&text));
         Ok(Self { text, nodes, is_regular })
     }
@@ -58,7 +59,7 @@ impl EditedNodes {
         &self.nodes
     }
 
-    /// Takes the file's new text.
+    /// Takes in the file's new text.
     ///
     /// # Errors
     /// As [`NodesFile::parse`]; then all is as before.
@@ -72,7 +73,7 @@ impl EditedNodes {
         Ok(Edit::Whole)
     }
 
-    /// The nodes of the edited part, and the places of those that stood there.
+    /// The nodes of the edited part, and the places of the nodes that it replaces.
     fn part(&self, text: &str, file: &Path) -> Option<(Range<usize>, Vec<NodeEntry>)> {
         let (old, new) = edited(&self.text, text);
         let (before, old, new) = (&self.text[..old.start], &self.text[old], &text[new]);
@@ -94,7 +95,7 @@ impl EditedNodes {
     }
 }
 
-/// The parts of two texts between a common beginning and a common end, both cut where a node begins.
+/// What differs between two texts with a common beginning and a common end, which are cut where a node begins.
 fn edited(old: &str, new: &str) -> (Range<usize>, Range<usize>) {
     let same = beginning(old.as_bytes(), new.as_bytes());
     let begins = old.as_bytes()[..same].windows(NEXT.len()).rposition(|place| place == NEXT.as_bytes());
@@ -107,10 +108,10 @@ fn edited(old: &str, new: &str) -> (Range<usize>, Range<usize>) {
     (start..old.len() - tail, start..new.len() - tail)
 }
 
-/// Bytes that are compared at once, which is many times quicker than one by one.
+/// So many bytes are compared at once, which is many times faster than one by one.
 const BLOCK: usize = 4096;
 
-/// How many bytes two texts have in common at their beginning.
+/// The number of bytes that two texts have in common at their beginning.
 fn beginning(one: &[u8], other: &[u8]) -> usize {
     let blocks = one.chunks_exact(BLOCK).zip(other.chunks_exact(BLOCK));
     let whole = blocks.take_while(|(one, other)| one == other).count() * BLOCK;
@@ -126,7 +127,7 @@ fn end(one: &[u8], other: &[u8]) -> usize {
     whole + rest.take_while(|(one, other)| one == other).count()
 }
 
-/// A string over several lines may hold what looks like a header.
+/// Whether there is a string over several lines, which may hold what looks like a header.
 fn has_long_string(text: &str) -> bool {
     text.contains("\"\"\"") || text.contains("'''")
 }

@@ -24,14 +24,14 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// True if the file does not exist, for callers to whom that is not a fault.
+    /// Whether the file does not exist. To some callers that is no fault.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// One thing that is wrong in a file: where, what and how to put it right.
+/// One thing that is wrong in a file: where it is, what it is and how to correct it.
 ///
 /// Prints as `FILE:LINE:COLUMN: KEY: REASON; REMEDY` on one line, so that it survives a log.
 #[derive(Clone, Debug, PartialEq, Eq)]

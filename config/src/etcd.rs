@@ -1,4 +1,4 @@
-//! `[routing.etcd]`: where the store of the cluster's subnets is, and as whom it is talked to.
+//! `[routing.etcd]`: where the store of the cluster's subnets is, and as which user the daemon uses it.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,23 +7,23 @@ use crate::document::{Checked, Document};
 use crate::raw::{RawEtcd, Text};
 use crate::settings::absolute;
 
-/// flannel's own prefix: nodes of both share a network there.
+/// flannel's own prefix, where nodes of both share a network.
 const PREFIX: &str = "/coreos.com/network";
-/// A day, as flannel's: a node that is off for a night keeps its subnet.
+/// A day, as in flannel: a node that is off for a night keeps its subnet.
 const LEASE_S: u32 = 86_400;
-/// Renewed at a sixth: shorter ones are lost to a slow disk.
+/// A lease is renewed at a sixth of its time. Shorter leases are lost to a slow disk.
 const LEASE_S_MIN: u32 = 5;
-/// A month; a subnet is to be had again some time.
+/// A month. After some time a subnet has to become free again.
 const LEASE_S_MAX: u32 = 30 * 86_400;
 
 /// `[routing.etcd]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Etcd {
-    /// The members, tried one after the other; at least one if etcd is the source.
+    /// The members, which are tried one after another. There is at least one if etcd is the source.
     pub endpoints: Vec<Endpoint>,
-    /// What all keys begin with; begins with a slash and does not end with one.
+    /// The beginning of all keys. It begins with a slash and does not end with one.
     pub prefix: String,
-    /// The authority that signed the servers' certificates; there if the endpoints are spoken to over TLS.
+    /// The authority that signed the servers' certificates. It is set if the endpoints use TLS.
     pub ca: Option<PathBuf>,
     /// This client's certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
@@ -36,7 +36,7 @@ pub struct Etcd {
 /// A member's client URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Over TLS.
+    /// Whether it uses TLS.
     pub tls: bool,
     /// A name or an address.
     pub host: String,
@@ -123,7 +123,7 @@ pub(crate) fn etcd(document: &Document<'_>, raw: &RawEtcd, source: Option<&Text>
     Ok(settings)
 }
 
-/// Whether the endpoints are spoken to over TLS: all or none, and `files` are for all.
+/// Whether the endpoints use TLS: all do or none does. The `files` are for all of them.
 fn encryption(
     document: &Document<'_>,
     texts: &[Text],

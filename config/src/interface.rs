@@ -1,4 +1,4 @@
-//! `[node] interface`: by which of its links the other nodes reach this one.
+//! `[node] interface`: the link by which the other nodes reach this one.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,17 +8,17 @@ use toml::Spanned;
 
 use crate::document::{Checked, Document};
 
-/// Which link that is.
+/// How the link is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Interface {
-    /// The one of this name.
+    /// The link of this name.
     Name(IfName),
-    /// The one that has an address in this network, and by that address.
+    /// The link that has an address in this network. The other nodes use that address.
     Network(IpNetwork),
 }
 
 impl fmt::Display for Interface {
-    /// As it stands in the file, if the file has it in the shortest form.
+    /// As it stands in the file, provided that the file has it in the shortest form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => name.fmt(f),

@@ -1,11 +1,12 @@
 //! Ferrule's configuration, from text to types.
 //!
-//! Four files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]),
-//! `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads, and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed and checked as a whole before
-//! anything uses it, and a fault names the file, the line, the key, the reason and the remedy.
+//! Four files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]), `node.json`
+//! ([`NodeFile`]), which `routed` writes and `ipamd` reads, and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed
+//! and checked as a whole before anything uses it. A fault names the file, the line, the key, the reason and the
+//! remedy.
 //!
-//! What does not live here: watching files, writing them, and the command line (crate `daemon`). The only effect in
-//! this crate is reading a file, in `load`; all else is a function of the text it is given.
+//! Watching files, writing them, and the command line do not live here (crate `daemon`). The only effect in this crate
+//! is reading a file, in `load`. All else is a function of the text that it is given.
 
 mod document;
 mod edited;

@@ -1,4 +1,4 @@
-//! Reading the files: the one effect of this crate. What their text says is worked out in the other modules.
+//! Reads the files, which is the one effect of this crate. The other modules work out what the text says.
 
 use std::path::Path;
 

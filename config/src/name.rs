@@ -1,4 +1,4 @@
-//! What this node is called.
+//! The name of this node.
 
 use thiserror::Error;
 
@@ -28,11 +28,11 @@ pub enum NodeNameError {
 
 /// The name of this node: `[node] name` of the configuration, else the environment's `NODE_NAME`, else the hostname.
 ///
-/// Empty values count as absent. The hostname is trimmed and put in lower case, because that is what the kubelet
-/// registers; the other two are taken as they are written.
+/// Empty values count as absent. The hostname is trimmed and put in lower case, because the kubelet registers it like
+/// that. The other two are taken as they are written.
 ///
 /// # Errors
-/// If no place gives a name, or the first that does gives one that no node can have.
+/// If no place gives a name, or if the first place that does gives one that no node can have.
 pub fn node_name(
     configured: Option<&str>,
     environment: Option<&str>,
@@ -51,7 +51,7 @@ pub fn node_name(
     if check_node_name(&name) { Ok(name) } else { Err(NodeNameError::Invalid { name, origin }) }
 }
 
-/// True if a node can be called so.
+/// Whether a node can have this name.
 #[must_use]
 pub fn check_node_name(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');

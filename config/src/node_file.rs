@@ -10,24 +10,24 @@ use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::name::check_node_name;
 
-/// The least MTU of a pod with IPv6: what IPv6 demands of every link (RFC 8200, section 5).
+/// The least MTU of a pod with IPv6. IPv6 demands it of every link (RFC 8200, section 5).
 pub const MTU_MIN: u32 = 1280;
 
-/// The least MTU of a pod that has IPv4 only: what every IPv4 link takes (RFC 791).
+/// The least MTU of a pod that has IPv4 only. Every IPv4 link carries it (RFC 791).
 pub const IPV4_MTU_MIN: u32 = 68;
 
-/// The greatest MTU of a pod: the longest IP packet there is.
+/// The greatest MTU of a pod: the length of the longest IP packet.
 pub const MTU_MAX: u32 = 65535;
 
-/// The node as `routed` found it, handed to `ipamd` through a file in the runtime directory.
+/// The node as `routed` found it. `ipamd` gets it by a file in the runtime directory.
 ///
-/// `routed` writes it whole, by rename, each time something in it changes; `ipamd` watches it. Keys that a reader does
-/// not know are passed over, because the two daemons are upgraded one after the other.
+/// `routed` replaces the whole file by a rename each time something in it changes, and `ipamd` watches the file. A
+/// reader ignores keys that it does not know, because the two daemons are upgraded one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeFile {
     /// The node's name.
     pub node: String,
-    /// The networks that this node's pods get their addresses from; IPv4 before IPv6 by custom, not by rule.
+    /// The networks from which this node's pods get their addresses. IPv4 comes before IPv6 by custom, not by rule.
     pub pod_cidrs: Vec<IpNetwork>,
     /// The networks of all pods of the cluster.
     pub cluster_cidrs: Vec<IpNetwork>,
@@ -39,10 +39,10 @@ pub struct NodeFile {
 }
 
 impl NodeFile {
-    /// The node file out of its text; `file` is only a name for messages.
+    /// Reads the node file from its text. `file` is only a name for messages.
     ///
     /// # Errors
-    /// If the text is not JSON of this shape, or a value in it cannot be.
+    /// If the text is not JSON of this shape, or has an impossible value.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let node: Self = serde_json::from_str(text).map_err(|error| {
@@ -58,7 +58,7 @@ impl NodeFile {
     /// The file's text, ending in a newline.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // Strings, numbers and lists: there is nothing in the type that JSON cannot hold.
+        // The type holds strings, numbers and lists only, so JSON can hold all of it.
         let mut text = serde_json::to_string_pretty(self).expect("a node file is plain JSON");
         text.push('\n');
         text

@@ -1,4 +1,4 @@
-//! The nodes file of `source = "file"`: every node of the cluster, one table each.
+//! The nodes file of `source = "file"`: every node of the cluster, with one table for each.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,7 +14,7 @@ use crate::error::ConfigError;
 use crate::name::check_node_name;
 use crate::raw::{RawEntry, RawNodes, Text};
 
-/// The nodes of the cluster, in the order of the file; names, addresses, pod CIDRs and MACs each occur once.
+/// The nodes of the cluster, in the order of the file. Each name, address, pod CIDR and MAC occurs only once.
 ///
 /// ```
 /// use std::path::Path;
@@ -37,33 +37,33 @@ pub struct NodesFile {
     pub nodes: Vec<NodeEntry>,
 }
 
-/// `[[node]]`: one node as the others need to know it.
+/// `[[node]]`: what the other nodes need to know about one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
-    /// The node's name; a node finds itself in the file by it.
+    /// The node's name, by which a node finds itself in the file.
     pub name: String,
     /// The IPv4 address by which the other nodes reach it. At least one of the two addresses is there.
     pub address: Option<Ipv4Addr>,
     /// The IPv6 address by which the other nodes reach it.
     pub address6: Option<Ipv6Addr>,
-    /// The networks of its pods. May be empty: a node that is known and has none yet.
+    /// The networks of its pods. The list is empty for a known node that has none yet.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// The MAC of its VXLAN device; without it, derived from the name.
+    /// The MAC of its VXLAN device. If it is missing, it is derived from the name.
     pub vtep_mac: Option<Mac>,
-    /// The public key of its WireGuard device, where that is needed.
+    /// The public key of its WireGuard device, if one is needed.
     pub wireguard_key: Option<WgKey>,
 }
 
 impl NodesFile {
-    /// The nodes out of the file's text; `file` is only a name for messages.
+    /// Reads the nodes from the file's text. `file` is only a name for messages.
     ///
     /// # Errors
-    /// If the text is not TOML, has an unknown key or a value that cannot be, or if two nodes claim the same thing.
+    /// If the text is not TOML, has an unknown key or an impossible value, or if two nodes claim the same thing.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         Self::read(text, file).map(|(nodes, _)| nodes)
     }
 
-    /// The same, and whether the text was of the plain form.
+    /// The same. Also returns whether the text was in the plain form.
     pub(crate) fn read(text: &str, file: &Path) -> Result<(Self, bool), ConfigError> {
         match crate::regular::nodes(text) {
             Some(nodes) => Ok((Self { nodes }, true)),
@@ -71,7 +71,7 @@ impl NodesFile {
         }
     }
 
-    /// The nodes out of whatever TOML, with the places of its faults.
+    /// Reads the nodes from any TOML, with the places of its faults.
     pub(crate) fn read_any(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let raw: RawNodes = document.toml()?;
@@ -120,7 +120,7 @@ fn vtep_mac(document: &Document<'_>, text: &Text) -> Checked<Mac> {
     Ok(mac)
 }
 
-/// What the kernel takes for a device (`is_valid_ether_addr`).
+/// Whether the kernel accepts the MAC for a device (`is_valid_ether_addr`).
 pub(crate) fn is_of_one_device(mac: Mac) -> bool {
     !mac.is_multicast() && mac.octets() != [0; 6]
 }
@@ -133,7 +133,8 @@ fn wireguard_key(document: &Document<'_>, text: &Text) -> Checked<WgKey> {
     })
 }
 
-/// No two nodes claim the same name, address, MAC or pod address. O(n log n): the file may list thousands.
+/// Checks that no two nodes claim the same name, address, MAC or pod address. O(n log n), because the file may list
+/// thousands.
 fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> Checked<()> {
     let mut names = Claims::new("node.name");
     let mut addresses = Claims::new("node.address");
@@ -160,7 +161,7 @@ fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> 
     document.disjoint("node.pod_cidrs", places)
 }
 
-/// Who said a value first. Keeps places, not lines: the line is counted only for a fault.
+/// Which node claimed a value first. It keeps places instead of lines, because the line is needed only for a fault.
 struct Claims<T> {
     key: &'static str,
     first: HashMap<T, std::ops::Range<usize>>,

@@ -1,12 +1,13 @@
-//! Which of many networks overlap, without comparing each with each.
+//! Finds out which of many networks overlap, without comparing each with each.
 
 use ferrule_model::ordinal;
 use ipnetwork::IpNetwork;
 
-/// Two of the networks that share an address, if there are any. None has bits set behind its prefix. O(n log n).
+/// Two of the networks that share an address, if there are any. No network may have bits set behind its prefix. O(n log
+/// n).
 ///
-/// Networks nest or are disjoint. Sorted by first address and then by length, a network that holds others is followed
-/// at once by one of them, so neighbours are all that needs comparing.
+/// Two networks are either nested or disjoint. The networks are sorted by first address and then by length. Then a
+/// network that holds others is followed at once by one of them, so only neighbours have to be compared.
 pub(crate) fn first_overlap<T>(
     mut networks: Vec<(IpNetwork, T)>,
 ) -> Option<((IpNetwork, T), (IpNetwork, T))> {
@@ -27,7 +28,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn network() -> impl Strategy<Value = IpNetwork> {
-        // Few distinct bits, so that overlaps are common.
+        // There are few distinct bits, so that overlaps are common.
         let v4 = (0u32..64, 24u8..=32).prop_map(|(low, prefix)| {
             let network = ipnetwork::Ipv4Network::new((0x0a00_0000 | low).into(), prefix).unwrap();
             IpNetwork::new(network.network().into(), prefix).unwrap()

@@ -12,13 +12,13 @@ use crate::tunnel::Tunnel;
 pub struct Pods {
     /// What a pod's packets may have as their source.
     pub source_check: SourceCheck,
-    /// Ports of the node that no pod gets as a host port, as `tcp 22`; the tunnels' are not among them.
+    /// Ports of the node that no pod gets as a host port, as `tcp 22`. The tunnels' ports are not among them.
     pub reserved_host_ports: Vec<String>,
 }
 
 impl Default for Pods {
     fn default() -> Self {
-        // Those of ssh and of kubelet's API.
+        // The ports of ssh and of kubelet's API.
         let reserved_host_ports = ["tcp 22", "tcp 10250"].map(str::to_owned).into();
         Self { source_check: SourceCheck::default(), reserved_host_ports }
     }
@@ -39,12 +39,12 @@ impl Config {
 /// What a pod's packets may have as their source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SourceCheck {
-    /// What this node routes out of the very link by which the packet came.
+    /// A source that this node routes out of the very link by which the packet came.
     #[default]
     Strict,
-    /// What this node routes out of the link of any of its pods.
+    /// A source that this node routes out of the link of any of its pods.
     Loose,
-    /// Anything.
+    /// Any source.
     Off,
 }
 

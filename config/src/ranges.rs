@@ -1,4 +1,4 @@
-//! `ranges` of a pool: from texts to pairs of addresses, each inside a subnet and none overlapping another. Pure.
+//! `ranges` of a pool: from texts to pairs of addresses. Each is inside a subnet, and none overlaps another. Pure.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ pub(crate) type Ends = (IpAddr, IpAddr);
 
 const KEY: &str = "ipam.pool.ranges";
 
-/// The ranges, as they are written. `subnets` is `None` if they are read from elsewhere later.
+/// The ranges as they are written. `subnets` is `None` if they are read from another place later.
 pub(crate) fn ranges(
     document: &Document<'_>,
     texts: &[Text],
@@ -41,7 +41,7 @@ pub(crate) fn ranges(
     Ok(ranges)
 }
 
-/// Both ends, of one family and in order.
+/// Both ends of a range, of one family and in order.
 fn ends(written: &str) -> Option<Ends> {
     let (first, last) = written.split_once('-')?;
     let (first, last): Ends = (first.trim().parse().ok()?, last.trim().parse().ok()?);

@@ -1,7 +1,7 @@
-//! `ferrule.toml` and the nodes file as they are spelled: every key that is accepted, and nothing about their meaning.
+//! `ferrule.toml` and the nodes file as they are spelled: every accepted key, but nothing about the meaning.
 //!
-//! A key stands here only if a program honours it. Values keep their place in the text (`Spanned`), so that
-//! `settings` and `nodes` can say which line is wrong.
+//! A key is here only if a program uses it. Values keep their place in the text (`Spanned`), so that `settings` and
+//! `nodes` can say which line is wrong.
 
 use serde::Deserialize;
 use toml::Spanned;

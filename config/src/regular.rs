@@ -1,9 +1,9 @@
-//! The nodes file in the plain form in which programs write it and most people too, from text to nodes in one go.
+//! Reads the nodes file in the plain form in which programs and most people write it, from text to nodes in one go.
 //!
-//! A file of 5,000 nodes takes the TOML reader longer than the kernel takes for a third of what it asks for. Here is
-//! only what one line of that form can be, and only nodes without a fault; anything else (escapes, arrays over several
-//! lines, two nodes with one address) is nothing that this reader knows, and the TOML reader has it all, and says what is
-//! wrong and where. What is read here reads the same there.
+//! A file of 5,000 nodes takes the TOML reader longer than the kernel takes for a third of what it asks for. This
+//! reader knows only what one line of that form can be, and only nodes without a fault. For anything else (escapes,
+//! arrays over several lines, two nodes with one address) the TOML reader gets the whole text, and says what is wrong
+//! and where. What this reader accepts, the TOML reader reads in the same way.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -17,7 +17,7 @@ use crate::name::check_node_name;
 use crate::nodes::{NodeEntry, is_of_one_device};
 use crate::overlap::first_overlap;
 
-/// Bytes of a short table: a text holds hardly more tables than its length divided by this.
+/// Bytes of a short table. A text holds hardly more tables than its length divided by this.
 const SHORT: usize = 100;
 
 /// The nodes, if the whole text is of the plain form and has no fault.
@@ -46,7 +46,7 @@ impl<'a> Rest<'a> {
         if self.0.is_empty() { Some(()) } else { self.take("\n") }
     }
 
-    /// Empty lines and remarks.
+    /// Skips empty lines and remarks.
     fn pass_over_remarks(&mut self) -> Option<()> {
         loop {
             match self.0.as_bytes().first() {
@@ -69,7 +69,7 @@ impl<'a> Rest<'a> {
         Some(key)
     }
 
-    /// A string in quotes that stands for itself.
+    /// A string in quotes without escapes.
     fn string(&mut self) -> Option<&'a str> {
         self.take("\"")?;
         let is_itself = |byte| is_printed(byte) && byte != b'"' && byte != b'\\';
@@ -94,12 +94,12 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// Nothing but what ASCII prints.
+/// Whether the byte is a printable character of ASCII.
 fn is_printed(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 
-/// A table before its end.
+/// A table that is being read.
 #[derive(Default)]
 struct Table<'a> {
     name: Option<&'a str>,
@@ -111,7 +111,7 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The lines up to the next table, each `KEY = VALUE` and each key once.
+    /// Reads the lines up to the next table. Each is `KEY = VALUE`, and each key occurs once.
     fn read(rest: &mut Rest<'a>) -> Option<Self> {
         let mut table = Self::default();
         loop {
@@ -132,7 +132,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The node, if it can be one.
+    /// The node, if the values make one.
     fn node(self) -> Option<NodeEntry> {
         let Self { name, address, address6, pod_cidrs, vtep_mac, wireguard_key } = self;
         let name = name.filter(|name| check_node_name(name))?.to_owned();
@@ -165,7 +165,7 @@ fn network(text: &str) -> Option<IpNetwork> {
     (network.ip() == network.network() && has_hosts(&network)).then_some(network)
 }
 
-/// No two nodes claim the same name, address, MAC, key or pod address.
+/// Whether no two nodes claim the same name, address, MAC, key or pod address.
 fn is_each_its_own(nodes: &[NodeEntry]) -> bool {
     let of_both = |node: &NodeEntry| [node.address.map(IpAddr::V4), node.address6.map(IpAddr::V6)];
     let places = nodes.iter().flat_map(|node| &node.pod_cidrs).map(|network| (*network, ()));
@@ -193,7 +193,7 @@ mod tests {
                          \"fd00:1::/64\"]\n\n[[node]]\nname = \"b\"\naddress6 = \"2001:db8::2\"\npod_cidrs = []\n\
                          vtep_mac = \"02:00:00:00:00:02\"";
 
-    /// What TOML makes of a text.
+    /// The nodes that the TOML reader finds in a text.
     fn whole(text: &str) -> Option<Vec<NodeEntry>> {
         NodesFile::read_any(text, Path::new("nodes.toml")).ok().map(|file| file.nodes)
     }

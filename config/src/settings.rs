@@ -1,4 +1,4 @@
-//! `ferrule.toml` as the programs use it: typed, complete with defaults, checked.
+//! `ferrule.toml` as the programs use it: typed, checked, and completed with defaults.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -23,18 +23,18 @@ use crate::raw::{
 };
 use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, apart, vxlan, wireguard};
 
-/// How long a released address rests when `cooldown_s` is not set: longer than ARP and conntrack entries of short
-/// connections remember the pod that had it.
+/// How long a released address rests if `cooldown_s` is not set. It is longer than ARP and conntrack entries of short
+/// connections remember the pod that had the address.
 const COOLDOWN_S: u32 = 30;
 
-/// A day: beyond that it is a mistake of units.
+/// A day. A longer time is a mistake of units.
 const COOLDOWN_S_MAX: u32 = 86_400;
 
-/// How long a pod's namespace and link have to be gone, when `reclaim_after_s` is not set, before its lease is taken back:
-/// longer than a runtime takes to follow up on what it has removed.
+/// How long a pod's namespace and link have to be gone before its lease is taken back, if `reclaim_after_s` is not set.
+/// It is longer than a runtime takes to follow up on what it has removed.
 const RECLAIM_AFTER_S: u32 = 60;
 
-/// The whole of `ferrule.toml`. [`Config::default`] is what an empty file means.
+/// The whole of `ferrule.toml`. [`Config::default`] is the meaning of an empty file.
 ///
 /// ```
 /// use std::{path::Path, time::Duration};
@@ -68,7 +68,7 @@ pub struct Config {
     pub metrics: Metrics,
 }
 
-/// `[metrics]`: where figures and health are served over HTTP; nowhere if not set.
+/// `[metrics]`: where figures and health are served over HTTP. They are not served where it is not set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Of `ipamd`.
@@ -77,31 +77,33 @@ pub struct Metrics {
     pub routed: Option<SocketAddr>,
 }
 
-/// `[node]`: who this node is, where that is not to be found out.
+/// `[node]`: what this node is, if it cannot or should not be found out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// The node's name; see [`crate::node_name`] for what holds without it.
+    /// The node's name. [`crate::node_name`] says what counts without it.
     pub name: Option<String>,
-    /// The link by which the other nodes reach this one, where that is not to be found out by an address.
+    /// The link by which the other nodes reach this one, if it is not to be found out by an address.
     pub interface: Option<Interface>,
-    /// This node's own IPv4 address towards the other nodes; without it, that which the list of nodes gives it.
+    /// This node's own IPv4 address towards the other nodes. Without it, the address in the list of nodes counts.
     pub address: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
-    /// The IPv4 address by which the other nodes reach this one, if the machine does not have it itself: that of a NAT.
+    /// The IPv4 address by which the other nodes reach it, if the machine itself does not have that address, because it
+    /// is a NAT's.
     pub public_address: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub public_address6: Option<Ipv6Addr>,
 }
 
-/// `[cluster]`: what the whole cluster has in common.
+/// `[cluster]`: what all nodes of the cluster have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cluster {
-    /// The networks of all pods. Traffic to them keeps the pod's address. Without it, the pod CIDRs of the known nodes.
+    /// The networks of all pods. Traffic to them keeps the pod's address. Without it, the pod CIDRs of the known nodes
+    /// count.
     pub pod_cidrs: Vec<IpNetwork>,
     /// More networks towards which a pod keeps its own address.
     pub non_masquerade_cidrs: Vec<IpNetwork>,
-    /// The networks of Services. A node whose pods would have addresses of them is left out.
+    /// The networks of Services. A node whose pods would have addresses in them is left out.
     pub service_cidrs: Vec<IpNetwork>,
 }
 
@@ -110,11 +112,11 @@ pub struct Cluster {
 pub struct Ipam {
     /// How long a released address rests before it is given out again.
     pub cooldown: Duration,
-    /// How long namespace and link of a pod have to be gone before its lease is taken back.
+    /// How long the namespace and the link of a pod have to be gone before its lease is taken back.
     pub reclaim_after: Duration,
-    /// Where leases are kept; absolute. Without it, the runtime directory.
+    /// The directory of the leases; absolute. Without it, the runtime directory.
     pub state_dir: Option<PathBuf>,
-    /// `[[ipam.pool]]`. If there is one, `node.json`'s CIDRs are not used for addresses.
+    /// `[[ipam.pool]]`. If there is a pool, the CIDRs in `node.json` are not used for addresses.
     pub pools: Vec<Pool>,
 }
 
@@ -129,18 +131,19 @@ impl Default for Ipam {
     }
 }
 
-/// `[[ipam.pool]]`: networks that pods of this node get their addresses from.
+/// `[[ipam.pool]]`: networks from which pods of this node get their addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// What the plugin's configuration and the messages call it.
+    /// Its name in the plugin's configuration and in messages.
     pub name: String,
-    /// The networks; at least one, none overlapping another of any pool. None if `subnet_env` has them.
+    /// The networks: at least one, and none overlaps another one of any pool. The list is empty if `subnet_env` has
+    /// them.
     pub subnets: Vec<IpNetwork>,
     /// The file of flannel that has the networks; absolute.
     pub subnet_env: Option<PathBuf>,
-    /// First and last address of the parts that are given out. A subnet in which none begins is given out whole.
+    /// First and last address of the parts that are given out. A subnet in which no part begins is given out whole.
     pub ranges: Vec<(IpAddr, IpAddr)>,
-    /// Addresses and networks inside the subnets that are never given out; the gateways among them.
+    /// Addresses and networks inside the subnets that are never given out, including the gateways.
     pub reserved: Vec<IpNetwork>,
 }
 
@@ -149,16 +152,16 @@ pub struct Pool {
 pub struct Routing {
     /// How packets travel.
     pub backend: Backend,
-    /// A tunnel that packets are taken from besides, and never sent through: for as long as nodes move from one backend to
-    /// another.
+    /// A further tunnel from which packets are accepted, but into which none are sent. It serves while nodes move from
+    /// one backend to another.
     pub accept: Option<Tunnel>,
     /// Where the list of nodes comes from.
     pub source: Source,
-    /// The MTU of the pods in bytes; without it, the underlay device's less the encapsulation.
+    /// The MTU of the pods in bytes. Without it, the underlay device's MTU without the encapsulation counts.
     pub mtu: Option<u32>,
     /// Whether traffic that leaves the cluster takes the node's address.
     pub masquerade: bool,
-    /// Whether iptables is to let this node's pods through where it drops what is forwarded.
+    /// Whether iptables is made to let this node's pods through if it drops forwarded packets.
     pub accept_forward: bool,
     /// `[routing.file]`
     pub file: FileSource,
@@ -196,12 +199,12 @@ impl Default for Routing {
 /// How packets travel between nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
-    /// In UDP, over any network that joins the nodes.
+    /// In UDP, over any network that connects the nodes.
     #[default]
     Vxlan,
-    /// As they are, by routes over the segment that all nodes share.
+    /// Unchanged, by routes over the segment that all nodes share.
     Native,
-    /// As they are to nodes on this node's segment, in UDP to the others.
+    /// Unchanged to nodes on this node's segment, in UDP to the others.
     Auto,
     /// In UDP, encrypted and authenticated.
     Wireguard,
@@ -210,12 +213,12 @@ pub enum Backend {
 /// Where the list of nodes comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Source {
-    /// A file on this node, watched.
+    /// A file on this node, which is watched.
     #[default]
     File,
     /// The nodes of a Kubernetes cluster, from its API server.
     Kubernetes,
-    /// Subnet leases in etcd, of which this node takes one.
+    /// Subnet leases in etcd. This node takes one of them.
     Etcd,
 }
 
@@ -240,20 +243,21 @@ pub struct Kubernetes {
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// `[routing.flannel]`: what a node needs that shares its network with flannel's nodes, beside flannel's names of devices.
+/// `[routing.flannel]`: what a node needs if it shares its network with flannel's nodes, beside flannel's names of
+/// devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flannel {
-    /// Whether flannel's annotations of node objects are read, and written on this node's.
+    /// Whether flannel's annotations are read from node objects, and written to this node's.
     pub annotations: bool,
-    /// Where `subnet.env` is written, for the plugin of flannel; absolute.
+    /// The path at which `subnet.env` is written for flannel's plugin; absolute.
     pub subnet_env: Option<PathBuf>,
 }
 
 impl Config {
-    /// The configuration out of its text; `file` is only a name for messages.
+    /// Reads the configuration from its text. `file` is only a name for messages.
     ///
     /// # Errors
-    /// If the text is not TOML, has a key that nothing honours, or a value that cannot be.
+    /// If the text is not TOML, has a key that no program uses, or has an impossible value.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let raw: RawConfig = document.toml()?;
@@ -312,7 +316,7 @@ fn node(document: &Document<'_>, raw: &RawNode) -> Checked<Node> {
     })
 }
 
-/// The nodes file gives a node's public address. Which one the machine has, nobody else can say then.
+/// The nodes file gives a node's public address. Then nothing else tells which address the machine has.
 fn has_local(document: &Document<'_>, raw: &RawNode, source: Source) -> Checked<()> {
     let pairs = [
         ("node.public_address", &raw.public_address, &raw.address),
@@ -398,7 +402,7 @@ fn pool(document: &Document<'_>, raw: &RawPool) -> Checked<Pool> {
     Ok(Pool { name: name.clone(), subnets, subnet_env, ranges, reserved })
 }
 
-/// `subnets` or `subnet_env`, one of them.
+/// The networks of a pool, from `subnets` or from `subnet_env`; exactly one of them is set.
 fn networks_of_pool(document: &Document<'_>, raw: &RawPool) -> Checked<(Vec<IpNetwork>, Option<PathBuf>)> {
     let name = raw.name.get_ref();
     let remedy = "write at least one, as subnets = [\"10.244.1.0/24\"], or remove the pool";

@@ -1,4 +1,5 @@
-//! `subnet.env`: what flannel tells the plugins of its node. Shell assignments; read here, never executed.
+//! `subnet.env`: what flannel tells the plugins of its node. It consists of shell assignments, which are read here and
+//! never executed.
 
 use std::path::Path;
 
@@ -13,14 +14,14 @@ use crate::node_file::{MTU_MAX, MTU_MIN};
 pub struct SubnetEnv {
     /// This node's networks: `FLANNEL_SUBNET` and `FLANNEL_IPV6_SUBNET`; at least one.
     pub subnets: Vec<IpNetwork>,
-    /// The addresses by which the two are written. They belong to the bridge of flannel's pods.
+    /// The addresses by which the two networks are written. They belong to the bridge of flannel's pods.
     pub gateways: Vec<IpNetwork>,
-    /// `FLANNEL_MTU`: what fits into flannel's tunnel.
+    /// `FLANNEL_MTU`: the longest packet that fits into flannel's tunnel.
     pub mtu: Option<u32>,
 }
 
 impl SubnetEnv {
-    /// The file out of its text; `file` is only a name for messages.
+    /// Reads the file from its text. `file` is only a name for messages.
     ///
     /// # Errors
     /// If it is not what flannel writes.
@@ -54,7 +55,8 @@ impl SubnetEnv {
     }
 }
 
-/// The file's text for a node with these pod CIDRs, one a family; `networks` are those of all pods. As flannel writes it.
+/// The file's text for a node with these pod CIDRs, at most one for each family, as flannel writes it. `networks` are
+/// those of all pods.
 #[must_use]
 pub fn subnet_env_text(
     networks: &[IpNetwork],
@@ -80,7 +82,7 @@ pub fn subnet_env_text(
     text
 }
 
-/// The smallest network that has all of these in it.
+/// The smallest network that contains all of these.
 fn cover(networks: &[&IpNetwork]) -> Option<IpNetwork> {
     let mut prefix = networks.iter().map(|network| network.prefix()).min()?;
     let first = networks.first()?;
@@ -93,7 +95,7 @@ fn cover(networks: &[&IpNetwork]) -> Option<IpNetwork> {
     }
 }
 
-/// The address after the network's own: that of flannel's bridge.
+/// The address after the network's own, which flannel's bridge has.
 fn first_host(network: &IpNetwork) -> std::net::IpAddr {
     match network.network() {
         std::net::IpAddr::V4(ip) => std::net::Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),
@@ -111,7 +113,7 @@ fn some(document: &Document<'_>, found: SubnetEnv) -> Checked<SubnetEnv> {
     Ok(found)
 }
 
-/// A network of pods of that family, with the address that it was written by.
+/// A network of pods of that family, with the address by which it was written.
 fn subnet(is_v6: bool, text: &str) -> Option<IpNetwork> {
     let network: IpNetwork = text.contains('/').then(|| text.parse().ok())??;
     let address = network.ip();
@@ -120,7 +122,7 @@ fn subnet(is_v6: bool, text: &str) -> Option<IpNetwork> {
 }
 
 fn whole(network: IpNetwork) -> IpNetwork {
-    // The prefix is one of the family's already.
+    // The prefix is known to be valid for the family.
     IpNetwork::new(network.network(), network.prefix()).unwrap_or(network)
 }
 

@@ -34,7 +34,8 @@ impl Routing {
 pub struct Vxlan {
     /// The name of the device that `routed` makes.
     pub device: IfName,
-    /// The name of a second one, for IPv6 pods alone, in IPv6 packets. Without it, the first is for both families.
+    /// The name of a second device, which is for IPv6 pods alone and sends IPv6 packets. Without it, the first is for
+    /// both families.
     pub device6: Option<IfName>,
     /// The VXLAN network identifier, 24 bits.
     pub vni: u32,
@@ -42,14 +43,14 @@ pub struct Vxlan {
     pub port: u16,
     /// Whether packets carry their group policy mark (the GBP extension).
     pub gbp: bool,
-    /// Whether the device leaves checksums to the hardware below it. Without it, off where the kernel does that wrongly, and
-    /// otherwise left as it is.
+    /// Whether the device leaves checksums to the hardware below it. Without it, that is switched off for kernels that
+    /// do it wrongly, and otherwise left as it is.
     pub checksum_offload: Option<bool>,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
-        // A constant that the tests construct: it cannot fail.
+        // The name is a constant that the tests construct, so this cannot fail.
         let device = IfName::new("ferrule.1").expect("a link can be called so");
         Self { device, device6: None, vni: 1, port: 8472, gbp: false, checksum_offload: None }
     }
@@ -62,15 +63,15 @@ pub struct Wireguard {
     pub device: IfName,
     /// The UDP port; the same on every node of a cluster.
     pub port: u16,
-    /// How often a packet is sent to every other node when there is nothing to say, in seconds; 0 for never.
+    /// How often a packet is sent to every other node if there is nothing else to send, in seconds; 0 for never.
     pub keepalive_s: u16,
-    /// Where this node's private key is kept; absolute.
+    /// The path of this node's private key; absolute.
     pub key_file: PathBuf,
 }
 
 impl Default for Wireguard {
     fn default() -> Self {
-        // A constant that the tests construct: it cannot fail.
+        // The name is a constant that the tests construct, so this cannot fail.
         let device = IfName::new(WIREGUARD_DEVICE).expect("a link can be called so");
         Self { device, port: 51820, keepalive_s: 0, key_file: "/var/lib/ferrule/wireguard.key".into() }
     }
@@ -156,7 +157,7 @@ fn device(document: &Document<'_>, key: &str, default: &str, text: &Text) -> Che
     Err(document.fault(text, key, taken, remedy))
 }
 
-/// No two tunnels have one device.
+/// Checks that no two tunnels have the same device.
 pub(crate) fn apart(document: &Document<'_>, raw: &RawRouting, routing: &Routing) -> Checked<()> {
     let Routing { vxlan, wireguard, .. } = routing;
     let places = [

@@ -1,7 +1,8 @@
-//! One daemon of a kind in a network namespace, whatever directories it uses: two would each put right what the other does.
+//! At most one daemon of a kind runs in a network namespace, whatever directories it uses: two would each undo what the
+//! other does.
 //!
-//! The lock is a unix socket with an abstract name: such names are each network namespace's own, need no file, and are free again at once
-//! when their process ends, however it ends.
+//! The lock is a unix socket with an abstract name. Each network namespace has its own such names. They need no file,
+//! and they are free again as soon as their process ends, however it ends.
 
 use std::io::{self, ErrorKind};
 use std::os::linux::net::SocketAddrExt;
@@ -11,19 +12,19 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::geteuid;
 
-/// How long one that ends may still have the name: a program that it was about to start, nft for instance, holds its files for a
-/// moment longer than itself. Whoever starts it anew does not wait for that.
+/// How long a daemon that is ending may still hold the name. A program that it was just starting, such as nft, holds
+/// its files a moment longer than the daemon itself. Whoever starts the daemon anew need not wait for that.
 const LEAVING: Duration = Duration::from_secs(2);
-/// Nobody tells when the name is free.
+/// Time between two tries, because nothing tells when the name is free.
 const AGAIN: Duration = Duration::from_millis(20);
 
-/// The right to be the one daemon of this name here, until it is dropped or its process dies.
+/// The right to be the only daemon of this name here, until it is dropped or its process dies.
 #[derive(Debug)]
 pub struct Alone {
     _held: Option<UnixListener>,
 }
 
-/// Another one runs here.
+/// Another daemon of this name runs here.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "another {daemon} runs in this network namespace, as process {process}: each of the two would undo what the other does; stop it first"
@@ -36,7 +37,7 @@ pub struct NotAlone {
 impl Alone {
     /// Takes the right, if nobody has it.
     ///
-    /// A name that a stranger has taken, who could not be such a daemon, keeps nobody from running: that is logged.
+    /// If the name is held by a process that cannot be such a daemon, this daemon runs all the same, and logs that.
     ///
     /// # Errors
     /// [`NotAlone`].
@@ -65,7 +66,7 @@ impl Alone {
                 tracing::warn!(uid, process, "a stranger has the name @{}: it is ignored", name(daemon));
                 Ok(Self { _held: None })
             }
-            // It has just ended.
+            // The other process has just ended.
             Err(_) => Ok(Self { _held: bind(daemon).ok() }),
         }
     }
@@ -79,7 +80,7 @@ fn bind(daemon: &str) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(name(daemon))?)
 }
 
-/// User and process of who listens there.
+/// User and process that listen there.
 fn holder(daemon: &str) -> io::Result<(u32, i32)> {
     let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(name(daemon))?)?;
     let peer = getsockopt(&stream, PeerCredentials)?;

@@ -82,8 +82,8 @@ fn runtime_dir(text: &str) -> Result<PathBuf, String> {
 /// The levels, by name.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
-/// Refuses a filter that is none while the command line is still being read. The parser takes more than is meant here: to it every word is
-/// a module of which everything is to be logged, and of the others nothing.
+/// Refuses an invalid filter while the command line is still being read. The parser accepts more than is meant here: it
+/// takes every word for a module of which everything is to be logged, and logs nothing of the others.
 fn log_filter(text: &str) -> Result<String, String> {
     for part in text.split(',') {
         let (module, level) =

@@ -1,4 +1,5 @@
-//! Asking a daemon that runs, for the commands that show it: the connection, what goes wrong with it, and what is printed.
+//! Asks a running daemon, for the commands that show it: the connection, what can go wrong with it, and what is
+//! printed.
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
@@ -8,13 +9,13 @@ use std::time::{Duration, Instant};
 use ferrule_wire::{CallError, Client, ClientError};
 use serde::Serialize;
 
-/// How long a daemon may take for all of its answer.
+/// How long a daemon may take for its whole answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A daemon cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// Nobody listens.
+    /// No daemon listens.
     #[error(
         "{daemon} does not run here, nobody listens on {}: start it (`systemctl start {daemon}`), or say with --runtime-dir where it \
          runs",
@@ -26,7 +27,7 @@ pub enum AskError {
         /// Where it would listen.
         socket: PathBuf,
     },
-    /// The socket is not for this user.
+    /// This user may not use the socket.
     #[error("{} is for root and {daemon}'s own user: ask as root (sudo)", socket.display())]
     NotAllowed {
         /// The program's name.
@@ -34,18 +35,18 @@ pub enum AskError {
         /// Its socket.
         socket: PathBuf,
     },
-    /// No answer.
+    /// The daemon does not answer.
     #[error("{daemon} does not answer within {} s: its log may say why (`journalctl -u {daemon}`)", PATIENCE.as_secs())]
     Silent {
         /// The program's name.
         daemon: &'static str,
     },
-    /// An answer that cannot be used.
+    /// The answer cannot be used.
     #[error("{daemon} answers: {source}")]
     Answer {
         /// The program's name.
         daemon: &'static str,
-        /// What it says.
+        /// What is wrong with it.
         source: Box<ClientError>,
     },
     /// Standard output cannot be written.
@@ -74,7 +75,7 @@ impl Asked {
         }
     }
 
-    /// Has something asked.
+    /// Sends a question by `ask`, and returns the answer.
     ///
     /// # Errors
     /// See [`AskError`].
@@ -105,7 +106,7 @@ pub fn print_json(answer: &impl Serialize) -> Result<(), AskError> {
     print(&format!("{text}\n"))
 }
 
-/// Prints a text. A reader that has seen enough (`| head`) is no error.
+/// Prints a text. It is no error if the reader has seen enough and closes the pipe (`| head`).
 ///
 /// # Errors
 /// [`AskError::Output`].
@@ -117,7 +118,7 @@ pub fn print(text: &str) -> Result<(), AskError> {
     }
 }
 
-/// Rows under a header, in columns of one width each; what is empty is a dash.
+/// Rows under a header, each column as wide as its longest cell. An empty cell is shown as a dash.
 #[must_use]
 pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {
     let long = |cell: &str| cell.chars().count().max(1);
@@ -130,7 +131,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String 
         let mut line = String::new();
         for (cell, width) in row.iter().zip(widths) {
             let cell = if cell.is_empty() { "-" } else { cell };
-            // Writing to a string does not fail.
+            // Writing to a string cannot fail.
             let _ = write!(line, "{cell:width$}  ");
         }
         text.push_str(line.trim_end());
@@ -139,7 +140,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String 
     text
 }
 
-/// A time that passed, for people: `12 s`, `5 min`, `3 h`, `9 d`.
+/// A time span, for people: `12 s`, `5 min`, `3 h`, `9 d`.
 #[must_use]
 pub fn ago(passed: Duration) -> String {
     match passed.as_secs() {

@@ -1,4 +1,4 @@
-//! Files that other processes read while they are replaced.
+//! Replaces files while other processes read them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -6,22 +6,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Readable by all: the daemons that share a file run under different users, and none of it is secret.
+/// Readable by all: the daemons that share a file run as different users, and nothing in it is secret.
 const MODE: u32 = 0o644;
 const SECRET_MODE: u32 = 0o600;
 
-/// Makes `bytes` the content of `path`: a reader sees the old file or the new one, whole, also after a crash.
+/// Makes `bytes` the content of `path`. A reader sees either the old file or the new one, as a whole, even after a
+/// crash.
 ///
-/// Written beside it under a name that begins with a dot, synced, renamed over it; the directory is synced last. The
-/// directory must exist.
+/// The bytes are written to a file beside it whose name begins with a dot. That file is synced and renamed over `path`;
+/// the directory is synced last. The directory must exist.
 ///
 /// # Errors
-/// If a step fails; then the old file is as it was, and no other is left.
+/// A step failed. Then the old file is as it was, and no other file is left.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write(path, bytes, MODE)
 }
 
-/// The same for a file that only its owner reads.
+/// The same for a file that only its owner may read.
 ///
 /// # Errors
 /// As [`write_atomically`].
@@ -33,7 +34,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path)?;
     let written = write_synced(&temporary, bytes, mode).and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
-        // What failed is of more use to the caller than what the removal says.
+        // The first failure is of more use to the caller than one of the removal.
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }

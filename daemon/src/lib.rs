@@ -1,9 +1,13 @@
-//! What Ferrule's daemons share, all of it effects: the command line ([`CommonArgs`]), logging ([`start_logging`], [`log_as_one`]), the
-//! talk with the service manager ([`Notifier`], [`Watchdog`]), the runtime and the signals ([`block_on`], [`Signals`]), files that other processes
-//! read or write ([`FileWatch`], [`write_atomically`]), figures and health over HTTP ([`serve_metrics`]), a Varlink interface
-//! on a socket ([`varlink`]), and asking a daemon that runs ([`Asked`]).
+//! What Ferrule's daemons share. All of it has effects:
 //!
-//! What does not live here: anything that only one daemon needs, and the meaning of the files (crate `config`).
+//! - the command line ([`CommonArgs`]) and logging ([`start_logging`], [`log_as_one`]);
+//! - the talk with the service manager ([`Notifier`], [`Watchdog`]);
+//! - the runtime and the signals ([`block_on`], [`Signals`]);
+//! - files that other processes read or write ([`FileWatch`], [`write_atomically`]);
+//! - figures and health over HTTP ([`serve_metrics`]);
+//! - a Varlink interface on a socket ([`varlink`]), and asking a running daemon ([`Asked`]).
+//!
+//! Two things do not live here: what only one daemon needs, and the meaning of the files (crate `config`).
 
 mod alone;
 mod args;

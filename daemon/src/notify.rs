@@ -1,29 +1,29 @@
-//! The talk with the service manager (sd_notify(3)); silent when there is none.
+//! The talk with the service manager (sd_notify(3)). Without one, nothing is sent.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-/// Tells the service manager how the daemon is.
+/// Tells the service manager the daemon's state.
 ///
-/// The first `ready` ends the start of a `Type=notify` unit; whatever is ordered after the unit starts then. Nothing
-/// here fails: a service manager that cannot be told is logged and, if it cares, restarts the daemon.
+/// The first `ready` ends the start of a `Type=notify` unit, and units that are ordered after it start then. Nothing
+/// here fails: if the service manager cannot be told, that is logged, and the service manager may restart the daemon.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Notifier;
 
 impl Notifier {
-    /// The daemon serves. `status` is what `systemctl status` shows.
+    /// Tells that the daemon serves. `status` is what `systemctl status` shows.
     pub fn ready(self, status: &str) {
         tell(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
     }
 
-    /// What `systemctl status` shows from now on.
+    /// Sets what `systemctl status` shows from now on.
     pub fn status(self, status: &str) {
         tell(&[NotifyState::Status(&one_line(status))]);
     }
 
-    /// The daemon has begun to stop.
+    /// Tells that the daemon has begun to stop.
     pub fn stopping(self) {
         tell(&[NotifyState::Stopping]);
     }
@@ -31,22 +31,23 @@ impl Notifier {
     /// The keep-alive that the unit's `WatchdogSec` asks for. Must be called inside a tokio runtime.
     #[must_use]
     pub fn watchdog(self) -> Watchdog {
-        // Twice in the period that the service manager waits, as sd_watchdog_enabled(3) recommends.
+        // Beats come twice in the period that the service manager waits, as sd_watchdog_enabled(3) recommends.
         let beat = sd_notify::watchdog_enabled().map(|period| period / 2).filter(|beat| !beat.is_zero());
         Watchdog { beat: beat.map(every) }
     }
 }
 
-/// Shows the service manager that the daemon's loop still turns.
+/// Shows the service manager that the daemon's loop still runs.
 #[derive(Debug)]
 pub struct Watchdog {
     beat: Option<Interval>,
 }
 
 impl Watchdog {
-    /// Waits for the next beat and sends it; waits forever if no watchdog was asked for.
+    /// Waits for the next beat and sends it. Waits forever if no watchdog was asked for.
     ///
-    /// To be an arm of the daemon's main `select!`, so that it is that loop that is known to turn. Cancel safe.
+    /// It has to be an arm of the daemon's main `select!`, so that the beats show that this very loop runs. Cancel
+    /// safe.
     pub async fn beat(&mut self) {
         match &mut self.beat {
             Some(beat) => {
@@ -64,7 +65,7 @@ fn every(period: Duration) -> Interval {
     beat
 }
 
-/// A newline would end the assignment and begin another.
+/// The status on one line. A newline would end the assignment and begin another one.
 fn one_line(status: &str) -> String {
     status.replace(['\n', '\r'], " ")
 }

@@ -5,8 +5,8 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs a future to its end on a runtime of its own, on this thread. The daemons have little to do at a time; what takes
-/// long runs on threads of its own.
+/// Runs a future to its end on a runtime of its own, on this thread. The daemons have little to do at a time. Work that
+/// takes long runs on other threads.
 ///
 /// # Errors
 /// The operating system gives no runtime.
@@ -32,8 +32,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches the signals from here on. Must be called inside a tokio runtime with I/O enabled, and before the daemon
-    /// says that it is ready: a signal in between would kill it.
+    /// Catches the signals from here on. Must be called inside a tokio runtime with I/O enabled. It must also be called
+    /// before the daemon says that it is ready, because a signal in between would kill the daemon.
     ///
     /// A SIGHUP that was held back ([`Signals::hold_reload`]) is heard too.
     ///
@@ -58,7 +58,7 @@ impl Signals {
         }
     }
 
-    /// Has SIGHUP wait until somebody catches it: the program that this process is about to execute in its place.
+    /// Makes SIGHUP wait until the program that this process is about to execute in its place catches it.
     ///
     /// # Errors
     /// The kernel refuses.

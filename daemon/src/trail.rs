@@ -1,7 +1,7 @@
-//! The way to a file over all symbolic links, each step watched by the kernel.
+//! The way to a file over all symbolic links. The kernel watches each step.
 //!
-//! Every link on the way is an entry of some directory, and so is the file at its end; if the way breaks off, so is what is
-//! missing. It is these entries that are watched.
+//! Every link on the way is an entry of some directory, and so is the file at its end. If the way breaks off, the
+//! missing name is such an entry too. These entries are watched.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -12,17 +12,17 @@ use std::path::{Component, Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, Inotify, WatchDescriptor};
 
-/// More links than this the kernel does not follow either (`MAXSYMLINKS`).
+/// The kernel does not follow more links than this either (`MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
 
-/// How often the way is followed that changes under one's feet.
+/// How often the way is followed again if it changes meanwhile.
 const TRIES: u32 = 20;
 
 /// The entries that are watched, in the order of the way.
 #[derive(Debug)]
 pub(crate) struct Trail {
     entries: Vec<Entry>,
-    /// The last entry is the file, or where it would be.
+    /// Whether the last entry is the file, or the place where it would be.
     is_whole: bool,
 }
 
@@ -33,10 +33,10 @@ struct Entry {
     path: PathBuf,
 }
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// A link, or what is missing: the way behind it depends on it.
+    /// A link, or a missing name: the rest of the way depends on it.
     Way,
     /// The file itself.
     File(&'a Path),
@@ -46,13 +46,13 @@ impl Trail {
     /// Follows the way to `path`, which is absolute, and watches it.
     ///
     /// # Errors
-    /// The kernel does not give the watches that it takes.
+    /// The kernel does not give the watches that this needs.
     pub(crate) fn follow(inotify: &Inotify, path: &Path) -> io::Result<Self> {
         let mut tries = 0;
         loop {
             tries += 1;
             match Self::follow_once(inotify, path) {
-                // A directory went between two looks.
+                // A directory disappeared between two looks.
                 Err(error)
                     if matches!(
                         error.raw_os_error().map(Errno::from_raw),
@@ -80,7 +80,7 @@ impl Trail {
                 at = here;
                 continue;
             }
-            // What is there is asked once more when changes of it are told.
+            // The entry is looked at again once its changes are told.
             trail.watch(inotify, &at, name, is_last)?;
             match fs::read_link(&here) {
                 Ok(target) => {
@@ -94,7 +94,7 @@ impl Trail {
                     names(&target).into_iter().rev().for_each(|name| ahead.push_front(name));
                 }
                 Err(_) if is_last => trail.is_whole = true,
-                // It was made in between: the way goes on.
+                // The directory was made in between, so the way goes on.
                 Err(_) if here.is_dir() => at = here,
                 Err(_) => return Ok(trail),
             }
@@ -102,7 +102,7 @@ impl Trail {
         Ok(trail)
     }
 
-    /// Follows the way afresh, and leaves what is not on it any more.
+    /// Follows the way afresh, and drops the watches that are no longer on it.
     ///
     /// # Errors
     /// As [`Trail::follow`].
@@ -110,7 +110,7 @@ impl Trail {
         let new = Self::follow(inotify, path)?;
         for old in std::mem::replace(self, new).entries {
             if !self.watches(old.descriptor) {
-                // Fails if the directory is gone, and its watch with it.
+                // This fails if the directory is gone, and its watch with it.
                 let _ = inotify.rm_watch(old.descriptor);
             }
         }
@@ -138,23 +138,24 @@ impl Trail {
                 self.entries.push(Entry { descriptor, name, path });
                 Ok(())
             }
-            // Of a link that nobody here may look for, no change can be told; what it leads to is watched all the same.
+            // This process may not look for that link, so its changes cannot be told. What it leads to is watched all
+            // the same.
             Err(Errno::EACCES) if !is_last => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The file's own directory is there.
+    /// Whether the file's own directory exists.
     pub(crate) fn is_whole(&self) -> bool {
         self.is_whole
     }
 
-    /// A directory of the way has this watch.
+    /// Whether this watch belongs to a directory of the way.
     pub(crate) fn watches(&self, descriptor: WatchDescriptor) -> bool {
         self.entries.iter().any(|entry| entry.descriptor == descriptor)
     }
 
-    /// The step that is the entry `name` of the directory with this watch.
+    /// The step for the entry `name` of the directory with this watch.
     pub(crate) fn at(&self, descriptor: WatchDescriptor, name: &OsStr) -> Option<Step<'_>> {
         let at =
             self.entries.iter().position(|entry| entry.descriptor == descriptor && entry.name == name)?;
@@ -163,7 +164,7 @@ impl Trail {
     }
 }
 
-/// The names that a path is made of; a beginning at the root says nothing.
+/// The names in a path. The root at the beginning is left out.
 fn names(path: &Path) -> VecDeque<OsString> {
     let name = |part: Component<'_>| match part {
         Component::Normal(name) => Some(name.to_owned()),

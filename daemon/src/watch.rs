@@ -1,5 +1,5 @@
-//! Notice of a file that others write: a configuration, or what another daemon hands over. Where the way to it leads is in
-//! [`crate::trail`].
+//! Watches a file that others write: a configuration, or what another daemon hands over. [`crate::trail`] follows the
+//! way to the file.
 
 use std::fs;
 use std::io;
@@ -16,21 +16,22 @@ use tokio::time::Instant;
 
 use crate::trail::{Step, Trail};
 
-/// How often a file is looked at that the kernel does not watch.
+/// How often a file is looked at if the kernel does not watch it.
 const LOOK: Duration = Duration::from_secs(1);
-/// After so many looks the kernel is asked again.
+/// After so many looks the kernel is asked for watches again.
 const LOOKS: u32 = 60;
 
 /// Tells when a file may have changed: written and closed, renamed into place, removed, or replaced together with its
 /// directory.
 ///
-/// Neither the file nor its directory need exist. What is watched is the directory, or, as long as there is none, the
-/// nearest directory above it that exists; when the missing one appears, the watch moves down. A file that is created
-/// and still being written is not told of until it is closed, so that nobody reads half of one that is written in
-/// place. Where the way to the file leads over symbolic links, each link is watched, and the file where it really is: a change of
-/// either is told of, and so is the swap by which Kubernetes updates a mounted ConfigMap.
+/// Neither the file nor its directory need exist. The watch is on the directory. If that is missing, it is on the
+/// nearest directory above it that exists, and moves down when the missing one appears. A new file that is still being
+/// written is told only when it is closed, so that nobody reads half of a file that is written in place.
 ///
-/// Where the kernel has no watches left, the file is looked at once a second instead, and the log says so once.
+/// The way to the file may lead over symbolic links. Then each link is watched, and the file at its real place. A
+/// change of either is told, and so is the swap by which Kubernetes updates a mounted ConfigMap.
+///
+/// If the kernel has no watches left, the file is looked at once a second instead, and the log says so once.
 ///
 /// Changes that happen while nobody waits are kept, and many may be told as one. The caller reads the file once after
 /// making the watch, and again after each [`FileWatch::changed`].
@@ -39,23 +40,23 @@ pub struct FileWatch {
     path: PathBuf,
     eyes: Eyes,
     seen: Option<Stamp>,
-    /// The log says that the kernel does not watch.
+    /// Whether the log says that the kernel does not watch.
     said: bool,
 }
 
-/// How changes are noticed.
+/// The way in which changes are noticed.
 #[derive(Debug)]
 enum Eyes {
     /// The kernel tells.
     Kernel { events: AsyncFd<Handle>, trail: Trail },
-    /// By looks: when the next is due, and how many more there are before the kernel is asked again.
+    /// By looks. `next` is when the next one is due, `left` how many more there are before the kernel is asked again.
     Looks { next: Instant, left: u32 },
 }
 
-/// What tells one state of a file from another: device, inode, size and time of the last change (seconds, nanoseconds).
+/// Distinguishes two states of a file: device, inode, size and time of the last change (seconds, nanoseconds).
 type Stamp = (u64, u64, u64, i64, i64);
 
-/// `AsyncFd` wants a raw descriptor, which `Inotify` does not offer.
+/// `AsyncFd` needs a raw descriptor, which `Inotify` does not offer.
 #[derive(Debug)]
 struct Handle(Inotify);
 
@@ -69,7 +70,7 @@ impl FileWatch {
     /// Watches from here on. Must be called inside a tokio runtime with I/O enabled.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
-        // Names end at the root only if they begin there. Without a working directory all that is left is to look.
+        // A path leads up to the root only if it begins there. Without a working directory, only looking remains.
         let path = std::path::absolute(&path).unwrap_or(path);
         let eyes = Eyes::Looks { next: Instant::now(), left: 0 };
         let mut watch = Self { eyes, seen: None, said: false, path };
@@ -124,7 +125,7 @@ impl FileWatch {
         }
     }
 
-    /// The kernel does not watch: from now on the file is looked at.
+    /// Looks at the file from now on, because the kernel does not watch it.
     fn look(&mut self, error: &io::Error) {
         self.eyes = Eyes::Looks { next: Instant::now() + LOOK, left: LOOKS };
         if std::mem::replace(&mut self.said, true) {
@@ -140,8 +141,8 @@ impl FileWatch {
         tracing::warn!("{path} cannot be watched: {error}; it is looked at every second instead{remedy}");
     }
 
-    /// Waits for events and takes all that there are; true if they concern the file. Cancel safe: after the wait there
-    /// is no other.
+    /// Waits for events and takes in all of them. Returns whether they concern the file. Cancel safe, because it waits
+    /// only once, at the beginning.
     async fn drain(&mut self) -> io::Result<bool> {
         let Eyes::Kernel { events: source, .. } = &self.eyes else { return Ok(false) };
         let mut ready = source.readable().await?;
@@ -168,7 +169,7 @@ impl FileWatch {
                 Meaning::Moved => moved = true,
             }
         }
-        // A file that is replaced may be a link now, or none any more.
+        // A replaced file may be a link now, or no longer be one.
         if moved || concerned {
             let was_there = trail.is_whole();
             trail.renew(&source.get_ref().0, &self.path)?;
@@ -182,7 +183,7 @@ impl FileWatch {
 enum Meaning {
     Nothing,
     Changed,
-    /// The way to the file is perhaps another.
+    /// The way to the file may have changed.
     Moved,
 }
 
@@ -193,7 +194,7 @@ fn meaning(trail: &Trail, event: &InotifyEvent) -> Meaning {
     }
     let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
     if mask.intersects(gone) {
-        // Or left over from a directory that is no longer watched.
+        // Or the event is left over from a directory that is no longer watched.
         return if trail.watches(event.wd) { Meaning::Moved } else { Meaning::Nothing };
     }
     match event.name.as_deref().and_then(|name| trail.at(event.wd, name)) {
@@ -206,15 +207,15 @@ fn meaning(trail: &Trail, event: &InotifyEvent) -> Meaning {
     }
 }
 
-/// What makes the use of the deprecated function sound: [`Handle`] owns the descriptor, always gives the same one, and
-/// nothing else closes it.
+/// The deprecated function is sound here for three reasons: [`Handle`] owns the descriptor, always gives the same one,
+/// and nothing else closes it.
 #[expect(deprecated, reason = "the function that replaces it is unsafe, which this crate does not allow")]
 fn register(inotify: Inotify) -> io::Result<AsyncFd<Handle>> {
     AsyncFd::with_interest(Handle(inotify), Interest::READABLE)
 }
 
-/// True for a plain file that appeared by being opened: its close will be told of. A link, of either kind, is complete
-/// when it appears.
+/// Whether a plain file appeared because it was opened: then the kernel will tell of its close. A link, of either kind,
+/// is complete when it appears.
 fn being_written(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|stat| stat.is_file() && stat.nlink() == 1)
 }

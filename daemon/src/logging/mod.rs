@@ -1,4 +1,4 @@
-//! Logging to standard error, in the form that its reader wants: the journal, a terminal or a file.
+//! Logs to standard error, in the form that its reader wants: the journal, a terminal or a file.
 
 mod sink;
 
@@ -27,18 +27,18 @@ pub enum LoggingError {
         #[source]
         source: tracing_subscriber::filter::ParseError,
     },
-    /// The process logs already.
+    /// This process logs already.
     #[error("logging was started twice: {0}")]
     Started(#[from] tracing::subscriber::SetGlobalDefaultError),
 }
 
-/// Starts logging to standard error, once a process.
+/// Starts logging to standard error, once in a process.
 ///
-/// On a terminal with time and colours; into the journal with neither (it keeps its own time) but with the priority in
-/// front of the line, so that `journalctl -p warning` works; elsewhere with the time and no colours.
+/// On a terminal, lines have the time and colours. In the journal they have neither, because the journal keeps its own
+/// time, but the priority in front, so that `journalctl -p warning` works. Elsewhere they have the time and no colours.
 ///
-/// A reader of standard error that does not read holds up nobody who logs. Dropped, what is returned waits a little for the last
-/// lines.
+/// A reader of standard error that does not read holds up nobody who logs. When the returned value is dropped, it waits
+/// a little for the last lines.
 ///
 /// # Errors
 /// If the filter cannot be parsed, or the process logs already.
@@ -50,7 +50,7 @@ pub fn start_logging(filter: &str) -> Result<Logging, LoggingError> {
     Ok(Logging)
 }
 
-/// The log, as long as the process runs.
+/// The log. It is kept as long as the process runs.
 #[derive(Debug)]
 #[must_use = "dropped at the end it waits for the last lines"]
 pub struct Logging;
@@ -64,11 +64,12 @@ impl Drop for Logging {
 static SINK: Sink = Sink::new();
 
 thread_local! {
-    /// The lines that this thread keeps for one write.
+    /// The lines that this thread collects for one write.
     static KEPT: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes what this thread logs during `work` with one system call at its end, instead of one for each line.
+/// Writes everything that this thread logs during `work` in one system call at the end, instead of one call for each
+/// line.
 pub fn log_as_one(work: impl FnOnce()) {
     KEPT.set(Some(Vec::new()));
     work();
@@ -77,7 +78,7 @@ pub fn log_as_one(work: impl FnOnce()) {
     }
 }
 
-/// Standard error, or the lines that are kept.
+/// Standard error, or the lines that are collected.
 struct Output;
 
 impl Write for Output {
@@ -96,7 +97,7 @@ impl Write for Output {
     }
 }
 
-/// Who reads the log.
+/// The reader of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Style {
     Journal,
@@ -105,9 +106,8 @@ enum Style {
 }
 
 impl Style {
-    /// `journal` is `JOURNAL_STREAM`, which holds device and inode of the journal's stream; a process whose standard
-    /// error was redirected since inherits the variable all the same, hence the comparison with `file`
-    /// (systemd.exec(5)).
+    /// `journal` is `JOURNAL_STREAM`, which holds device and inode of the journal's stream. A process inherits that
+    /// variable even if its standard error was redirected afterwards. So it is compared with `file` (systemd.exec(5)).
     fn of(journal: Option<&str>, file: Option<(u64, u64)>, terminal: bool) -> Self {
         let stream = journal
             .and_then(|text| text.split_once(':'))
@@ -159,7 +159,7 @@ where
     }
 }
 
-/// The level as syslog counts it (sd-daemon(3)).
+/// The level as a number of syslog (sd-daemon(3)).
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// What one warning looks like, and that a filtered event leaves nothing.
+    /// The output of one warning. It also shows that a filtered event leaves nothing.
     fn logged(style: Style) -> String {
         let kept = Kept::default();
         let writer = kept.clone();

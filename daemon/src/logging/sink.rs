@@ -1,8 +1,9 @@
-//! Where the log's lines go: to standard error, without ever holding up who logs.
+//! Takes the log's lines to standard error, without ever holding up a thread that logs.
 //!
-//! A reader that does not read (a pipe that is full, a journal that hangs) holds up a write for as long as it likes. Lines that it
-//! would not take at once are left to a thread of its own, and while that has some, all others go there too, so that they keep
-//! their order. What it has no room for is lost, counted, and told once there is room again.
+//! A reader that does not read (a full pipe, a hanging journal) holds up a write as long as it likes. So lines that the
+//! reader would not take at once go to a separate thread. While that thread has lines, all others go there too, so that
+//! they keep their order. Lines for which it has no room are lost and counted, and the log tells how many once there is
+//! room again.
 
 use std::io::{Write, stderr};
 use std::os::fd::AsFd;
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A pipe or a socket that is ready takes as many bytes at once (`PIPE_BUF`; `unix_writable` in the kernel).
+/// So many bytes a pipe or a socket that is ready accepts in one write (`PIPE_BUF`; `unix_writable` in the kernel).
 const READY: usize = 4096;
 
-/// What may wait for the reader.
+/// At most so many bytes may wait for the reader.
 const ROOM: usize = 1 << 20;
 
-/// How long the end of the process waits for the last lines.
+/// How long the process waits at its end for the last lines.
 const LAST: Duration = Duration::from_secs(1);
 
 /// Lines on their way.
@@ -31,7 +32,7 @@ pub(super) struct Sink {
 struct State {
     waiting: Vec<u8>,
     lost: u64,
-    /// The thread has lines, waiting or in its hands.
+    /// Whether the thread has lines, waiting or in its hands.
     busy: bool,
     started: bool,
 }
@@ -46,7 +47,7 @@ impl Sink {
     pub(super) fn write(&'static self, lines: &[u8]) {
         let mut state = self.lock();
         if !state.busy && lines.len() <= READY && is_ready() {
-            // There is nobody who could be told.
+            // If this fails, there is nobody to tell.
             let _ = stderr().write_all(lines);
             return;
         }
@@ -97,7 +98,7 @@ impl Sink {
     }
 }
 
-/// Whether whoever has standard error would take some lines now.
+/// Whether standard error would accept some lines now.
 fn is_ready() -> bool {
     let stderr = stderr();
     let mut end = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What Prometheus may do with a figure.
+/// The kind of a figure for Prometheus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It only grows; its name ends in `_total`.
@@ -21,39 +21,39 @@ pub enum Kind {
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// One more.
+    /// Adds one.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// As many more.
+    /// Adds as many.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// How many.
+    /// The present value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Upper bounds of a histogram's buckets, in seconds: from what a call costs when nothing is in its way to what a
-/// runtime has given up waiting for.
+/// Upper bounds of a histogram's buckets, in seconds. They reach from the time of an undisturbed call to a time after
+/// which a runtime has given up waiting.
 const BOUNDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
 
-/// Times, counted by length.
+/// Durations, counted by length.
 #[derive(Debug, Default)]
 pub struct Histogram {
-    /// Each counts what the ones before do not; the last counts what is longer than every bound.
+    /// Each bucket counts what the ones before it do not. The last one counts what is longer than every bound.
     buckets: [AtomicU64; BOUNDS.len() + 1],
-    /// Of all times, in nanoseconds: 584 years of waiting before it begins anew.
+    /// The sum of all durations, in nanoseconds. It overflows after 584 years of waiting.
     sum_ns: AtomicU64,
 }
 
 impl Histogram {
-    /// One more time.
+    /// Adds a duration.
     pub fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
@@ -62,7 +62,7 @@ impl Histogram {
     }
 }
 
-/// A page of figures in the making. The samples of one name have to follow its [`family`](Self::family).
+/// A page of figures that is being written. The samples of one name have to follow its [`family`](Self::family).
 #[derive(Debug, Default)]
 pub struct Exposition {
     text: String,
@@ -70,7 +70,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// Nothing yet.
+    /// An empty page.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -89,14 +89,14 @@ impl Exposition {
         self
     }
 
-    /// A sample of the family that was begun.
+    /// Adds a sample to the family that was begun.
     pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         let name = self.name;
         self.line(format_args!("{name}{} {value}", Labels(labels, None)));
         self
     }
 
-    /// The samples of a histogram of the family that was begun.
+    /// Adds the samples of a histogram to the family that was begun.
     pub fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) -> &mut Self {
         let name = self.name;
         let mut count = 0;
@@ -118,13 +118,13 @@ impl Exposition {
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = self.text.write_fmt(line);
         self.text.push('\n');
     }
 }
 
-/// Labels in braces; none at all if there is none. The bound of a bucket comes last.
+/// Labels in braces; no braces if there are no labels. The bound of a bucket comes last.
 struct Labels<'a>(&'a [(&'a str, &'a str)], Option<&'a str>);
 
 impl Display for Labels<'_> {

@@ -1,5 +1,5 @@
-//! As much of HTTP/1.1 (RFC 9112) as a scrape and a probe need: GET and HEAD, one request a connection. Everything is
-//! bounded: connections, the size of a request, the time for it and for the answer.
+//! As much of HTTP/1.1 (RFC 9112) as a scrape and a probe need: GET and HEAD, one request for each connection.
+//! Everything is bounded: the connections, the size of a request, the time for it and for the answer.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,29 +26,29 @@ pub trait Pages: Send + Sync + 'static {
     fn page(&self, path: &str) -> impl Future<Output = Option<Page>> + Send;
 }
 
-/// The bounds; the default is what production has.
+/// The bounds. The default is used in production.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// Callers at once; the next wait in the socket's backlog.
+    /// Callers at the same time. Further callers wait in the socket's backlog.
     pub connections: usize,
-    /// Bytes of a request's head.
+    /// Bytes in the head of a request.
     pub request: usize,
-    /// For a request to arrive, for its page to be made, and for the answer to be read: each.
+    /// Time for each of three things: a request arrives, its page is made, the answer is read.
     pub time: Duration,
 }
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        // Two Prometheus servers, two probes, a person, and room.
+        // Two Prometheus servers, two probes and a person, with room to spare.
         Self { connections: 16, request: 8 << 10, time: Duration::from_secs(5) }
     }
 }
 
-/// How long to wait before an address that cannot be had is tried again, and the kernel that has no descriptor.
+/// How long to wait before the next try if the address cannot be used, or if the kernel has no descriptor.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Serves for ever. An address that cannot be had is an error in the log and tried again: that nobody can look is no
-/// reason not to work.
+/// Serves for ever. If the address cannot be used, that is an error in the log, and is tried again: a daemon that
+/// nobody can look at still has to work.
 pub async fn serve_metrics(address: SocketAddr, pages: impl Pages, limits: HttpLimits) {
     let listener = listen(address).await;
     let pages = Arc::new(pages);
@@ -90,7 +90,7 @@ async fn listen(address: SocketAddr) -> TcpListener {
     }
 }
 
-/// One request, one answer. Whoever is too slow is cut off.
+/// Serves one request with one answer. A caller that is too slow is cut off.
 async fn converse<P: Pages>(mut stream: TcpStream, pages: Arc<P>, limits: HttpLimits) {
     let Ok(Some(head)) = timeout(limits.time, head(&mut stream, limits.request)).await else { return };
     let answer = match parse(&head) {
@@ -106,7 +106,7 @@ async fn converse<P: Pages>(mut stream: TcpStream, pages: Arc<P>, limits: HttpLi
     let sent = async {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
-        // What the caller still sends is read: closing over it would reset the connection and lose the answer.
+        // What the caller still sends is read. Otherwise closing would reset the connection and lose the answer.
         let mut rest = [0; 1024];
         while stream.read(&mut rest).await? > 0 {}
         Ok::<(), std::io::Error>(())
@@ -114,7 +114,7 @@ async fn converse<P: Pages>(mut stream: TcpStream, pages: Arc<P>, limits: HttpLi
     let _ = timeout(limits.time, sent).await;
 }
 
-/// The request's head; as much of it as was read if it is too long. `None` if the caller went away.
+/// The head of the request. If it is too long, as much of it as was read. `None` if the caller went away.
 async fn head(stream: &mut TcpStream, most: usize) -> Option<Vec<u8>> {
     let mut head = Vec::new();
     let mut piece = [0; 1024];
@@ -131,7 +131,7 @@ fn is_whole(head: &[u8]) -> bool {
     head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
 }
 
-/// Whether it is a HEAD, and the path without its query; else the status to answer with.
+/// Whether the request is a HEAD, and its path without the query; else the status to answer with.
 fn parse(head: &[u8]) -> Result<(bool, &str), &'static str> {
     if !is_whole(head) {
         return Err("431 Request Header Fields Too Large");

@@ -1,6 +1,6 @@
 //! Figures for Prometheus and health for probes: the text format ([`Exposition`]), counters and histograms that cost an
-//! atomic addition ([`Counter`], [`Histogram`]), the figures that every process has ([`process_figures`]), and a small HTTP
-//! server ([`serve_metrics`]). Which figures a daemon has is that daemon's.
+//! atomic addition ([`Counter`], [`Histogram`]), the figures that every process has ([`process_figures`]), and a small
+//! HTTP server ([`serve_metrics`]). Each daemon itself decides which figures it has.
 
 mod exposition;
 mod http;

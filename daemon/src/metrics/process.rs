@@ -6,7 +6,7 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Exposition, Kind};
 
-/// Adds this process' processor time, memory, descriptors and start. What `/proc` does not tell is left out.
+/// Adds this process's processor time, memory, descriptors and start. What `/proc` does not tell is left out.
 pub fn process_figures(page: &mut Exposition) {
     if let Some(stat) = Stat::read() {
         page.family(
@@ -25,7 +25,7 @@ pub fn process_figures(page: &mut Exposition) {
         .sample(&[], stat.start_seconds);
     }
     if let Ok(open) = fs::read_dir("/proc/self/fd") {
-        // One of them is the look itself.
+        // One of them belongs to this look itself.
         page.family("process_open_fds", Kind::Gauge, "Open file descriptors.")
             .sample(&[], open.count().saturating_sub(1));
     }
@@ -45,7 +45,7 @@ impl Stat {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
         let boot = fs::read_to_string("/proc/stat").ok()?;
         let boot: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
-        // The name in brackets may hold anything; proc(5) counts from 1, and the third field follows it.
+        // The name in brackets may hold anything. proc(5) counts from 1, and the third field follows the name.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         #[expect(clippy::cast_precision_loss, reason = "seconds since the boot in 1/100 s have some 40 bits")]

@@ -1,4 +1,4 @@
-//! One caller: its calls in their order, each answered before the next is read.
+//! Serves one caller: its calls in their order, each answered before the next one is read.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,19 +20,19 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use super::server::{Limits, Service, Shared};
 
-/// A call up to this size is taken in however much others hold: all callers' together are bounded by their number.
+/// A call up to this size is always accepted, however many bytes other calls hold. The number of callers bounds these.
 const SMALL: usize = 16 << 10;
 
-/// Why a conversation ended other than by the caller's hanging up between calls.
+/// Why a conversation ended. That the caller hung up between calls is not among the reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum EndError {
-    /// It said nothing.
+    /// The caller said nothing.
     #[error("the caller sent no whole call in time")]
     Idle,
-    /// It did not listen.
+    /// The caller did not read its answer.
     #[error("the caller did not read its answer in time")]
     NotRead,
-    /// It went away.
+    /// The caller went away.
     #[error("the caller hung up in the middle of a call")]
     HalfCall,
     /// The socket failed.
@@ -41,13 +41,13 @@ pub enum EndError {
     /// A message cannot be framed.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// It speaks something else.
+    /// The caller speaks another protocol.
     #[error("the call is no Varlink message: {0}")]
     NotVarlink(#[from] serde_json::Error),
-    /// It may not call.
+    /// The caller may not call.
     #[error("the caller may not call")]
     Refused,
-    /// It held a place that another wanted.
+    /// The caller held a place that another one wanted.
     #[error("the caller was silent while others waited for its place")]
     Crowded,
     /// There is no room for its call.
@@ -65,7 +65,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, service: S, shared:
             let message = tokio::select! {
                 biased;
                 message = caller.message() => message?,
-                // The sender lives as long as the server, so the end of it is a stop too.
+                // The sender lives as long as the server, so its end means a stop too.
                 _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
                 () = is_crowded(&mut crowded, silent_until) => return Err(EndError::Crowded),
             };
@@ -79,7 +79,7 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, service: S, shared:
     }
 }
 
-/// Waits until others wait for a place, at this time or later.
+/// Waits until others wait for a place, but not before the time `from`.
 async fn is_crowded(crowded: &mut watch::Receiver<bool>, from: Instant) {
     while crowded.wait_for(|crowded| *crowded).await.is_ok() {
         sleep_until(from).await;
@@ -87,21 +87,21 @@ async fn is_crowded(crowded: &mut watch::Receiver<bool>, from: Instant) {
             return;
         }
     }
-    // The server ends, and with it the conversation.
+    // The server ends, and the conversation with it.
     std::future::pending::<()>().await;
 }
 
 /// Tells a caller that it may not call.
 pub(super) async fn refuse(stream: UnixStream, shared: Shared) {
     let mut caller = Caller::new(stream, &shared);
-    // Its call is read first: an answer to nothing would be lost with the connection's reset.
+    // The call is read first. Otherwise an early answer would be lost when the connection is reset.
     if let Ok(Ok(Some(_))) = timeout(shared.limits.crowded, caller.message()).await {
         let _ = caller.fail(&CallError::PermissionDenied {}).await;
     }
     tracing::debug!(error = %EndError::Refused, "ended a conversation");
 }
 
-/// The bytes of one caller's call, counted among all.
+/// The bytes of one caller's call. They are counted among those of all callers.
 #[derive(Debug)]
 struct Held {
     all: Arc<AtomicUsize>,
@@ -109,7 +109,7 @@ struct Held {
 }
 
 impl Held {
-    /// Counts more bytes; all that is held.
+    /// Counts more bytes. Returns how many all callers hold.
     fn add(&mut self, bytes: usize) -> usize {
         self.own += bytes;
         self.all.fetch_add(bytes, Ordering::Relaxed) + bytes
@@ -133,8 +133,8 @@ pub struct Caller {
     frames: Frames,
     held: Held,
     limits: Arc<Limits>,
-    /// Goes off at times at which it may have been silent for too long. Setting a timer anew for each call would wake the
-    /// runtime each time.
+    /// Fires when the caller may have been silent for too long. A new timer for each call would wake the runtime each
+    /// time.
     alarm: Pin<Box<Sleep>>,
 }
 
@@ -148,7 +148,7 @@ impl Caller {
 
     /// The next whole message; `None` if the caller hung up between calls.
     async fn message(&mut self) -> Result<Option<Vec<u8>>, EndError> {
-        // The call before is answered.
+        // The previous call was answered.
         self.held.clear();
         let late = Instant::now() + self.limits.idle;
         let mut piece = [0; 4096];
@@ -173,7 +173,8 @@ impl Caller {
         }
     }
 
-    /// A message that has come whole. One that cannot be framed is answered with an error, and ends the conversation.
+    /// Takes out a message that has arrived whole. One that cannot be framed is answered with an error, and ends the
+    /// conversation.
     async fn frame(&mut self) -> Result<Option<Vec<u8>>, EndError> {
         match self.frames.pop() {
             Ok(message) => Ok(message),
@@ -181,7 +182,7 @@ impl Caller {
         }
     }
 
-    /// Takes in what came of a message, as far as there is room.
+    /// Takes in a piece of a message, as far as there is room.
     async fn take(&mut self, piece: &[u8]) -> Result<(), EndError> {
         self.frames.push(piece);
         if self.held.add(piece.len()) > self.limits.held && self.held.own > SMALL {
@@ -190,7 +191,7 @@ impl Caller {
         Ok(())
     }
 
-    /// Tells the caller what ends the conversation.
+    /// Tells the caller why the conversation ends.
     async fn end(&mut self, error: EndError) -> Result<(), EndError> {
         let parameter = error.to_string();
         self.fail(&CallError::InvalidParameter { parameter }).await?;
@@ -214,14 +215,14 @@ impl Caller {
         }
     }
 
-    /// Whether the caller has closed the connection, as opposed to having closed its sending side only.
+    /// Whether the caller has closed the connection, and not only its sending side.
     pub fn has_hung_up(&self) -> bool {
         let mut end = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         matches!(poll(&mut end, PollTimeout::ZERO), Ok(1..))
             && end[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
 
-    /// The one answer to a call; none if it was `silent` (Varlink's `oneway`).
+    /// Sends the only answer to a call. Sends nothing if the call was `silent` (Varlink's `oneway`).
     ///
     /// # Errors
     /// See [`EndError`].
@@ -229,7 +230,7 @@ impl Caller {
         if silent { Ok(()) } else { self.page(answer, false).await }
     }
 
-    /// One of several answers; another follows if it `continues`.
+    /// Sends one of several answers. Another one follows if `continues` is set.
     ///
     /// # Errors
     /// See [`EndError`].
@@ -237,7 +238,7 @@ impl Caller {
         self.write(&Reply::success(answer, continues)).await
     }
 
-    /// An error as the answer.
+    /// Sends an error as the answer.
     ///
     /// # Errors
     /// See [`EndError`].
@@ -252,7 +253,7 @@ impl Caller {
     }
 }
 
-/// The connection, for what the kernel tells of it.
+/// The connection, so that the kernel can be asked about it.
 impl AsFd for Caller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()

@@ -1,5 +1,5 @@
-//! Accepting callers: one task each, a bound on their number and on what their unfinished calls hold, and a stop that lets
-//! each finish its call.
+//! Accepts callers: one task for each, a bound on their number and on what their unfinished calls hold, and a stop that
+//! lets each finish its call.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use super::caller::{Caller, EndError, converse, refuse};
 
-/// What is served; a copy for each caller.
+/// What is served. Each caller gets a copy.
 pub trait Service: Clone + Send + Sync + 'static {
     /// The calls of the interface.
     type Call: Calls;
@@ -26,18 +26,18 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// The interface's definition.
     const DEFINITION: &'static str;
 
-    /// Answers a call, by what `caller` offers for that.
+    /// Answers a call, with the means that `caller` offers.
     fn serve(
         &self,
         caller: &mut Caller,
         request: Incoming<Self::Call>,
     ) -> impl Future<Output = Result<(), EndError>> + Send;
 
-    /// A caller who may not call was turned away.
+    /// Called when a caller was turned away because it may not call.
     fn refused(&self) {}
 }
 
-/// How callers are kept from harming each other.
+/// Limits that keep callers from harming each other.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Users that may call.
@@ -46,13 +46,15 @@ pub struct Limits {
     pub idle: Duration,
     /// How long a caller may take to read an answer.
     pub write: Duration,
-    /// Callers at once; the next wait in the socket's backlog, and those that have been silent for `crowded` make room.
+    /// Callers at the same time. Further callers wait in the socket's backlog, and callers that were silent for
+    /// `crowded` make room.
     pub connections: usize,
-    /// How long a caller may be without a whole call while others wait for its place, and one that may not call at any time.
+    /// How long a caller may be without a whole call while others wait for its place. For one that may not call, it
+    /// counts always.
     pub crowded: Duration,
-    /// Bytes that all calls which are not answered yet may hold together.
+    /// Bytes that all unanswered calls may hold together.
     pub held: usize,
-    /// How long a stop waits for calls under way.
+    /// How long a stop waits for the calls in progress.
     pub stop: Duration,
 }
 
@@ -62,12 +64,12 @@ impl Limits {
     pub fn production() -> Self {
         Self {
             uids: BTreeSet::from([0, nix::unistd::geteuid().as_raw()]),
-            // Longer than a person types by hand; the plugin's calls take milliseconds.
+            // This is longer than a person types by hand. The plugin's calls take milliseconds.
             idle: Duration::from_secs(60),
             write: Duration::from_secs(10),
-            // kubelet starts some dozens of pods at once; each costs a task and a file descriptor of the usual 1024.
+            // kubelet starts some dozens of pods at once. Each costs a task and one of the usual 1024 file descriptors.
             connections: 900,
-            // The plugin's call comes with its connection, and it waits 5 s for the answer.
+            // The plugin sends its call as it connects, and waits 5 s for the answer.
             crowded: Duration::from_secs(1),
             // Calls are some hundred bytes long, except a GC's.
             held: 32 << 20,
@@ -83,9 +85,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) limits: Arc<Limits>,
-    /// The daemon stops.
+    /// Set when the daemon stops.
     pub(super) stopped: watch::Receiver<bool>,
-    /// No place is left, and others may be waiting for one.
+    /// Set when no place is left, and others may be waiting for one.
     pub(super) crowded: watch::Receiver<bool>,
     /// Bytes of all calls that are not answered yet.
     pub(super) held: Arc<AtomicUsize>,
@@ -120,7 +122,7 @@ pub async fn serve<S: Service>(
         }
     }
     drop(listener);
-    // Fails only if no caller is there to hear it.
+    // This fails only if no caller is there to hear it.
     let _ = stopping.send(true);
     let finished = timeout(limits.stop, async { while callers.join_next().await.is_some() {} }).await;
     if finished.is_err() {

@@ -1,5 +1,5 @@
-//! The socket, the daemon's own or one that the service manager listens on and passes, and the lock that lets one daemon
-//! alone serve a runtime directory.
+//! The socket: the daemon's own, or one that the service manager listens on and passes. Also the lock that lets only
+//! one daemon serve a runtime directory.
 
 use listenfd::ListenFd;
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The directory cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Another daemon serves it.
+    /// Another daemon serves the directory.
     #[error("another {daemon} serves {}: stop it first, or use another --runtime-dir", directory.display())]
     Taken {
         /// The program's name.
@@ -31,7 +31,7 @@ pub enum SocketError {
         #[source]
         source: io::Error,
     },
-    /// What the service manager passed is not the socket that callers know.
+    /// The service manager passed something other than the socket that callers know.
     #[error(
         "the service manager passed {what}; {daemon}.socket needs the one line ListenStream={}, with SocketMode=0600",
         expected.display()
@@ -55,7 +55,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock of the program of this name; the directory is made if it is not there.
+    /// Takes the lock of the program of this name. The directory is made if it is missing.
     ///
     /// # Errors
     /// [`SocketError::Taken`] if another process has it.
@@ -83,8 +83,8 @@ impl Lock {
         self.directory.join(format!("{}.sock", self.daemon))
     }
 
-    /// Listens on the socket. The file appears listening and with its rights set; that of a daemon that died is
-    /// replaced in the same step, so that no caller finds it missing.
+    /// Listens on the socket. When the file appears, it already listens and has its access rights. It replaces the file
+    /// of a dead daemon in the same step, so that no caller finds it missing.
     ///
     /// # Errors
     /// [`SocketError::Make`].
@@ -102,13 +102,15 @@ impl Lock {
         Ok((listener, SocketFile(path)))
     }
 
-    /// The socket that the service manager listens on and has passed to this process (sd_listen_fds(3)), if it has. Its file
-    /// is not the daemon's: it stays when the daemon goes, and who calls meanwhile waits for the next one.
+    /// The socket that the service manager listens on and has passed to this process (sd_listen_fds(3)), if it has. The
+    /// socket's file does not belong to the daemon. It stays when the daemon goes, and a caller that comes meanwhile
+    /// waits for the next daemon.
     ///
-    /// To be called before there are threads: it takes the variables out of the environment.
+    /// Must be called before there are threads, because it takes the variables out of the environment.
     ///
     /// # Errors
-    /// [`SocketError::Passed`]: callers would not find it, or others than root and the daemon's user would.
+    /// [`SocketError::Passed`]: callers would not find the socket, or others than root and the daemon's user could use
+    /// it.
     pub fn passed(&self) -> Result<Option<UnixListener>, SocketError> {
         let (daemon, expected) = (self.daemon, self.path());
         let wrong = |what: String| SocketError::Passed { daemon, what, expected: expected.clone() };
@@ -126,8 +128,8 @@ impl Lock {
     }
 }
 
-/// Whether this is the socket at `expected`, listening, and for root and its owner alone: who may write to the file may
-/// connect (unix(7)).
+/// Checks that this is the socket at `expected`, that it listens, and that only root and its owner may connect. Whoever
+/// may write to the file may connect (unix(7)).
 fn check(listener: &UnixListener, expected: &Path) -> Result<(), String> {
     let told = |error: io::Error| error.to_string();
     let address = listener.local_addr().map_err(told)?;
@@ -144,13 +146,13 @@ fn check(listener: &UnixListener, expected: &Path) -> Result<(), String> {
     if mode & 0o022 != 0 { Err(format!("{} with mode {mode:04o}", path.display())) } else { Ok(()) }
 }
 
-/// The socket's file. It goes when this does: callers then know at once that nobody serves.
+/// The socket's file. It is removed with this value, so that callers know at once that nobody serves.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // What stays behind is replaced at the next start.
+        // A file that stays behind is replaced at the next start.
         let _ = fs::remove_file(&self.0);
     }
 }
