@@ -1,9 +1,9 @@
 //! The CNI plugin `ferrule`: one process for each verb, from environment and standard input to one JSON text.
 //!
-//! A call walks through the folders so: [`edge`] reads what the runtime says into a typed request and finds every fault in
-//! it; then one file of [`verbs`] does the verb. It has addresses asked for by [`ask`], the pure [`decide`] works out what the
-//! pod needs of the kernel, and [`act`] does it. Where leases come from is the affair of `ipamd`; the ways to other nodes are
-//! the affair of `routed`.
+//! A call walks through the folders so: [`edge`] reads what the runtime says into a typed request and finds every fault
+//! in it; then one file of [`verbs`] does the verb. It has addresses asked for by [`ask`], the pure [`decide`] works
+//! out what the pod needs of the kernel, and [`act`] does it. Where leases come from is the affair of `ipamd`; the ways
+//! to other nodes are the affair of `routed`.
 
 pub mod act;
 mod ask;
@@ -58,8 +58,8 @@ pub fn run<N: Node>(
     Answer { stdout: written, ..answer }
 }
 
-/// Does what the environment and standard input ask of the program under the name it was called by. ADD writes its result to
-/// `stdout` itself: what cannot be told is taken back.
+/// Does what the environment and standard input ask of the program under the name it was called by. ADD writes its
+/// result to `stdout` itself: what cannot be told is taken back.
 pub fn serve<N: Node>(
     face: Face,
     variable: impl Fn(&str) -> Option<OsString>,

@@ -30,8 +30,8 @@ fn throughput(from: &Netns, to: &Netns, address: IpAddr, seconds: u32) -> f64 {
         said.any(|line| line.unwrap().starts_with("Server listening")),
         "iperf3 does not listen on {address}"
     );
-    // From the first byte, because what waits in a buffer when a measurement begins would be too much in it; the burst is
-    // little beside it.
+    // From the first byte, because what waits in a buffer when a measurement begins would be too much in it; the burst
+    // is little beside it.
     let args = ["--client", &address, "--time", &seconds.to_string(), "--json"];
     let output = iperf3(from, &args).wait_with_output().unwrap();
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();

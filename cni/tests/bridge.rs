@@ -236,8 +236,8 @@ fn can_ask(link: &str) -> bool {
     })
 }
 
-/// Whether the pod hears who asks for its MAC, being in the group that is asked (RFC 4291, section 2.7.1), and can answer: the
-/// kernel makes a link's own address when it has seen its carrier.
+/// Whether the pod hears who asks for its MAC, being in the group that is asked (RFC 4291, section 2.7.1), and can
+/// answer: the kernel makes a link's own address when it has seen its carrier.
 fn can_be_asked(address: IpAddr) -> bool {
     let IpAddr::V6(address) = address else { panic!("{address} is no IPv6 address") };
     let group = format!("ff0200000000000000000001ff{:06x}", address.to_bits() & 0xff_ffff);
@@ -247,9 +247,9 @@ fn can_be_asked(address: IpAddr) -> bool {
     says("igmp6", &group) && says("if_inet6", "fe80")
 }
 
-/// While it looks for another who has its link-local address, a node asks for no pod's MAC for packets from elsewhere: the
-/// first ones would be lost. What the kernel leaves to its workqueues is waited for, less long than looking takes, which is
-/// a second at least.
+/// While it looks for another who has its link-local address, a node asks for no pod's MAC for packets from elsewhere:
+/// the first ones would be lost. What the kernel leaves to its workqueues is waited for, less long than looking takes,
+/// which is a second at least.
 #[test]
 fn a_new_bridge_hands_ipv6_on_at_once() {
     with_lab(|lab| {

@@ -1,5 +1,5 @@
-//! The reference plugins `portmap`, `bandwidth`, `sbr` and `tuning` behind ours in the list, as clusters have them that come from
-//! elsewhere.
+//! The reference plugins `portmap`, `bandwidth`, `sbr` and `tuning` behind ours in the list, as clusters have them that
+//! come from elsewhere.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -90,7 +90,8 @@ fn portmap_and_bandwidth_work_behind_ours() {
     });
 }
 
-/// It moves the interface's routes to a table of their own, to which the pod's address leads: each has to stand there, too.
+/// It moves the interface's routes to a table of their own, to which the pod's address leads: each has to stand there,
+/// too.
 #[test]
 fn sbr_works_behind_ours() {
     with_lab(|lab| {
@@ -132,8 +133,8 @@ fn tuning_works_behind_ours() {
     });
 }
 
-/// The kernel forgets all neighbours of a link whose MAC is set, permanent ones too, in the pod; and the node does not learn the
-/// new one (decision 51). So the MAC is ours to set, and one that another plugin set is found by CHECK.
+/// The kernel forgets all neighbours of a link whose MAC is set, permanent ones too, in the pod; and the node does not
+/// learn the new one (decision 51). So the MAC is ours to set, and one that another plugin set is found by CHECK.
 #[test]
 fn a_mac_is_set_by_ours_and_one_that_tuning_sets_is_named_with_the_remedy() {
     with_lab(|lab| {

@@ -1,5 +1,5 @@
-//! Host ports and bandwidth where the addresses are another plugin's, where the pod is on a bridge, and both: CHECK misses
-//! what is gone, DEL and GC remove all of it and nothing else.
+//! Host ports and bandwidth where the addresses are another plugin's, where the pod is on a bridge, and both: CHECK
+//! misses what is gone, DEL and GC remove all of it and nothing else.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 

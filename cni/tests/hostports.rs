@@ -136,8 +136,8 @@ fn what_is_missing_of_the_table_is_made_again_and_the_elements_stay() {
     });
 }
 
-/// What lies on the node for others: the address of a Service, as IPVS has them, here on `lo`. What comes for that is the Service's,
-/// whatever port a pod has; a port that is asked for on that very address is the pod's.
+/// What lies on the node for others: the address of a Service, as IPVS has them, here on `lo`. What comes for that is
+/// the Service's, whatever port a pod has; a port that is asked for on that very address is the pod's.
 #[test]
 fn a_port_is_on_the_nodes_own_addresses_and_not_on_those_of_services() {
     const SERVICE: [&str; 2] = ["10.96.0.10", "2001:db8:96::a"];
@@ -179,8 +179,8 @@ fn a_port_is_on_the_nodes_own_addresses_and_not_on_those_of_services() {
     });
 }
 
-/// An address that comes to the node later is reached from outside at once, and by everybody from the next pod on; so is one on
-/// `lo` from which the node speaks, as where its routes are learned by BGP.
+/// An address that comes to the node later is reached from outside at once, and by everybody from the next pod on; so
+/// is one on `lo` from which the node speaks, as where its routes are learned by BGP.
 #[test]
 fn an_address_that_comes_later_and_one_that_the_node_speaks_from_are_the_nodes() {
     with_lab(|lab| {
@@ -202,8 +202,8 @@ fn an_address_that_comes_later_and_one_that_the_node_speaks_from_are_the_nodes()
     });
 }
 
-/// As many as a pod of a games server or a media gateway asks for. Not all of a transaction fits into what a socket may send, nor
-/// all refusals into what it may receive.
+/// As many as a pod of a games server or a media gateway asks for. Not all of a transaction fits into what a socket may
+/// send, nor all refusals into what it may receive.
 #[test]
 fn a_thousand_ports_are_opened_at_once_and_closed_at_once() {
     with_lab(|lab| {

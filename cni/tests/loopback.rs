@@ -1,5 +1,5 @@
-//! The node's loopback addresses and the pods, on the real kernel: a host port is reached by them, and nothing of the node's behind
-//! them is.
+//! The node's loopback addresses and the pods, on the real kernel: a host port is reached by them, and nothing of the
+//! node's behind them is.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
@@ -22,8 +22,9 @@ use crate::support::{attachment, result, warned};
 /// How long nothing has to come for it not to come.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A pod with every right inside its namespace tries all ways to the node's loopback address: its own kernel's, and frames of its
-/// own, with tags that the kernel takes off too. The table is no guard that could be taken away: with it and without it.
+/// A pod with every right inside its namespace tries all ways to the node's loopback address: its own kernel's, and
+/// frames of its own, with tags that the kernel takes off too. The table is no guard that could be taken away: with it
+/// and without it.
 #[test]
 fn no_pod_reaches_the_nodes_loopback_addresses_whoever_flushes_what() {
     for mode in ["routed", "bridge"] {
@@ -148,8 +149,8 @@ impl<'a> Intruder<'a> {
     }
 }
 
-/// The node's own connections over its loopback addresses: those to a host port reach the pod, by every one of them; those that
-/// merely have its number at their other end stay whole.
+/// The node's own connections over its loopback addresses: those to a host port reach the pod, by every one of them;
+/// those that merely have its number at their other end stay whole.
 #[test]
 fn from_the_nodes_loopback_addresses_a_port_is_reached_and_nothing_else_is_changed() {
     with_lab(|lab| {
@@ -158,8 +159,8 @@ fn from_the_nodes_loopback_addresses_a_port_is_reached_and_nothing_else_is_chang
             { "hostPort": 8080, "containerPort": 80, "hostIP": "127.0.0.5" },
             { "hostPort": 5353, "containerPort": 53, "protocol": "udp" }
         ]);
-        // A connection of the node's own, with the port's number at the server's end, begun before the pod came; the kernel
-        // tracks connections since there is a host port.
+        // A connection of the node's own, with the port's number at the server's end, begun before the pod came; the
+        // kernel tracks connections since there is a host port.
         lab.machine.add_pod("second");
         result(&lab.add("second", "decaf", &json!([{ "hostPort": 9, "containerPort": 9 }])));
         let server = TcpListener::bind("127.0.0.1:40000").unwrap();

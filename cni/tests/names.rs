@@ -1,5 +1,5 @@
-//! Every name that reaches the kernel or a path is checked as they will take it, before anything is done; and what ADD refuses can
-//! be deleted.
+//! Every name that reaches the kernel or a path is checked as they will take it, before anything is done; and what ADD
+//! refuses can be deleted.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 

@@ -233,8 +233,8 @@ fn steps(node: &Node, command: &str, pod: &Pod, fields: &Value) -> Vec<(String, 
     calls.map(step).collect()
 }
 
-/// Kills a verb at each of its system calls; `then` is what happens next, `n` the number of the step. The runtime asks for
-/// what `fields` say.
+/// Kills a verb at each of its system calls; `then` is what happens next, `n` the number of the step. The runtime asks
+/// for what `fields` say.
 fn killed_at_every_step(
     command: &str,
     fields: &Value,

@@ -1,5 +1,6 @@
-//! ADD while `ipamd` is killed, stopped and started again: none fails, with the socket held by the service manager and without. The real
-//! plugin and the real daemon as processes on the real kernel; `systemd-socket-activate` in the service manager's place.
+//! ADD while `ipamd` is killed, stopped and started again: none fails, with the socket held by the service manager and
+//! without. The real plugin and the real daemon as processes on the real kernel; `systemd-socket-activate` in the
+//! service manager's place.
 //!
 //! The daemon is the one built beside the plugin.
 
@@ -28,8 +29,8 @@ const RUNTIMES: usize = 4;
 /// How often the daemon goes in a run.
 const ENDS: usize = 12;
 
-/// The daemon again and again, as `Restart=always` and `RestartSec=200ms` would have it, with the socket that came with this
-/// shell if one did.
+/// The daemon again and again, as `Restart=always` and `RestartSec=200ms` would have it, with the socket that came with
+/// this shell if one did.
 const SUPERVISOR: &str = r#"
 cd "$1"
 shift

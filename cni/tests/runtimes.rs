@@ -1,5 +1,5 @@
-//! What the runtimes write, byte for byte as each of them marshals it, is read as the same request; and what Go's reader takes
-//! or leaves, ours takes or leaves.
+//! What the runtimes write, byte for byte as each of them marshals it, is read as the same request; and what Go's
+//! reader takes or leaves, ours takes or leaves.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 

@@ -1,5 +1,5 @@
-//! A socket that somebody else listens on, passed as systemd does it, with systemd's own program for that: callers wait in it
-//! while no daemon runs. That no ADD fails meanwhile is shown with the plugin, in `cni/tests/restarts.rs`.
+//! A socket that somebody else listens on, passed as systemd does it, with systemd's own program for that: callers wait
+//! in it while no daemon runs. That no ADD fails meanwhile is shown with the plugin, in `cni/tests/restarts.rs`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use crate::common::{Place, allocate, soon, until};
@@ -12,7 +12,8 @@ use std::process::{Child, Command};
 
 const POOL: &str = "[[ipam.pool]]\nname = \"own\"\nsubnets = [\"10.9.0.0/24\"]\n";
 
-/// Runs the daemon for as long as there is a file called `go`, each time with the socket that this shell was started with.
+/// Runs the daemon for as long as there is a file called `go`, each time with the socket that this shell was started
+/// with.
 const SUPERVISOR: &str = r#"
 cd "$1"
 shift

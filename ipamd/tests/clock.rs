@@ -1,4 +1,5 @@
-//! The wall clock set back and forth under the running daemon (Debian's `faketime`): leases and rest go by the boot clock.
+//! The wall clock set back and forth under the running daemon (Debian's `faketime`): leases and rest go by the boot
+//! clock.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use crate::common::{Daemon, Place, allocate, attachment, leases, until};

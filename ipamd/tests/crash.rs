@@ -1,6 +1,7 @@
-//! The daemon is killed with SIGKILL at random moments, a hundred times (`make soak`: a thousand), under 32 callers that
-//! allocate, release, and now and then vanish with their pod. After each start: every lease that was acknowledged is there,
-//! none twice, and every acknowledged release happened. Left in peace, the daemon takes back what vanished, and nothing else.
+//! The daemon is killed with SIGKILL at random moments, a hundred times (`make soak`: a thousand), under 32 callers
+//! that allocate, release, and now and then vanish with their pod. After each start: every lease that was acknowledged
+//! is there, none twice, and every acknowledged release happened. Left in peace, the daemon takes back what vanished,
+//! and nothing else.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 use crate::common::{Dice, Place, allocate, attachment, leases, until};
@@ -140,8 +141,8 @@ fn call(place: &Place, id: &str) -> ferrule_wire::Allocate {
     ferrule_wire::Allocate { netns: netns(place, id).to_str().map(str::to_owned), ..allocate(id) }
 }
 
-/// Holds what the callers know against what the daemon says, and settles what they could not know. Returns how many leases
-/// are left of pods that vanished.
+/// Holds what the callers know against what the daemon says, and settles what they could not know. Returns how many
+/// leases are left of pods that vanished.
 fn judge(place: &Place, callers: &mut [Caller]) -> usize {
     let listed = leases(&mut place.client());
     let addresses: BTreeSet<_> = listed.iter().flat_map(|lease| &lease.addresses).collect();

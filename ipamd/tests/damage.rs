@@ -44,7 +44,8 @@ fn damage(store: &Path, how: &str) {
     }
 }
 
-/// So many commits that those before are in the store alone, and not in the file of the last commits beside it any more.
+/// So many commits that those before are in the store alone, and not in the file of the last commits beside it any
+/// more.
 fn many_commits(client: &mut Client) {
     for _ in 0..500 {
         client.call(&allocate("passing")).unwrap();

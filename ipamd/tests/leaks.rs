@@ -184,8 +184,8 @@ fn a_single_leaked_lease_is_taken_back_after_a_restart_without_any_other_pod() {
     until("it is taken back", || is_reclaimed(&place, "leaked"));
 }
 
-/// Pods come (their namespace and link late, in either order) and go without a word, while the daemon is killed and started:
-/// none is taken back while it has a namespace or a link, and each that went is.
+/// Pods come (their namespace and link late, in either order) and go without a word, while the daemon is killed and
+/// started: none is taken back while it has a namespace or a link, and each that went is.
 #[test]
 fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
     const PODS: usize = 24;
@@ -225,8 +225,8 @@ fn under_churn_no_live_pod_loses_its_lease_and_every_dead_one_does() {
         let (place, done) = (Arc::clone(&place), Arc::clone(&done));
         thread::spawn(move || {
             let mut daemon = daemon;
-            // Losses have time to be found in one life of the daemon once that is longer than a grace and a look, however slow
-            // the machine is.
+            // Losses have time to be found in one life of the daemon once that is longer than a grace and a look,
+            // however slow the machine is.
             let mut life = Duration::from_millis(1700);
             while !done.load(Ordering::SeqCst) {
                 sleep(life);

@@ -1,5 +1,5 @@
-//! The real daemon among a thousand callers that behave badly in every way: those that behave do not notice, memory stays
-//! bounded, and a stop in the middle of it leaves nobody with a lease that he was not told of.
+//! The real daemon among a thousand callers that behave badly in every way: those that behave do not notice, memory
+//! stays bounded, and a stop in the middle of it leaves nobody with a lease that he was not told of.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

@@ -1,5 +1,5 @@
-//! Moving in from host-local and back out again: Debian's own bridge and host-local before and after, pods that are network
-//! namespaces, and the real daemon in between.
+//! Moving in from host-local and back out again: Debian's own bridge and host-local before and after, pods that are
+//! network namespaces, and the real daemon in between.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -23,8 +23,8 @@ const PLUGINS: &str = "/usr/lib/cni";
 const POOL: &str = "[[ipam.pool]]\nname = \"node\"\nsubnets = [\"10.244.1.0/24\", \"fd00:1::/64\"]\n";
 const RESERVED: &str = "reserved = [\"10.244.1.1\", \"fd00:1::1\"]\n";
 
-/// Runs the rest of the test as on a node of its own: process, network and mount namespaces in which nothing else lives.
-/// `true` inside.
+/// Runs the rest of the test as on a node of its own: process, network and mount namespaces in which nothing else
+/// lives. `true` inside.
 fn on_a_node(test: &str) -> bool {
     const INSIDE: &str = "FERRULE_TEST_INSIDE";
     if std::env::var_os(INSIDE).is_some() {

@@ -1,9 +1,10 @@
-//! Power cuts: the daemon with its store on a disk (`state_dir`) in a virtual machine that is ended at random moments, and the
-//! disk's write cache with it. What callers were told before is reported to the outside as it happens, and held against the
-//! store at the next boot. `make test-vm`; not in `make test`, because it emulates a machine and wants its kernel.
+//! Power cuts: the daemon with its store on a disk (`state_dir`) in a virtual machine that is ended at random moments,
+//! and the disk's write cache with it. What callers were told before is reported to the outside as it happens, and held
+//! against the store at the next boot. `make test-vm`; not in `make test`, because it emulates a machine and wants its
+//! kernel.
 //!
-//! The disk is a file behind `nbdkit`, which keeps what was not flushed in its own memory and dies with the machine. The guest is
-//! this same program, run by `tests/vm/vmrun`, which shows it the file system of this machine.
+//! The disk is a file behind `nbdkit`, which keeps what was not flushed in its own memory and dies with the machine.
+//! The guest is this same program, run by `tests/vm/vmrun`, which shows it the file system of this machine.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -216,7 +217,8 @@ fn known(share: &Path, boot: u32) -> (BTreeMap<String, Known>, usize) {
     (pods, answers)
 }
 
-/// Holds what the store has after a cut against what was acknowledged before it; what was lost, and how many answers there were.
+/// Holds what the store has after a cut against what was acknowledged before it; what was lost, and how many answers
+/// there were.
 fn judge(share: &Path, boot: u32) -> (Vec<String>, usize) {
     let (mut pods, answers) = known(share, boot - 1);
     let held = fs::read_to_string(share.join(format!("held-{boot}"))).unwrap();
@@ -250,7 +252,8 @@ fn judge(share: &Path, boot: u32) -> (Vec<String>, usize) {
     (lost, answers)
 }
 
-/// Boots again and again and cuts the power each time, with the disk mounted so; what was lost, and how many answers there were.
+/// Boots again and again and cuts the power each time, with the disk mounted so; what was lost, and how many answers
+/// there were.
 fn cut(cuts: u32, mount: &str) -> (Vec<String>, usize) {
     let mut dice = Dice::new();
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The daemon through the eyes of others: a Varlink client and a reader of metrics that are not ours (PyPI's `varlink` and
-//! `prometheus-client`, run by `windows.py`), and health over HTTP.
+//! The daemon through the eyes of others: a Varlink client and a reader of metrics that are not ours (PyPI's `varlink`
+//! and `prometheus-client`, run by `windows.py`), and health over HTTP.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 #[path = "../../tests/windows.rs"]

@@ -9,8 +9,8 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 /// One interface of one container in one network: what the CNI specification calls an attachment. The three together
 /// are the key by which a lease, a host veth and a queued release are found.
 ///
-/// Names and MACs of a pod's links are made from it, so that whoever knows the attachment finds the links without asking
-/// anybody:
+/// Names and MACs of a pod's links are made from it, so that whoever knows the attachment finds the links without
+/// asking anybody:
 ///
 /// ```
 /// use ferrule_model::{Attachment, host_mac, host_veth_name, ifb_name, is_host_veth, pod_mac, second_name};

@@ -20,8 +20,8 @@ pub struct ForeignRoute {
     pub nexthop: Option<NexthopId>,
     /// Its next hops; several share the packets.
     pub hops: Vec<Hop>,
-    /// The kernel lists no route with this key and the protocol that was asked for before this one. If there is such a route,
-    /// this one takes its packets.
+    /// The kernel lists no route with this key and the protocol that was asked for before this one. If there is such a
+    /// route, this one takes its packets.
     pub is_first: bool,
 }
 
@@ -66,8 +66,8 @@ pub struct PolicyRule {
     pub iif: Option<String>,
     /// It picks the packets that do not match.
     pub is_inverted: bool,
-    /// It picks by something else too: a mark, a port, a protocol, a type of service, a user, a VRF, the link of a bound
-    /// socket.
+    /// It picks by something else too: a mark, a port, a protocol, a type of service, a user, a VRF, the link of a
+    /// bound socket.
     pub is_narrow: bool,
     /// Routes with a prefix of at most this length do not count (`suppress_prefixlength`).
     pub suppressed: Option<u32>,

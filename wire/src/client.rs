@@ -115,7 +115,8 @@ impl Client {
     /// Connects once. `deadline` bounds this and every later wait on the connection.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] when nobody serves the socket; [`ClientError::Deadline`] when the daemon's backlog stays full.
+    /// [`ClientError::Connect`] when nobody serves the socket; [`ClientError::Deadline`] when the daemon's backlog
+    /// stays full.
     pub fn connect(path: &Path, deadline: Instant) -> Result<Self, ClientError> {
         let failed = |source: io::Error| ClientError::Connect { path: path.to_owned(), source };
         let flags = SockFlag::SOCK_CLOEXEC;

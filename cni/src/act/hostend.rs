@@ -1,5 +1,5 @@
-//! The host's end of a pod's veth pair, which is found even if somebody renamed it. The second name is looked up only if
-//! there is no link with the first.
+//! The host's end of a pod's veth pair, which is found even if somebody renamed it. The second name is looked up only
+//! if there is no link with the first.
 
 use ferrule_model::{IfName, Link};
 use ferrule_netlink::Renamed;

@@ -1,9 +1,9 @@
-//! Host ports in the kernel: puts a pod's elements there, removes them, and looks for them. `decide::ports` works out what
-//! the elements are.
+//! Host ports in the kernel: puts a pod's elements there, removes them, and looks for them. `decide::ports` works out
+//! what the elements are.
 //!
-//! One transaction adds all elements of a pod, and one removes them. The owner that each element names tells which to remove,
-//! so DEL needs no mappings and never removes those of another pod. If somebody else changes the rulesets between the look
-//! and the removal, the plugin looks again.
+//! One transaction adds all elements of a pod, and one removes them. The owner that each element names tells which to
+//! remove, so DEL needs no mappings and never removes those of another pod. If somebody else changes the rulesets
+//! between the look and the removal, the plugin looks again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -42,8 +42,8 @@ const FORGET: &str = "forget the UDP connections of a host port";
 pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -> Result<Vec<String>, Error> {
     let mut netfilter = node.netfilter().map_err(talking(OPEN))?;
     let mut attempts = 0;
-    // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod may
-    // make it at the same time, which is as good.
+    // The table is not there before a node's first host port, nor after somebody has flushed the rulesets. Another pod
+    // may make it at the same time, which is as good.
     let own: Vec<_> = nodes_own(&host.places().map_err(talking(ADDRESSES))?).collect();
     let on = ports::own_elements(own.iter().copied());
     while !grant(&mut netfilter, host, wanted, &on)? {
@@ -66,8 +66,8 @@ pub(crate) fn put<N: Node>(node: &N, host: &mut N::Kernel, wanted: &[Element]) -
     Ok(passed_by(node, wanted, comes_here))
 }
 
-/// The node's processes that listen on a port which is a pod's now. They keep running but get no more packets, so an operator
-/// has to be told.
+/// The node's processes that listen on a port which is a pod's now. They keep running but get no more packets, so an
+/// operator has to be told.
 fn passed_by<N: Node>(
     node: &N,
     wanted: &[Element],
@@ -100,8 +100,8 @@ fn passed_by<N: Node>(
     warnings.into_iter().collect()
 }
 
-/// Grants the `wanted` elements, with `on` as the addresses of the node, but does not make the table. Returns `false` if a
-/// part of the table is missing; then nothing has been granted.
+/// Grants the `wanted` elements, with `on` as the addresses of the node, but does not make the table. Returns `false`
+/// if a part of the table is missing; then nothing has been granted.
 fn grant(
     netfilter: &mut impl Netfilter,
     host: &mut impl Renamed,
@@ -275,8 +275,8 @@ fn remove_where<N: Node>(node: &N, wanted: impl Fn(&Element) -> bool) -> Result<
     Err(Error::HostPort(HostPortError::Busy { attempts: ATTEMPTS }))
 }
 
-/// Up to this many ports of one family, each port is asked for by itself. Every question makes the kernel walk through all
-/// connections that it tracks.
+/// Up to this many ports of one family, each port is asked for by itself. Every question makes the kernel walk through
+/// all connections that it tracks.
 const ASKED_ONE_BY_ONE: usize = 4;
 
 /// Forgets the UDP connections to a port of the `elements` that are `stale`: their next packet is translated afresh.

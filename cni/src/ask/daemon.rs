@@ -20,8 +20,8 @@ use crate::edge::request::Add;
 pub(crate) const START_WAIT: Duration = Duration::from_secs(3);
 /// How long ADD waits for the answer. The daemon drops calls that are older.
 pub(crate) const ALLOCATE_WAIT: Duration = Duration::from_secs(5);
-/// How long the other verbs wait. A DEL that gets no answer queues the release, and has to do so within the second or two
-/// that a runtime allows for a pod's end.
+/// How long the other verbs wait. A DEL that gets no answer queues the release, and has to do so within the second or
+/// two that a runtime allows for a pod's end.
 const SHORT_WAIT: Duration = Duration::from_millis(1500);
 /// How long to wait before asking again a daemon that hung up without an answer.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -32,7 +32,7 @@ const GATEWAY: &str = "gateway";
 pub(crate) struct Daemon<'a> {
     config: &'a Config,
     client: Client,
-    /// When the answer has to be here.
+    /// When the answer has to be here at the latest.
     deadline: Instant,
     /// When the first question went out, on the daemon's clock.
     asked_at: Duration,
@@ -40,7 +40,7 @@ pub(crate) struct Daemon<'a> {
     asked_again: bool,
     /// The call that is to be answered.
     asked: Option<Allocate>,
-    /// The way out of the subnets, if the pod shares a link with it.
+    /// The gateway of the subnets, if the pod shares a link with it.
     way_out: Option<(Lease, Vec<PoolStatus>)>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Daemon<'a> {
         })
     }
 
-    /// Asks for a lease; the answer is fetched with [`answer`](Self::answer).
+    /// Asks for a lease. [`answer`](Self::answer) fetches the answer.
     pub(crate) fn ask(&mut self, add: &Add) -> Result<(), Error> {
         self.deadline = Instant::now() + ALLOCATE_WAIT;
         self.client.set_deadline(self.deadline);
@@ -86,7 +86,7 @@ impl<'a> Daemon<'a> {
                 pools.iter().flat_map(|pool| &pool.subnets).any(|subnet| subnet.contains(address.ip()))
             };
             if !lease.addresses.iter().all(has) {
-                // The node has other subnets now than when the gateway's lease was given.
+                // The node's subnets have changed since the gateway's lease was given.
                 self.client.call(&Release { attachment: call.attachment.clone() })?;
                 lease = self.client.call(&call)?.lease;
             }
@@ -112,8 +112,8 @@ impl<'a> Daemon<'a> {
         Ok(())
     }
 
-    /// The reply. If the daemon stops or dies before it answers, it is asked again once it is back. The attachment gets the
-    /// same lease, whether or not the daemon heard the first question.
+    /// The reply. If the daemon stops or dies before it answers, it is asked again once it is back. The attachment gets
+    /// the same lease, whether or not the daemon heard the first question.
     fn reply(&mut self) -> Result<AllocateReply, ClientError> {
         let mut answered = self.client.receive::<Allocate>();
         while is_cut_off(&answered)
@@ -176,8 +176,8 @@ const fn is_cut_off<T>(answered: &Result<T, ClientError>) -> bool {
     matches!(answered, Err(ClientError::Closed | ClientError::Broken { .. }))
 }
 
-/// A release that is being prepared. The connection to the daemon is opened early, so that the daemon has accepted it by the
-/// time there is something to release.
+/// A release that is being prepared. The connection to the daemon is opened early, so that the daemon has accepted it
+/// by the time there is something to release.
 pub(crate) struct Releasing<'a> {
     config: &'a Config,
     client: Result<Client, ClientError>,
@@ -188,7 +188,7 @@ impl<'a> Releasing<'a> {
         Self { config, client: connect(config) }
     }
 
-    /// Releases the attachment's lease; if nobody answers, the release is queued.
+    /// Releases the attachment's lease. If nobody answers, queues the release.
     pub(crate) fn release(self, attachment: &Attachment) -> Result<(), Error> {
         let call = Release { attachment: attachment.clone() };
         let released = self.client.and_then(|mut client| {
@@ -204,13 +204,13 @@ impl<'a> Releasing<'a> {
     }
 }
 
-/// The same for what needs no preparation.
+/// Releases a lease without any preparation.
 pub(crate) fn release(config: &Config, attachment: &Attachment) -> Result<(), Error> {
     Releasing::prepare(config).release(attachment)
 }
 
-/// Whether the attachment's lease has these addresses, or only addresses among `others`: all that are on the interface, those
-/// of later plugins in the list among them.
+/// Whether the attachment's lease has these addresses, or only addresses among `others`. `others` are all addresses on
+/// the interface, including those that later plugins in the list added.
 pub(crate) fn check(
     config: &Config,
     attachment: &Attachment,
@@ -250,10 +250,11 @@ pub(crate) fn collect(config: &Config, valid: &[Attachment], stuck: &BTreeSet<If
     }
 }
 
-/// Whether the next ADD would get an address; the families it would get.
+/// Whether the next ADD would get an address. Returns the families that it would get.
 pub(crate) fn status(config: &Config) -> Result<Vec<Family>, Error> {
     let not_available = |error: ClientError| match told(config, error) {
-        // The daemon's own words alone. "gives no address" would be wrong here, because no address was asked for.
+        // The message has only the daemon's own words. "gives no address" would be wrong here, because no address was
+        // asked for.
         Error::Ipam(error) => Error::NotAvailable { reason: error.to_string(), source: Some(error) },
         Error::IpamUnreachable { socket, source } => {
             Error::NotAvailable { reason: unreachable(&socket, &source), source: Some(source) }

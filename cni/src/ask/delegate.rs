@@ -1,5 +1,6 @@
-//! Another IPAM plugin, executed as section 4 of the specification says: it is searched for in `CNI_PATH` and gets our
-//! environment and our configuration, and its errors are handed on unchanged. A plugin that does not end in time is killed.
+//! Executes another IPAM plugin, as section 4 of the specification says. The plugin is looked for in `CNI_PATH`. It
+//! gets our environment and our configuration, and its errors are handed on unchanged. If it does not end in time, it
+//! is killed.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -18,22 +19,22 @@ use crate::edge::error::Error;
 use crate::edge::result::AddResult;
 use crate::edge::spec::{Verb, Version};
 
-/// How long the plugin may take for any verb: as long as an ADD waits for `ipamd`. A release by another plugin cannot be
-/// queued, so DEL waits as long as ADD.
+/// How long the plugin may take for any verb: as long as an ADD waits for `ipamd`. A release by another plugin cannot
+/// be queued, so DEL waits as long as ADD.
 const WAIT: Duration = daemon::START_WAIT.saturating_add(daemon::ALLOCATE_WAIT);
-/// How long to wait for a plugin that was killed, so that it does nothing more while its work is undone.
+/// How long to wait for a plugin that was killed. While its work is undone, it must not do anything more.
 const KILL_WAIT: Duration = Duration::from_secs(1);
-/// No result or error object comes near this.
+/// Most bytes of its output. Real results and error objects are far smaller.
 const OUTPUT_MAX: u64 = 1 << 20;
-/// How often a plugin that has said everything is looked at until it has ended, which it does at once.
+/// How often to look whether a plugin has ended, once it has written everything. Normally it ends at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The plugin at work. It ends with this, unless it has ended before.
+/// A plugin that is running. It is killed when this is dropped, unless it has ended before.
 pub(crate) struct Running {
     verb: Verb,
     child: Child,
     deadline: Instant,
-    /// What it writes, once it has written everything.
+    /// Its output, once it has written everything.
     output: Receiver<io::Result<Vec<u8>>>,
 }
 
@@ -49,7 +50,7 @@ struct Object {
 }
 
 impl Running {
-    /// Waits for its end; `None` if the deadline was first.
+    /// Waits for its end. Returns `None` if the deadline passes first.
     fn end(&mut self) -> io::Result<Option<(ExitStatus, Vec<u8>)>> {
         let output = match self.output.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {
             Ok(output) => output?,
@@ -78,7 +79,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts it. The answer is fetched with [`finish`].
+/// Starts the plugin. [`finish`] fetches the answer.
 pub(crate) fn start(delegate: &Delegate, verb: Verb) -> Result<Running, Error> {
     let deadline = Instant::now() + WAIT;
     let file = find(delegate)?;
@@ -104,7 +105,7 @@ pub(crate) fn start(delegate: &Delegate, verb: Verb) -> Result<Running, Error> {
     Ok(Running { verb, child, deadline, output })
 }
 
-/// Waits for its end and gives what it wrote.
+/// Waits for its end, and returns what it wrote.
 pub(crate) fn finish(delegate: &Delegate, mut running: Running) -> Result<Vec<u8>, Error> {
     let ended = running.end().map_err(|reason| failed(delegate, reason.to_string()))?;
     let Some((status, output)) = ended else {
@@ -133,7 +134,7 @@ pub(crate) fn finish(delegate: &Delegate, mut running: Running) -> Result<Vec<u8
     Err(Error::Delegate { plugin, code, msg, details })
 }
 
-/// Runs a verb that answers nothing.
+/// Runs a verb that has no answer.
 pub(crate) fn run(delegate: &Delegate, verb: Verb) -> Result<(), Error> {
     start(delegate, verb).and_then(|running| finish(delegate, running)).map(drop)
 }

@@ -32,8 +32,9 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// The ends of a pair that was just made. The host's end tells the number of the pod's end, and the rest of the pod's end
-    /// is what was asked for, so nobody needs to look into the pod. `None` if the host's end has no other end.
+    /// The ends of a pair that was just made. The host's end tells the number of the pod's end, and the rest of the
+    /// pod's end is what was asked for, so nobody needs to look into the pod. `None` if the host's end has no other
+    /// end.
     pub fn made(host: Link, spec: &VethSpec) -> Option<Self> {
         let pod = Link {
             index: host.peer?,

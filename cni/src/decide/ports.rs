@@ -1,5 +1,5 @@
-//! The elements of nftables' maps that give a pod its host ports. Pure: `act::hostports` puts them into the kernel and removes
-//! them.
+//! The elements of nftables' maps that give a pod its host ports. Pure: `act::hostports` puts them into the kernel and
+//! removes them.
 //!
 //! A packet to a port of the node meets the maps of the `table`, and goes on to the pod. It keeps its source, with
 //! three exceptions, for which there are elements too. A pod that reaches itself would answer itself directly, so the

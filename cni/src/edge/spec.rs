@@ -1,5 +1,5 @@
-//! The CNI specification's vocabulary: its versions and its verbs. The result of ADD lives in [`crate::edge::result`], what a
-//! verb does in its own file.
+//! The CNI specification's vocabulary: its versions and its verbs. The result of ADD lives in [`crate::edge::result`],
+//! what a verb does in its own file.
 
 /// A version of the specification. All are spoken. Ordered by age.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

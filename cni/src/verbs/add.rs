@@ -1,7 +1,8 @@
 //! ADD: a veth pair into the pod's namespace and addresses for it, or nothing at all.
 //!
-//! The plugin asks for addresses first and makes the pair while it waits for the answer. If any step fails, it deletes the
-//! pair with everything that depends on it, and then releases the lease, unless the attachment had that lease before.
+//! The plugin asks for addresses first and makes the pair while it waits for the answer. If any step fails, it deletes
+//! the pair with everything that depends on it, and then releases the lease, unless the attachment had that lease
+//! before.
 
 use std::time::Duration;
 
@@ -26,17 +27,18 @@ use crate::edge::error::{Error, Failure, refused};
 use crate::edge::request::Add;
 use crate::edge::result::{AddResult, Dns};
 
-/// Longest wait for a bridge to forward what comes from a new port. It takes a millisecond or two, unless somebody has switched on the
-/// spanning tree protocol, which takes half a minute.
+/// How long to wait at most for a bridge to forward frames from a new port. A bridge needs a millisecond or two. If
+/// somebody has switched on the spanning tree protocol, it needs half a minute.
 const FORWARDING: Duration = Duration::from_millis(100);
 
-/// Attaches the pod and tells the result. The result has to arrive: a runtime that was not told of a pod never detaches it.
+/// Attaches the pod and tells the result. The result has to arrive: a runtime that was not told of a pod never detaches
+/// it.
 ///
-/// An attachment that is alive already gets the same lease and keeps its link; what is missing of it is made again. Returns
-/// what an operator should know of it, one line each.
+/// An attachment that is alive already gets the same lease and keeps its link. Parts of it that are missing are made
+/// again. Returns what an operator should know about it, one line for each thing.
 ///
 /// # Errors
-/// What failed first, and what else failed while it was taken back.
+/// The first failure, and the failures while the ADD was taken back.
 pub fn add<N: Node>(
     node: &N,
     request: &Add,
@@ -45,7 +47,7 @@ pub fn add<N: Node>(
     let netns = sandbox(node, &request.sandbox)?;
     let config = &request.config;
     reserved::check(&config.extras.ports, &config.runtime_dir)?;
-    // Connected early, so that the daemon is awake and has taken the connection by the time there is a question.
+    // The connection is made early, so that the daemon is awake and has accepted it by the time there is a question.
     let mut ipam = AddressSource::wait(config)?;
     let mut attempt = Attempt {
         node,
@@ -76,7 +78,7 @@ pub fn add<N: Node>(
 /// What has become of the veth pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pair {
-    /// This ADD made none; one that was there is left alone.
+    /// This ADD has not made one. A pair that was there before is left alone.
     NotMade,
     /// This ADD made it.
     Made,
@@ -87,9 +89,9 @@ enum Pair {
 /// What has become of the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lease {
-    /// There is none of this ADD's.
+    /// This ADD has none.
     None,
-    /// It was asked for; the answer is to come.
+    /// It was asked for, and the answer has not come yet.
     Asked,
     /// This ADD got it.
     New,
@@ -149,13 +151,13 @@ impl<N: Node> Attempt<'_, N> {
         let bridged = matches!(config.mode, Mode::Bridge(_));
         self.warnings =
             extras::put(&config.extras, self.node, &mut self.host, attachment, link, bridged, &grant)?;
-        // The last step: what it says is there.
+        // The record is written last: everything that it names exists.
         write_record(&config.runtime_dir, &self.host_side(&ends, &grant, &result)?).map_err(Error::Record)?;
         Ok(result)
     }
 
-    /// Tells the node and the other pods on the bridge who has the pod's addresses now. They may still know the addresses as
-    /// another pod's, and would go on sending to that pod for seconds.
+    /// Tells the node and the other pods on the bridge who has the pod's addresses now. They may still know the
+    /// addresses as another pod's, and would go on sending to that pod for seconds.
     fn announce(&mut self, ends: &Ends, grant: &Grant) -> Result<(), Error> {
         let forwards = self.host.forwards(&self.spec.host_name, FORWARDING);
         forwards.map_err(looking("whether the bridge forwards"))?;
@@ -165,7 +167,7 @@ impl<N: Node> Attempt<'_, N> {
         Ok(())
     }
 
-    /// What was made on the host, for `routed`, which keeps it.
+    /// The record of what was made on the host, for `routed`, which keeps it so.
     fn host_side(&self, ends: &Ends, grant: &Grant, result: &AddResult) -> Result<HostSide, Error> {
         let Add { config, attachment, pod, sandbox, .. } = self.request;
         let way = match &config.mode {
@@ -193,7 +195,7 @@ impl<N: Node> Attempt<'_, N> {
         })
     }
 
-    /// Puts the host's end on the bridge, which is made if this is its first pod.
+    /// Puts the host's end on the bridge. The bridge is made if this is its first pod.
     fn bridge(&mut self, config: &Bridge, host: &Link) -> Result<Link, Error> {
         let failed = |source| Error::Kernel { doing: "put the veth pair on its bridge", source };
         let spec = bridge::spec(config);
@@ -222,8 +224,8 @@ impl<N: Node> Attempt<'_, N> {
         Ok(bridge)
     }
 
-    /// The addresses that were given. What became of the lease is remembered, in case this ADD has to be taken back. The
-    /// configuration's MTU and name service replace those of the answer.
+    /// The addresses that were given. What became of the lease is remembered, in case this ADD has to be taken back.
+    /// The configuration's MTU and name service replace those of the answer.
     fn granted(&mut self, ipam: &mut AddressSource<'_>) -> Result<Grant, Error> {
         let Add { config, wanted, .. } = self.request;
         match ipam.answer() {
@@ -255,7 +257,7 @@ impl<N: Node> Attempt<'_, N> {
         }
     }
 
-    /// Makes the pair; `None` if one of the two names is taken.
+    /// Makes the pair. Returns `None` if one of the two names is taken.
     fn make(&mut self) -> Result<Option<Ends>, Error> {
         let host = match self.host.create_veth(&as_made(&self.spec), &self.netns) {
             Ok(host) => host,
@@ -305,8 +307,8 @@ impl<N: Node> Attempt<'_, N> {
     }
 
     fn delete(&mut self) -> Result<(), Error> {
-        // Without the record, `routed` puts nothing of an earlier ADD back. A record that cannot be removed does no harm:
-        // `routed` repairs only links that are there.
+        // Without the record, `routed` puts nothing of an earlier ADD back. A record that cannot be removed does no
+        // harm: `routed` repairs only links that are there.
         let _ = remove_record(&self.request.config.runtime_dir, &self.request.attachment);
         hostend::delete(&mut self.host, &self.spec.host_name).map(drop)
     }
@@ -361,7 +363,8 @@ impl<N: Node> Attempt<'_, N> {
         let delete = match self.pair {
             Pair::NotMade => false,
             Pair::Made => true,
-            // A link that a living attachment uses is not ours to delete; without a lease there was no living attachment.
+            // A link that a living attachment uses is not ours to delete; without a lease there was no living
+            // attachment.
             Pair::Unknown => self.lease == Lease::New,
         };
         if delete && let Err(error) = self.delete() {

@@ -1,4 +1,4 @@
-//! CHECK: is everything that ADD made still there? What other plugins of the list added is not looked at, and what they
+//! CHECK: is everything that ADD made still there? It does not look at what other plugins of the list added. What they
 //! changed is known from the result that the runtime hands over.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,7 @@ use crate::edge::result::{self, Interface, Ip};
 /// Compares the attachment with the result of its ADD.
 ///
 /// # Errors
-/// [`Error::Changed`] with every difference; other errors if one could not be looked for.
+/// [`Error::Changed`] with every difference. Other errors mean that a difference could not be looked for.
 pub fn check<N: Node>(node: &N, request: &Check) -> Result<(), Failure> {
     let netns = sandbox(node, &request.sandbox)?;
     let mut host = node.host().map_err(Error::socket)?;
@@ -64,16 +64,16 @@ struct Expected {
     host_mtu: Option<u32>,
     pod_mac: Mac,
     pod_mtu: Option<u32>,
-    /// The bridge that the host's end is on; `None` in mode `routed`. ADD decided that, whatever the configuration
-    /// has become.
+    /// The bridge on which the host's end is; `None` in mode `routed`. ADD has decided that, even if the configuration
+    /// has changed since.
     bridge: Option<String>,
-    /// With their gateways.
+    /// The pod's addresses, with their gateways.
     granted: Vec<Granted>,
-    /// The routes by those gateways.
+    /// The routes that go by these gateways.
     routes: Vec<(IpNetwork, IpAddr)>,
-    /// The addresses alone.
+    /// The addresses without their gateways.
     addresses: Vec<IpNetwork>,
-    /// All that are on the interface, those of other plugins among them.
+    /// All addresses on the interface, including those of other plugins.
     all: Vec<IpNetwork>,
 }
 
@@ -91,7 +91,7 @@ impl Expected {
         }
         let place = pod.map(|(place, _)| place);
         let on_it = || added.ips.iter().filter(|ip| ip.interface.is_some() && ip.interface == place);
-        // Of a routed pod ours have our gateway; a later plugin may have put others on the link.
+        // A routed pod's own addresses have our gateway. A later plugin may have put others on the link.
         let routed = |ip: &&Ip| ip.gateway == Some(gateway(family(&ip.address)));
         let before = host.and_then(|(place, _)| added.interfaces.get(place.checked_sub(1)?));
         let bridge = before
@@ -178,7 +178,7 @@ fn looking(source: ferrule_netlink::Error) -> Error {
     Error::Kernel { doing: "look at the attachment", source }
 }
 
-/// The two links; nothing to look at further if they are not a pair.
+/// Looks at the two links. If they are not a pair, there is nothing more to look at.
 fn links<K: Kernel>(
     host: &mut K,
     inside: &mut K,
@@ -208,7 +208,7 @@ fn links<K: Kernel>(
 /// The routes of a namespace.
 type Routes = BTreeMap<RouteKey, Route>;
 
-/// Addresses, the gateway's neighbour and the default route of each family.
+/// Looks at the addresses, the gateway's neighbour and the default route of each family.
 fn pod_side<K: Kernel>(
     kernel: &mut K,
     ends: &Ends,
@@ -248,7 +248,7 @@ fn pod_side<K: Kernel>(
     Ok(())
 }
 
-/// The bridge, the host's end on it, and the gateways' addresses.
+/// Looks at the bridge, the host's end on it, and the gateways' addresses.
 fn bridge_side<K: Bridges>(
     kernel: &mut K,
     ends: &Ends,
@@ -283,7 +283,7 @@ fn bridge_side<K: Bridges>(
     Ok(())
 }
 
-/// The route and the neighbour of each address.
+/// Looks at the route and the neighbour of each address.
 fn host_side<K: Kernel>(
     kernel: &mut K,
     ends: &Ends,

@@ -1,5 +1,5 @@
-//! `ferrule-ipam`: the same program under its other name serves `ipamd`'s addresses to other plugins, such as bridge, ptp
-//! and macvlan, which make the links. It makes nothing itself and needs no right but to call `ipamd`.
+//! `ferrule-ipam`: the same program under its other name serves `ipamd`'s addresses to other plugins, such as bridge,
+//! ptp and macvlan, which make the links. It makes nothing itself and needs no right but to call `ipamd`.
 
 use ferrule_model::{IpNetwork, family, host_prefix};
 

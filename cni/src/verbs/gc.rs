@@ -31,8 +31,8 @@ pub fn gc<N: Node>(node: &N, request: &Gc) -> Result<(), Failure> {
     Failure::of(errors)
 }
 
-/// Deletes the host's ends that nothing valid has, and gives the names of those that stay nevertheless; `None`
-/// if something else stays.
+/// Deletes the hosts' ends that belong to no valid attachment. Returns the names of those that could not be deleted.
+/// `None` means that something else may have stayed.
 fn links<N: Node>(
     node: &N,
     request: &Gc,
@@ -53,7 +53,7 @@ fn links<N: Node>(
             }
         };
         let Some(made_as) = made_as else { continue };
-        // So that nothing comes back, as in DEL.
+        // The record goes first, so that `routed` puts nothing back, as in DEL.
         let _ = records.remove(&made_as);
         if let Err(source) = host.delete_link(&link.name) {
             errors.push(Error::Kernel { doing: "delete a veth pair that no attachment has", source });
@@ -68,7 +68,7 @@ fn links<N: Node>(
     if closed && known { Ok(Some(stuck)) } else { Ok(None) }
 }
 
-/// The name under which a link was made that says it is a pod's; `None` if it is none of ours.
+/// The name under which a link was made, which says that it is a pod's. `None` if it is not a link of ours.
 fn made_as(host: &mut impl Renamed, link: &Link) -> Result<Option<IfName>, Error> {
     if is_host_veth(link.name.as_str()) {
         return Ok(Some(link.name.clone()));
@@ -77,7 +77,7 @@ fn made_as(host: &mut impl Renamed, link: &Link) -> Result<Option<IfName>, Error
     looked.map_err(|source| Error::Kernel { doing: "look for the first name of a veth pair", source })
 }
 
-/// Removes the records of attachments of the network that nothing valid has, and whose links went by themselves.
+/// Removes the records of attachments of the network that are not valid and whose links have gone by themselves.
 fn records_left<K: Kernel>(
     host: &mut K,
     records: &Records,
@@ -88,7 +88,7 @@ fn records_left<K: Kernel>(
         let is_of_network = match records.read(name).map_err(Error::Record)? {
             Record::None => false,
             Record::Kept(made) => made.attachment.network == request.config.name,
-            // A record that was cut short names nobody; it belongs to nobody if there is no link.
+            // A record that was cut short does not name its attachment. If its link is gone, it belongs to nobody.
             Record::Unreadable(_) => true,
         };
         if is_of_network {

@@ -33,8 +33,8 @@ pub(crate) const NAMES: [&str; 8] = [
 /// The environment, as far as it is looked at.
 pub(crate) type Variables = BTreeMap<&'static str, OsString>;
 
-/// Reads a request. What cannot be read is answered with an error of the specification; of what can be read, all that is
-/// decided before the first effect is decided.
+/// Reads a request. What cannot be read is answered with an error of the specification; of what can be read, all that
+/// is decided before the first effect is decided.
 pub(crate) fn judge(face: Face, environment: &Variables, stdin: &[u8]) {
     let variable = |name: &str| environment.get(name).cloned();
     match Invocation::read(face, variable, stdin) {

@@ -1,5 +1,5 @@
-//! What the tests of the verbs share: a node with the fake kernel, one with the real kernel in scratch namespaces, faults
-//! at any request, a stand-in for `ipamd`, and the plugin run as a runtime runs it.
+//! What the tests of the verbs share: a node with the fake kernel, one with the real kernel in scratch namespaces,
+//! faults at any request, a stand-in for `ipamd`, and the plugin run as a runtime runs it.
 
 #![allow(dead_code, reason = "every test file uses its own part")]
 

@@ -1,8 +1,9 @@
-//! Compares what the kernel knows of pods with the leases of the store. Pure: `look::sight` reads what the kernel knows.
+//! Compares what the kernel knows of pods with the leases of the store. Pure: `look::sight` reads what the kernel
+//! knows.
 //!
 //! An address that is routed to a pod's link is in use, whatever the store says: a store that was lost, truncated or
-//! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the routes
-//! and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
+//! replaced by an older copy must not give it to a second pod. So the lease of such a link is made again from the
+//! routes and from what the plugin wrote into the link's alias; leases of others that claim its addresses end.
 
 use crate::decide::compact::Packed;
 use crate::decide::holdings::Change;

@@ -1,5 +1,5 @@
-//! What the store holds, and how that changes: leases and released addresses as values. Pure. How they are written down is
-//! the affair of `store`.
+//! What the store holds, and how that changes: leases and released addresses as values. Pure. How they are written down
+//! is the affair of `store`.
 
 use crate::decide::compact::{Former, Packed};
 use ferrule_wire::messages::Lease;

@@ -1,11 +1,11 @@
 //! Which leases nobody uses any more, although nobody released them. Pure: `look::sight` looks up what is there.
 //!
-//! A lease is suspected when its namespace and its link are gone. It counts as lost when another look, one grace period later,
-//! finds the same. One look that finds either of them, or cannot tell, clears the lease.
+//! A lease is suspected when its namespace and its link are gone. It counts as lost when another look, one grace period
+//! later, finds the same. One look that finds either of them, or cannot tell, clears the lease.
 //!
-//! In another network namespace than the node's, all links seem to be gone. So nothing is suspected before this process knows
-//! that it is in the right one. The plugin's calls tell that ([`Whereabouts`]); if the kernel does not say where calls come from,
-//! the first link of a lease that is seen tells it.
+//! In another network namespace than the node's, all links seem to be gone. So nothing is suspected before this process
+//! knows that it is in the right one. The plugin's calls tell that ([`Whereabouts`]); if the kernel does not say where
+//! calls come from, the first link of a lease that is seen tells it.
 
 use crate::decide::seen::{Presence, Sight, Whereabouts};
 use ferrule_model::Attachment;
@@ -38,8 +38,8 @@ pub struct Found {
     pub withheld: u64,
 }
 
-/// A lease, as opposed to a later one of the same attachment: the attachment's hash and when the lease was given. All leases
-/// are here while a look goes on, so what is kept of each is small.
+/// A lease, as opposed to a later one of the same attachment: the attachment's hash and when the lease was given. All
+/// leases are here while a look goes on, so what is kept of each is small.
 type Key = ([u8; 16], u64);
 
 /// A lease that is to be taken back, if a last look agrees.
@@ -76,8 +76,8 @@ impl Suspects {
         if lease.netns.is_none() && link == Presence::There {
             self.seen.insert(key);
         }
-        // A lease without a namespace's path is judged by its link alone, once that link has been seen: when the host's end is
-        // gone, so is the pod's.
+        // A lease without a namespace's path is judged by its link alone, once that link has been seen: when the host's
+        // end is gone, so is the pod's.
         let namespace_gone = match &lease.netns {
             Some(path) => sight.namespace(Path::new(path)) == Presence::Gone,
             None => self.seen.contains(&key),

@@ -20,9 +20,9 @@ pub struct Doubled {
 
 /// A service that goes on where the store's last commit left it, and what the store is to be told of it.
 ///
-/// A reboot ends all namespaces, and so every lease of an earlier boot is over, wherever the store lies. The times in the store
-/// mean nothing after a reboot, so all addresses rest anew from now on. If the store does not say which boot it is of, its
-/// leases stay: an address that may be in use is never given.
+/// A reboot ends all namespaces, and so every lease of an earlier boot is over, wherever the store lies. The times in
+/// the store mean nothing after a reboot, so all addresses rest anew from now on. If the store does not say which boot
+/// it is of, its leases stay: an address that may be in use is never given.
 ///
 /// # Errors
 /// An address has two leases: nothing may be given out.

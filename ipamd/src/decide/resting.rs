@@ -9,8 +9,8 @@ use std::time::Duration;
 /// With fewer entries than this there is no sweep, because it would not be worth the walk.
 const FEW: usize = 1024;
 
-/// The former holders of the addresses that rest. Those of addresses that have rested go in a sweep now and then, so that
-/// memory follows what rests, and not the line of released addresses.
+/// The former holders of the addresses that rest. Those of addresses that have rested go in a sweep now and then, so
+/// that memory follows what rests, and not the line of released addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct Formers {
     by_address: HashMap<IpAddr, (Duration, Packed<Former>)>,

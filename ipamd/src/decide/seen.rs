@@ -1,5 +1,5 @@
-//! What can be seen of pods on their node, as values, and the one trait through which the rest of this folder has somebody
-//! look. Pure: `look::sight` is the real one, tests bring their own.
+//! What can be seen of pods on their node, as values, and the one trait through which the rest of this folder has
+//! somebody look. Pure: `look::sight` is the real one, tests bring their own.
 
 use ferrule_model::Attachment;
 use ferrule_wire::messages::Pod;
@@ -47,8 +47,8 @@ pub enum Whereabouts {
     Untold,
 }
 
-/// Whom a link says it serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the namespace or the pod if the
-/// runtime did not name them.
+/// Whom a link says it serves: its alias is `NETWORK: NAMESPACE/POD CONTAINER/IFNAME`, without the namespace or the pod
+/// if the runtime did not name them.
 pub(crate) fn whom_it_serves(alias: &str) -> Option<(Attachment, Option<Pod>)> {
     let (network, rest) = alias.split_once(": ")?;
     // Behind a comma the pod's other names follow.

@@ -12,8 +12,8 @@ pub type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// The kernel's boot clock.
 #[must_use]
 pub fn boot_clock() -> Clock {
-    // The clock exists since Linux 2.6.39, so every kernel that runs pods has it. If it failed, the time would stay zero and
-    // released addresses would rest for ever.
+    // The clock exists since Linux 2.6.39, so every kernel that runs pods has it. If it failed, the time would stay
+    // zero and released addresses would rest for ever.
     Arc::new(|| clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from))
 }
 

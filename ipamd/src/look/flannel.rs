@@ -1,5 +1,5 @@
-//! The files of flannel that pools take their networks from (`subnet_env`), followed while the daemon runs. What stands in
-//! one is read in `ferrule_config`.
+//! The files of flannel that pools take their networks from (`subnet_env`), followed while the daemon runs. What stands
+//! in one is read in `ferrule_config`.
 
 use ferrule_config::{Config, SubnetEnv};
 use ferrule_daemon::FileWatch;
@@ -23,7 +23,8 @@ struct Followed {
 }
 
 impl Flannel {
-    /// Follows the files that the configuration names from here on, and no others. Must be called inside a tokio runtime.
+    /// Follows the files that the configuration names from here on, and no others. Must be called inside a tokio
+    /// runtime.
     pub(crate) fn follow(&mut self, config: &Config) {
         let mut before = std::mem::take(&mut self.files);
         for path in config.ipam.pools.iter().filter_map(|pool| pool.subnet_env.as_ref()) {

@@ -1,8 +1,8 @@
-//! Whether this process runs in the network namespace that the pods' links are in. That is where the plugin makes them, so it is
-//! where its calls come from; the kernel says of each connection which namespace it was opened in.
+//! Whether this process runs in the network namespace that the pods' links are in. That is where the plugin makes them,
+//! so it is where its calls come from; the kernel says of each connection which namespace it was opened in.
 //!
-//! The answer is kept in a file, so that a restarted daemon knows it before the first call. Otherwise no lease would be taken
-//! back on a full node, where no pod can start any more and so no call comes.
+//! The answer is kept in a file, so that a restarted daemon knows it before the first call. Otherwise no lease would be
+//! taken back on a full node, where no pod can start any more and so no call comes.
 
 use crate::decide::seen::Whereabouts;
 use ferrule_daemon::write_atomically;
@@ -59,8 +59,8 @@ impl Home {
         }
     }
 
-    /// Writes the caller's namespace down for the next daemon, unless that is done already. Without the file, the next daemon
-    /// has to wait for a call.
+    /// Writes the caller's namespace down for the next daemon, unless that is done already. Without the file, the next
+    /// daemon has to wait for a call.
     pub(crate) fn keep(&self) {
         if self.whereabouts() == Whereabouts::Untold || self.is_kept.swap(true, Ordering::Relaxed) {
             return;

@@ -1,5 +1,5 @@
-//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel. They are followed while the daemon
-//! runs. `decide::pools` works out the settings that follow from them.
+//! The files that the settings come from: `ferrule.toml`, `node.json` and those of flannel. They are followed while the
+//! daemon runs. `decide::pools` works out the settings that follow from them.
 
 use crate::decide::pools::settings;
 use crate::decide::service::Settings;
@@ -83,7 +83,8 @@ impl Inputs {
                 return false;
             }
         };
-        // The link's name is only for people. If several links have the same address, it does not matter which one is named.
+        // The link's name is only for people. If several links have the same address, it does not matter which one is
+        // named.
         if held.keys().eq(self.held.keys()) {
             return false;
         }

@@ -50,8 +50,8 @@ impl Service for Handle {
 }
 
 impl Handle {
-    /// Remembers the network namespace that the plugin calls from: it makes the link there. An older kernel does not tell the
-    /// namespace; then nothing is remembered.
+    /// Remembers the network namespace that the plugin calls from: it makes the link there. An older kernel does not
+    /// tell the namespace; then nothing is remembered.
     fn called_from(&self, caller: &Caller) {
         if let Ok(namespace) = NamespaceId::of(caller) {
             self.home().called_from(namespace);

@@ -27,8 +27,8 @@ pub(crate) const PROGRAM: &str = "ipamd";
 /// a directory read that almost always finds nothing.
 const QUEUE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the node's own addresses are looked at, which costs a system call and a short file. Only netlink would report a
-/// change.
+/// How often the node's own addresses are looked at, which costs a system call and a short file. Only netlink would
+/// report a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The daemon cannot run, or had to end.

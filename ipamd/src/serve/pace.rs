@@ -15,7 +15,8 @@ pub(crate) enum Part {
     Queue,
     /// The calls themselves, in memory.
     Calls,
-    /// Waiting for the store's keeper, the thread that has to move older commits into sled before they are written over.
+    /// Waiting for the store's keeper, the thread that has to move older commits into sled before they are written
+    /// over.
     Keeper,
     /// The disk that the store is on.
     Disk,

@@ -1,5 +1,5 @@
-//! The search for leases that nobody uses any more. It looks at all leases again and again, and has those taken back that
-//! `leaks` finds lost. A thread of its own reads the kernel's files, so that no caller waits for that.
+//! The search for leases that nobody uses any more. It looks at all leases again and again, and has those taken back
+//! that `leaks` finds lost. A thread of its own reads the kernel's files, so that no caller waits for that.
 
 use crate::decide::leaks::{Found, Lost, Suspects};
 use crate::decide::seen::Sight;
@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// The longest time between two looks. It is short, so that a look sees pods that come back meanwhile, and a link that proves
-/// that the daemon runs in the right namespace.
+/// The longest time between two looks. It is short, so that a look sees pods that come back meanwhile, and a link that
+/// proves that the daemon runs in the right namespace.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Searches for ever. A lease is taken back after its namespace and link have been gone for `grace`.

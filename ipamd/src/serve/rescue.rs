@@ -1,5 +1,5 @@
-//! Opens the store at the start. A damaged store is kept aside and replaced by a new one; then the daemon serves nothing before
-//! it knows from the kernel which addresses are in use (`look::sight`, `decide::adopt`).
+//! Opens the store at the start. A damaged store is kept aside and replaced by a new one; then the daemon serves
+//! nothing before it knows from the kernel which addresses are in use (`look::sight`, `decide::adopt`).
 
 use crate::decide::holdings::{Batch, Contents};
 use crate::decide::recover::once_each;
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How long to wait before asking the kernel when the store may lack leases. By then an ADD that got its address from the
-/// daemon before this one has written its route, and an ADD that still waits for an answer has given up and deleted its link:
-/// the plugin waits 5 s for the answer, and milliseconds for the kernel.
+/// How long to wait before asking the kernel when the store may lack leases. By then an ADD that got its address from
+/// the daemon before this one has written its route, and an ADD that still waits for an answer has given up and deleted
+/// its link: the plugin waits 5 s for the answer, and milliseconds for the kernel.
 const SETTLE: Duration = Duration::from_secs(6);
 
 /// The store cannot be opened safely.
@@ -115,8 +115,9 @@ pub fn links(state: State) -> Result<BTreeMap<String, PodLink>, RescueError> {
     if untold.is_empty() { Ok(links) } else { Err(RescueError::Untold { links: untold.join(", ") }) }
 }
 
-/// Renames a damaged store and the file of its commits, with the first number that is free. The commits are renamed last: without
-/// them, a store that was cut off looks whole, whereas the commits alone still tell that there was a store.
+/// Renames a damaged store and the file of its commits, with the first number that is free. The commits are renamed
+/// last: without them, a store that was cut off looks whole, whereas the commits alone still tell that there was a
+/// store.
 fn move_aside(path: &Path) -> io::Result<PathBuf> {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
     let number = (1..).find(|number| !name(*number).exists()).unwrap_or_default();

@@ -1,11 +1,12 @@
 //! The one thread that owns what changes: service and store. It gathers the calls that are waiting, performs them in
-//! memory, commits all their changes as one, and only then lets the answers go (group commit). The log comes after them.
+//! memory, commits all their changes as one, and only then lets the answers go (group commit). The log comes after
+//! them.
 //!
 //! If the commit fails, no caller is told of a success: the service is built anew from what the store really holds, and
 //! every call of the batch is answered `StoreFailed`.
 //!
-//! The writer performs queued releases too, always before an `Allocate`. A queued release of the same attachment was meant for
-//! the earlier lease, and must never end the new one.
+//! The writer performs queued releases too, always before an `Allocate`. A queued release of the same attachment was
+//! meant for the earlier lease, and must never end the new one.
 
 use crate::decide::adopt::adopt;
 use crate::decide::holdings::Batch;
@@ -38,8 +39,8 @@ use tokio::task::yield_now;
 /// get their answers later.
 const BATCH_CAP: usize = 256;
 
-/// How long a round waits for the next of the callers that shared the last round: as long as a caller takes to read an answer
-/// and call again. If a round began with the first of them alone, all others would wait for its commit.
+/// How long a round waits for the next of the callers that shared the last round: as long as a caller takes to read an
+/// answer and call again. If a round began with the first of them alone, all others would wait for its commit.
 const PAUSE: Duration = Duration::from_micros(20);
 
 /// How many calls can wait for the writer. When there are more, their connections have to wait.
@@ -74,8 +75,8 @@ enum Job {
 }
 
 impl Job {
-    /// Whether the queued releases have to be performed first: a queued release would end the lease that an `Allocate` of the
-    /// same attachment gives.
+    /// Whether the queued releases have to be performed first: a queued release would end the lease that an `Allocate`
+    /// of the same attachment gives.
     const fn waits_for_queue(&self) -> bool {
         matches!(self, Self::DrainQueue | Self::Call(Call { request: ServiceRequest::Allocate(_), .. }))
     }
@@ -150,7 +151,8 @@ impl Handle {
         self.tell(Job::DrainQueue).await;
     }
 
-    /// Tells the writer how many leases of each pool belong to pods that are gone, for callers who ask why a pool is full.
+    /// Tells the writer how many leases of each pool belong to pods that are gone, for callers who ask why a pool is
+    /// full.
     pub(crate) async fn miss(&self, counts: HashMap<String, u64>) {
         self.tell(Job::Missing(counts)).await;
     }
@@ -160,9 +162,9 @@ impl Handle {
         self.tell(Job::Reclaim(lost, sight)).await;
     }
 
-    /// The writer's thread, for the tasks that hand it calls. A task on this thread shares the writer's core and needs no
-    /// waking to get its answer, and the calls of all tasks that are ready share one commit. While the store commits, these
-    /// tasks stand still.
+    /// The writer's thread, for the tasks that hand it calls. A task on this thread shares the writer's core and needs
+    /// no waking to get its answer, and the calls of all tasks that are ready share one commit. While the store
+    /// commits, these tasks stand still.
     #[must_use]
     pub const fn thread(&self) -> &runtime::Handle {
         &self.thread
@@ -517,9 +519,9 @@ impl Writer {
     }
 }
 
-/// Takes every job that is there into the round. Callers that are ready hand in their calls meanwhile, and callers that just
-/// got an answer call again soon. As long as calls come without a pause, one commit serves them all. While the round has fewer
-/// calls than the `last` one, it waits for [`PAUSE`] for the next call.
+/// Takes every job that is there into the round. Callers that are ready hand in their calls meanwhile, and callers that
+/// just got an answer call again soon. As long as calls come without a pause, one commit serves them all. While the
+/// round has fewer calls than the `last` one, it waits for [`PAUSE`] for the next call.
 async fn gather(waiting: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, last: usize) {
     let mut came = Instant::now();
     while jobs.len() < BATCH_CAP {
@@ -547,8 +549,8 @@ fn finish(round: Round, metrics: &Metrics) -> News {
     for change in &round.batch.changes {
         metrics.changed(change);
     }
-    // The queue comes before the answers: a caller with an answer may allocate again, and a release that is still in the queue
-    // would end that lease.
+    // The queue comes before the answers: a caller with an answer may allocate again, and a release that is still in
+    // the queue would end that lease.
     for queued in round.claimed {
         if let Err(error) = queued.done() {
             tracing::error!(error = chain(&error), "a performed release stays in the queue");

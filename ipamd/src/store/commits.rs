@@ -1,11 +1,12 @@
-//! The last commits, in a file beside sled. One write makes a commit durable: it replaces whole blocks that exist already, so
-//! the filesystem has no metadata to write.
+//! The last commits, in a file beside sled. One write makes a commit durable: it replaces whole blocks that exist
+//! already, so the filesystem has no metadata to write.
 //!
-//! The file has two halves. While commits are written to one half, the keeper moves the commits of the other half into sled. A
-//! commit that is longer than a half is written behind both, and the file is cut down once other commits have followed.
+//! The file has two halves. While commits are written to one half, the keeper moves the commits of the other half into
+//! sled. A commit that is longer than a half is written behind both, and the file is cut down once other commits have
+//! followed.
 //!
-//! A commit begins at the beginning of a block. It has a number, and its checksum tells whether it is whole. The remains of
-//! commits that were partly written over are ignored, and so are those of a write that was cut off.
+//! A commit begins at the beginning of a block. It has a number, and its checksum tells whether it is whole. The
+//! remains of commits that were partly written over are ignored, and so are those of a write that was cut off.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};

@@ -1,17 +1,18 @@
 //! The store on disk: sled, and a file of the last commits beside it.
 //!
-//! A commit is durable once it is in that file (`commits`). Sled holds the journal (`journal`), with the number of an entry as
-//! the key. A background thread, the keeper, later writes each lease's latest state to sled: it takes the commits of half a file
-//! at once, while new commits go to the other half. Sled's own `flush` would make a commit wait for a pool of threads that wake
-//! each other, for a write, and then for a sync, because on Linux it does not fsync its log.
+//! A commit is durable once it is in that file (`commits`). Sled holds the journal (`journal`), with the number of an
+//! entry as the key. A background thread, the keeper, later writes each lease's latest state to sled: it takes the
+//! commits of half a file at once, while new commits go to the other half. Sled's own `flush` would make a commit wait
+//! for a pool of threads that wake each other, for a write, and then for a sync, because on Linux it does not fsync its
+//! log.
 //!
-//! Sled recognises most damage by its checksums. But it takes a file that was cut off for one whose last writes never happened,
-//! and an empty directory for a new store. So the journal says which commit is the last one in it. If the commits in the file
-//! do not continue that one, something is lost on one side or the other.
+//! Sled recognises most damage by its checksums. But it takes a file that was cut off for one whose last writes never
+//! happened, and an empty directory for a new store. So the journal says which commit is the last one in it. If the
+//! commits in the file do not continue that one, something is lost on one side or the other.
 //!
-//! At a start sled writes a snapshot of its page table under a temporary name and then renames it. If a kill or a full disk cut
-//! that file off, sled still takes it for the newest snapshot, and then reports damage; so the file is removed first. The
-//! snapshot before it stays until the new one has its name.
+//! At a start sled writes a snapshot of its page table under a temporary name and then renames it. If a kill or a full
+//! disk cut that file off, sled still takes it for the newest snapshot, and then reports damage; so the file is removed
+//! first. The snapshot before it stays until the new one has its name.
 
 use super::commits::{self, Commit, Commits, Mark, Part};
 use super::journal::{Journal, Loading, Writes, damaged};
@@ -34,13 +35,13 @@ use std::time::{Duration, Instant};
 /// sled's cache in bytes. All leases are in the service's memory, sled is read once, at start.
 const CACHE: u64 = 4 << 20;
 
-/// Bytes of records that the journal takes at once, and for how many times that duration the keeper rests afterwards. So calls
-/// that come meanwhile do not notice the keeper, even on a machine with two cores.
+/// Bytes of records that the journal takes at once, and for how many times that duration the keeper rests afterwards.
+/// So calls that come meanwhile do not notice the keeper, even on a machine with two cores.
 const PORTION: usize = 4 << 10;
 const REST: u32 = 3;
 
-/// The longest rest. On a busy machine a portion takes long because other processes have the core; a rest in proportion to that
-/// would help nobody.
+/// The longest rest. On a busy machine a portion takes long because other processes have the core; a rest in proportion
+/// to that would help nobody.
 const REST_MAX: Duration = Duration::from_millis(50);
 
 /// The store on disk.
@@ -258,8 +259,8 @@ impl Open {
         Ok(Waited { keeper, disk: begun.elapsed().saturating_sub(keeper) })
     }
 
-    /// Nobody waits for the keeper: on a busy machine it may take seconds. What comes meanwhile goes behind both halves, as far as
-    /// the file may grow.
+    /// Nobody waits for the keeper: on a busy machine it may take seconds. What comes meanwhile goes behind both
+    /// halves, as far as the file may grow.
     fn make_room(&mut self, records: usize) -> Result<(), StoreError> {
         if self.keeper.is_busy() && self.commits.may_grow(records) {
             self.ahead.get_or_insert(self.commits.other_half());
@@ -272,7 +273,8 @@ impl Open {
         self.commits.next_part(records).map_or(Ok(()), |part| self.turn(part))
     }
 
-    /// Goes on in another part of the file. The keeper has done with the commits in all parts but this one, whose it gets now.
+    /// Goes on in another part of the file. The keeper has done with the commits in all parts but this one, whose it
+    /// gets now.
     fn turn(&mut self, part: Part) -> Result<(), StoreError> {
         self.keeper.begin(take(&mut self.recent))?;
         self.commits.turn(part).map_err(failed)
@@ -324,8 +326,9 @@ impl Drop for Keeper {
 impl Kept {
     /// Takes commits. When this returns they would survive the loss of power.
     ///
-    /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of them: each is a
-    /// journal that the commits in the file continue. Only the last step says that it has these commits.
+    /// sled's log keeps the order, so that a crash leaves the journal at one of these steps, or before the first of
+    /// them: each is a journal that the commits in the file continue. Only the last step says that it has these
+    /// commits.
     fn keep(&mut self, commits: Vec<Portion>, hurry: &Receiver<Infallible>) -> Result<(), StoreError> {
         let mut words = self.last_words(commits, hurry)?;
         if let Some(portion) = words.pop() {
@@ -335,7 +338,8 @@ impl Kept {
             self.last = portion.last;
             self.take(&portion.records, portion.last)?;
         }
-        // Before, too: where sled has written something anew it may write over what that replaces, and the disk may do that first.
+        // Before, too: where sled has written something anew it may write over what that replaces, and the disk may do
+        // that first.
         self.log.sync_data().map_err(failed)?;
         self.db.flush().map_err(failed)?;
         self.log.sync_data().map_err(failed)
@@ -404,7 +408,8 @@ fn add(portions: &mut Vec<Portion>, records: &[u8], mark: Mark) {
     }
 }
 
-/// The commits behind the last one that the journal has: there is none between, and that one is the same where it is there.
+/// The commits behind the last one that the journal has: there is none between, and that one is the same where it is
+/// there.
 fn behind<'a, 'b>(has: Mark, commits: &'b [Commit<'a>]) -> Result<&'b [Commit<'a>], OpenError> {
     let (Some(first), Some(last)) = (commits.first(), commits.last()) else {
         return Err(OpenError::NoCommits { has: has.number });

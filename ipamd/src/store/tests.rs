@@ -294,8 +294,8 @@ fn of_several_commits_the_last_is_heard_first() {
     assert_eq!(words(&journal, &ended), [ended], "the journal has a beginning");
 }
 
-/// sled gets commits in steps and may lose the last of them: then they are there with those in the file, and the journal goes on from
-/// whatever is there.
+/// sled gets commits in steps and may lose the last of them: then they are there with those in the file, and the
+/// journal goes on from whatever is there.
 #[test]
 fn commits_that_are_cut_off_are_there_when_given_again_and_the_journal_goes_on() {
     let mut entries: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
@@ -523,8 +523,8 @@ fn no_damage_goes_unnoticed() {
     assert!(first.is_some_and(|first| first.parse::<u32>().is_ok_and(|first| first > 1)), "{missing}");
 }
 
-/// The same of the commits that sled does not have yet: all of them are there, or the store says that it is damaged. Only of the
-/// last one damage looks as if it had never been written whole.
+/// The same of the commits that sled does not have yet: all of them are there, or the store says that it is damaged.
+/// Only of the last one damage looks as if it had never been written whole.
 #[test]
 fn no_damage_to_the_last_commits_goes_unnoticed() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,10 @@
-//! Scenarios out of nothing: calls, time that passes, configurations that change, ends of all kinds, in any order, held against a plain
-//! reference: by the parts (writer, service, pool, sled) with a clock that the test turns, and by the real daemon.
+//! Scenarios out of nothing: calls, time that passes, configurations that change, ends of all kinds, in any order, held
+//! against a plain reference: by the parts (writer, service, pool, sled) with a clock that the test turns, and by the
+//! real daemon.
 //!
-//! What is promised: an address is in at most one lease; the same attachment has the same lease; what was never used comes first, then what was
-//! released longest ago; a cooldown is kept across restarts and counted; subnets that were withdrawn drain.
+//! What is promised: an address is in at most one lease; the same attachment has the same lease; what was never used
+//! comes first, then what was released longest ago; a cooldown is kept across restarts and counted; subnets that were
+//! withdrawn drain.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 #![allow(unreachable_pub, reason = "a module of tests has no outside")]
 
@@ -123,8 +125,8 @@ fn walk(
     Ok(())
 }
 
-/// An end and a new beginning. A call whose answer nobody read happened or did not; what the subject says of it afterwards is believed
-/// if it could be so.
+/// An end and a new beginning. A call whose answer nobody read happened or did not; what the subject says of it
+/// afterwards is believed if it could be so.
 fn ended(
     subject: &mut dyn Subject,
     reference: &mut Reference,
@@ -199,8 +201,8 @@ proptest! {
     }
 }
 
-/// At a start what has rested is forgotten first, and then the queue is performed: what comes out of it rests by what is
-/// configured next.
+/// At a start what has rested is forgotten first, and then the queue is performed: what comes out of it rests by what
+/// is configured next.
 #[test]
 fn a_queued_release_is_younger_than_the_start() {
     let said = Said { subnets: 0b0101, cooldown_s: 3600 };

@@ -1,5 +1,5 @@
-//! What is promised of addresses, as plain as it can be said: sets, no cursors, no lines, nothing kept that follows from
-//! something else.
+//! What is promised of addresses, as plain as it can be said: sets, no cursors, no lines, nothing kept that follows
+//! from something else.
 
 use super::common::attachment;
 use ferrule_wire::{

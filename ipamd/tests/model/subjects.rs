@@ -1,5 +1,5 @@
-//! What is held against the reference: writer, service, pool and sled in this process with a clock that the test turns, and
-//! the daemon behind its socket.
+//! What is held against the reference: writer, service, pool and sled in this process with a clock that the test turns,
+//! and the daemon behind its socket.
 
 use super::common::{Daemon, Place, leases, until};
 use super::reference::Said;
@@ -48,8 +48,8 @@ pub trait Subject {
     fn configure(&mut self, said: Said);
     /// The time is this now.
     fn turn(&mut self, now: Duration);
-    /// Ends, with this call under way, and begins anew, with this release in the queue. How it ended, as it can, and the
-    /// call's answer if that is known.
+    /// Ends, with this call under way, and begins anew, with this release in the queue. How it ended, as it can, and
+    /// the call's answer if that is known.
     fn end(&mut self, end: End, last: Option<&Allocate>, queued: Option<&Attachment>) -> (End, Answered);
 }
 

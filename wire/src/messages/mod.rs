@@ -1,6 +1,6 @@
-//! What goes over the daemons' sockets, as types: the calls and replies of `ipamd` (`method`, `types`, `error`), of `routed`
-//! ([`routed`]), and of every Varlink service ([`service`]). Pure: sending and receiving them is the affair of the crate's other
-//! modules.
+//! What goes over the daemons' sockets, as types: the calls and replies of `ipamd` (`method`, `types`, `error`), of
+//! `routed` ([`routed`]), and of every Varlink service ([`service`]). Pure: sending and receiving them is the affair of
+//! the crate's other modules.
 
 mod error;
 mod method;

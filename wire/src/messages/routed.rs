@@ -1,4 +1,5 @@
-//! The interface of `routed`, `io.ferrule.Routed`: its calls and replies as types. What they say lives in `routed`.
+//! The interface of `routed`, `io.ferrule.Routed`: its calls and replies as types. The program `routed` fills in what
+//! the replies say.
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ pub const DEFINITION: &str = include_str!("../../io.ferrule.Routed.varlink");
 
 methods! {
     INTERFACE;
-    /// How this node is.
+    /// How this node is doing.
     Status = "io.ferrule.Routed.Status" -> StatusReply,
     /// All nodes.
     Nodes = "io.ferrule.Routed.Nodes" -> NodesReply,
@@ -22,7 +23,7 @@ methods! {
     Failures = "io.ferrule.Routed.Failures" -> FailuresReply,
 }
 
-/// How this node is.
+/// Ask how this node is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Status {}
@@ -36,19 +37,19 @@ pub struct StatusReply {
     pub version: String,
     /// `[routing] backend`.
     pub backend: String,
-    /// Where the nodes come from, for a person.
+    /// Where the nodes come from, in words for people.
     pub source: String,
-    /// The first list of nodes has been carried out in the kernel.
+    /// Whether the first list of nodes has been carried out in the kernel.
     pub ready: bool,
-    /// What it waits for before that.
+    /// What `routed` waits for before that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<String>,
-    /// Why the last pass could not be made at all.
+    /// Why the last pass could not be made at all. Absent if it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// This node's addresses and the links that hold them.
     pub underlay: String,
-    /// Of the pods, in bytes; 0 before it is known.
+    /// MTU of the pods in bytes. 0 before it is known.
     pub mtu: u32,
     /// How many nodes there are, this one among them.
     pub nodes: u64,
@@ -58,7 +59,7 @@ pub struct StatusReply {
     /// Milliseconds since anything new was told of a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub news_age_ms: Option<u64>,
-    /// What is in the kernel, by kind.
+    /// The objects in the kernel, by kind.
     pub objects: Vec<Objects>,
 }
 
@@ -66,9 +67,9 @@ pub struct StatusReply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// The devices.
+    /// The tunnel devices.
     Links,
-    /// Addresses of the device.
+    /// Addresses of the tunnel devices.
     Addresses,
     /// FDB entries.
     Fdb,
@@ -87,17 +88,17 @@ pub enum Kind {
 pub struct Objects {
     /// The kind.
     pub kind: Kind,
-    /// What there should be.
+    /// How many objects there should be.
     pub desired: u64,
-    /// What is there of ours.
+    /// How many objects of ours there are.
     pub observed: u64,
-    /// What is still to be made, changed or removed.
+    /// How many objects are still to be made, changed or removed.
     pub pending: u64,
-    /// Of these, what the kernel has refused.
+    /// How many of these the kernel has refused.
     pub failed: u64,
 }
 
-/// All nodes; answers in several messages.
+/// Ask for all nodes. The answer comes in several messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Nodes {}
@@ -114,18 +115,18 @@ pub struct NodesReply {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Where other nodes send to.
+    /// The addresses to which other nodes send.
     pub addresses: Vec<IpAddr>,
-    /// Its pods' networks.
+    /// The networks of its pods.
     pub pod_cidrs: Vec<IpNetwork>,
-    /// Its end of the tunnels.
+    /// The MAC of its end of the VXLAN tunnels.
     pub vtep_mac: String,
-    /// What keeps it, or one of its networks, from being reached.
+    /// The reason why the node, or one of its networks, cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
 
-/// What the kernel has refused; answers in several messages.
+/// Ask what the kernel has refused. The answer comes in several messages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Failures {}
@@ -133,16 +134,16 @@ pub struct Failures {}
 /// One of the answers to [`Failures`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailuresReply {
-    /// The next ones.
+    /// The next refused objects.
     pub failures: Vec<Failure>,
 }
 
 /// An object that the kernel has refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// As in `route 10.244.2.0/24`.
+    /// The object, such as `route 10.244.2.0/24`.
     pub object: String,
-    /// In the kernel's own words, and what a person can do.
+    /// The kernel's own words, and what a person can do.
     pub reason: String,
     /// Milliseconds from now until it is tried again.
     pub next_try_ms: u64,

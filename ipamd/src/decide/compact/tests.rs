@@ -1,4 +1,5 @@
-//! The compact form against the plain one: what is packed is what is opened, whatever it is, and any bytes are read or refused.
+//! The compact form against the plain one: what is packed is what is opened, whatever it is, and any bytes are read or
+//! refused.
 
 use super::*;
 use proptest::prelude::*;

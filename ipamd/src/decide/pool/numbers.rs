@@ -1,5 +1,5 @@
-//! A set of addresses as numbers: a bit for each, in pages that exist where the set has something. What is given is mostly
-//! given in a row, so a full /16 takes some kilobytes.
+//! A set of addresses as numbers: a bit for each, in pages that exist where the set has something. What is given is
+//! mostly given in a row, so a full /16 takes some kilobytes.
 
 use std::collections::HashMap;
 

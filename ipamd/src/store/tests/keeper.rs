@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// On a busy machine the keeper may not come to its work for seconds. No commit waits for it, nothing that the journal does not have
-/// is written over meanwhile, and the file is cut down again.
+/// On a busy machine the keeper may not come to its work for seconds. No commit waits for it, nothing that the journal
+/// does not have is written over meanwhile, and the file is cut down again.
 #[test]
 fn no_commit_waits_for_the_keeper_and_a_kill_meanwhile_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
