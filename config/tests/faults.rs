@@ -1,4 +1,4 @@
-//! What is refused, and the exact words: an operator acts on them.
+//! What is refused, and the exact words, because an operator acts on them.
 
 use std::path::Path;
 
@@ -386,7 +386,7 @@ proptest! {
         let _ = NodesFile::parse(&text, Path::new("f"));
     }
 
-    /// Text of the right shape with arbitrary values gets past the TOML reader, into the checks.
+    /// Text of the right shape with arbitrary values gets past the TOML reader and reaches the checks.
     #[test]
     fn no_value_panics(
         key in prop::sample::select(vec![

@@ -1,19 +1,20 @@
-//! Managers of networks that others install: the real programs, told by our files to leave our links alone. A link that is almost named
-//! like ours is the control: it must be taken, or the check would prove nothing.
+//! Real network managers, which our files tell to leave our links alone. A link with almost the same name as ours is
+//! the control: the manager must take it, or the check would prove nothing.
 //!
-//! `tests/setup` unpacks them where nothing but this looks: installed, they would take over the machine's own network.
+//! `tests/setup` unpacks them to a place where only these tests look. If they were installed, they would take over the
+//! machine's own network.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test: what fails is to be seen")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Links of ours, and the control.
+/// Our links, and the control.
 const OURS: [&str; 4] = ["ferrule.1", "ferrule-wg", "fer0123456789ab", "fei0123456789ab"];
 const CONTROL: &str = "other0";
 
-/// What every script begins with: nothing that the programs write gets out, and the links are there. `sys` is read-only, which tells
-/// that no udev is there to be waited for.
+/// The beginning of every script. It keeps in what the programs write, and makes the links. `sys` is read-only, which
+/// tells the programs that they need not wait for udev.
 const BEGIN: &str = r#"
     mount -t tmpfs none /run
     mount -t tmpfs none /var/lib
@@ -47,9 +48,9 @@ BUS
     }
 "#;
 
-/// Where the programs are.
+/// The directory of the programs.
 fn managers() -> PathBuf {
-    // Beside what cargo builds, as `tests/setup` has it.
+    // It is beside what cargo builds, as in `tests/setup`.
     let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned();
     let root = target.join("managers");
     assert!(
@@ -60,7 +61,8 @@ fn managers() -> PathBuf {
     root
 }
 
-/// Runs a script in namespaces of its own, in `conf/`; what it printed. `$with` runs a program of the managers'.
+/// Runs a script in namespaces of its own, in `conf/`. Returns what it printed. `$with` runs one of the managers'
+/// programs.
 fn inside(script: &str) -> String {
     let root = managers();
     let libraries: Vec<_> =
@@ -145,8 +147,8 @@ fn dhcpcd_leaves_our_links_alone() {
     }
 }
 
-/// Starts avahi-daemon with this file, and gives its log up to when it has looked at all links. Each link has an address, without
-/// which avahi would not use it; `eth0` is the uplink.
+/// Starts avahi-daemon with this file. Returns its log up to when it has looked at all links. Each link has an address,
+/// because avahi would not use it without. `eth0` is the uplink.
 fn avahi(file: &str) -> String {
     inside(&format!(
         r#"
@@ -174,7 +176,8 @@ fn avahi(file: &str) -> String {
     ))
 }
 
-/// What avahi does with a link: it sends and receives there, and tells the network that the link's address is this machine's.
+/// Whether avahi uses a link: it sends and receives there, and tells the network that the link's address is this
+/// machine's.
 fn is_used_by_avahi(log: &str, link: &str) -> bool {
     let lines = [
         format!("Joining mDNS multicast group on interface {link}.IPv4"),
@@ -197,7 +200,8 @@ fn avahi_uses_our_links_unless_its_file_names_the_uplinks() {
     }
 }
 
-/// Starts ifupdown with this file, as the boot does (`ifup -a`) and as udev does for each link; the links that it configured.
+/// Starts ifupdown with this file, as the boot does (`ifup -a`) and as udev does for each link. Returns the links that
+/// it configured.
 fn ifupdown(file: &str) -> Vec<String> {
     let said = inside(&format!(
         r#"
@@ -227,11 +231,11 @@ fn ifupdown(file: &str) -> Vec<String> {
 
 #[test]
 fn ifupdown_touches_our_links_only_where_its_file_covers_all_links() {
-    // As Debian installs it.
+    // The file as Debian installs it.
     assert_eq!(ifupdown("echo 'auto lo'"), [""; 0]);
     let everything = [
         "echo 'auto /*=uplink'",
-        // By the hotplug: a pattern alone gives it no stanza for a link.
+        // By hotplug. A pattern alone gives ifupdown no stanza for a link.
         "printf 'allow-hotplug /*\\nmapping *\\n script /run/map\\n'",
     ];
     for file in everything {

@@ -10,7 +10,7 @@ fn conf(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf").join(name)
 }
 
-/// The text with a mark taken off the lines that begin with it and go on with a key or a table.
+/// The text without a mark at the beginning of those lines that go on with a key or a table.
 fn uncommented(text: &str, mark: &str) -> String {
     let is_setting =
         |rest: &str| rest.starts_with('[') || rest.starts_with(|first: char| first.is_ascii_lowercase());
@@ -50,7 +50,7 @@ fn every_example_in_ferrule_toml_is_accepted_and_differs_from_the_default() {
     );
 }
 
-/// The reader lists the keys of a table when it meets one that it does not know.
+/// The keys of a table. The reader lists them when it meets an unknown one.
 fn keys_of(table: &str) -> BTreeSet<String> {
     let text = format!("{table}\nno-such-key = 1\n");
     let fault = Config::parse(&text, Path::new("f")).expect_err("an unknown key").to_string();
@@ -104,8 +104,8 @@ fn nodes_toml_is_a_nodes_file() {
     assert!(nodes[0].vtep_mac.is_none() && nodes[1].vtep_mac.is_some() && nodes[2].address6.is_none());
 }
 
-/// `cniVersion` is what containerd before 2.0 and podman can read; newer runtimes take the highest of `cniVersions` and
-/// gain STATUS and GC. A runtime hands over ports and bandwidth only where they are declared.
+/// containerd before 2.0 and podman read `cniVersion`. Newer runtimes take the highest of `cniVersions` and gain STATUS
+/// and GC. A runtime hands over ports and bandwidth only if they are declared.
 #[test]
 fn the_conflist_suits_old_and_new_runtimes() {
     let text = fs::read_to_string(conf("10-ferrule.conflist")).expect("conf/10-ferrule.conflist");

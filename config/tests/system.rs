@@ -1,4 +1,4 @@
-//! The files of `conf/` that the system reads: given to the programs that read them, in namespaces of their own.
+//! The files of `conf/` that the system reads. The programs that read them get them in namespaces of their own.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Where Debian and its relatives have it; no PATH leads there.
+/// The path of networkd in Debian and its relatives; it is in no PATH.
 const NETWORKD: &str = "/lib/systemd/systemd-networkd";
 
 fn conf(name: &str) -> PathBuf {
@@ -27,7 +27,7 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&[output.stdout.as_slice(), output.stderr.as_slice()].concat()).into_owned()
 }
 
-/// Runs a script in a mount and a network namespace of its own, in `conf/`; what it printed.
+/// Runs a script in a mount and a network namespace of its own, in `conf/`. Returns what it printed.
 fn inside(script: &str) -> String {
     let output = run(Command::new("unshare")
         .args(["--net", "--mount", "--propagation", "private", "sh", "-euc", script])
@@ -36,8 +36,8 @@ fn inside(script: &str) -> String {
     text(&output)
 }
 
-/// The unit with a program that is there, since its own need not be: `systemd-analyze verify` looks for it, and for the socket
-/// that it takes.
+/// The unit with a program that exists, since its own program need not: `systemd-analyze verify` looks for it, and for
+/// the socket that it takes.
 fn unit(directory: &Path, name: &str) -> PathBuf {
     let shipped = fs::read_to_string(conf("systemd").join(format!("{name}.service"))).unwrap();
     let program = format!("ExecStart=/usr/local/bin/{name}\n");
@@ -48,7 +48,7 @@ fn unit(directory: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// What of a drop-in counts, put behind the unit: systemd reads it so too.
+/// Appends the effective lines of a drop-in to the unit, which is how systemd reads it too.
 fn drop_in(unit: &Path, name: &str) {
     let more = fs::read_to_string(conf("systemd").join(name)).unwrap();
     fs::write(unit, format!("{}\n{more}", fs::read_to_string(unit).unwrap())).unwrap();
@@ -74,7 +74,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
     drop_in(&with_kubernetes, "kubernetes.conf");
     assert_eq!(verify(&with_kubernetes), "");
     assert_eq!(verify(&directory.path().join("ipamd.socket")), "");
-    // That silence means something.
+    // This shows that silence means something.
     let socket = directory.path().join("ipamd.socket");
     fs::write(&socket, fs::read_to_string(&socket).unwrap().replace("SocketMode", "SocketModes")).unwrap();
     assert!(verify(&socket).contains("SocketModes"));
@@ -135,7 +135,7 @@ fn the_units_share_the_runtime_directory_and_have_no_rights_beyond_their_work() 
     assert_eq!(setting(&routed, "AmbientCapabilities"), "CAP_NET_ADMIN");
 }
 
-/// The socket is the one that the plugin calls, in the directory of the daemon, for its user; and the service takes it.
+/// The socket is the one that the plugin calls, in the directory of the daemon and for its user. The service takes it.
 #[test]
 fn the_socket_is_the_one_that_ipamd_would_make() {
     let ipamd = fs::read_to_string(conf("systemd/ipamd.service")).unwrap();
@@ -177,10 +177,11 @@ fn ip_knows_the_protocol_by_name() {
     assert_eq!(lines, ["blackhole 198.51.100.0/24", "blackhole 198.51.100.0/24 proto ferrule"]);
 }
 
-/// systemd-networkd itself, told to give every link an address, and told by our files to leave ours alone. A link that
-/// is almost named like a pod's is the control: it must get the address, or the check would prove nothing.
+/// systemd-networkd itself. One file tells it to give every link an address, and our files tell it to leave ours alone.
+/// A link with almost the name of a pod's link is the control: it must get the address, or the check would prove
+/// nothing.
 ///
-/// The user that it wants to become may have no number here (an ordinary user's namespace), so it becomes root.
+/// The user that networkd wants to become may have no number here (an ordinary user's namespace), so it becomes root.
 #[test]
 fn networkd_leaves_our_links_and_routes_alone() {
     assert!(Path::new(NETWORKD).exists(), "{NETWORKD} is missing; `tests/setup` names the package");
@@ -217,13 +218,13 @@ fn networkd_leaves_our_links_and_routes_alone() {
     let with_address: Vec<&str> = said.lines().filter(|line| line.contains("198.51.100.1/24")).collect();
     assert!(with_address.len() == 1 && with_address[0].starts_with("fer0123456789xy"), "{said}");
     assert!(said.contains("blackhole 203.0.113.0/24") && said.contains("id 7 blackhole"), "{said}");
-    // systemd before 256 does not know the last of the three keys; nothing else may be strange to it.
+    // systemd before 256 does not know the last of the three keys. It must know all others.
     let unknown: Vec<&str> = said.lines().filter(|line| line.contains("Unknown")).collect();
     assert!(unknown.iter().all(|line| line.contains("ManageForeignNextHops")), "{unknown:?}");
 }
 
-/// udevd is not run here; that its file has the keys that it reads (systemd.link(5)) and the names that we give is what
-/// can be seen.
+/// udevd does not run here. What can be checked is that its file has the keys that udevd reads (systemd.link(5)) and
+/// the names that we give.
 #[test]
 fn udev_keeps_names_and_macs_of_our_links() {
     let settings = |name: &str| -> Vec<String> {

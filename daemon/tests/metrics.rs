@@ -29,7 +29,7 @@ const LIMITS: HttpLimits = HttpLimits { connections: 4, request: 2048, time: Dur
 
 /// Serves on a free port until the test's process ends.
 fn serve() -> SocketAddr {
-    // The test's own network namespace begins with it down (tests/in-namespace).
+    // The loopback device is off at first in the test's own network namespace (tests/in-namespace).
     let up =
         Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip; `tests/setup` installs it");
     assert!(up.success(), "ip link set lo up: {up}");
@@ -91,7 +91,8 @@ fn silent_and_slow_callers_are_cut_off_and_the_others_served() {
         stream.write_all(text.as_bytes()).expect("sent");
         stream
     };
-    // More than there may be at once: silent, in the middle of a request, and not reading half a megabyte.
+    // More callers than allowed at once: some silent, some in the middle of a request, some not reading half a
+    // megabyte.
     let stuck: Vec<TcpStream> =
         ["", "GET /met", "GET /metrics HTTP/1.1\r\n\r\n"].repeat(4).into_iter().map(connect).collect();
     let begun = Instant::now();
@@ -100,7 +101,7 @@ fn silent_and_slow_callers_are_cut_off_and_the_others_served() {
     for mut stream in stuck {
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         let mut rest = Vec::new();
-        // The end or a reset: cut off either way, and not our timeout.
+        // The end or a reset means that the caller was cut off, and that our timeout was not reached.
         if let Err(error) = stream.read_to_end(&mut rest) {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         }

@@ -1,6 +1,6 @@
 //! A daemon as its service manager sees it: ready, alive, stopping, gone with exit code 0.
 //!
-//! The program starts itself again as the daemon, because the environment that counts is the one at the start.
+//! The test program starts itself again as the daemon, because only the environment at the start counts.
 
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     if std::env::var_os(ROLE).is_some() {
         return daemon();
     }
-    // What runs test programs side by side asks for the names first, and then for one at a time.
+    // A runner that runs tests side by side first asks for the names, and then for one test at a time.
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let asked = |argument: &str| arguments.iter().any(|given| given == argument);
     let ignored_alone = asked("--ignored");
@@ -92,7 +92,7 @@ fn told_of_start_life_and_end(signal: Signal, name: &str) {
     // The first beat is sent at once, the others every 50 ms.
     assert!(begun.elapsed() >= Duration::from_millis(140), "beats come too fast: {:?}", begun.elapsed());
 
-    // A hangup is heard, and the beats go on.
+    // The daemon hears a hangup, and the beats go on.
     send(&child, Signal::SIGHUP);
     let is_heard = (0..100).any(|_| message(&socket) == "STATUS=reads its files again\n");
     assert!(is_heard, "SIGHUP");
@@ -109,7 +109,7 @@ fn told_of_start_life_and_end(signal: Signal, name: &str) {
 
 fn runs_without_a_service_manager() {
     let mut child = start(Command::new(itself()).env_remove("NOTIFY_SOCKET"));
-    // Nobody tells when it is ready, so what can be waited for is that it catches the signal.
+    // Nothing tells when the daemon is ready. So the test waits until it catches the signal.
     let caught = |child: &Child| {
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();

@@ -1,4 +1,4 @@
-//! What a watched file's readers are told, and what they are spared.
+//! What the readers of a watched file are told, and what they are not told.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,17 +16,17 @@ use ferrule_daemon::{FileWatch, write_atomically};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// How long a change may take to be told of.
+/// How long it may take until a change is told.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Changes something and waits until it is told of.
+/// Changes something and waits until that is told.
 async fn told(watch: &mut FileWatch, what: &str, change: impl FnOnce()) {
     change();
     timeout(DEADLINE, watch.changed()).await.unwrap_or_else(|_| panic!("not told of: {what}"));
 }
 
-/// True if the watch has something to tell now. The kernel queues the events before a change returns, so letting the
-/// reactor run is enough to have them delivered.
+/// Whether the watch has something to tell now. The kernel queues the events before a change returns. So they are
+/// delivered once the reactor runs.
 async fn tells(watch: &mut FileWatch) -> bool {
     tokio::select! {
         biased;
@@ -113,7 +113,7 @@ async fn a_directory_that_is_missing_is_waited_for_and_may_go_again() {
     .await;
     told(&mut watch, "removal of all", || fs::remove_dir_all(directory.path().join("a")).unwrap()).await;
 
-    // The whole tree comes back at once, by rename: no event but the one in the topmost directory.
+    // The whole tree comes back at once, by a rename: the only event is in the topmost directory.
     let staged = directory.path().join("staged");
     fs::create_dir_all(staged.join("b")).unwrap();
     fs::write(staged.join("b/nodes.toml"), "2").unwrap();
@@ -159,7 +159,7 @@ async fn a_file_elsewhere_is_followed_through_every_link_of_the_chain() {
     }
     fs::write(at("deep/store/v1/nodes.toml"), "1").unwrap();
     fs::write(at("other/nodes.toml"), "other").unwrap();
-    // A relative link, an absolute one to a directory, and one with steps up.
+    // A relative link, an absolute link to a directory, and a link with steps up.
     symlink("v1", at("deep/store/current")).unwrap();
     symlink(at("deep/store"), at("store")).unwrap();
     symlink("../store/./current/nodes.toml", at("etc/nodes.toml")).unwrap();
@@ -202,7 +202,7 @@ async fn links_in_a_circle_are_a_file_that_is_missing() {
     told(&mut watch, "the way out", || write_atomically(&at("b"), b"1").unwrap()).await;
 }
 
-/// Of a kernel that gives no watches; see below.
+/// A kernel that gives no watches; see below.
 #[tokio::test]
 #[ignore = "runs as another process, which has no watches"]
 async fn without_watches() {
@@ -218,7 +218,7 @@ async fn without_watches() {
 #[test]
 fn where_the_kernel_has_no_watches_left_the_file_is_looked_at() {
     for (limit, errno) in [("max_inotify_instances", "EMFILE"), ("max_inotify_watches", "ENOSPC")] {
-        // In a user namespace of its own, so that nobody else feels it.
+        // This runs in a user namespace of its own, so that it affects no other process.
         let script = format!("echo 0 >/proc/sys/user/{limit} && exec \"$@\"");
         let mut command = std::process::Command::new("unshare");
         command.args(["--user", "--map-root-user", "sh", "-ec", &script, "sh"]);

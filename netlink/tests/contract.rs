@@ -1,6 +1,6 @@
-//! What every [`Kernel`] promises, shown on the fake one and on the real one by the same tests.
+//! What every [`Kernel`] promises. The same tests show it on the fake kernel and on the real one.
 //!
-//! Each test makes namespaces of its own; CAP_NET_ADMIN and CAP_SYS_ADMIN over them are needed, which
+//! Each test makes namespaces of its own. It needs CAP_NET_ADMIN and CAP_SYS_ADMIN over them, which
 //! `tests/in-namespace` provides.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -82,12 +82,13 @@ fn spec() -> VethSpec {
 }
 
 impl<M: Machine> Pair<M> {
-    /// Both ends up, and the host's loopback.
+    /// Makes the pair with both ends up, and switches the host's loopback on.
     fn new() -> Self {
         let machine = M::new();
         let (host_netns, pod_netns) = (machine.netns(), machine.netns());
         let (mut host, mut pod) = (machine.kernel(&host_netns), machine.kernel(&pod_netns));
-        // A namespace that never had an address has no `local` table, by which next hops are judged.
+        // A namespace that never had an address has no `local` table, and the kernel needs that table to judge next
+        // hops.
         ok(&mut host, &[up(IfIndex(1))]);
         let link = host.create_veth(&spec(), &pod_netns).unwrap();
         ok(&mut pod, &[up(link.peer.unwrap())]);
@@ -134,7 +135,7 @@ fn nexthop(gateway: &str, link: IfIndex) -> Nexthop {
     Nexthop { gateway: gateway.parse().unwrap(), link, onlink: true, protocol: PROTOCOL }
 }
 
-/// The host's end tells all of the other: who makes a pair need not look into the pod.
+/// The host's end tells everything about the other end, so the maker of a pair need not look into the pod.
 fn a_veth_pair_is_born_in_two_namespaces<M: Machine>() {
     let machine = M::new();
     let (host_netns, pod_netns) = (machine.netns(), machine.netns());
@@ -251,7 +252,7 @@ fn a_route_of_every_kind_is_read_back_as_it_was_put<M: Machine>() {
         ok(&mut pair.host, &[Op::PutRoute(key, route), Op::PutRoute(key, route)]);
         let seen = pair.host.routes(PROTOCOL).unwrap().get(&key).copied();
         let expected = match (route.kind, dst.contains(':')) {
-            // IPv6 does not tell whether a next hop's being on the link was taken for granted.
+            // IPv6 does not tell whether a next hop was set as `onlink`.
             (ferrule_model::RouteKind::Unicast(Via::Gateway { address, link, .. }), true) => {
                 let onlink = seen.is_some_and(|seen| {
                     matches!(seen.kind, ferrule_model::RouteKind::Unicast(Via::Gateway { onlink: true, .. }))
@@ -315,7 +316,7 @@ fn some_routes<M: Machine>(pair: &mut Pair<M>) {
     }
 }
 
-/// Those that were counted and those beyond are all.
+/// The counted objects and the returned ones together are all objects.
 fn what_is_known_may_be_counted_only<M: Machine>() {
     let mut pair = Pair::<M>::new();
     some_routes(&mut pair);
@@ -354,7 +355,7 @@ fn what_is_known_may_be_counted_only<M: Machine>() {
     }
 }
 
-/// That a comparison of what has not changed builds nothing goes by the kernel's order.
+/// A comparison of unchanged objects builds nothing, because it goes by the kernel's order.
 #[test]
 fn the_kernel_lists_routes_and_nexthops_in_their_order() {
     let mut pair = Pair::<Real>::new();
@@ -491,7 +492,7 @@ fn a_refused_op_does_not_stop_the_others<M: Machine>() {
         let dst = IpNetwork::new([10, 0, n, 0].into(), 24).unwrap();
         Op::PutRoute(RouteKey::main(dst), Route::ours(Via::Link(link)))
     };
-    // More than one send, with a refusal at the ends of both.
+    // This takes more than one send, with a refusal at the ends of both.
     let bad = [0, 17, 199, 200, 249];
     let ops: Vec<_> =
         (0..250).map(|n| route(n, if bad.contains(&n) { IfIndex(4_000) } else { pair.link.index })).collect();

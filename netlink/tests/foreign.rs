@@ -1,4 +1,4 @@
-//! Other programs' routes and policy rules: the fake kernel and the real one give the same, as `ip` has put them.
+//! Other programs' routes and policy rules, put in by `ip`. The fake kernel and the real one return the same.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ fn real() -> (Netns, Netlink, IfIndex) {
     (netns, kernel, link)
 }
 
-/// Those of ours and of others in the pods' networks, and in table 30400.
+/// The routes of ours and of others in the pods' networks, and those in table 30400.
 fn routes(kernel: &mut impl Kernel) -> Routes {
     let pods = ["10.244.0.0/16", "fd00::/16"].map(|network| key(network).dst);
     let matters = |key: &RouteKey| {
@@ -72,7 +72,7 @@ fn the_routes_of_others_are_told_with_their_place() {
     for line in [
         "route prepend 10.244.2.0/24 via 192.0.2.99",
         "route append 10.244.3.0/24 via 192.0.2.98 proto static",
-        // These take only some packets, or none.
+        // These apply to only some packets, or to none.
         "route prepend 10.244.4.0/24 tos 8 via 192.0.2.97",
         "route add 10.244.5.0/25 via 192.0.2.96 metric 7",
         "route add blackhole 10.244.6.128/25",
@@ -110,7 +110,7 @@ fn the_routes_of_others_are_told_with_their_place() {
     };
     assert_eq!(in_order(found.foreign), in_order(expected.clone()));
 
-    // A packet goes by what is told as first.
+    // A packet takes the route that is told as the first.
     let matched = kernel.route_match("10.244.2.9".parse().unwrap()).unwrap().unwrap();
     assert_eq!((matched.0, matched.1.protocol), (key("10.244.2.0/24"), 3));
 

@@ -1,4 +1,4 @@
-//! What every [`Netfilter`] promises, shown on the fake one and on the real one by the same tests.
+//! What every [`Netfilter`] promises. The same tests show it on the fake and on the real kernel.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::net::UdpSocket;
@@ -141,7 +141,7 @@ fn with_udp_flows(test: impl FnOnce(&mut NetfilterSocket, u16, u16)) {
                 )],
             )
             .unwrap();
-            // A hook that looks at connections makes the kernel track them.
+            // The kernel tracks connections only if a hook looks at them.
             nft::apply(
                 "table inet t {\n chain c {\n type filter hook output priority 0; ct state new accept\n }\n}\n",
             )

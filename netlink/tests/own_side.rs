@@ -1,4 +1,4 @@
-//! What an ordinary process sees of its own network namespace and of its callers'.
+//! What an ordinary process sees of its own network namespace and of its callers' namespaces.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -52,7 +52,7 @@ fn every_address_of_every_link_is_told_with_its_link() {
             .into();
     let told = || own_addresses().unwrap().into_iter().map(|(address, link)| (address.to_string(), link));
     assert_eq!(told().collect::<Vec<_>>(), expected);
-    // More than fit at once.
+    // More addresses than fit into the buffer at once.
     for number in 1..=200 {
         ip(&format!("address add 10.9.0.{number}/32 dev lo"));
         expected.push((format!("10.9.0.{number}"), "lo".to_owned()));

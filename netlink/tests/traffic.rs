@@ -1,4 +1,4 @@
-//! What every [`Traffic`] promises, shown on the fake kernel and on the real one by the same tests.
+//! What every [`Traffic`] promises. The same tests show it on the fake kernel and on the real one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use ferrule_model::{Bucket, IfIndex, IfName, Mac, VethSpec};

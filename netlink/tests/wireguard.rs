@@ -1,5 +1,6 @@
-//! What every kernel with WireGuard promises, shown on the fake one and on the real one by the same tests. Those on the real
-//! one are left out where nobody asks for them: not every kernel has WireGuard. `make test-vm` runs them in a virtual machine.
+//! What every kernel with WireGuard promises. The same tests show it on the fake kernel and on the real one. Those on
+//! the real one run only if asked for, because not every kernel has WireGuard: `make test-vm` runs them in a virtual
+//! machine.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
@@ -40,7 +41,7 @@ fn errno(kernel: &mut impl Kernel, op: Op) -> Errno {
 }
 
 fn settings(byte: u8) -> WireguardSettings {
-    // As the kernel keeps it: three bits of a private key are always the same.
+    // The kernel keeps a private key like this: some bits are the same in all of them.
     let mut secret = [byte; 32];
     secret[0] &= 0xf8;
     secret[31] = secret[31] & 0x7f | 0x40;
@@ -96,7 +97,7 @@ fn a_peer_is_what_was_put_and_replaced_as_a_whole(mut kernel: impl Tunnels) {
     let key = |byte| PeerKey { link, key: WgKey([byte; 32]) };
     let many: Vec<_> = (0..2000).map(|n| format!("10.{}.{}.0/24", n / 250, n % 250)).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
-    // More of one peer's networks than fit into a message of the kernel's.
+    // More networks of one peer than fit into a message of the kernel.
     let all = [
         (key(2), peer("192.0.2.2:51820", &["10.244.2.0/24", "fd00:2::/64"])),
         (key(3), peer("[2001:db8::3]:51820", &many)),

@@ -1,4 +1,4 @@
-//! routed's tests, in one program: linking a dozen took longer than running them.
+//! routed's tests, in one program: to link a dozen programs took longer than to run them.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,6 +1,6 @@
-//! Change by change, on the fake kernel: from state to state without reading anything, with faults on the way, and with
-//! other programs at work whose events arrive or are lost. The same kernel state results as from scratch, and no
-//! destination that both states have is ever without a route.
+//! Change by change on the fake kernel: from state to state without reading anything. There are faults on the way, and
+//! other programs at work whose events arrive or are lost. The resulting kernel state is the same as from scratch, and
+//! a destination that both states have is never without a route.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -43,12 +43,12 @@ enum Act {
 enum Step {
     /// The cluster becomes this one, with a fault at that request of the pass.
     Cluster(Box<Cluster>, Option<(u64, Errno)>),
-    /// Another program acts; of the events that tell of it, those at these places are lost.
+    /// Another program acts. Of the events about it, those at these places are lost.
     Act(Act, Vec<bool>),
 }
 
 fn fault() -> impl Strategy<Value = Option<(u64, Errno)>> {
-    // Not ESRCH: a kernel that says that a thing is gone is believed.
+    // ESRCH is not among them: a kernel that says that an object is gone is believed.
     let errno = prop_oneof![Just(Errno::ENOBUFS), Just(Errno::EINVAL), Just(Errno::ENETDOWN)];
     prop::option::of((0u64..30, errno))
 }
@@ -81,7 +81,7 @@ fn story() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// Does it, if there is anything to do it to.
+/// Carries out an act, if there is an object for it.
 fn carry_out(act: &Act, world: &FakeWorld, netns: &FakeNetns) {
     fn pick<K: Copy, V>(map: &BTreeMap<K, V>, index: Index, is: impl Fn(&V) -> bool) -> Option<K> {
         let keys: Vec<_> = map.iter().filter(|(_, value)| is(value)).map(|(key, _)| *key).collect();
@@ -124,7 +124,7 @@ fn carry_out(act: &Act, world: &FakeWorld, netns: &FakeNetns) {
     }
 }
 
-/// What the kernel would tell of the difference; IPv4 routes that go with something else go without a word.
+/// What the kernel would tell of the difference. It does not tell of IPv4 routes that go with another object.
 #[derive(Debug)]
 enum Told {
     Event(Event),
@@ -176,7 +176,7 @@ fn hears(applier: &mut Applier<Watched<FakeKernel>>, told: &[Told]) -> bool {
     differs
 }
 
-/// The clusters in turn, each with a fault; then retries until nothing is pending.
+/// Goes to the clusters in turn, each with a fault. Then tries again until nothing is pending.
 fn walk(
     world: &FakeWorld,
     netns: FakeNetns,
@@ -224,7 +224,7 @@ proptest! {
         let mut applier = walk(&world, netns, backend, &steps);
         prop_assert_eq!(essence(&world.state(&netns)), essence(&scratch(&last, backend)));
         prop_assert_eq!(&applier.kernel().lost, &Vec::<String>::new());
-        // And what it believes is true: the clock's comparison finds nothing.
+        // What the applier believes is also true: the comparison by the clock finds nothing.
         let state = world.state(&netns);
         let report = applier.pass(&last, Instant::now()).unwrap();
         prop_assert_eq!(report.tally.total(), 0);
@@ -251,7 +251,7 @@ proptest! {
                     let _ = applier.update(&cluster, &changes, now);
                     world.take_fault();
                     before = Some(*cluster);
-                    // Our own changes are told, too.
+                    // The kernel tells of our own changes, too.
                     hears(&mut applier, &told(&state, &world.state(&netns), None));
                 }
                 Step::Act(act, lost) => {
@@ -273,7 +273,7 @@ proptest! {
         }
         let mut expected = essence(&scratch(&last, backend));
         let found = essence(&world.state(&netns));
-        // A route that somebody put in the place of ours while we did not want it is left alone.
+        // If somebody put a route in the place of ours while we did not want ours, that route is left alone.
         let theirs: Vec<_> = found.iter().filter(|line| line.ends_with(" 4 unreachable")).cloned().collect();
         for line in theirs {
             let place = line.rsplit_once(" 4 ").unwrap().0.to_owned() + " 70 ";

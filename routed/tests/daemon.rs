@@ -1,4 +1,5 @@
-//! The program itself on the real kernel, in a namespace of its own: its whole life, and repair of whatever is broken.
+//! The program itself on the real kernel, in a namespace of its own: its whole life, and the repair of whatever is
+//! broken.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -17,7 +18,7 @@ fn life(backend: &'static str) {
 
     let daemon = node.start();
     daemon.wait_for_log("nodes.toml: it does not exist");
-    // What pods must not send does not go by the nodes.
+    // What pods must not send does not depend on the nodes.
     daemon.wait_for_log("pods are guarded");
     let guarded = node.state();
     let guard = node.run("nft", "--stateless list table inet ferrule-guard");
@@ -70,7 +71,7 @@ fn life(backend: &'static str) {
     assert!(node.cleanup().status.success(), "there is nothing to clean up any more, and that is no fault");
 }
 
-/// A daemon that finds everything right, and is killed.
+/// Starts a daemon that finds everything right, and kills it.
 fn restart(node: &Node) {
     let before = node.state();
     let listener = node.listen();
@@ -97,7 +98,7 @@ fn a_life_with_native_routes() {
     life("native");
 }
 
-/// Breaks things by hand, each in turn, and holds the repair to its time.
+/// Breaks one thing after another by hand, and checks that the repair comes in time.
 fn repair(backend: &'static str, breakages: &[&str]) {
     let node = Node::new(backend);
     node.write_nodes(&[1, 2, 3]);
@@ -114,7 +115,7 @@ fn repair(backend: &'static str, breakages: &[&str]) {
         let now = node.state();
         assert!(took.is_some(), "after `{breakage}`:\n{now}\nand it was\n{right}\nlog:\n{}", daemon.log());
     }
-    // Every repair was made by the daemon that was started, and ended.
+    // One daemon made all repairs. It is still the one that was started, and it ends as it should.
     node.write_nodes(&[1, 2]);
     assert!(within(PATIENCE, || !node.state().contains("10.244.3.0")).is_some());
     assert!(daemon.signal(Signal::SIGTERM).success());
@@ -175,7 +176,7 @@ fn the_underlays_mtu_and_address_are_followed() {
     node.ip("link set eth0 mtu 1400");
     assert!(within(REPAIR, || mtu() == 1350).is_some());
     assert!(node.ip("link show ferrule.1").contains("mtu 1350"));
-    // The link is replaced by another, which carries the address: the device goes with the old one.
+    // Another link replaces the link and gets its address. The device goes with the old link.
     node.ip("link del eth0");
     node.ip("link add eth1 type veth peer name wire");
     node.ip("link set wire up");
@@ -297,7 +298,7 @@ fn sighup_makes_it_read_again_and_another_configuration_counts_at_once() {
 
     node.configure_routing("mtu = 1400\n", "");
     daemon.send(Signal::SIGHUP);
-    // What comes while it starts over waits.
+    // A signal that comes while the daemon starts over waits.
     daemon.send(Signal::SIGHUP);
     daemon.wait_until_ready();
     let mtu = || NodeFile::load(&node.path("run/node.json")).map(|file| file.mtu).ok();
@@ -311,7 +312,8 @@ fn sighup_makes_it_read_again_and_another_configuration_counts_at_once() {
 fn without_nft_the_routes_are_there_and_one_line_says_what_is_not() {
     let node = Node::new("vxlan");
     node.write_nodes(&[1, 2]);
-    // What is no file is no program: in a mount namespace of its own there is no nft, wherever it is looked for.
+    // A path that is no regular file is no program. So /dev/null hides nft wherever it is looked for, in a mount
+    // namespace of the daemon's own.
     let hide = "for nft in $(which --all nft) /usr/sbin/nft /sbin/nft; do ! test -f $nft || mount --bind /dev/null $nft; done";
     let mut command = std::process::Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec", &format!("{hide}; exec \"$@\""), "sh"]);
@@ -320,7 +322,7 @@ fn without_nft_the_routes_are_there_and_one_line_says_what_is_not() {
     daemon.wait_until_ready();
     daemon.wait_for_log("cannot run nft");
     assert!(node.state().contains("10.244.2.0/24"));
-    // It is tried again with each change.
+    // The daemon tries again with each change.
     node.write_nodes(&[1, 2, 3]);
     assert!(within(PATIENCE, || node.state().contains("10.244.3.0/24")).is_some());
     assert!(daemon.signal(Signal::SIGTERM).success());

@@ -1,4 +1,4 @@
-//! The etcd source against Debian's etcd: what is taken, kept, lost and taken again, and by whom.
+//! The etcd source against Debian's etcd: which subnets are taken, kept, lost and taken again, and by which node.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -22,7 +22,7 @@ use routed::source::{EtcdSource, KnownMacs, NodeEvent, Source};
 
 const LIMIT: Duration = Duration::from_secs(40);
 const QUIET: Duration = Duration::from_millis(300);
-/// The subnets below and above are those that the tests put there for others.
+/// The subnets below and above are those that the tests put there for other nodes.
 const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0","SubnetMax":"10.5.240.0","Backend":{"Type":"vxlan"}}"#;
 
 /// A started member with a network, in the tests' own namespace.
@@ -40,7 +40,7 @@ fn ports() -> u16 {
     NEXT.fetch_add(2, Ordering::Relaxed)
 }
 
-/// The tests' own namespace has a loopback device that is off.
+/// Switches the loopback device on, which is off in the tests' own namespace.
 fn lo_up() {
     let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(status.expect("install iproute2").success());
@@ -53,12 +53,12 @@ fn run(test: impl Future<Output = ()>) {
 /// A node that takes its subnet from etcd.
 struct Subject {
     source: EtcdSource,
-    /// What the source has told so far, put together.
+    /// Everything that the source has told so far, put together.
     known: Nodes,
 }
 
 impl Subject {
-    /// The node at 192.0.2.`last`; call within a runtime.
+    /// The node at 192.0.2.`last`. Must be called within a runtime.
     fn new(endpoints: &[String], last: u8, more: &str) -> Self {
         Self::in_directory(endpoints, last, more, &PathBuf::from("/nowhere"))
     }
@@ -67,12 +67,12 @@ impl Subject {
         Self::configured(endpoints, last, ("", more), runtime)
     }
 
-    /// A node of another name than that of its address.
+    /// A node whose name does not follow from its address.
     fn named(endpoints: &[String], name: &str, last: u8) -> Self {
         Self::of(endpoints, (name, last), ("", ""), Path::new("/nowhere"))
     }
 
-    /// `routing` are more keys of `[routing]`, `etcd` of `[routing.etcd]`.
+    /// `routing` are further keys of `[routing]`, `etcd` of `[routing.etcd]`.
     fn configured(endpoints: &[String], last: u8, more: (&str, &str), runtime: &Path) -> Self {
         Self::of(endpoints, (&format!("n{last}"), last), more, runtime)
     }
@@ -102,7 +102,7 @@ impl Subject {
         }
     }
 
-    /// Waits for a state of what was told.
+    /// Waits until what was told fulfils the condition.
     async fn until(&mut self, condition: impl Fn(&Self) -> bool) {
         while !condition(self) {
             self.event().await;
@@ -118,7 +118,7 @@ impl Subject {
         Some(self.known.cluster()?.own)
     }
 
-    /// The subnets as the key has them.
+    /// The subnets as the lease's key has them.
     fn subnet(&self) -> String {
         let own = self.own().unwrap();
         let part = |cidr: &ferrule_model::IpNetwork| format!("{}-{}", cidr.ip(), cidr.prefix());
@@ -159,13 +159,13 @@ fn a_node_takes_a_subnet_as_flannel_does_and_follows_the_others() {
         node.until(|node| node.names().len() == 2).await;
         etcd.delete("10.5.7.0-24");
         node.until(|node| node.names() == ["10.5.8.0-24"]).await;
-        // One that cannot be used is left out alone, and is there again when it can be.
+        // A lease that cannot be used is left out alone, and comes back when it can be used.
         etcd.ctl(&["put", "/coreos.com/network/subnets/10.5.8.0-24", "{}"]);
         node.until(|node| node.names().is_empty()).await;
         etcd.ctl(&["put", "/coreos.com/network/subnets/nonsense", "{}"]);
         etcd.put("10.5.8.0-24", 8);
         node.until(|node| node.names() == ["10.5.8.0-24"]).await;
-        // What concerns nobody changes nothing.
+        // A change that concerns nobody changes nothing.
         etcd.put("10.5.8.0-24", 8);
         etcd.ctl(&["put", "/coreos.com/elsewhere", "x"]);
         node.is_quiet().await;
@@ -189,7 +189,7 @@ fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
     let first = start(Path::new("/nowhere"));
     assert_eq!(start(Path::new("/nowhere")), first, "known by its name");
 
-    // What the node had is known from node.json when etcd has forgotten it.
+    // If etcd has forgotten the node's subnet, node.json still tells it.
     let file = NodeFile {
         node: "n1".into(),
         pod_cidrs: vec!["10.5.199.0/24".parse().unwrap()],
@@ -200,14 +200,14 @@ fn a_restart_keeps_the_subnet_the_lease_and_the_mac_without_writing() {
     std::fs::write(directory.path().join("node.json"), file.to_json()).unwrap();
     etcd.delete(&first.0);
     assert_eq!(start(directory.path()).0, "10.5.199.0-24");
-    // A flanneld's lease at this node's address, of the subnet that it is known to have had, is taken over with its MAC: nobody
-    // has to change anything.
+    // A flanneld's lease is at this node's address, for the subnet that the node is known to have had. The node takes
+    // it over with its MAC, so no other node has to change anything.
     etcd.delete("10.5.199.0-24");
     etcd.put("10.5.199.0-24", 1);
     let (name, kept) = start(directory.path());
     assert_eq!(name, "10.5.199.0-24");
     assert!(kept.unwrap().0.contains("82:4b:b6:00:00:01"));
-    // Without that it may be another node's behind the same address.
+    // Without that the lease may belong to another node behind the same address.
     assert_ne!(start(Path::new("/nowhere")).0, "10.5.199.0-24");
 }
 
@@ -226,11 +226,11 @@ fn a_lease_that_is_revoked_is_taken_again_and_one_that_another_took_is_replaced(
         let (again, other, _) = etcd.subnet(&name).expect("the same subnet");
         assert!(again == value && other == lease, "under the number that is this node's");
         assert_eq!(node.subnet(), name);
-        // Somebody spoils what it says: put right.
+        // Somebody spoils the lease's value, and the node corrects it.
         etcd.ctl(&["put", &format!("/coreos.com/network/subnets/{name}"), &flannels(1)]);
         node.event().await;
         assert_eq!(etcd.subnet(&name).unwrap().0, value);
-        // Another node has it: it is the other's now, and this one goes elsewhere.
+        // Another node has the subnet now, and this node takes another one.
         etcd.put(&name, 9);
         node.until(|node| node.subnet() != name).await;
         assert_eq!(node.names(), [name.as_str()]);
@@ -250,7 +250,7 @@ fn nodes_behind_one_address_have_a_subnet_each_and_keep_it() {
             for node in &mut nodes {
                 node.until(|node| node.own().is_some()).await;
                 subnets.push(node.subnet());
-                // Nobody's routes lead to this node itself.
+                // No route leads to this node itself.
                 assert_eq!(node.names(), [""; 0]);
             }
         });
@@ -322,7 +322,7 @@ fn of_two_that_live_under_one_name_the_later_takes_another_subnet() {
                 second.until(|node| node.own().is_some() && node.subnet() != name)
             )
         };
-        // The first never ends by itself.
+        // The first future never ends by itself.
         let until = async {
             let mut etcd_has_two = tokio::time::interval(Duration::from_millis(50));
             loop {
@@ -352,7 +352,7 @@ fn a_lease_is_renewed_while_the_node_lives_and_ends_when_it_does_not() {
         node.until(|node| node.own().is_some()).await;
         name = node.subnet();
         let before = etcd.subnet(&name).unwrap();
-        // Longer than the lease lasts.
+        // This is longer than the lease lasts.
         let event = tokio::time::timeout(Duration::from_secs(8), node.source.next()).await;
         assert!(event.is_err(), "{event:?}");
         assert_eq!(etcd.subnet(&name).unwrap(), before);
@@ -366,7 +366,7 @@ fn three_that_race_for_200_subnets_of_both_families_never_share_one() {
     let both = r#"{"Network":"10.5.0.0/16","SubnetMax":"10.5.200.0","EnableIPv6":true,"IPv6Network":"fd00:5::/56",
                    "IPv6SubnetMax":"fd00:5:0:c8::"}"#;
     let etcd = etcd(directory.path(), both);
-    // A flanneld is among them that chose each family by itself.
+    // Among them is a flanneld that chose each family's subnet by itself.
     etcd.put("10.5.100.0-24&fd00:5:0:63::-64", 250);
     let barrier = Arc::new(Barrier::new(3));
     let taken = Arc::new(Mutex::new(Vec::new()));
@@ -402,7 +402,7 @@ fn three_that_race_for_200_subnets_of_both_families_never_share_one() {
         let mut none = Subject::new(&[etcd.url()], 241, "");
         none.is_quiet().await;
         assert_eq!(etcd.subnets().len(), 200, "nothing is left for the last one");
-        // Somebody goes: then there is.
+        // A node goes, and then a subnet is free.
         etcd.delete(&taken[0]);
         none.until(|node| node.own().is_some()).await;
         assert_eq!(none.subnet(), taken[0]);
@@ -429,7 +429,7 @@ fn a_member_that_dies_or_hangs_is_left_for_the_next_one() {
     run(async {
         let mut node = Subject::new(&urls, 1, "");
         node.until(|node| node.own().is_some()).await;
-        // The first is stopped in the middle: its connections stay, and nobody answers.
+        // The first member is stopped in the middle: its connections stay, but it no longer answers.
         members[0].signal(Signal::SIGSTOP);
         assert!(crate::lab::within(LIMIT, || members[1].try_ctl(&["get", "x"]).status.success()).is_some());
         members[1].put("10.5.8.0-24", 8);

@@ -1,6 +1,6 @@
-//! Nodes of Ferrule's and of flannel's on one network, by annotations and by leases; and a node that moves from the one to the
-//! other and back while its pods talk. There is no flanneld here: its side of the kernel is set up as its documentation and its
-//! `vxlan` backend do it.
+//! Nodes of Ferrule and of flannel on one network, by annotations and by leases. A node also moves from the one to the
+//! other and back while its pods talk. There is no flanneld here: its side of the kernel is set up as its documentation
+//! and its backend `vxlan` do it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -62,7 +62,7 @@ fn devices(node: &crate::lab::Node) -> String {
     lines.join("\n")
 }
 
-/// Of the tables for the other nodes: what flannel has put there.
+/// What flannel has put into the tables for the other nodes.
 fn left_of_flannel(node: &crate::lab::Node) -> String {
     let plain = |text: String| {
         let theirs = text.lines().filter(|line| line.contains("flannel") && !line.contains("nhid"));
@@ -81,7 +81,7 @@ fn ready(node: &crate::lab::Node) -> Daemon {
 fn a_live_node_moves_from_flannel_and_back_without_losing_a_packet_and_the_others_see_nothing() {
     let world = World::new();
     let [first, second] = &world.nodes;
-    // A node that flannel forgot to take away: its issue.
+    // A node that flannel forgot to remove, as in its issue.
     Flanneld::of(1).set_up(first, &[2, 3]);
     Flanneld::of(2).set_up(second, &[1]);
     let before = (devices(first), world.dump(second));
@@ -106,14 +106,14 @@ fn a_live_node_moves_from_flannel_and_back_without_losing_a_packet_and_the_other
     assert_eq!((differing, now.len()), (Vec::new(), before.1.len()), "nothing changes on the other node");
     pings.lost_none(&world, "while the first node moves");
 
-    // The other node, too: then there is no flannel left.
+    // The other node moves, too. Then there is no flannel left.
     let pings = Pings::start(&world);
     let _other = api(&world, 2, [flannels(1), flannels(2)]);
     let other = ready(second);
     assert_eq!(left_of_flannel(second), "");
     pings.lost_none(&world, "while the second node moves");
 
-    // And back, as flanneld does it when it starts; then what is left of ours goes.
+    // Both move back, as flanneld does it when it starts. Then what is left of ours goes.
     let pings = Pings::start(&world);
     assert!(other.signal(Signal::SIGTERM).success() && daemon.signal(Signal::SIGTERM).success());
     Flanneld::of(1).set_up(first, &[2]);
@@ -154,7 +154,7 @@ fn a_new_node_joins_flannels_by_annotations_and_they_reach_each_other_in_both_fa
     };
     assert!(within(PATIENCE, told).is_some(), "{}", daemon.log());
 
-    // What a flanneld makes of it.
+    // This is what a flanneld reads from it.
     let all = &server.node("n1")["metadata"]["annotations"];
     let text = |key: &str| all[format!("flannel.alpha.coreos.com/{key}")].as_str().unwrap().to_owned();
     assert_eq!(text("backend-type"), "vxlan");
@@ -176,7 +176,7 @@ fn a_new_node_joins_flannels_by_annotations_and_they_reach_each_other_in_both_fa
         world.dump(first)
     );
 
-    // It comes from flannel again with another MAC: followed.
+    // The node comes back from flannel with another MAC, and the others follow.
     let mut anew = flannels(2);
     let key = "flannel.alpha.coreos.com/backend-data";
     anew["metadata"]["annotations"][key] = json!("{\"VNI\":1,\"VtepMAC\":\"82:4b:b6:00:00:99\"}");

@@ -1,4 +1,4 @@
-//! A hostile pod harms nobody but itself: real frames, from a pod that has every right inside its namespace.
+//! A hostile pod harms only itself. The test sends real frames, from a pod that has every right inside its namespace.
 //!
 //! The plugin and `ipamd` are those built beside `routed`.
 
@@ -21,7 +21,7 @@ use serde_json::json;
 
 /// Promised: what someone else changes is back within this time.
 const REPAIR: Duration = Duration::from_secs(1);
-/// The other end of the node's link has all of these: the other node, its pod, somebody outside.
+/// The other end of the node's link has all of these addresses: the other node's, its pod's, and one outside.
 const WORLD: [&str; 6] =
     ["192.0.2.2", "2001:db8::2", "10.244.2.7", "fd00:10:244:2::7", "198.51.100.9", "2001:db8:51::9"];
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
@@ -72,7 +72,7 @@ impl Lab {
         link.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned()
     }
 
-    /// A page of the daemon's.
+    /// A page of the daemon.
     fn page(&self, path: &str) -> String {
         let mut page = String::new();
         self.node.inside(|| {
@@ -83,7 +83,7 @@ impl Lab {
         page
     }
 
-    /// The frames of this pod's that anybody hears: the node, the world, another pod.
+    /// Those of this pod's frames that the node, the world or another pod hears.
     fn delivered(&self, pod: &Pod<'_>, other: &Pod<'_>, frames: &[Frame]) -> Vec<Frame> {
         let ears =
             [Ear::new(self.node.netns(), "*"), Ear::new(&self.world, "wire"), Ear::new(&other.netns, "eth0")];
@@ -95,10 +95,10 @@ impl Lab {
     }
 }
 
-/// All from where this pod may not send, to all whom it may send to.
+/// All combinations of sources that this pod may not use and destinations that it may send to.
 fn forged(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
-    // Another pod here and elsewhere, an address of a pod that is nobody's, this node and the other, the gateway, somebody
-    // outside, and what no source can be.
+    // The sources: another pod here and elsewhere, a free address of a pod, this node and the other one, the gateway,
+    // somebody outside, and addresses that no source can have.
     let v4 = [
         &other.addresses[0],
         "10.244.2.7",
@@ -140,7 +140,7 @@ fn forged(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
     frames
 }
 
-/// What a pod sends as itself.
+/// What a pod sends under its own addresses.
 fn honest(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
     let mut frames = Vec::new();
     for first in [0, 1] {
@@ -167,7 +167,7 @@ fn a_forged_source_reaches_nobody_and_a_pods_own_reaches_everybody() {
         .filter(|sent| !got.iter().any(|got| format!("{got:?}") == format!("{sent:?}")))
         .collect();
     assert!(lost.is_empty(), "{lost:#?}");
-    // Duplicate address detection asks without an address (RFC 4862, 5.4.2), and the node has this one already.
+    // Duplicate address detection asks without an address (RFC 4862, 5.4.2). The node already has this address.
     lab.node.ip(&format!("addr add fe80::77/64 dev {} nodad", pod.veth()));
     assert!(pod.run("ip", "addr add fe80::77/64 dev eth0").status.success());
     let is_found = || {
@@ -175,7 +175,7 @@ fn a_forged_source_reaches_nobody_and_a_pods_own_reaches_everybody() {
         String::from_utf8(addresses).unwrap().contains("fe80::77/64")
     };
     assert!(within(PATIENCE, is_found).is_some());
-    // The guard is shown to be what keeps them off.
+    // This shows that it is the guard that keeps them off.
     lab.daemon.send(Signal::SIGSTOP);
     lab.node.run("nft", "flush ruleset");
     let got = lab.delivered(&pod, &other, &forged(&pod, &other));
@@ -204,7 +204,7 @@ fn the_loose_check_takes_the_addresses_of_the_nodes_pods_and_no_others() {
 fn advertisements_redirects_and_frames_for_the_loopback_addresses_do_not_pass_and_are_counted() {
     let lab = Lab::new("[metrics]\nrouted = \"127.0.0.1:9479\"\n");
     let (pod, other) = (Pod::add(&lab.node, "c0ffee", json!({})), Pod::add(&lab.node, "other", json!({})));
-    // Somebody has opened the node's loopback addresses to its links.
+    // Somebody has made the node's loopback addresses reachable by its links.
     lab.node.inside(|| sysctl::set(&format!("net/ipv4/conf/{}/route_localnet", pod.veth()), "1").unwrap());
     let mut frames = Vec::from(each(&pod.addresses[0], "127.0.0.1"));
     frames.extend(each(&pod.addresses[1], "::1"));
@@ -213,7 +213,7 @@ fn advertisements_redirects_and_frames_for_the_loopback_addresses_do_not_pass_an
     let got = lab.delivered(&pod, &other, &frames);
     assert!(got.is_empty(), "{got:#?}");
     let page = lab.page("/metrics");
-    // What is for ::1 the kernel itself drops.
+    // The kernel itself drops packets to ::1.
     for counted in ["routers\"} 2", "loopback\"} 3", "forged\"} "] {
         let sample = format!("ferrule_routed_pod_packets_dropped_total{{reason=\"{counted}");
         assert!(page.contains(&sample), "{sample}:\n{page}");
@@ -236,7 +236,7 @@ fn what_is_for_a_tunnel_does_not_leave_a_pod() {
 
 #[test]
 fn the_guard_is_back_within_a_second_whatever_is_done_to_it_and_stays_without_the_daemon() {
-    // Masquerading is another table's affair.
+    // Masquerading belongs to another table.
     let lab = Lab::new("");
     let listed = || lab.node.command("nft", "--stateless list table inet ferrule-guard");
     let text = || String::from_utf8(listed().stdout).unwrap();
@@ -262,7 +262,7 @@ fn the_guard_is_back_within_a_second_whatever_is_done_to_it_and_stays_without_th
         String::from_utf8(node.command("nft", "--stateless list table inet ferrule-guard").stdout).unwrap()
     };
     assert_eq!(text(), whole);
-    // It waits for no nodes.
+    // The guard does not wait for nodes.
     node.run("nft", "flush ruleset");
     std::fs::remove_file(node.path("nodes.toml")).unwrap();
     let daemon = node.start();

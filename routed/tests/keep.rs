@@ -1,4 +1,5 @@
-//! What the plugin made for pods on the host is kept, whoever disturbs it: pods that the real plugin made, on the real kernel.
+//! What the plugin made for pods on the host is kept, whatever disturbs it. The real plugin makes the pods, on the real
+//! kernel.
 //!
 //! The plugin and `ipamd` are those built beside `routed`.
 
@@ -58,7 +59,7 @@ fn disturbances(pod: &Pod<'_>) -> Vec<(&'static str, String, &'static str)> {
     ]
 }
 
-/// As the reference plugin `tuning` does behind ours (decision 51).
+/// The reference plugin `tuning` does the same behind ours (decision 51).
 #[test]
 fn a_pod_whose_mac_somebody_set_is_named_with_the_remedy() {
     let (node, daemon, _ipamd) = node();
@@ -71,7 +72,7 @@ fn a_pod_whose_mac_somebody_set_is_named_with_the_remedy() {
     let set =
         || Command::new("ip").args("link set eth0 address 0a:00:00:00:00:2b".split(' ')).status().unwrap();
     assert!(pod.netns.run(set).unwrap().success());
-    // It is seen at the next look, which nobody has to wait for here.
+    // The next look sees it, but nobody has to wait for that here.
     node.run("ip", &flush);
     daemon.wait_for_log("the MAC of eth0 in pod ");
     daemon.wait_for_log("let ferrule do that (capability");
@@ -89,7 +90,7 @@ fn a_routed_pod_is_connected_again_within_a_second_whatever_is_done_to_its_link(
         connected(&pod, REPAIR, &arguments, &daemon);
         let is_told = || daemon.log()[before..].contains(told);
         assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {arguments}:\n{}", daemon.log());
-        // Until all of it is over, so that what comes next is not taken for a part of it.
+        // Waits until all of it is over, so that what comes next is not taken for a part of it.
         let is_right = || {
             let state = node.ip(&format!("route show {}", pod.addresses[0]))
                 + &node.ip(&format!("-6 route show {}", pod.addresses[1]));
@@ -114,10 +115,10 @@ fn nothing_comes_back_after_a_del_and_what_comes_and_goes_is_not_noticed() {
         assert!(!node.ip("link show").contains(&pod.veth()));
         assert_eq!(node.ip(&format!("route show {}", pod.addresses[0])), "");
     }
-    // A pod that switches its own end off wants it so.
+    // A pod that switches its own end off does so on purpose.
     let off = stays.run("ip", "link set eth0 down");
     assert!(off.status.success());
-    // The next disturbance is looked into after all that came before.
+    // The daemon looks into the next disturbance only after all earlier ones.
     let other = Pod::add(&node, "other", json!({}));
     node.ip(&format!("route del {}", other.addresses[0]));
     connected(&other, REPAIR, "route del", &daemon);
@@ -221,7 +222,7 @@ fn host_ports_are_open_again_within_a_second_whatever_is_done_to_the_rulesets() 
         let is_told = || daemon.log()[before..].contains(told);
         assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {command}:\n{}", daemon.log());
     }
-    // Of a pod that ends nothing comes back, neither at once nor with the next repair, nor after a restart.
+    // Nothing of a pod that has ended comes back: not at once, not with the next repair, and not after a restart.
     goes.del();
     node.run("nft", "flush ruleset");
     assert!(within(REPAIR, || is_open(8080)).is_some(), "{}", daemon.log());
@@ -264,7 +265,7 @@ fn host_ports_are_open_again_within_a_second_after_nft_works_again() {
     daemon.wait_for_log("host ports tcp 8080 were closed by someone else; opened again");
 }
 
-/// What Prometheus would read: repairs, those of pods among them.
+/// The number of repairs that Prometheus would read, including those of pods.
 fn repaired(node: &Node) -> Option<f64> {
     let page = node.inside(|| {
         let mut stream = TcpStream::connect("127.0.0.1:9479").ok()?;
@@ -301,7 +302,7 @@ fn a_plan_tells_what_would_be_put_back_and_cleanup_leaves_what_pods_have() {
     );
     assert!(told.contains("open host ports tcp 8080 (pod "), "{told}");
     assert_eq!(node.ip(&format!("route show proto 70 dev {veth}")), "", "it only tells");
-    // What pods have is theirs until their DEL, and is kept again by the next daemon.
+    // Pods keep what they have until their DEL, and the next daemon keeps it again.
     assert!(node.cleanup().status.success());
     assert!(pod.is_recorded() && !node.ip(&format!("neigh show dev {veth} nud permanent")).is_empty());
     node.configure("[metrics]\nrouted = \"127.0.0.1:9479\"\n");
@@ -358,7 +359,7 @@ fn a_pod_on_a_bridge_is_connected_again_within_a_second_whatever_is_done_to_its_
         ("ip", format!("link set {veth} down"), "was switched off by someone else"),
         ("ip", "link set fbr0 down".into(), "link fbr0 was switched off by someone else"),
         ("ip", format!("addr del {v4} dev fbr0"), "was deleted by someone else (netlink port"),
-        // Of IPv6 addresses the kernel does not tell who.
+        // For IPv6 addresses the kernel does not tell who deleted them.
         ("ip", format!("addr del {v6} dev fbr0"), "on fbr0 was deleted by someone else; put back"),
         (
             "ip",
@@ -379,19 +380,19 @@ fn a_pod_on_a_bridge_is_connected_again_within_a_second_whatever_is_done_to_its_
             state(),
             daemon.log()
         );
-        // Who asked for a MAC in vain meanwhile asks again a second later.
+        // A program that asked for a MAC in vain meanwhile asks again a second later.
         connected(&pod, PATIENCE, &arguments, &daemon);
         let is_told = || daemon.log()[before..].contains(told);
         assert!(within(PATIENCE, is_told).is_some(), "`{told}` after {arguments}:\n{}", daemon.log());
     }
-    // Others that come and go on the same bridge are not noticed.
+    // Other pods that come and go on the same bridge are not noticed.
     let before = daemon.log().len();
     for _ in 0..5 {
         Pod::add(&node, "goes", on_a_bridge.clone()).del();
     }
     node.ip(&format!("link set {veth} nomaster"));
     assert!(within(REPAIR, || state() == right).is_some(), "{}", daemon.log());
-    // It is logged once it is done.
+    // The log names it once it is done.
     let told = || daemon.log()[before..].matches("someone else").count();
     assert!(within(PATIENCE, || told() > 0).is_some(), "{}", daemon.log());
     assert_eq!(told(), 1, "{}", daemon.log());
@@ -432,7 +433,7 @@ fn limits_are_right_again_within_a_second_whatever_is_done_to_them() {
     }
     node.ip(&format!("link del {ifb}"));
     assert!(within(REPAIR, || pod.limits() == right).is_some(), "{}", daemon.log());
-    // It is logged once it is done.
+    // The log names it once it is done.
     let told = || daemon.log()[before..].matches("someone else").count();
     assert!(within(PATIENCE, || told() > 0).is_some(), "{}", daemon.log());
     assert_eq!(told(), 1, "{}", daemon.log());

@@ -1,4 +1,5 @@
-//! The Kubernetes source against a server that speaks the protocol over TLS, with every fault that it has been seen with.
+//! The Kubernetes source against a server that speaks the protocol over TLS, with every fault that such servers have
+//! shown.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -24,13 +25,13 @@ const QUIET: Duration = Duration::from_millis(1500);
 struct Pair {
     server: ApiServer,
     source: KubernetesSource,
-    /// What the source has told so far, put together.
+    /// Everything that the source has told so far, put together.
     known: Nodes,
     directory: tempfile::TempDir,
 }
 
 impl Pair {
-    /// A server with three nodes, that `prepare` may spoil; call within a runtime.
+    /// A server with three nodes, which `prepare` may spoil. Must be called within a runtime.
     fn new(prepare: impl FnOnce(&ApiServer)) -> Self {
         Self::configured("", prepare)
     }
@@ -49,7 +50,7 @@ impl Pair {
         Self { server, source, known: Nodes::new("n1"), directory }
     }
 
-    /// Waits until what the source told is this.
+    /// Waits until the source has told exactly these nodes.
     async fn wait_for(&mut self, names: &[&str]) {
         let deadline = tokio::time::Instant::now() + LIMIT;
         while self.names() != names {
@@ -59,7 +60,7 @@ impl Pair {
         }
     }
 
-    /// Nothing is told for a while.
+    /// Checks that nothing is told for a while.
     async fn is_quiet(&mut self) {
         let event = tokio::time::timeout(QUIET, self.source.next()).await;
         assert!(event.is_err(), "{event:?}");
@@ -88,7 +89,7 @@ impl Pair {
     }
 }
 
-/// The tests' own namespace has a loopback device that is off.
+/// Switches the loopback device on, which is off in the tests' own namespace.
 fn lo_up() {
     let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
     assert!(status.expect("install iproute2").success());
@@ -152,7 +153,7 @@ fn whatever_keeps_a_server_from_streaming_the_nodes_are_listed_at_once_and_strea
             pair.server.put(node(4));
             pair.wait_for(&["n1", "n2", "n3", "n4"]).await;
             assert_eq!(pair.asked(), ["watch nodes", "list nodes", "watch nodes"], "{streaming:?}");
-            // The next list is streamed, since the server can do it now.
+            // The next list is streamed, because the server can do it now.
             pair.server.faults(|faults| faults.streaming = Streaming::Works);
             pair.server.delete("n2");
             pair.server.forget();
@@ -181,7 +182,7 @@ fn a_streamed_list_that_stays_silent_is_given_up_before_anybody_waits_long() {
 fn a_streamed_list_that_does_not_end_is_given_up() {
     run(async {
         let mut pair = Pair::new(|server| server.faults(|faults| faults.streaming = Streaming::Endless));
-        // Longer than others are waited for: there was always something that came.
+        // The source waited longer than for other lists, because something came all the time.
         let event = tokio::time::timeout(2 * LIMIT, pair.source.next()).await.unwrap();
         pair.take(event);
         assert_eq!(pair.names(), ["n1", "n2", "n3"]);
@@ -242,13 +243,13 @@ fn a_version_that_the_server_has_forgotten_is_listed_anew_and_what_is_gone_meanw
         pair.wait_for(&["n1", "n2", "n3"]).await;
         pair.server.delete("n3");
         pair.wait_for(&["n1", "n2"]).await;
-        // As the answer to the watch.
+        // The fault is the answer to the watch.
         pair.server.cut();
         pair.server.put(node(4));
         pair.server.delete("n2");
         pair.server.forget();
         pair.wait_for(&["n1", "n4"]).await;
-        // And as a line of it.
+        // The fault is a line of the watch.
         let expired = json!({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410,
                                                          "reason": "Expired", "message": "too old"}});
         pair.server.send(format!("{expired}\n").as_bytes());
@@ -355,7 +356,7 @@ fn a_node_that_cannot_be_used_is_left_out_until_it_can() {
             for (number, (pointer, value)) in (10..).zip(spoiled.iter().take(5)) {
                 let mut node = node(number);
                 *node.pointer_mut(pointer).unwrap() = value.clone();
-                // The older field holds for a node without the newer one.
+                // The older field counts for a node without the newer one.
                 node["spec"].as_object_mut().map(|spec| spec.remove("podCIDR"));
                 server.put(node);
             }
@@ -381,7 +382,7 @@ fn a_node_that_cannot_be_used_is_left_out_until_it_can() {
 #[test]
 fn the_others_go_by_the_public_address_and_the_node_itself_by_its_own() {
     run(publishes("[node]\npublic_address = \"203.0.113.91\"\n"));
-    // As it is once the link is known.
+    // The configuration is like this once the link is known.
     run(publishes("[node]\ninterface = \"eth1\"\naddress = \"203.0.113.91\"\n"));
 }
 
@@ -414,7 +415,7 @@ async fn publishes(text: &str) {
     assert_eq!(own(&pair).v4, Some([192, 0, 2, 1].into()));
 }
 
-/// An object of node `number` with another address and pod CIDR, and when it was made.
+/// An object of node `number` with another address and pod CIDR, its readiness, and when it was made.
 fn odd_node(number: u8, address: &str, cidr: &str, (ready, born): (&str, &str)) -> serde_json::Value {
     let mut node = node(number);
     node["status"]["addresses"] = json!([{"type": "InternalIP", "address": address}]);
@@ -498,7 +499,7 @@ fn a_server_whose_certificate_is_anothers_is_not_believed() {
     run(async {
         let mut pair = Pair::new(|_| ());
         pair.wait_for(&["n1", "n2", "n3"]).await;
-        // Another server at the same place, with an authority of its own.
+        // Another server is at the same place, with an authority of its own.
         pair.server.stop();
         let listener = TcpListener::bind(pair.server.address()).unwrap();
         let impostor = ApiServer::new(listener, &pair.directory.path().join("impostor"));

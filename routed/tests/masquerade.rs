@@ -1,7 +1,7 @@
-//! Under which address pods are seen, with packets: in the cluster, on the node, outside; and beside the rules of
-//! kube-proxy, firewalld and Docker, which stay as they are.
+//! Shows with packets under which address pods are seen: in the cluster, on the node, outside. The rules of kube-proxy,
+//! firewalld and Docker stand beside ours and stay as they are.
 //!
-//! `rules/` has what these programs write, as they write it.
+//! `rules/` has the rules as these programs write them.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -18,11 +18,11 @@ use crate::lab::{Node, PATIENCE, within};
 use ferrule_netlink::netns::{self, Netns};
 use nix::sys::signal::Signal;
 
-/// Where everybody answers with the address that they see.
+/// The port on which everybody answers with the address that they see.
 const PORT: u16 = 7777;
 /// Promised: what someone else changes is right again within this time.
 const REPAIR: Duration = Duration::from_secs(1);
-/// Where a pod asks from.
+/// The port from which a pod asks.
 const OWN_PORT: u16 = 4000;
 const NODE: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const POD: [&str; 2] = ["10.244.1.5", "fd00:10:244:1::5"];
@@ -49,7 +49,7 @@ fn ip(netns: &Netns, lines: &str) {
     }
 }
 
-/// Answers each datagram to this address with the one that it came from; until the test's process ends.
+/// Answers each datagram to this address with its source address, until the test's process ends.
 fn answer(netns: &Netns, address: &str) {
     let address: IpAddr = address.parse().unwrap();
     let socket = netns.run(|| UdpSocket::bind((address, PORT))).unwrap().unwrap();
@@ -100,12 +100,12 @@ impl Lab {
         Self { node, world, pods }
     }
 
-    /// Under which address and port the first pod is seen there; `None` if nothing comes back.
+    /// The address and port under which the first pod is seen there; `None` if nothing comes back.
     fn seen_at(&self, target: &str) -> Option<SocketAddr> {
         seen(&self.pods[0], (None, OWN_PORT), target.parse().unwrap())
     }
 
-    /// In both families.
+    /// Checks this in both families.
     fn seen_as(&self, targets: [&str; 2], expected: [&str; 2]) {
         for (target, expected) in targets.into_iter().zip(expected) {
             let seen = self.seen_at(target);
@@ -113,7 +113,7 @@ impl Lab {
         }
     }
 
-    /// Somebody else's rules, given to the program that they are for.
+    /// Loads another program's rules with the program that they are for.
     fn load(&self, program: &str, file: &str) {
         let rules = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules").join(file);
         let stdin = Stdio::from(fs::File::open(rules).unwrap());
@@ -124,7 +124,7 @@ impl Lab {
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    /// All rules there are but our tables.
+    /// All rules except for our tables.
     fn rules(&self) -> String {
         let nft = self.node.run("nft", "--stateless list ruleset");
         let (mut rules, mut ours) = (String::new(), false);
@@ -137,7 +137,7 @@ impl Lab {
             ours &= line != "}";
         }
         for family in ["ip", "ip6"] {
-            // Asked, the older iptables makes the tables that it is asked for.
+            // The older iptables makes the tables that it is asked for.
             let names = self.node.run("cat", &format!("/proc/thread-self/net/{family}_tables_names"));
             for table in names.split_whitespace() {
                 rules.push_str(&self.node.run(&format!("{family}tables-legacy"), &format!("-t {table} -S")));
@@ -149,12 +149,12 @@ impl Lab {
 
 fn seen(from: &Netns, (source, port): (Option<IpAddr>, u16), target: IpAddr) -> Option<SocketAddr> {
     let any = if target.is_ipv4() { "0.0.0.0" } else { "::" }.parse().unwrap();
-    // A process that another test is just starting has a copy of what the last call had, for a moment.
+    // A process that another test is just starting has, for a moment, a copy of the descriptors of the last call.
     let bind = || from.run(|| UdpSocket::bind((source.unwrap_or(any), port))).unwrap().ok();
     let socket = crate::lab::wait::get(PATIENCE, bind).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let mut buffer = [0; 64];
-    // The first datagrams may be lost while neighbours are found out.
+    // The first datagrams may be lost while neighbours are being resolved.
     for _ in 0..4 {
         if socket.send_to(b"who", (target, PORT)).is_err() {
             continue;
@@ -207,7 +207,7 @@ fn a_pod_is_seen_under_its_own_address_in_the_cluster_and_under_the_nodes_outsid
     let outside = ["198.51.100.9", "2001:db8:51::9"];
     lab.seen_as(outside, NODE);
     lab.seen_as(["10.244.2.7", "fd00:10:244:2::7"], POD);
-    // Not among the configured pod_cidrs, which leave out this node's own.
+    // These are not among the configured pod_cidrs, which leave out this node's own.
     lab.seen_as(["10.244.1.6", "fd00:10:244:1::6"], POD);
     lab.seen_as(["203.0.113.9", "2001:db8:113::9"], POD);
     lab.seen_as(NODE, POD);
@@ -215,7 +215,7 @@ fn a_pod_is_seen_under_its_own_address_in_the_cluster_and_under_the_nodes_outsid
     for target in outside {
         assert_ne!(lab.seen_at(target).unwrap().port(), OWN_PORT, "the port is chosen at random");
     }
-    // Multicast is not forwarded to the world, so it comes from the node, under an address like a pod's.
+    // Multicast is not forwarded to the world. So the node sends it, under an address like a pod's.
     lab.node.ip("addr add 10.244.1.99/32 dev eth0");
     lab.node.ip("route add 224.0.0.0/4 dev eth0");
     answer(&lab.world, "224.0.0.99");
@@ -226,14 +226,14 @@ fn a_pod_is_seen_under_its_own_address_in_the_cluster_and_under_the_nodes_outsid
     };
     assert_eq!(from_pods_address("224.0.0.99"), "10.244.1.99", "multicast");
     assert_eq!(from_pods_address("198.51.100.9"), NODE[0]);
-    // What is marked so, whoever marked it masquerades.
+    // Packets with this mark, whichever program masquerades them.
     lab.load("nft", "mark.nft");
     let marked = seen(&lab.pods[0], (None, OWN_PORT + 1), outside[0].parse().unwrap()).unwrap();
     assert_eq!(marked.to_string(), format!("{}:{}", POD[0], OWN_PORT + 1));
     drop(daemon);
 }
 
-/// Runs the daemon beside rules that are there already, sees what `traffic` sees, and compares the rules.
+/// Runs the daemon beside existing rules, checks `traffic`, and compares the rules.
 fn beside(lab: &Lab, traffic: impl Fn(&Lab)) {
     let before = lab.rules();
     assert!(!before.is_empty());
@@ -253,7 +253,7 @@ fn beside(lab: &Lab, traffic: impl Fn(&Lab)) {
     assert_eq!(lab.rules(), before, "cleanup leaves their rules as they were");
 }
 
-/// What a pod sees of services, whoever makes them.
+/// Checks what a pod sees of Services, whichever program makes them.
 fn services(lab: &Lab) {
     let seen = |target: &str| lab.seen_at(target).map(|seen| seen.ip().to_string());
     assert_eq!(seen("10.96.0.20").as_deref(), Some(POD[0]), "a service of the cluster");
@@ -297,7 +297,7 @@ fn trust(lab: &Lab) {
     }
 }
 
-/// Docker's policy drops what pods send and get, until it is asked for.
+/// Docker's policy drops what pods send and receive, until the daemon is told to let it through.
 #[test]
 fn beside_docker_with_iptables_of_either_kind() {
     for kind in ["nft", "legacy"] {
@@ -334,7 +334,7 @@ fn what_lets_pods_through_is_kept_comes_with_a_late_firewall_and_goes_when_it_is
         };
         assert!(within(REPAIR, right).is_some(), "after {breakage}:\n{}", daemon.log());
     }
-    // What refuses all stays last.
+    // The rule that refuses everything stays last.
     lab.node.run("iptables-nft", "-I FORWARD 1 -j REJECT");
     let first =
         || lab.node.run("iptables-nft", "-S FORWARD").lines().nth(1) == Some("-A FORWARD -j FERRULE-FORWARD");

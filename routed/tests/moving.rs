@@ -1,4 +1,4 @@
-//! A cluster that moves from one backend to another, node by node, by restarts of its daemons, while its pods talk.
+//! A cluster moves from one backend to another, node by node, by restarts of its daemons, while its pods talk.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -27,7 +27,7 @@ fn a_cluster_moves_from_plain_routes_to_tunnels_and_back_without_a_lost_echo() {
     fleet.start();
     fleet.wait_until_joined();
     let streams = fleet.streams();
-    // Every step on every node, one after the other; between two nodes of one step both ways are in use.
+    // Each step is made on one node after another. Between two nodes of one step both ways are in use.
     let steps = [("native", true), ("vxlan", true), ("vxlan", false), ("auto", false), ("native", false)];
     for (backend, accepts) in steps {
         for number in [1, 2] {

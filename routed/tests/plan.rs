@@ -1,4 +1,4 @@
-//! `routed plan`: it tells what the daemon then does, and does none of it.
+//! `routed plan` tells what the daemon would do, and does none of it.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -117,7 +117,7 @@ fn it_foresees_a_node_that_native_cannot_reach() {
     assert!(!told.contains("set route 10.244.3.0/24"), "{told}");
     let line = told.lines().find(|line| line.starts_with("cannot set nexthop ")).unwrap_or_default();
     assert!(line.contains("198.51.100.3") && line.contains("has to be on this node's segment"), "{told}");
-    // As it then is.
+    // The daemon then does what the plan told.
     let daemon = node.start();
     daemon.wait_for_log("has to be on this node's segment");
     assert!(!node.state().contains("10.244.3.0/24"), "{}", node.state());

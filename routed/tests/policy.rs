@@ -1,4 +1,5 @@
-//! Policy rules of other programs that take pods' packets out of their way: named with the remedy, and forgotten when they go.
+//! Policy rules of other programs that divert pods' packets. The daemon names them with the remedy, and forgets them
+//! when they go.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -11,11 +12,11 @@ use std::time::Duration;
 use crate::lab::{Daemon, Node, PATIENCE, within};
 use ferrule_netlink::netns::{self, Netns};
 
-/// Promised: what takes packets out of their way is named within this time.
+/// Promised: what diverts packets is named within this time.
 const NOTICED: Duration = Duration::from_secs(1);
 /// An answer comes within microseconds, or never.
 const ANSWER: Duration = Duration::from_millis(500);
-/// Where the node answers.
+/// The port on which the node answers.
 const PORT: u16 = 7777;
 
 const CLUSTER: &str = "[cluster]\npod_cidrs = [\"10.244.0.0/16\", \"fd00:10:244::/48\"]\n";
@@ -29,7 +30,7 @@ fn started() -> (Node, Daemon) {
     (node, daemon)
 }
 
-/// A pod of the node's, wired as the plugin does it.
+/// A pod of the node, wired as the plugin does it.
 fn pod(node: &Node) -> Netns {
     let pod = netns::make().unwrap();
     let path = format!("/proc/{}/fd/{}", std::process::id(), pod.as_fd().as_raw_fd());
@@ -57,19 +58,19 @@ fn pod(node: &Node) -> Netns {
     pod
 }
 
-/// The node answers every datagram to this address from it, until the test's process ends.
+/// Makes the node answer every datagram to this address from this address, until the test's process ends.
 fn answer(node: &Node, address: IpAddr) {
     let socket = node.inside(|| UdpSocket::bind((address, PORT))).unwrap();
     thread::spawn(move || {
         let mut buffer = [0; 64];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            // What cannot be sent is lost, as it would be for anybody.
+            // An answer that cannot be sent is lost.
             let _ = socket.send_to(&buffer[..length], from);
         }
     });
 }
 
-/// How many of three datagrams the pod has an answer to.
+/// Sends three datagrams. Returns how many of them the pod has an answer to.
 fn answers(pod: &Netns, address: IpAddr) -> usize {
     let own: IpAddr = if address.is_ipv4() { "10.244.1.5" } else { "fd00:10:244:1::5" }.parse().unwrap();
     let socket = pod.run(|| UdpSocket::bind((own, 0))).unwrap().unwrap();
@@ -97,7 +98,7 @@ fn remedy(daemon: &Daemon, what: &str) -> String {
     command.split(';').next().unwrap().to_owned()
 }
 
-/// What nm-cloud-setup does for the address of each network card.
+/// The rules that nm-cloud-setup makes for the address of each network card.
 #[test]
 fn a_rule_that_cuts_pods_off_their_own_node_is_named_and_its_remedy_works() {
     let (node, daemon) = started();

@@ -1,6 +1,6 @@
-//! Any state of the cluster to any other on the real kernel, each pair in a namespace of its own: by a pass that reads
-//! and change by change, with refusals on the way. The same state results as from scratch, and no destination that both
-//! states have is ever without a route.
+//! From any state of the cluster to any other on the real kernel, each pair in a namespace of its own: by a pass that
+//! reads and change by change, with refusals on the way. The resulting state is the same as from scratch, and a
+//! destination that both states have is never without a route.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -77,7 +77,7 @@ impl Machine {
                 state.neighbours.extend(kernel.neighbours(index).unwrap());
                 state.fdb.extend(kernel.fdb(index).unwrap());
             }
-            // The kernel knows others of its own, which differ from machine to machine.
+            // The kernel knows further kinds, which differ from machine to machine.
             if matches!(link.kind, LinkKind::Vxlan(_) | LinkKind::Veth) {
                 state.links.insert(link.name.clone(), link);
             }
@@ -90,7 +90,7 @@ impl Machine {
     }
 }
 
-/// All on this node's segment: the kernel refuses a plain route to any other.
+/// Puts all nodes on this node's segment, because the kernel refuses a plain route to any other.
 fn near(mut cluster: Cluster) -> Cluster {
     for node in cluster.others.values_mut() {
         if let Some([198, 51, 100, host]) = node.v4.map(|v4| v4.octets()) {
@@ -100,7 +100,7 @@ fn near(mut cluster: Cluster) -> Cluster {
     cluster
 }
 
-/// From `before` to `after`, with a refusal at that op, and on until nothing is pending.
+/// Goes from `before` to `after` with a refusal at that op, and on until nothing is pending.
 fn walk(
     applier: &mut Applier<Watched<Netlink>>,
     (before, after): (Option<&Cluster>, &Cluster),
@@ -121,7 +121,7 @@ fn walk(
     panic!("it does not settle: {:?}", applier.update(after, &[], now + Duration::from_secs(60)));
 }
 
-/// Those that every kernel has.
+/// The backends that every kernel has.
 fn backend() -> impl Strategy<Value = Backend> {
     prop_oneof![Just(Backend::Vxlan), Just(Backend::Native), Just(Backend::Auto)]
 }
@@ -149,7 +149,7 @@ proptest! {
 
         let machine = Machine::new();
         walk(&mut machine.applier(from), (None, &states[0]), None);
-        // A daemon with another configuration on what the old one left, and then one change after another.
+        // A daemon with another configuration starts on what the old one left. Then come one change after another.
         let mut applier = machine.applier(to);
         let mut before = None;
         for (state, refusal) in states.iter().zip(refusals) {
@@ -166,7 +166,7 @@ proptest! {
     }
 }
 
-/// Of the networks of pods two nodes have changed places.
+/// Two nodes have swapped one of their networks of pods.
 #[test]
 fn a_node_that_takes_our_old_network_is_reached_at_once() {
     let before = crate::world::two_nodes();
@@ -186,7 +186,7 @@ fn a_node_that_takes_our_old_network_is_reached_at_once() {
     }
 }
 
-/// The port of the tunnel is taken while the backend changes.
+/// Another program holds the port of the tunnel while the backend changes.
 #[test]
 fn a_refused_device_takes_no_way_that_there_is() {
     let before = near(crate::world::two_nodes());
@@ -198,7 +198,7 @@ fn a_refused_device_takes_no_way_that_there_is() {
     let report = applier.pass(&before, Instant::now()).unwrap();
     assert!(report.hindered.unwrap().contains("EADDRINUSE"));
     assert_eq!(machine.routes(), routes);
-    // A node that is gone is gone.
+    // A node that is gone stays gone.
     let mut after = before.clone();
     after.others.clear();
     applier.update(&after, &changes(&before, &after), Instant::now()).unwrap();

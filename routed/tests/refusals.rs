@@ -1,5 +1,5 @@
-//! A tunnel's device that the kernel refuses, and links too small for it: what does not need it goes on, and the daemon says
-//! how it is.
+//! The kernel refuses a tunnel's device, or links are too small for it. What does not need the device goes on, and the
+//! daemon says what is wrong.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -12,7 +12,7 @@ use ferrule_config::NodeFile;
 
 const ADDRESS: &str = "127.0.0.1:9479";
 
-/// One node on the segment, and one behind a router.
+/// One node is on the segment, and one is behind a router.
 const NODES: &str = "[[node]]\nname = \"n1\"\naddress = \"192.0.2.1\"\npod_cidrs = [\"10.244.1.0/24\"]\n\
                      [[node]]\nname = \"n2\"\naddress = \"192.0.2.2\"\npod_cidrs = [\"10.244.2.0/24\"]\n\
                      [[node]]\nname = \"n3\"\naddress = \"198.51.100.3\"\npod_cidrs = [\"10.244.3.0/24\"]\n";
@@ -61,7 +61,7 @@ fn a_port_that_is_taken_stops_only_what_needs_it() {
     assert!(log.contains("no route to 10.244.3.0/24 of node n3: the tunnel's device is refused"), "{log}");
     assert!(!log.contains("nothing is changed"), "{log}");
 
-    // Nodes that go and come, and what others break.
+    // Nodes go and come, and others break things.
     let second = NODES.replace("n2", "n4").replace("10.244.2.", "10.244.4.");
     node.write_nodes_text(&second);
     assert!(within(PATIENCE, || has_route(&node, 4) && !has_route(&node, 2)).is_some(), "{}", daemon.log());
@@ -108,7 +108,8 @@ fn links_too_small_for_ipv6_in_the_tunnel_carry_ipv4() {
     assert!(within(PATIENCE, has_v6).is_some(), "{}", daemon.log());
 }
 
-/// Pods of both families keep IPv4 where the outer packets are IPv6 alone, and pods that have IPv6 alone get nothing, which is said.
+/// If the outer packets are IPv6 alone, pods of both families keep IPv4. Pods that have IPv6 alone get nothing, and the
+/// daemon says so.
 #[test]
 fn an_ipv6_underlay_too_small_for_ipv6_in_the_tunnel_carries_ipv4() {
     let node = Node::bare(1, "vxlan");
@@ -130,7 +131,7 @@ fn an_ipv6_underlay_too_small_for_ipv6_in_the_tunnel_carries_ipv4() {
     assert!(node.ip("link show ferrule.1").contains("mtu 1270") && has_route(&node, 2));
     assert_eq!(node.ip("-6 route show fd00:10:244:2::/64"), "");
     daemon.wait_for_log("leave pods 1270 bytes, and IPv6 needs 1280: pods have IPv4 only; give these links an MTU of 1350 or more");
-    // Pods without IPv4.
+    // These pods have no IPv4.
     let v6 = |number: u8| entry(number, &format!("\"fd00:10:244:{number}::/64\""));
     node.write_nodes_text(&(v6(1) + &v6(2)));
     says(
@@ -191,14 +192,14 @@ fn the_uplink_is_the_link_that_works() {
     let daemon = node.start();
     daemon.wait_until_ready();
     assert!(by("eth0") && has_third(), "{}", daemon.log());
-    // Now the other one is the one that works.
+    // Now the other link is the one that works.
     node.ip("link set spare-wire up");
     node.ip("link set spare up");
     node.ip("link set eth0 down");
     assert!(within(PATIENCE, || by("spare")).is_some(), "{}", daemon.log());
 }
 
-/// As where a routing protocol announces the node's address by each of its links.
+/// A routing protocol announces the node's address by each of its links.
 #[test]
 fn an_address_on_lo_has_the_mtu_of_the_links_that_packets_leave_by() {
     for (backend, least) in [("vxlan", 1350), ("native", 1400)] {
@@ -220,7 +221,7 @@ fn an_address_on_lo_has_the_mtu_of_the_links_that_packets_leave_by() {
         let has = |mtu: u32| move |file: NodeFile| file.mtu == mtu;
         let is = |mtu: u32| within(PATIENCE, || node_file(&node).is_some_and(has(mtu))).is_some();
         assert!(is(least), "{backend}: {:?}\n{}", node_file(&node), daemon.log());
-        // A link that is not the uplink by its address counts at once, too.
+        // A change of a link that is not the uplink by its address counts at once, too.
         node.ip("link set up1 mtu 1390");
         let follows = || node_file(&node).is_some_and(has(least - 10));
         assert!(within(Duration::from_secs(10), follows).is_some(), "{}", daemon.log());
@@ -274,7 +275,7 @@ fn a_pod_cidr_that_takes_what_is_the_machines_is_left_out_by_name() {
     }
     drop(daemon);
 
-    // This node's own: nothing of its network is cut off.
+    // The CIDR contains this node's own address. Nothing of its network is cut off.
     node.write_nodes_text(&(entry(1, "192.0.2.64/26") + &entry(2, "10.244.2.0/24")));
     let daemon = node.start();
     daemon.wait_for_log("no route to 192.0.2.64/26 of node n1: its pod CIDR overlaps 192.0.2.0/24");

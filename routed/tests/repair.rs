@@ -1,5 +1,5 @@
-//! What a node lives through, on the real kernel: other programs that change or claim what is ours, a week off, another
-//! address, other nodes that move.
+//! What happens to a node, on the real kernel: other programs change or claim what is ours, the daemon is off for a
+//! week, the node gets another address, other nodes move.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -49,7 +49,7 @@ fn a_sysctl_that_someone_changes_is_right_within_a_second() {
     }
 }
 
-/// The daemon with an nft that begins with these commands of the shell's.
+/// The daemon with an nft that first runs these shell commands.
 pub(crate) fn with_nft_behind(node: &Node, commands: &str) -> Command {
     let bin = node.path("bin");
     fs::create_dir(&bin).unwrap();
@@ -61,8 +61,8 @@ pub(crate) fn with_nft_behind(node: &Node, commands: &str) -> Command {
     command
 }
 
-/// A comparison of everything, which an event starts here as the clock does, asks the kernel alone whether any ruleset is
-/// another than it was.
+/// A comparison of everything asks only the kernel whether any ruleset has changed. Here an event starts the
+/// comparison, as the clock does otherwise.
 #[test]
 fn nft_lists_the_table_only_after_a_change_of_some_ruleset() {
     let node = Node::new("vxlan");
@@ -84,13 +84,14 @@ fn nft_lists_the_table_only_after_a_change_of_some_ruleset() {
         let is_back = || node.ip("route show proto 70").contains("10.244.2.0/24");
         assert!(within(REPAIR, is_back).is_some(), "{}", daemon.log());
     };
-    // The guard, and then the table, made where there was none, which the kernel itself says, and looked at once.
+    // The guard and then the table are made, because the kernel itself says that they are missing. nft then lists
+    // once.
     are("put put list");
     compare();
     compare();
     node.run("nft", "delete table inet ferrule");
     are("put put list put list");
-    // Another program's: nothing tells of it.
+    // The table is another program's, and no event tells of it.
     node.run("nft", "add table inet other");
     compare();
     are("put put list put list list");
@@ -125,7 +126,7 @@ fn after_a_week_off_orphans_go_and_nothing_else_does() {
     let right = node.state();
     assert!(!daemon.signal(Signal::SIGKILL).success());
 
-    // Other programs' things, in the ranges of ours and with our numbers.
+    // Other programs' objects, in the ranges of ours and with our numbers.
     node.ip("nexthop add id 70000500 via 192.0.2.50 dev eth0 proto static");
     node.ip("nexthop add id 70000501 blackhole");
     node.ip("nexthop add id 70000502 group 70000500");
@@ -133,7 +134,7 @@ fn after_a_week_off_orphans_go_and_nothing_else_does() {
     node.ip("route add 10.244.2.128/25 via 192.0.2.50 proto static");
     let theirs = || node.ip("route show proto static") + &node.ip("nexthop show id 70000502");
     let before = theirs();
-    // What a node that has left the cluster meanwhile had.
+    // Objects of a node that has left the cluster meanwhile.
     node.ip("nexthop add id 70000900 via 10.244.9.0 dev ferrule.1 onlink proto 70");
     node.ip("route add 10.244.9.0/24 nhid 70000900 proto 70");
     node.ip("-6 route add unreachable fd00:10:244:9::/64 proto 70");
@@ -145,7 +146,7 @@ fn after_a_week_off_orphans_go_and_nothing_else_does() {
     daemon.wait_until_ready();
     assert_eq!(node.state(), right, "{}", daemon.log());
     assert_eq!(theirs(), before);
-    // The numbers that are taken are not given again.
+    // Numbers that are taken are not given out again.
     node.write_nodes(&[1, 2, 3, 4]);
     assert!(within(PATIENCE, || node.state().contains("10.244.4.0/24")).is_some(), "{}", daemon.log());
     assert_eq!(theirs(), before);
@@ -248,7 +249,7 @@ fn a_device_under_another_name_leaves_nothing_of_the_old_one() {
     assert!(!node.command("ip", "link show ferrule.1").status.success(), "{}", daemon.log());
     assert!(node.ip("route show 10.244.2.0/24").contains("tunnel.7"));
     assert!(daemon.signal(Signal::SIGTERM).success());
-    // And cleanup finds it by what it is, whatever the configuration says now.
+    // Cleanup recognises the device by what it is, whatever the configuration says now.
     node.configure("");
     assert!(node.cleanup().status.success());
     assert!(!node.command("ip", "link show tunnel.7").status.success());
@@ -261,7 +262,7 @@ fn a_number_that_another_program_takes_meanwhile_is_given_up() {
     let daemon = node.start();
     daemon.wait_until_ready();
     for id in 70_000_000..70_000_020 {
-        // Some of them are ours.
+        // Some of these numbers are ours.
         node.command("ip", &format!("nexthop add id {id} blackhole"));
     }
     let theirs = node.ip("nexthop show").matches("blackhole").count();
@@ -276,7 +277,7 @@ fn who_changed_it_is_told_where_the_kernel_tells() {
     node.write_nodes(&[1, 2, 3]);
     let daemon = node.start();
     daemon.wait_until_ready();
-    // A process that stays, so that its name can be seen: `ip` waits for more on its standard input.
+    // The process has to stay, so that its name can be seen: `ip` waits for more on its standard input.
     let mut command = Command::new("ip");
     command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut ip = node.inside(|| command.spawn()).unwrap();
@@ -293,7 +294,7 @@ fn who_changed_it_is_told_where_the_kernel_tells() {
             format!("address 10.244.1.0/32 on ferrule.1 was deleted {by_ip}put back"),
         ),
         ("nexthop del id 70000000", format!("via 10.244.2.0 on ferrule.1 was deleted {by_ip}put back")),
-        // Of these the kernel does not tell who.
+        // For these the kernel does not tell who made the change.
         (
             "link set ferrule.1 mtu 1300",
             "link ferrule.1 was given another MTU by someone else; put right".to_owned(),
@@ -309,7 +310,7 @@ fn who_changed_it_is_told_where_the_kernel_tells() {
     daemon.wait_for_log("the nftables table inet ferrule was deleted by someone else (netlink port ");
 }
 
-/// Stops the daemon, lets more happen than its sockets hold, and something of ours after that.
+/// Stops the daemon, causes more events than its sockets hold, and then changes something of ours.
 #[test]
 fn what_is_lost_in_a_storm_of_events_is_found_at_once() {
     let node = Node::new("vxlan");
@@ -339,7 +340,7 @@ fn what_is_lost_in_a_storm_of_events_is_found_at_once() {
     assert!(daemon.signal(Signal::SIGTERM).success());
 }
 
-/// Events that sockets of the namespace have lost.
+/// The number of events that sockets of the namespace have lost.
 fn drops(node: &Node) -> u64 {
     let sockets = node.run("cat", "/proc/thread-self/net/netlink");
     let drops =
@@ -347,7 +348,7 @@ fn drops(node: &Node) -> u64 {
     drops.sum()
 }
 
-/// Tables that change while they are listed are listed again (`NLM_F_DUMP_INTR`).
+/// A table that changes while it is listed is listed again (`NLM_F_DUMP_INTR`).
 #[test]
 fn while_everything_around_changes_ours_is_kept_and_theirs_stays() {
     let node = Node::new("vxlan");

@@ -1,5 +1,5 @@
-//! Five thousand nodes: work goes by what changes and not by the cluster, counted in requests on the fake kernel and held
-//! to the truth on the real one.
+//! Five thousand nodes: the work depends on what changes and not on the cluster. The fake kernel counts the requests,
+//! and the real one shows that the result is right.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -15,7 +15,7 @@ use routed::decide::nodes::{Cluster, Node, NodeChange};
 use routed::pass::apply::Applier;
 
 const NODES: u16 = 5_000;
-/// Of one node of two families: FDB entry, neighbours, nexthops, routes.
+/// The objects of one node with two families: FDB entry, neighbours, nexthops, routes.
 const OBJECTS: usize = 1 + 3 * 2;
 
 fn node(number: u16, generation: u16) -> Node {
@@ -41,14 +41,14 @@ fn cluster(count: u16) -> Cluster {
     Cluster { own: node(0, 0), others: others.collect(), uplink: None }
 }
 
-/// A fake machine of a cluster of so many, at which nobody looks after every single change.
+/// A fake machine in a cluster of so many nodes. Nothing looks at it after every single change.
 fn fake(count: u16) -> (FakeWorld, Applier<FakeKernel>, Cluster) {
     let (world, netns) = machine();
     let applier = Applier::new(world.kernel(&netns), Routing::default());
     (world, applier, cluster(count))
 }
 
-/// Replaces nodes, one after the other: how many objects were changed.
+/// Replaces nodes, one after another. Returns how many objects were changed.
 fn roll<K: Tunnels>(
     applier: &mut Applier<K>,
     cluster: &mut Cluster,
@@ -57,7 +57,7 @@ fn roll<K: Tunnels>(
     numbers.map(|number| replace(applier, cluster, number)).sum()
 }
 
-/// Replaces a node: it goes, and comes back with other networks; each is a change of its own.
+/// Replaces a node: it goes, and comes back with other networks. Both are separate changes.
 fn replace<K: Tunnels>(applier: &mut Applier<K>, cluster: &mut Cluster, number: u16) -> usize {
     let name = format!("n{number}");
     let before = cluster.others[&name].clone();
@@ -91,7 +91,8 @@ fn a_rolling_replacement_costs_a_request_for_each_change_and_no_other() {
     let (world, mut applier, mut cluster) = fake(NODES);
     applier.pass(&cluster, Instant::now()).unwrap();
     let before = world.requests();
-    // The fake kernel looks through all routes whenever a nexthop goes: some of the nodes, from all over the cluster.
+    // The fake kernel looks through all routes whenever a nexthop goes. So only some of the nodes are replaced, from
+    // all over the cluster.
     let numbers = (1..NODES).step_by(10);
     let expected = 2 * numbers.len() * OBJECTS;
     assert_eq!(roll(&mut applier, &mut cluster, numbers), expected);

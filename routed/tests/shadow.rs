@@ -1,4 +1,5 @@
-//! Routes of other programs that the kernel takes before ours: named, shown, and forgotten when they go.
+//! Routes of other programs that the kernel prefers to ours. The daemon names and shows them, and forgets them when
+//! they go.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use crate::lab::{Daemon, Node, PATIENCE, within};
 
-/// Promised: what takes packets out of their way is named within this time.
+/// Promised: what diverts packets is named within this time.
 const NOTICED: Duration = Duration::from_secs(1);
 
 fn started(backend: &'static str) -> (Node, Daemon) {
@@ -23,7 +24,7 @@ fn said(node: &Node, command: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What `routed nodes` says of one.
+/// What `routed nodes` says of one node.
 fn state(node: &Node, name: &str) -> String {
     let all = said(node, "nodes");
     all.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_default().to_owned()
@@ -107,13 +108,13 @@ fn a_route_that_takes_none_of_our_packets_is_not_named() {
         "route add 10.244.0.0/16 via 192.0.2.99",
         "-6 route prepend fd00:10:244:2::/64 via 2001:db8::99",
         "-6 route add fd00:10:244:3::/64 via 2001:db8::99 metric 2048",
-        // Ways to this node's own pods, whoever made them.
+        // These are ways to this node's own pods, whoever made them.
         "route add 10.244.1.5/32 dev eth0",
         "route add 10.244.2.0/25 via 192.0.2.99 table 7",
     ] {
         node.ip(route);
     }
-    // What is named afterwards shows that all of that has been looked at.
+    // The line for this later route shows that all earlier ones have been looked at.
     node.ip("route add 10.244.3.9/32 via 192.0.2.99");
     let named = || state(&node, "n3").contains("10.244.3.9/32");
     assert!(within(NOTICED, named).is_some(), "{}\n{}", said(&node, "nodes"), daemon.log());
@@ -145,7 +146,7 @@ fn a_route_that_stood_there_before_the_start_is_named_and_one_of_a_node_that_lea
     assert!(said(&node, "status").contains("route 10.244.2.0/24"));
 }
 
-/// The kernel replaces the first route with the key that it is told.
+/// The kernel replaces the first route with the given key.
 #[test]
 fn a_route_before_ours_outlives_a_change_of_ours() {
     let at = |address: &str| {

@@ -1,5 +1,5 @@
-//! Any state of the cluster to any other, on the fake kernel, with faults on the way: the same kernel state results as
-//! from scratch, and no destination that both states have is ever without a route.
+//! From any state of the cluster to any other on the fake kernel, with faults on the way. The resulting kernel state is
+//! the same as from scratch, and a destination that both states have is never without a route.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
 
@@ -33,7 +33,7 @@ proptest! {
 
         let (world, netns) = machine();
         settle(&mut applier(&world, netns, from), &world, &before, &[]);
-        // Another backend means another configuration: a new daemon on what the old one left.
+        // Another backend means another configuration, so a new daemon starts on what the old one left.
         let mut applier = applier(&world, netns, to);
         let there: BTreeSet<_> = world.state(&netns).routes.into_keys().collect();
         applier.kernel().always = expected.routes.keys().filter(|key| there.contains(key)).copied().collect();
@@ -66,7 +66,7 @@ proptest! {
     }
 }
 
-/// From one way and cluster to another; at no moment does a packet to the other node's pods go nowhere.
+/// Goes from one way and cluster to another. At no moment does a packet to the other node's pods go nowhere.
 fn moves_without_a_gap((from, before): (Way, &Cluster), (to, after): (Way, &Cluster)) {
     let (world, netns) = machine();
     settle(&mut strict_applier(&world, netns, from), &world, before, &[]);
@@ -102,7 +102,7 @@ fn a_node_whose_key_changes_is_reached_at_every_moment() {
     changed.others.insert("n2".into(), node.into());
     let way = Way::from(Backend::Wireguard);
     moves_without_a_gap((way, &two_nodes()), (way, &changed));
-    // The same as a change that is told, to a daemon that runs on.
+    // The same, told as a change to a daemon that keeps running.
     let (world, netns) = machine();
     let mut applier = strict_applier(&world, netns, way);
     settle(&mut applier, &world, &two_nodes(), &[]);
@@ -174,7 +174,8 @@ fn one_refused_object_does_not_hold_up_the_others() {
     let (world, netns) = machine();
     let mut applier = applier(&world, netns, Backend::Native);
     let now = Instant::now();
-    // 1 links, 3 of addresses, 4 dumps, 1 lookup for each new route come later: the first nexthop is the ninth.
+    // 1 dump of links, 3 of addresses, 4 further dumps; 1 lookup for each new route comes later. So the first nexthop
+    // is the ninth.
     let first_nexthop = (0..40).find(|at| {
         let (world, netns) = machine();
         world.fail_at(*at, Errno::EINVAL);

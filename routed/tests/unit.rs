@@ -1,4 +1,5 @@
-//! The daemon with the rights that its unit gives it, and with those of a container: CAP_NET_ADMIN alone does for everything.
+//! The daemon with the rights that its unit gives it, and with those of a container: CAP_NET_ADMIN alone suffices for
+//! everything.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -16,10 +17,10 @@ use systemd::Systemd;
 
 /// The bit of CAP_NET_ADMIN (12) as /proc prints it.
 const NET_ADMIN: &str = "0000000000001000";
-/// A user that nobody is.
+/// The number of a user that does not exist.
 const USER: u32 = 64_997;
 
-/// What the unit says of a key.
+/// The value of a key in the unit.
 fn unit(key: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/systemd/routed.service");
     let text = fs::read_to_string(path).unwrap();
@@ -28,7 +29,8 @@ fn unit(key: &str) -> String {
     values.next().unwrap()
 }
 
-/// What `setpriv` makes of the unit's capabilities, as an ordinary user where there is more than one.
+/// The arguments of `setpriv` for the unit's capabilities. Where there is more than one user, it becomes an ordinary
+/// one.
 fn rights() -> Vec<String> {
     let set = |key: &str| {
         let names = unit(key);
@@ -49,13 +51,13 @@ fn rights() -> Vec<String> {
     rights
 }
 
-/// An ordinary user's namespace has root alone.
+/// Whether there is more than one user: the namespace of an ordinary user has root alone.
 fn has_users() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap();
     map.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap() > USER.into()
 }
 
-/// The program where every user can run it, and a runtime directory that is the user's.
+/// Puts the program where every user can run it, and makes a runtime directory that is the user's.
 fn place(node: &Node) -> String {
     let program = node.path("routed");
     fs::copy(env!("CARGO_BIN_EXE_routed"), &program).unwrap();
@@ -106,7 +108,7 @@ fn with_the_units_user_and_one_capability_it_does_all_of_its_work() {
     assert!(!node.state().contains("10.244."), "{}", node.state());
 }
 
-/// All of it, the filter of system calls included: what nft and iptables do counts as well.
+/// The whole unit, including its filter of system calls, which also applies to nft and iptables.
 #[test]
 fn under_systemd_with_the_whole_unit_it_does_all_of_its_work_too() {
     assert!(has_users(), "systemd as the first process of a namespace needs root");
@@ -168,7 +170,7 @@ fn without_its_one_right_it_says_which_that_is_and_what_gives_it() {
     daemon.wait_for_log("CAP_NET_ADMIN in this network namespace is needed: run this as root, by its unit");
 }
 
-/// As a container has it: /proc/sys cannot be written.
+/// Starts the daemon as in a container, where /proc/sys cannot be written.
 fn start_without_sysctls(node: &Node) -> crate::lab::Daemon {
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec \"$@\"";
     let mut command = Command::new("unshare");
@@ -194,7 +196,7 @@ fn where_sysctls_cannot_be_written_it_names_them_and_does_the_rest() {
     }
 }
 
-/// One router advertisement with a default route and a prefix for addresses, to whoever is at the other end of the link `wire`.
+/// Sends one router advertisement, with a default route and a prefix for addresses, out of the link `wire`.
 const ADVERTISEMENT: &str = "
 import socket, struct
 prefix = socket.inet_pton(socket.AF_INET6, '2001:db8:5::')
@@ -213,7 +215,7 @@ wire.bind(('wire', 0))
 wire.send(bytes.fromhex('333300000001' + '020000000009' + '86dd') + head + message)
 ";
 
-/// Without it the node would lose its default route as soon as it forwards.
+/// Without this setting the node would lose its default route as soon as it forwards.
 #[test]
 fn accept_ra_that_cannot_be_written_is_named_where_a_router_gives_ipv6() {
     let node = Node::new("vxlan");
@@ -228,12 +230,13 @@ fn accept_ra_that_cannot_be_written_is_named_where_a_router_gives_ipv6() {
     daemon.wait_until_ready();
     daemon.wait_for_log(said);
     drop(daemon);
-    // What a node has left where somebody else has switched forwarding on: the kernel takes the default route away at once.
+    // The state of a node on which another program has switched forwarding on: the kernel removes the default route at
+    // once.
     node.ip("-6 route del default");
     let daemon = start_without_sysctls(&node);
     daemon.wait_for_log(said);
     drop(daemon);
-    // As a unit has it: written before forwarding begins, on whatever link the router is.
+    // With a unit, the setting is written before forwarding begins, on whatever link the router is.
     node.ip("link add eth1 type veth peer name wire1");
     node.ip("link set wire1 up");
     node.ip("link set eth1 up");

@@ -1,4 +1,4 @@
-//! `[node] interface`: by which link the other nodes reach this one, with packets between pods.
+//! `[node] interface`, the link by which the other nodes reach this one, with packets between pods.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -13,7 +13,7 @@ use ferrule_config::NodeFile;
 /// Promised: another way to a node counts within this time.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Two nodes whose default route is on `eth0`, and that have `eth1` on a segment of its own.
+/// Two nodes with their default route on `eth0`, and with `eth1` on a separate segment.
 fn two_segments(backend: &'static str, underlay: Underlay) -> Fleet {
     let fleet = Fleet::new(2, backend, underlay);
     fleet.second_segment(|number| {
@@ -46,8 +46,8 @@ fn etcd(fleet: &Fleet) -> Etcd {
     etcd
 }
 
-/// What the nodes find of each other in etcd is at the chosen link, and so are the packets: there is no way from one segment to
-/// the other.
+/// In etcd the nodes find each other's addresses on the chosen link, and packets take that link: there is no way from
+/// one segment to the other.
 #[test]
 fn with_etcd_pods_talk_over_the_chosen_link_whatever_the_backend() {
     for (backend, interface) in
@@ -80,7 +80,7 @@ fn with_etcd_pods_talk_over_the_chosen_link_whatever_the_backend() {
     }
 }
 
-/// Each node has its address on both links, as where one of two is to be used.
+/// Each node has its address on both links, of which only one is to be used.
 #[test]
 fn with_a_nodes_file_the_chosen_one_of_two_links_with_the_address_carries_the_packets() {
     for (backend, underlay) in [("native", Underlay::Both), ("vxlan", Underlay::V6)] {
@@ -94,7 +94,7 @@ fn with_a_nodes_file_the_chosen_one_of_two_links_with_the_address_carries_the_pa
         });
         for node in &fleet.nodes {
             node.set_interface("eth1");
-            // The kernel would take the first segment.
+            // By itself the kernel would choose the first segment.
             node.ip("-6 route del 2001:db8::/64 dev eth1");
             if underlay == Underlay::Both {
                 node.ip("route del 192.0.2.0/24 dev eth1");
@@ -115,7 +115,7 @@ fn with_a_nodes_file_the_chosen_one_of_two_links_with_the_address_carries_the_pa
     }
 }
 
-/// Nothing is lost meanwhile, and nobody has to start anything.
+/// Nothing is lost meanwhile, and nobody has to restart anything.
 #[test]
 fn a_link_that_is_not_there_is_waited_for_and_one_that_changes_is_followed() {
     let node = Node::new("native");
@@ -140,7 +140,7 @@ fn a_link_that_is_not_there_is_waited_for_and_one_that_changes_is_followed() {
     let by = |link: &str| node.ip("route show 10.244.2.0/24").contains(&format!("dev {link}"));
     assert!(within(PATIENCE, || by("eth7")).is_some(), "{}", daemon.log());
     daemon.wait_until_ready();
-    // Another address: the nodes file does not say so, and this is said.
+    // The link gets another address. The nodes file does not have it, and the daemon says so.
     node.ip("addr del 192.0.2.1/24 dev eth7");
     node.ip("addr add 192.0.2.9/24 dev eth7");
     daemon.wait_for_log(
@@ -148,7 +148,7 @@ fn a_link_that_is_not_there_is_waited_for_and_one_that_changes_is_followed() {
     );
     assert!(within(PATIENCE, || by("eth7")).is_some(), "{}", daemon.log());
     daemon.wait_for_log("this node is 192.0.2.9 on eth7");
-    // A further one changes nothing.
+    // A further address changes nothing.
     let log = daemon.log();
     node.ip("addr add 192.0.2.10/32 dev eth7");
     node.ip("link set eth7 mtu 1400");
@@ -159,7 +159,7 @@ fn a_link_that_is_not_there_is_waited_for_and_one_that_changes_is_followed() {
     assert_eq!(starts(&log), 2, "{log}");
 }
 
-/// Nodes that are on two segments, and whose addresses are on `lo`, as where a routing protocol announces them by each link.
+/// Nodes on two segments whose addresses are on `lo`, because a routing protocol announces them by each link.
 fn addresses_on_lo(backend: &'static str) -> Fleet {
     let fleet = Fleet::new(2, backend, Underlay::Both);
     fleet
@@ -190,7 +190,8 @@ fn addresses_on_lo(backend: &'static str) -> Fleet {
     fleet
 }
 
-/// The kernel has no route by way of an address that is itself behind a next hop: ours take the next hop of the node's address.
+/// The kernel accepts no route by way of an address that is itself behind a next hop. So our routes take the next hop
+/// of the node's address.
 #[test]
 fn with_the_address_on_lo_pods_talk_by_the_ways_that_the_nodes_own_packets_take() {
     for (backend, mtu) in [("vxlan", 1350), ("native", 1400), ("auto", 1350)] {
@@ -212,7 +213,7 @@ fn plain_routes_follow_the_ways_to_the_other_nodes() {
         let routes = node.ip("route show 10.244.2.0/24") + &node.ip("-6 route show fd00:10:244:2::/64");
         routes.matches(&format!("dev {link} ")).count() == 2
     };
-    // The routing protocol takes one way away, and gives another one.
+    // The routing protocol removes one way, and adds another one.
     for (link, v4, v6) in [("eth1", "198.51.100", "b"), ("eth0", "203.0.113", "a")] {
         let node = &fleet.nodes[0];
         node.ip(&format!("route replace 192.0.2.2/32 proto bgp src 192.0.2.1 via {v4}.2 dev {link}"));
@@ -223,13 +224,13 @@ fn plain_routes_follow_the_ways_to_the_other_nodes() {
         assert!(within(PATIENCE, || fleet.reaches(1, 2)).is_some(), "{}", fleet.log(1));
     }
     let node = &fleet.nodes[0];
-    // Two at once, told as no single next hop.
+    // Two next hops at once, which are not told as a single one.
     let both =
         |link: &str| format!("nexthop via 198.51.100.2 dev {link} nexthop via 198.51.100.2 dev {link}");
     node.ip(&format!("route replace 192.0.2.2/32 proto bgp {}", both("eth1")));
     let v4_by_eth1 = || node.ip("route show 10.244.2.0/24").contains("via 198.51.100.2 dev eth1");
     assert!(within(SOON, v4_by_eth1).is_some(), "{}", fleet.log(1));
-    // BGP without addresses on the links: the next hop is a link-local one.
+    // BGP without addresses on the links uses link-local next hops.
     let other = fleet.nodes[1].ip("-6 -o addr show dev eth1 scope link");
     let gateway = other.split_whitespace().find(|word| word.starts_with("fe80")).unwrap();
     let gateway = gateway.split('/').next().unwrap();
@@ -238,7 +239,8 @@ fn plain_routes_follow_the_ways_to_the_other_nodes() {
         || node.ip("route show 10.244.2.0/24").contains(&format!("via inet6 {gateway} dev eth1"));
     assert!(within(SOON, unnumbered).is_some(), "{}\n{}", node.state(), fleet.log(1));
     assert!(within(PATIENCE, || fleet.reaches(1, 2)).is_some(), "{}", fleet.log(1));
-    // No way is said, and so is the next one; the route goes, for it would lead nowhere.
+    // The log names the missing way, and would name the next one, too. Our route is removed, because it would lead
+    // nowhere.
     node.ip("route del 192.0.2.2/32");
     let none = || {
         fleet.log(1).contains(

@@ -1,4 +1,4 @@
-//! What `[routing.vxlan]` says, in the kernel and on the wire.
+//! The settings of `[routing.vxlan]`, in the kernel and on the wire.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -62,7 +62,7 @@ fn a_device_whose_settings_someone_changes_is_right_within_a_second() {
     node.ip("link set ferrule.1 type vxlan learning");
     let is_right = || node.state() == right && details(&node, "ferrule.1").contains("nolearning");
     assert!(within(REPAIR, is_right).is_some(), "{}\n{}", node.state(), daemon.log());
-    // Another of the same name, which is ours by its VNI.
+    // Another device of the same name, which is ours by its VNI.
     let replace = || {
         node.command("ip", "link del ferrule.1");
         // The daemon may have been faster.
@@ -98,7 +98,7 @@ fn checksums_are_the_operators_unless_they_are_configured() {
     }
 }
 
-/// Pods reach each other with everything that can be set, over each underlay.
+/// Pods reach each other with every possible setting, over each underlay.
 #[test]
 fn pods_reach_each_other_with_every_setting_and_over_ipv6() {
     for (underlay, overhead) in [(Underlay::Both, 50), (Underlay::V6, 70)] {

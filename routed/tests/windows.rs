@@ -1,5 +1,5 @@
-//! The daemon through the eyes of others: a Varlink client and a reader of metrics that are not ours (PyPI's `varlink` and
-//! `prometheus-client`, run by `windows.py`), and health over HTTP.
+//! The daemon as others see it: by a Varlink client and a reader of metrics that are not ours (PyPI's `varlink` and
+//! `prometheus-client`, run by `windows.py`), and by health over HTTP.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -117,13 +117,14 @@ fn a_varlink_client_that_is_not_ours_sees_what_is_kept_and_what_is_refused() {
     let well = || look(&node)["failures"].as_array().unwrap().is_empty();
     assert!(within(PATIENCE, well).is_some(), "{}", daemon.log());
 
-    // One daemon a directory: two would each put right what the other does.
+    // One daemon for a directory: two would each undo what the other does.
     let second = node.command(env!("CARGO_BIN_EXE_routed"), &node.arguments());
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success() && said.contains("another routed serves"), "{said}");
 }
 
-/// Each would put right what the other does, for ever; and what `cleanup` removes would be back within a second.
+/// Otherwise each daemon would undo what the other does, for ever. And what `cleanup` removes would be back within a
+/// second.
 #[test]
 fn beside_a_daemon_neither_another_one_with_its_own_directories_nor_a_cleanup_runs() {
     let node = Node::new("vxlan");
@@ -143,7 +144,7 @@ fn beside_a_daemon_neither_another_one_with_its_own_directories_nor_a_cleanup_ru
         assert!(said.contains(&named) && said.contains("stop it first"), "{arguments}: {said}");
     }
     assert_eq!(node.state(), right);
-    // A plan changes nothing, and one that was killed holds nobody up.
+    // A plan changes nothing, and a killed plan holds nobody up.
     let planned = node.command(env!("CARGO_BIN_EXE_routed"), &format!("{} plan", node.arguments()));
     assert!(planned.status.success());
     assert!(!daemon.signal(nix::sys::signal::Signal::SIGKILL).success());
@@ -186,7 +187,7 @@ fn prometheus_reads_what_is_desired_observed_pending_and_failed_of_each_kind() {
     node.ip("route del 10.244.3.0/24");
     let repaired = || gauge(&scrape(&node), "ferrule_routed_repaired_total") >= 1.0;
     assert!(within(PATIENCE, repaired).is_some(), "{}", daemon.log());
-    // The next state of the file is told as a change: the list is as old as it is.
+    // The next state of the file is told as a change, so the age of the list stays.
     node.write_nodes(&[1, 2, 3, 4]);
     let follows = || objects(&scrape(&node), "routes", "desired") == 8.0;
     assert!(within(PATIENCE, follows).is_some(), "{}", daemon.log());
@@ -196,7 +197,7 @@ fn prometheus_reads_what_is_desired_observed_pending_and_failed_of_each_kind() {
     follows_the_conventions(&families);
 }
 
-/// Every name is ours or every process', has a help text, and its unit and kind in it.
+/// Checks that every name is ours or one of every process, has a help text, and contains its unit and kind.
 fn follows_the_conventions(families: &Value) {
     for (name, family) in families.as_object().unwrap() {
         assert!(name.starts_with("ferrule_routed_") || name.starts_with("process_"), "{name}");
@@ -234,13 +235,13 @@ fn it_is_ready_once_the_first_snapshot_is_in_the_kernel_and_alive_all_along() {
     let ready = || get(&node, "/readyz") == Some((200, "ok\n".to_owned()));
     assert!(within(PATIENCE, ready).is_some(), "{}", daemon.log());
     assert!(node.state().contains("10.244.2.0/24"));
-    // The nodes go away, and what is known of them stays.
+    // The nodes file goes away, and what is known of the nodes stays.
     std::fs::remove_file(node.path("nodes.toml")).unwrap();
     daemon.wait_for_log("it does not exist");
     assert!(ready() && node.state().contains("10.244.2.0/24"));
 }
 
-/// What a command says on standard output and on standard error, and its exit code.
+/// Standard output, standard error and the exit code of a command.
 fn command(node: &Node, command: &str) -> (String, String, i32) {
     let output = node.command(env!("CARGO_BIN_EXE_routed"), &format!("{} {command}", node.arguments()));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

@@ -1,5 +1,6 @@
-//! The backend `wireguard` on a kernel that has it: three nodes, pods that talk, and all that happens to keys and peers. Left
-//! out where nobody asks for it, as not every kernel has WireGuard: `make test-vm` runs it in a virtual machine.
+//! The backend `wireguard` on a kernel that has it: three nodes, pods that talk, and everything that can happen to keys
+//! and peers. The tests run only if asked for, because not every kernel has WireGuard: `make test-vm` runs them in a
+//! virtual machine.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
@@ -20,28 +21,28 @@ use lab::{Node, within};
 use server::Etcd;
 use systemd::Systemd;
 
-/// Between two echoes of a stream.
+/// Time between two echoes of a stream.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Promised: what someone does to a peer is found within this time; a virtual machine is slow.
+/// Promised: what someone does to a peer is found within this time. The rest is for a slow virtual machine.
 const REPAIR: Duration = Duration::from_secs(30 + 15);
 
 const WIREGUARD: &str = "accept = \"wireguard\"\n";
 const VXLAN: &str = "accept = \"vxlan\"\n";
 
-/// The part of `ferrule.toml` that says where the key is.
+/// The part of `ferrule.toml` that tells where the key is.
 fn settings(fleet: &Fleet, number: usize) -> String {
     let file = fleet.nodes[number - 1].path("state/wireguard.key");
     format!("[routing.wireguard]\nkey_file = \"{}\"\n", file.display())
 }
 
-/// What the operator does: the keys of all nodes into the nodes file of each.
+/// Does what the operator does: writes the keys of all nodes into the nodes file of each.
 fn spread_keys(fleet: &Fleet, underlay: Underlay) {
     let keys: Vec<_> = fleet.nodes.iter().map(|node| node.wireguard_key()).collect();
     fleet.write_nodes(underlay, |number| format!("wireguard_key = \"{}\"\n", keys[usize::from(number) - 1]));
 }
 
-/// Three nodes of which each knows the keys of all.
+/// Three nodes. Each knows the keys of all.
 fn fleet(underlay: Underlay) -> Fleet {
     let mut fleet = Fleet::new(3, "wireguard", underlay);
     for number in 1..=3 {
@@ -53,12 +54,12 @@ fn fleet(underlay: Underlay) -> Fleet {
     fleet
 }
 
-/// Every node in turn with this configuration.
+/// Restarts every node in turn with this configuration.
 fn step(fleet: &mut Fleet, backend: &'static str, routing: &str) {
     step_with(fleet, backend, routing, "");
 }
 
-/// The same with more tables.
+/// The same with further tables.
 fn step_with(fleet: &mut Fleet, backend: &'static str, routing: &str, more: &str) {
     for number in 1..=3 {
         let more = settings(fleet, number) + more;
@@ -66,7 +67,7 @@ fn step_with(fleet: &mut Fleet, backend: &'static str, routing: &str, more: &str
     }
 }
 
-/// etcd on the first node, with a lease for each of the three, and what their configuration says of it.
+/// etcd on the first node, with a lease for each of the three, and the part of the configuration about it.
 fn with_etcd(fleet: &Fleet) -> (Etcd, String) {
     let mut etcd = Etcd::new(fleet.nodes[0].directory.path(), 2379).at("192.0.2.1");
     fleet.nodes[0].inside(|| {
@@ -78,7 +79,7 @@ fn with_etcd(fleet: &Fleet) -> (Etcd, String) {
         }
     });
     for node in &fleet.nodes {
-        // The nodes know their own addresses by it.
+        // The nodes find their own addresses by this route.
         node.ip("route add default via 192.0.2.254");
         node.ip("-6 route add default via 2001:db8::ff");
     }
@@ -97,7 +98,7 @@ fn pods_talk_in_both_families_over_either_and_nothing_of_it_can_be_read_on_the_w
             assert!(node.ip("route show proto 70").contains(route), "{}", node.ip("route"));
         }
         assert_eq!(node.run("wg", "show ferrule-wg peers").lines().count(), 2);
-        // As many handshakes as peers: all of it went through the device.
+        // There are as many handshakes as peers, so all of it went through the device.
         let handshakes = node.run("wg", "show ferrule-wg latest-handshakes");
         assert!(handshakes.lines().all(|line| !line.ends_with("\t0")), "{handshakes}");
         let mode = fs::metadata(node.path("state/wireguard.key")).unwrap().permissions().mode();
@@ -246,7 +247,7 @@ fn under_systemd_with_the_whole_unit_the_key_is_kept_and_the_device_is_set_up() 
              pod_cidrs = [\"10.244.{number}.0/24\"]\n"
         )
     };
-    // Its own key is not known yet; any stands there.
+    // The node's own key is not known yet, so any key stands there.
     node.write_nodes_text(&(entry(1, &other.replace('w', "g")) + &entry(2, other)));
     let systemd = Systemd::start(&node);
     assert_eq!(node.run("wg", "show ferrule-wg peers").trim(), other, "{}", systemd.log());
@@ -266,7 +267,7 @@ fn under_systemd_with_the_whole_unit_the_key_is_kept_and_the_device_is_set_up() 
     );
 }
 
-/// What the nodes find of each other in etcd is at the chosen link, and there is no way from one segment to the other.
+/// In etcd the nodes find each other's addresses on the chosen link, and there is no way from one segment to the other.
 #[test]
 #[ignore = "needs a kernel with WireGuard: make test-vm"]
 fn encrypted_packets_go_to_the_addresses_of_the_chosen_link() {
@@ -290,7 +291,8 @@ fn encrypted_packets_go_to_the_addresses_of_the_chosen_link() {
     assert_eq!(endpoints.matches("\t198.51.100.").count(), 2, "{endpoints}");
 }
 
-/// As `refusals.rs` has it of VXLAN: what does not need the device goes on, and it comes once the port is free.
+/// The same as `refusals.rs` shows for VXLAN: what does not need the device goes on, and the device comes once the port
+/// is free.
 #[test]
 #[ignore = "needs a kernel with WireGuard: make test-vm"]
 fn a_port_that_is_taken_is_named_with_who_has_it_and_taken_once_it_is_free() {
@@ -312,7 +314,7 @@ fn a_port_that_is_taken_is_named_with_who_has_it_and_taken_once_it_is_free() {
     daemon.wait_for_log("has UDP port 51820");
     let own = format!("process {} (", std::process::id());
     assert!(daemon.log().contains(&own), "{}", daemon.log());
-    // What pods may not leave by is there already, and the node's own subnet is refused nowhere else.
+    // The route that keeps pods' packets in is there already, and the node's own subnet is refused nowhere else.
     let has_own = || node.ip("route show table main type unreachable").contains("10.244.1.0/24");
     assert!(within(REPAIR, has_own).is_some(), "{}", daemon.log());
     assert_eq!(node.ip("route show 10.244.2.0/24"), "", "{}", daemon.log());

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as the server needs: one request, one answer, in chunks if it has no end.
+//! As much of HTTP/1.1 as the server needs: one request and one answer, which is sent in chunks if it has no end.
 
 use std::io::{self, Read, Write};
 
@@ -55,7 +55,7 @@ impl Request {
             .map(|(_, value)| value)
     }
 
-    /// The right that RBAC asks for: verb and resource.
+    /// The right that RBAC requires: verb and resource.
     pub(crate) fn permission(&self) -> String {
         let resource = match self.path.strip_prefix("/api/v1/nodes") {
             Some(rest) if rest.ends_with("/status") => "nodes/status",

@@ -1,5 +1,6 @@
-//! A server that speaks as much of the Kubernetes API as a client of nodes sees: list, watch, streamed lists, bookmarks,
-//! a history that can be forgotten, one node's status, tokens and TLS; and every way to fail at it on demand.
+//! A server that speaks as much of the Kubernetes API as a client of nodes sees: list, watch, streamed lists,
+//! bookmarks, a history that can be forgotten, one node's status, tokens and TLS. It can fail at each of these on
+//! demand.
 
 pub(crate) mod http;
 pub(crate) mod tls;
@@ -17,22 +18,22 @@ use http::{Answer, Request};
 use tls::Authority;
 use tls::Stream;
 
-/// How long a watch of the server's sleeps before it looks whether it is to end.
+/// How long a watch of the server sleeps before it looks whether it has to end.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// What the server, or a proxy before it, does to a streamed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum Streaming {
-    /// As asked.
+    /// Nothing: the list is streamed as asked.
     #[default]
     Works,
-    /// It answers 422, as a server whose feature gate is off.
+    /// It answers 422, like a server whose feature gate is off.
     Refused,
     /// It answers with this status.
     Answers(u16),
-    /// It answers 429, and asks to be spared for so many seconds.
+    /// It answers 429, and asks the client to hold back for so many seconds.
     TooMany(u64),
-    /// It ends the answer as it should be ended, before the last bookmark.
+    /// It ends the answer properly, but before the last bookmark.
     Ends,
     /// It cuts the connection in the middle.
     Cut,
@@ -40,16 +41,16 @@ pub(crate) enum Streaming {
     CutAtOnce,
     /// It begins an answer, and sends nothing more.
     Silent,
-    /// It takes the request and never answers.
+    /// It accepts the request and never answers.
     Mute,
-    /// It knows no lists, and tells of changes for ever.
+    /// It knows no streamed lists, and tells changes for ever.
     Endless,
     /// It answers with a page for people.
     Page,
 }
 
 impl Streaming {
-    /// What an API server says with this status. That of 500 is of one whose etcd cannot report progress.
+    /// The words of an API server with this status. Those for 500 are of a server whose etcd cannot report progress.
     fn words(code: u16) -> (&'static str, &'static str) {
         match code {
             400 => ("BadRequest", "unknown parameter"),
@@ -70,7 +71,7 @@ impl Streaming {
         }
     }
 
-    /// Does it, unless it is to work; whether it was done.
+    /// Does what is set, unless the server has to work. Returns whether it did something.
     fn perform(self, stream: &mut Stream, shared: &Shared) -> io::Result<bool> {
         let refuse = |code: u16| {
             let (reason, message) = Self::words(code);
@@ -117,19 +118,19 @@ impl Streaming {
     }
 }
 
-/// What goes wrong, until it is set otherwise.
+/// What goes wrong, until a test changes it.
 #[derive(Default)]
 pub(crate) struct Faults {
     pub(crate) streaming: Streaming,
-    /// `verb resource` that are not allowed.
+    /// Each `verb resource` that is forbidden.
     pub(crate) forbidden: BTreeSet<String>,
-    /// All `verb resource` that are allowed; `None` for everything that is not forbidden.
+    /// Each `verb resource` that is allowed. `None` allows everything that is not forbidden.
     pub(crate) allowed: Option<BTreeSet<String>>,
-    /// Bytes that the next watch sends in the middle of its list, and then closes.
+    /// Bytes that the next watch sends in the middle of its list, before it closes.
     pub(crate) break_list_with: Option<Vec<u8>>,
     /// Time between two pieces of a list or watch.
     pub(crate) slowness: Duration,
-    /// Bytes a piece; 0 for a line.
+    /// Bytes in a piece; 0 for a line.
     pub(crate) piece: usize,
 }
 
@@ -142,7 +143,7 @@ struct State {
     history: Vec<(u64, Value)>,
     /// Versions before this one are forgotten.
     oldest: u64,
-    /// Raw bytes for every watch that is open, after what has happened so far, each with the number of its push.
+    /// Raw bytes for every open watch, to be sent after what has happened so far. Each has the number of its push.
     raw: Vec<Vec<u8>>,
     /// Watches of earlier generations end.
     generation: u64,
@@ -156,7 +157,7 @@ pub(crate) struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     authority: Authority,
-    /// The thread that accepts, while it does.
+    /// The thread that accepts callers, while there is one.
     accepting: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -204,7 +205,7 @@ impl ApiServer {
         *self.accepting.lock().unwrap() = Some(accepting);
     }
 
-    /// Where it listens, for one that comes back at the same place.
+    /// The address at which it listens, so that another one can come back there.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -280,7 +281,7 @@ impl ApiServer {
         self.shared.changed.notify_all();
     }
 
-    /// Forgets what happened before now: a watch from an older version gets 410.
+    /// Forgets what happened before now. A watch from an older version gets 410.
     pub(crate) fn forget(&self) {
         let mut state = self.shared.state();
         state.version += 1;
@@ -294,7 +295,7 @@ impl ApiServer {
         self.shared.changed.notify_all();
     }
 
-    /// Ends the server: nothing listens any more.
+    /// Stops the server: nothing listens any more.
     pub(crate) fn stop(&self) {
         self.shared.state().stopped = true;
         self.cut();
@@ -353,11 +354,11 @@ pub(crate) fn node(number: u8) -> Value {
 fn serve(shared: &Shared, socket: TcpStream) {
     socket.set_nonblocking(false).unwrap();
     let _ = socket.set_nodelay(true);
-    // A client that goes away in the middle is no fault of the server's.
+    // It is no fault of the server if a client goes away in the middle.
     let _ = tls::accept(Arc::clone(&shared.tls), socket).and_then(|stream| talk(shared, stream));
 }
 
-/// One request a connection.
+/// Serves one request on a connection.
 fn talk(shared: &Shared, mut stream: Stream) -> io::Result<()> {
     let request = Request::read(&mut stream)?;
     let mut state = shared.state();
@@ -390,7 +391,7 @@ fn talk(shared: &Shared, mut stream: Stream) -> io::Result<()> {
     }
 }
 
-/// A page, with the number of nodes that came before as its token.
+/// A page. Its token is the number of nodes on the pages before.
 fn list(request: &Request, state: &State) -> Answer {
     let begin: usize = request.query("continue").map_or(0, |text| text.parse().unwrap());
     let limit: usize = request.query("limit").map_or(usize::MAX, |text| text.parse().unwrap());
@@ -401,7 +402,7 @@ fn list(request: &Request, state: &State) -> Answer {
     Answer::json(200, &json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items}))
 }
 
-/// Strategic merge, as far as conditions need it.
+/// A strategic merge, as far as conditions need it.
 fn patch(request: &Request, state: &mut State) -> Answer {
     if request.content_type != "application/strategic-merge-patch+json" {
         let message = format!("the body of the request was in an unknown format: {}", request.content_type);
@@ -475,7 +476,7 @@ fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<
             state = shared.changed.wait_timeout(state, LOOK).unwrap().0;
         }
         if state.generation != generation {
-            // What was to be sent as it is went out before the cut.
+            // Raw bytes that were to be sent went out before the cut.
             return state.raw[raw..].iter().try_for_each(|bytes| http::chunk(stream, bytes));
         }
         lines.extend(

@@ -1,4 +1,4 @@
-//! A watch that runs while etcd forgets the history that it has not told yet.
+//! A watch runs while etcd forgets history that it has not told yet.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,15 +12,15 @@ use super::daemon::Lab;
 use super::server::{Etcd, flannels};
 use crate::lab::Daemon;
 
-/// Where the daemon asks; everybody else asks at 127.0.0.1.
+/// The address at which the daemon asks. Everybody else asks at 127.0.0.1.
 const SECOND: &str = "127.0.0.2";
-/// More than the buffers between etcd and a client that reads nothing: 64 KiB of HTTP/2's window, as much of gRPC's quota, and
-/// 128 messages of the watch itself.
+/// More than fits into the buffers between etcd and a client that reads nothing: 64 KiB of HTTP/2's window, as much of
+/// gRPC's quota, and 128 messages of the watch itself.
 const PUTS: usize = 500;
-/// Of junk in each value.
+/// Bytes of junk in each value.
 const SIZE: usize = 4096;
 
-/// Writes through etcd's JSON gateway over one connection: quickly.
+/// Writes quickly, through etcd's JSON gateway over one connection.
 struct Gateway(BufReader<TcpStream>);
 
 impl Gateway {
@@ -64,7 +64,7 @@ fn base64(text: &str) -> String {
     text.as_bytes().chunks(3).flat_map(group).collect()
 }
 
-/// A node whose routes are there, of three others that etcd has leases of; it asks etcd at the second address.
+/// A node that has its routes to three others with leases in etcd. It asks etcd at the second address.
 fn started() -> (Lab, Daemon) {
     let mut lab = Lab::new();
     let port = lab.etcd.port;
@@ -85,7 +85,7 @@ fn started() -> (Lab, Daemon) {
     (lab, daemon)
 }
 
-/// One node goes, one comes, one has another address and MAC; then nothing of how that came is known any more.
+/// One node goes, one comes, one gets another address and MAC. Then etcd forgets how that came about.
 fn change_and_forget(etcd: &mut Etcd) {
     etcd.delete("10.5.241.0-24");
     etcd.put("10.5.244.0-24", 244);
@@ -123,7 +123,7 @@ fn what_etcd_forgot_while_the_watch_was_stopped_arrives_by_another_list() {
     let stopped_for = began.elapsed();
     daemon.send(Signal::SIGCONT);
     lab.wait(&daemon, || has_arrived(&lab));
-    // On a machine that is slower than the client's pings are patient, they end the watch first.
+    // If the machine is slower than the client's pings are patient, the pings end the watch first.
     if stopped_for < Duration::from_secs(4) {
         assert!(daemon.log().contains("etcd no longer has the changes"), "{}", daemon.log());
     }
@@ -133,7 +133,7 @@ fn what_etcd_forgot_while_the_watch_was_stopped_arrives_by_another_list() {
 #[test]
 fn what_etcd_forgot_while_the_network_was_cut_arrives_when_it_is_back() {
     let (mut lab, daemon) = started();
-    // Neither side is told: packets are lost from one moment on.
+    // Neither side is told. Packets are lost from now on.
     lab.node.run("nft", "add table ip cut");
     lab.node.run("nft", "add chain ip cut in { type filter hook input priority 0 ; }");
     for side in ["saddr", "daddr"] {

@@ -89,7 +89,7 @@ fn routes_follow_the_leases_and_a_store_that_is_away_changes_nothing() {
     lab.etcd(|etcd| etcd.delete("10.5.243.0-24"));
     lab.wait(&daemon, || lab.has_nothing_of(243));
 
-    // While it is away for us, it goes on elsewhere, and forgets what happened.
+    // While etcd is away for this node, it works on elsewhere, and forgets what happened.
     let before = lab.node.state();
     lab.etcd(Etcd::kill);
     daemon.wait_for_log("everything stays as it is");
@@ -110,7 +110,7 @@ fn routes_follow_the_leases_and_a_store_that_is_away_changes_nothing() {
     assert_eq!((lines(&log, "cannot be reached"), lines(&log, "answers again")), (2, 2), "{log}");
     assert_eq!(lab.etcd(|etcd| etcd.subnets().len()), 3, "its own subnet is the one it had");
 
-    // Neither the end nor the next start changes anything, with or without etcd.
+    // Neither the end of the daemon nor its next start changes anything, with or without etcd.
     let before = lab.node.state();
     assert!(daemon.signal(Signal::SIGTERM).success());
     assert_eq!(lab.node.state(), before);

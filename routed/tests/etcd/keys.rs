@@ -1,5 +1,5 @@
-//! WireGuard keys in the leases: told as flannel tells them, read by all others, and of both tunnels while a cluster moves. What
-//! the kernel makes of them is seen where there is one with WireGuard (`wireguard.rs`).
+//! WireGuard keys in the leases. They are told as flannel tells them, and all other nodes read them; while a cluster
+//! moves, the leases tell of both tunnels. `wireguard.rs` shows what the kernel makes of them, if it has WireGuard.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,18 +11,18 @@ use super::server::Etcd;
 use super::{Subject, etcd, ports, run};
 use crate::lab::{Node, PATIENCE, within};
 
-/// The subnets below are those that the tests put there for others.
+/// The subnets below are those that the tests put there for other nodes.
 const NETWORK: &str = r#"{"Network":"10.5.0.0/16","SubnetMin":"10.5.10.0","Backend":{"Type":"wireguard"}}"#;
 const WIREGUARD: &str = "backend = \"wireguard\"\n";
 
-/// The node at 192.0.2.`last` with a key of this one byte.
+/// The node at 192.0.2.`last`. Its key consists of this one byte.
 fn subject(etcd: &Etcd, last: u8, routing: &str, key: u8) -> Subject {
     let mut node = Subject::configured(&[etcd.url()], last, (routing, ""), Path::new("/nowhere"));
     node.source.publish(WgKey([key; 32]));
     node
 }
 
-/// The keys of the others, by the byte that their addresses end with.
+/// The keys of the other nodes, by the last byte of their addresses.
 fn keys(node: &Subject) -> BTreeMap<u8, Option<u8>> {
     let others = node.known.cluster().map(|cluster| cluster.others).unwrap_or_default();
     let one = |node: &routed::decide::nodes::Node| {
@@ -42,7 +42,7 @@ fn lease(backend: &str, public: u8, data: &str) -> String {
 fn the_keys_of_three_nodes_and_of_flannels_travel_in_their_leases() {
     let directory = tempfile::tempdir().unwrap();
     let etcd = etcd(directory.path(), NETWORK);
-    // As a flanneld with its backend wireguard leaves it, the newer with the port.
+    // A lease as a flanneld with the backend wireguard leaves it. The newer one has the port.
     let theirs = format!("{{\"PublicKey\":\"{}\",\"Port\":51820}}", WgKey([9; 32]));
     etcd.ctl(&["put", "/coreos.com/network/subnets/10.5.9.0-24", &lease("wireguard", 9, &theirs)]);
     run(async {
@@ -59,7 +59,7 @@ fn the_keys_of_three_nodes_and_of_flannels_travel_in_their_leases() {
             assert_eq!(node.own().unwrap().wireguard_key, Some(WgKey([last; 32])));
         }
 
-        // A node comes back with another key: the others know, and its subnet and lease are the same.
+        // A node comes back with another key. The others learn it, and the node's subnet and lease stay the same.
         let name = nodes[1].subnet();
         let (_, before, _) = etcd.subnet(&name).unwrap();
         nodes[1] = subject(&etcd, 2, WIREGUARD, 22);
@@ -67,7 +67,8 @@ fn the_keys_of_three_nodes_and_of_flannels_travel_in_their_leases() {
         nodes[0].until(|node| keys(node)[&2] == Some(22)).await;
         assert_eq!((nodes[1].subnet(), etcd.subnet(&name).unwrap().1), (name, before));
 
-        // One says none yet, and one what cannot be: the first is known without, the other is left out.
+        // One lease has no key yet, and one has an impossible key. The first node is known without a key, the other is
+        // left out.
         etcd.ctl(&["put", "/coreos.com/network/subnets/10.5.9.0-24", &lease("wireguard", 9, "{}")]);
         nodes[0].until(|node| keys(node)[&9].is_none()).await;
         let other = lease("wireguard", 9, &theirs.replace("51820", "51821"));
@@ -79,7 +80,7 @@ fn the_keys_of_three_nodes_and_of_flannels_travel_in_their_leases() {
 #[test]
 fn while_a_cluster_moves_each_lease_says_what_both_tunnels_need() {
     let directory = tempfile::tempdir().unwrap();
-    // Of no backend: it holds for all of them.
+    // The configuration names no backend, so it is valid for all of them.
     let etcd = etcd(directory.path(), r#"{"Network":"10.5.0.0/16"}"#);
     let steps = [
         ("", "", false),
@@ -110,7 +111,7 @@ fn while_a_cluster_moves_each_lease_says_what_both_tunnels_need() {
             let is_vxlan = backend.is_empty() || accept.contains("vxlan");
             assert_eq!(told.contains(&format!("\"VNI\":1,\"VtepMAC\":\"{mac}\"")), is_vxlan, "{told}");
             assert_eq!(told.contains(&format!("\"PublicKey\":\"{}\"", WgKey([1; 32]))), has_key, "{told}");
-            // A node that sends by VXLAN uses it as long as it can.
+            // A node that sends by VXLAN uses the lease as long as it can.
             sender.until(|node| node.own().is_some() && node.names().is_empty() != is_vxlan).await;
         }
     });

@@ -12,13 +12,13 @@ use nix::unistd::Pid;
 use crate::lab::within;
 
 const INSTALL: &str = "install etcd-server and etcd-client";
-/// A loaded machine starts one in some seconds.
+/// A loaded machine takes some seconds to start a member.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs something in the namespace of the test's choice.
+/// Runs a command in the namespace that the test chose.
 pub(crate) type Inside<'a> = &'a dyn Fn(&mut Command) -> std::io::Result<Child>;
 
-/// One member; killed with the value.
+/// One member. It is killed when the value is dropped.
 pub(crate) struct Etcd {
     pub(crate) port: u16,
     /// Where it listens.
@@ -32,14 +32,14 @@ pub(crate) struct Etcd {
 }
 
 impl Etcd {
-    /// A member alone that is not started yet; client and peer port are `port` and the next one.
+    /// A single member that is not started yet. Its client and peer ports are `port` and the next one.
     pub(crate) fn new(directory: &Path, port: u16) -> Self {
         let directory = directory.join(format!("etcd-{port}"));
         let host = "127.0.0.1";
         Self { port, host, directory, options: Vec::new(), scheme: "http", child: None, ctl: Vec::new() }
     }
 
-    /// At another address than the loopback device's.
+    /// Listens at another address than the loopback device's.
     #[allow(dead_code, reason = "where other nodes ask it")]
     pub(crate) fn at(mut self, host: &'static str) -> Self {
         self.host = host;
@@ -51,7 +51,7 @@ impl Etcd {
         self
     }
 
-    /// Over TLS; the arguments are what the server and `etcdctl` take.
+    /// Uses TLS. The arguments are for the server and for `etcdctl`.
     pub(crate) fn with_tls(mut self, options: &[&str], ctl: &[&str]) -> Self {
         self.scheme = "https";
         self.ctl = ctl.iter().map(ToString::to_string).collect();
@@ -66,7 +66,7 @@ impl Etcd {
         format!("http://127.0.0.1:{}", self.port + 1)
     }
 
-    /// Starts it, in a namespace that `spawn` enters.
+    /// Starts the member, in a namespace that `spawn` enters.
     pub(crate) fn launch(&mut self, spawn: Inside<'_>) {
         fs::create_dir_all(&self.directory).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.join("log")).unwrap();
@@ -87,7 +87,7 @@ impl Etcd {
         self.wait();
     }
 
-    /// Waits until it answers, from the namespace that it is in.
+    /// Waits until the member answers, in the namespace that it is in.
     pub(crate) fn wait(&self) {
         let answers = || {
             TcpStream::connect((self.host, self.port)).is_ok()
@@ -118,7 +118,7 @@ impl Etcd {
         command.output().unwrap_or_else(|error| panic!("etcdctl: {error}; {INSTALL}"))
     }
 
-    /// Runs `etcdctl`; what it prints.
+    /// Runs `etcdctl`, and returns what it prints.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let output = self.try_ctl(arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -150,7 +150,7 @@ impl Etcd {
         self.ctl(&["put", "/coreos.com/network/config", text]);
     }
 
-    /// What a flanneld writes that has this subnet.
+    /// Writes what a flanneld with this subnet writes.
     pub(crate) fn put(&self, name: &str, last: u8) {
         self.ctl(&["put", &format!("/coreos.com/network/subnets/{name}"), &flannels(last)]);
     }

@@ -1,5 +1,5 @@
-//! A node that moves from flannel's backend host-gw and back while its pods talk. Its routes are as anybody would type them, so
-//! that only those are taken over that lead where ours will.
+//! A node moves from flannel's backend host-gw and back while its pods talk. Anybody could have typed its routes. So
+//! only those are taken over that lead where ours will lead.
 
 use std::fs;
 
@@ -54,7 +54,7 @@ fn configure(world: &World, number: usize, server: &ApiServer, more: &str) {
     fs::write(world.nodes[number - 1].path("ferrule.toml"), text).unwrap();
 }
 
-/// What flanneld does for a lease: as its `RouteNetwork`, with the protocol that its library takes where none is said.
+/// Does what flanneld does for a lease, as its `RouteNetwork`, with the protocol that its library uses by default.
 fn add(node: &crate::lab::Node, other: u8) {
     node.ip(&format!("route replace 10.244.{other}.0/24 via 192.0.2.{other} dev eth0 proto boot"));
     node.ip(&format!("-6 route replace fd00:10:244:{other}::/64 via 2001:db8::{other} dev eth0 proto boot"));
@@ -73,7 +73,7 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
     let [first, second] = &world.nodes;
     add(first, 2);
     add(second, 1);
-    // Not flannel's, or not right: to a node by way of another, to no node, by hand with a protocol or a metric of its own.
+    // These are not flannel's, or not right: by way of another node, to no node, or typed with a protocol or a metric.
     let others = [
         "10.244.3.0/24 via 192.0.2.2 dev eth0 proto boot",
         "10.244.4.0/24 via 192.0.2.4 dev eth0 proto static",
@@ -82,7 +82,7 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
         "198.51.100.0/24 via 192.0.2.2 dev eth0 proto boot",
     ];
     others.iter().for_each(|route| drop(first.ip(&format!("route add {route}"))));
-    // The plugin's, to a pod of its own.
+    // The plugin's route to a pod of this node.
     first.ip("link add fer0123456789ab type veth peer name pod");
     first.ip("link set fer0123456789ab up");
     first.ip("link set pod up");
@@ -90,7 +90,7 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
     let foreign = || first.ip("route show proto boot") + &first.ip("route show proto static");
     let all = foreign();
 
-    // Where nobody asks for it, nothing of it is touched, and each that is in the way is named.
+    // If nobody asks for a takeover, nothing of flannel's is touched, and each route that is in the way is named.
     let server = api(&world, 1);
     configure(&world, 1, &server, "");
     let pings = Pings::start(&world);
@@ -124,7 +124,7 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
     assert_eq!(heard.lines().find(gone), None, "replaced in place");
     pings.lost_none(&world, "while the first node moves");
 
-    // The other node, too.
+    // The other node moves, too.
     let pings = Pings::start(&world);
     let _server = api(&world, 2);
     let other = ready(second);
@@ -132,7 +132,7 @@ fn a_live_node_moves_from_host_gw_and_back_and_all_other_routes_stay_as_they_are
     pings.lost_none(&world, "while the second node moves");
 
     assert!(include_str!("../../../docs/operations.md").contains(BACK), "the page says what is done here");
-    // And back: each route is made a plain one in its place, then the rest of ours goes.
+    // Both move back. Each route becomes a plain one in its place, then the rest of ours goes.
     let pings = Pings::start(&world);
     assert!(other.signal(Signal::SIGTERM).success() && daemon.signal(Signal::SIGTERM).success());
     for node in &world.nodes {

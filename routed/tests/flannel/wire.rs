@@ -1,5 +1,6 @@
-//! What goes over the wire between a node of ours and one of flannel's, byte by byte, beside what flannel documents of its
-//! backend vxlan: its port, its number, the MACs of its annotations; and that neither can be told from the other by it.
+//! Compares what goes over the wire between a node of ours and one of flannel's, byte by byte, with what flannel
+//! documents of its backend vxlan: its port, its number, the MACs of its annotations. On the wire the two nodes cannot
+//! be told apart.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -33,13 +34,13 @@ enum Check {
 struct Packet<'a> {
     source: IpAddr,
     destination: IpAddr,
-    /// The class of traffic, the number of hops, and of IPv4 the flags and the fragment's place; the header's checksum.
+    /// Traffic class and hop limit; in IPv4 also flags and fragment offset; and whether the header's checksum holds.
     header: (u8, u8, u16, Check),
     protocol: u8,
     body: &'a [u8],
 }
 
-/// A packet of the tunnel, taken apart.
+/// A packet of the tunnel, split into its parts.
 #[derive(Debug)]
 struct Outer {
     source: IpAddr,
@@ -49,7 +50,7 @@ struct Outer {
     shape: Shape,
 }
 
-/// All of it that must not differ between the two kinds of nodes.
+/// Everything that must not differ between the two kinds of nodes.
 #[derive(Debug, PartialEq, Eq)]
 struct Shape {
     header: (u8, u8, u16, Check),
@@ -62,14 +63,14 @@ struct Shape {
     length: usize,
 }
 
-/// From which node, in which family inside, by which protocol.
+/// The sending node, the family of the inner packet, and its protocol.
 type Kind = (u8, u16, u8);
 
 fn number(bytes: &[u8]) -> u16 {
     u16::from_be_bytes([bytes[0], bytes[1]])
 }
 
-/// One's complement sum (RFC 1071); 0xffff over what includes a right checksum.
+/// The one's complement sum (RFC 1071). It is 0xffff over data that includes a right checksum.
 fn sum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
@@ -129,7 +130,7 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// The checksum of UDP, ICMP or ICMPv6 in it.
+    /// Whether the checksum of the UDP, ICMP or ICMPv6 in it holds.
     fn body_check(&self) -> Check {
         let pseudo = [
             octets(self.source),
@@ -150,7 +151,7 @@ fn mac_of(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-/// A frame of the underlay, if it is one of the tunnel's with a packet of a pod's in it.
+/// A frame of the underlay, if it belongs to the tunnel and contains a packet of a pod.
 fn outer(frame: &[u8]) -> Option<(Kind, Outer)> {
     let packet = Packet::of(number(frame.get(12..14)?), frame.get(14..)?)?;
     let udp = packet.body.get(..8).filter(|udp| packet.protocol == 17 && number(&udp[2..]) == PORT)?;
@@ -159,7 +160,7 @@ fn outer(frame: &[u8]) -> Option<(Kind, Outer)> {
     let inner_type = number(inner.get(12..14)?);
     let pods =
         Packet::of(inner_type, inner.get(14..)?).filter(|pods| [1, 17, 58].contains(&pods.protocol))?;
-    // Of ICMP the echoes that were asked for: no answers, no errors.
+    // Of ICMP only the requested echoes count: no answers, no errors.
     let is_pods = match pods.protocol {
         1 => *pods.body.first()? == 8,
         58 => *pods.body.first()? == 128,
@@ -191,7 +192,7 @@ fn capture(node: &Node) -> File {
     node.inside(open).expect("a packet socket needs CAP_NET_RAW").into()
 }
 
-/// One packet of every kind, as the wire has it.
+/// One packet of every kind, as it is on the wire.
 fn heard(capture: &mut File, count: usize) -> BTreeMap<Kind, Outer> {
     let (mut all, end) = (BTreeMap::new(), Instant::now() + PATIENCE);
     let mut buffer = [0; 2048];
@@ -204,7 +205,7 @@ fn heard(capture: &mut File, count: usize) -> BTreeMap<Kind, Outer> {
     all
 }
 
-/// The devices of a node, without what is each node's own.
+/// The devices of a node, without what differs from node to node.
 fn devices(node: &Node, number: u8, macs: &[String; 2]) -> Vec<String> {
     let text = node.ip("-o -d link show type vxlan");
     let plain = |line: &str| {
@@ -222,7 +223,7 @@ fn devices(node: &Node, number: u8, macs: &[String; 2]) -> Vec<String> {
 fn on_the_wire_and_in_the_kernel_a_node_of_ours_is_as_flannels() {
     let world = World::new();
     let [first, second] = &world.nodes;
-    // What a card would do is done before the frames are seen.
+    // The kernel does what a card would do, before the frames are seen.
     let eth0 = IfName::new("eth0").unwrap();
     for node in &world.nodes {
         Netlink::open_in(node.netns()).unwrap().set_tx_checksum(&eth0, false).unwrap();
@@ -246,7 +247,7 @@ fn on_the_wire_and_in_the_kernel_a_node_of_ours_is_as_flannels() {
     flanneld.add_v6(second, "fd00:10:244:1::", &(ours[1].clone(), annotation("public-ipv6").unwrap()));
     assert!(within(PATIENCE, || world.all_reach_each_other()).is_some(), "{}", daemon.log());
 
-    // The kernel's state: the same devices, addresses and entries, but for the names of the nodes.
+    // Both kernels have the same devices, addresses and entries, apart from the names of the nodes.
     let theirs = [mac(2), mac6(2)];
     assert_eq!(devices(first, 1, &ours), devices(second, 2, &theirs), "{}", daemon.log());
     assert!(first.ip("-o addr show dev flannel.1").contains("inet 10.244.1.0/32"));
@@ -268,7 +269,7 @@ fn on_the_wire_and_in_the_kernel_a_node_of_ours_is_as_flannels() {
     for (family, protocol) in [(IPV4, 1), (IPV4, 17), (IPV6, 58), (IPV6, 17)] {
         let (from_us, from_them) = (&heard[&(1, family, protocol)], &heard[&(2, family, protocol)]);
         assert_eq!(from_us.shape, from_them.shape, "{family:#x} {protocol}");
-        // Flags: the number is valid; no group policy.
+        // Flags: the number is valid, and there is no group policy.
         assert_eq!(from_us.shape.vxlan, [0x08, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!((from_us.shape.udp, from_us.shape.inner), (Check::Right, Check::Right));
         let at = usize::from(family == IPV6);
@@ -278,7 +279,7 @@ fn on_the_wire_and_in_the_kernel_a_node_of_ours_is_as_flannels() {
         assert_eq!([from_them.destination, from_them.source], addresses[at]);
         assert_eq!(from_us.inner_macs, (ours[at].clone(), theirs[at].clone()));
         assert_eq!(from_them.inner_macs, (theirs[at].clone(), ours[at].clone()));
-        // The source port tells the flows apart (RFC 7348, section 5), in the kernel's range.
+        // The source port distinguishes the flows (RFC 7348, section 5). It is in the kernel's range.
         assert!((32768..61000).contains(&from_us.source_port), "{}", from_us.source_port);
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct World {
     pods: [Netns; 2],
 }
 
-/// From the pod of which node to which address.
+/// Each way: the node whose pod sends, and the address to which it sends.
 const WAYS: [(usize, &str); 4] =
     [(0, "10.244.2.10"), (1, "10.244.1.10"), (0, "fd00:10:244:2::10"), (1, "fd00:10:244:1::10")];
 
@@ -25,12 +25,12 @@ pub(crate) fn mac(number: u8) -> String {
     format!("82:4b:b6:00:00:{number:02x}")
 }
 
-/// That of flannel-v6.1.
+/// The MAC of flannel-v6.1.
 pub(crate) fn mac6(number: u8) -> String {
     format!("82:4b:b6:00:06:{number:02x}")
 }
 
-/// Keeps a namespace reachable by a number of a process.
+/// Keeps a namespace reachable by the number of a process.
 struct Holder(Child);
 
 impl Holder {
@@ -57,7 +57,7 @@ impl World {
     pub(crate) fn new() -> Self {
         let nodes = [Node::new("vxlan"), Node::new("vxlan")];
         let [first, second] = &nodes;
-        // The second one's own wire goes; it gets the other end of the first one's.
+        // The second node's own wire goes. The node gets the other end of the first node's wire.
         second.ip("link del eth0");
         let holder = Holder::of(|command| second.inside(|| command.spawn()));
         first.ip(&format!("link set wire netns {}", holder.0.id()));
@@ -69,7 +69,8 @@ impl World {
         Self { nodes, pods }
     }
 
-    /// Everything in a node's kernel that flannel is about; link-local addresses come and settle by themselves.
+    /// Everything in a node's kernel that flannel deals with, without link-local addresses, which come and settle by
+    /// themselves.
     pub(crate) fn dump(&self, node: &Node) -> String {
         let mut text = String::new();
         for (program, arguments) in [
@@ -89,7 +90,7 @@ impl World {
         lines.join("\n")
     }
 
-    /// A datagram each way in each family; nobody listens.
+    /// Sends a datagram each way in each family, to which nobody listens.
     pub(crate) fn all_send_each_other(&self, text: &[u8]) {
         for (from, to) in WAYS {
             let any = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
@@ -98,7 +99,7 @@ impl World {
         }
     }
 
-    /// One packet each way in each family.
+    /// Sends one packet each way in each family. Returns whether all arrived.
     pub(crate) fn all_reach_each_other(&self) -> bool {
         WAYS.iter().all(|(from, to)| {
             let ping = || Command::new("ping").args(["-c", "1", "-W", "1", to]).output();
@@ -117,7 +118,7 @@ fn pod(node: &Node, number: u8) -> Netns {
     node.ip("link set cni0 up");
     node.ip(&format!("link add veth0 type veth peer name eth0 netns {}", holder.0.id()));
     node.ip("link set veth0 master cni0 up");
-    // As flanneld and the runtime leave a node.
+    // The settings that flanneld and the runtime leave on a node.
     for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
         node.inside(|| std::fs::write(format!("/proc/sys/{key}"), "1")).unwrap();
     }
@@ -134,7 +135,7 @@ fn pod(node: &Node, number: u8) -> Netns {
     pod
 }
 
-/// flanneld, backend vxlan, both families.
+/// flanneld with the backend vxlan and both families.
 pub(crate) struct Flanneld {
     number: u8,
 }
@@ -144,7 +145,8 @@ impl Flanneld {
         Self { number }
     }
 
-    /// What it does when it starts, with these other nodes of flannel's: a device that is there and fits is kept.
+    /// Does what flanneld does when it starts, with these other nodes of flannel's. A device that is there and fits is
+    /// kept.
     pub(crate) fn set_up(&self, node: &Node, others: &[u8]) {
         let number = self.number;
         let parts = [
@@ -176,7 +178,7 @@ impl Flanneld {
         }
     }
 
-    /// What it does for a lease: ARP, FDB, then the route.
+    /// Does what flanneld does for a lease: ARP, FDB, then the route.
     pub(crate) fn add_v4(&self, node: &Node, subnet: &str, peer: &(String, String)) {
         add(node, "flannel.1", (subnet, 24), peer);
     }
@@ -193,7 +195,7 @@ fn add(node: &Node, device: &str, (subnet, length): (&str, u8), (mac, address): 
     node.ip(&format!("route replace {subnet}/{length} via {subnet} dev {device} onlink"));
 }
 
-/// Pings from pod to pod, both ways and both families, a packet every 10 ms.
+/// Pings from pod to pod, both ways and in both families, with a packet every 10 ms.
 pub(crate) struct Pings(Vec<Child>);
 
 impl Pings {
@@ -212,7 +214,7 @@ impl Pings {
     }
 
     pub(crate) fn lost_none(mut self, world: &World, when: &str) {
-        // Some more of them after the last change.
+        // Sends some more packets after the last change.
         assert!((0..3).all(|_| world.all_reach_each_other()), "{when}");
         for mut child in std::mem::take(&mut self.0) {
             kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
@@ -225,7 +227,7 @@ impl Pings {
                 before.trim().rsplit(' ').next().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0)
             };
             let (sent, received) = (number("packets transmitted"), number("received"));
-            // The last one may be under way.
+            // The last packet may be on its way.
             assert!(sent > 2 && received + 1 >= sent, "{when}: {summary}");
         }
     }

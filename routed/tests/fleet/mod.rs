@@ -1,4 +1,4 @@
-//! Nodes with a pod each on one segment, and streams of echoes between the pods: what is lost of them is told.
+//! Nodes with one pod each on one segment, and streams of echoes between the pods. The streams tell what is lost.
 
 #![allow(dead_code, reason = "each test takes what it needs")]
 
@@ -19,9 +19,9 @@ use ferrule_netlink::{Kernel, Netlink};
 
 use crate::lab::{Daemon, Node, PATIENCE, within};
 
-/// Where pods echo.
+/// The port on which pods echo.
 const PORT: u16 = 7;
-/// Between two echoes of a stream.
+/// Time between two echoes of a stream.
 pub(crate) const STEP: Duration = Duration::from_millis(2);
 
 pub(crate) struct Fleet {
@@ -52,7 +52,7 @@ pub(crate) struct Stream {
     thread: JoinHandle<Tally>,
 }
 
-/// What came of a stream.
+/// The result of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) sent: u64,
@@ -69,7 +69,8 @@ fn done(kernel: &mut Netlink, ops: &[Op]) {
     }
 }
 
-/// A veth pair between two namespaces with the given addresses at the far end, both ends up; the near end's link.
+/// Makes a veth pair between two namespaces, with both ends up. The far end has the given addresses. Returns the near
+/// end's link.
 fn wire(
     near: &Netns,
     far: &Netns,
@@ -135,12 +136,12 @@ impl Fleet {
         fleet
     }
 
-    /// Does something where the segments are.
+    /// Runs something in the namespace of the segments.
     pub(crate) fn on_segment<T>(&self, act: impl FnOnce() -> T) -> T {
         self.segment.run(act).unwrap()
     }
 
-    /// One more segment, on which each node has the link `eth1` with these addresses.
+    /// Adds a segment, on which each node has the link `eth1` with these addresses.
     pub(crate) fn second_segment(&self, addresses: impl Fn(u8) -> Vec<String>) {
         let bridge = |arguments: &str| {
             let ip = || std::process::Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
@@ -156,7 +157,7 @@ impl Fleet {
         }
     }
 
-    /// The subnets of the pods are their nodes' own, as after an earlier run.
+    /// Makes the subnets of the pods their nodes' own, as after an earlier run.
     pub(crate) fn had_subnets(&self) {
         for (node, number) in self.nodes.iter().zip(1..) {
             let cidrs = [format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")];
@@ -173,7 +174,7 @@ impl Fleet {
         }
     }
 
-    /// The same nodes file on every node; `more` is added to a node's table.
+    /// Writes the same nodes file on every node. `more` is added to a node's table.
     pub(crate) fn write_nodes(&self, underlay: Underlay, more: impl Fn(u8) -> String) {
         let mut text = String::new();
         for number in 1..=u8::try_from(self.nodes.len()).unwrap() {
@@ -198,7 +199,7 @@ impl Fleet {
         self.restart_with(number, backend, routing, "");
     }
 
-    /// The same with more tables.
+    /// The same with further tables.
     pub(crate) fn restart_with(&mut self, number: usize, backend: &'static str, routing: &str, more: &str) {
         if let Some(daemon) = self.daemons[number - 1].take() {
             assert!(daemon.signal(nix::sys::signal::Signal::SIGTERM).success());
@@ -230,7 +231,7 @@ impl Fleet {
         addresses(to).iter().all(|address| once(&self.pods[from - 1], *address).is_some())
     }
 
-    /// From each pod to each address of every other.
+    /// All pairs of a pod and an address of another pod.
     fn pairs(&self) -> Vec<(usize, IpAddr)> {
         let all = 0..self.nodes.len();
         let others = |from: usize| all.clone().filter(move |to| *to != from);
@@ -243,12 +244,12 @@ impl Fleet {
         pairs
     }
 
-    /// Streams of echoes from each pod to each address of every other.
+    /// Streams of echoes from each pod to each address of every other pod.
     pub(crate) fn streams(&self) -> Vec<Stream> {
         self.streams_every(STEP)
     }
 
-    /// The same, not as many in a time: an emulated processor is slow.
+    /// The same at another pace, because an emulated processor is slow.
     pub(crate) fn streams_every(&self, step: Duration) -> Vec<Stream> {
         self.pairs().into_iter().map(|(from, to)| Stream::start(&self.pods[from], to, step)).collect()
     }
@@ -309,7 +310,7 @@ impl Echo {
                 let mut buffer = [0; 16];
                 while !stop.load(Ordering::Relaxed) {
                     if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-                        // An answer that cannot be sent is one that is lost.
+                        // An answer that cannot be sent is lost.
                         let _ = socket.send_to(&buffer[..length], from);
                     }
                 }
@@ -323,7 +324,7 @@ impl Drop for Echo {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            // A thread that has failed has said so.
+            // A thread that has failed has already said so.
             let _ = thread.join();
         }
     }
@@ -334,7 +335,7 @@ fn socket(pod: &Netns, to: IpAddr) -> UdpSocket {
     pod.run(|| UdpSocket::bind(any).unwrap()).unwrap()
 }
 
-/// One echo, within a short time.
+/// Sends one echo, and waits a short time for it.
 fn once(pod: &Netns, to: IpAddr) -> Option<()> {
     let socket = socket(pod, to);
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -351,7 +352,7 @@ impl Stream {
         let thread = thread::spawn(move || {
             let (mut sent, mut lost) = (0_u64, BTreeSet::new());
             while !stopped.load(Ordering::Relaxed) {
-                // What cannot be sent is lost.
+                // An echo that cannot be sent is lost.
                 let _ = socket.send_to(&sent.to_be_bytes(), (to, PORT));
                 lost.insert(sent);
                 sent += 1;
@@ -373,13 +374,13 @@ impl Stream {
     }
 }
 
-/// Takes all answers that are here.
+/// Takes in all answers that have arrived.
 fn take(socket: &UdpSocket, lost: &mut BTreeSet<u64>) {
     let mut buffer = [0; 8];
     loop {
         match socket.recv(&mut buffer) {
             Ok(8) => drop(lost.remove(&u64::from_be_bytes(buffer))),
-            // An ICMP error of one that is lost.
+            // This is an ICMP error about an echo that is lost.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
             Ok(_) => {}
             Err(_) => return,

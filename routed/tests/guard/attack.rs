@@ -1,4 +1,4 @@
-//! What a hostile pod sends, and who hears it.
+//! What a hostile pod sends, and which observer hears it.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use crate::lab::PATIENCE;
 
 const FRAMES: &str = include_str!("frames.py");
 
-/// A frame to be sent; its mark is its number.
+/// A frame to be sent. Its mark is its number.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     pub(crate) kind: &'static str,
@@ -22,12 +22,12 @@ pub(crate) struct Frame {
     pub(crate) port: u16,
 }
 
-/// A frame of this kind to port 7777, where that has a port.
+/// A frame of this kind. It goes to port 7777 if the kind has ports.
 pub(crate) fn frame(kind: &'static str, source: &str, destination: &str) -> Frame {
     Frame { kind, source: source.into(), destination: destination.into(), port: 7777 }
 }
 
-/// The same in each form in which a program would notice it.
+/// The same in each form that a program would notice.
 pub(crate) fn each(source: &str, destination: &str) -> [Frame; 3] {
     ["udp", "syn", "ping"].map(|kind| frame(kind, source, destination))
 }
@@ -51,14 +51,14 @@ fn python(arguments: &[&str]) -> Command {
     command
 }
 
-/// Somebody who hears all frames that come in somewhere.
+/// An observer that hears all frames that come in at one place.
 pub(crate) struct Ear {
     child: Child,
     marks: Mutex<Receiver<String>>,
 }
 
 impl Ear {
-    /// On this link, or with `*` what programs of this namespace get.
+    /// An observer on this link, or with `*` one of what programs in this namespace get.
     pub(crate) fn new(netns: &Netns, link: &str) -> Self {
         let child = netns.run(|| python(&["hear", link]).spawn()).unwrap();
         let mut child = child.expect("python3 is needed: install the package python3");
@@ -94,8 +94,8 @@ impl Drop for Ear {
     }
 }
 
-/// Sends `frames` out of a link, to this MAC, and after them one honest frame for each ear; gives the frames that any ear has
-/// heard. All frames take one way, so none is under way any more when the honest one is heard.
+/// Sends `frames` out of a link to this MAC, and after them one honest frame for each observer. Returns the frames that
+/// any observer has heard. All frames take one way, so none is still on its way when the honest frame is heard.
 pub(crate) fn sent(
     (netns, link, mac): (&Netns, &str, &str),
     frames: &[Frame],

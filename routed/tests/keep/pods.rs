@@ -1,4 +1,4 @@
-//! Pods on the lab's node, made by the plugin itself, with `ipamd` beside it.
+//! Pods on the lab's node. The plugin itself makes them, with `ipamd` beside it.
 
 use std::fs;
 use std::io::Write;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::lab::Node;
 
-/// `ipamd`, killed with the value.
+/// `ipamd`. It is killed when the value is dropped.
 pub(crate) struct Ipamd(Child);
 
 impl Drop for Ipamd {
@@ -51,13 +51,13 @@ pub(crate) struct Pod<'a> {
     node: &'a Node,
     pub(crate) id: &'static str,
     pub(crate) netns: Netns,
-    /// What the runtime asks for beside the usual.
+    /// What the runtime asks for beyond the usual.
     fields: Value,
     pub(crate) addresses: Vec<String>,
 }
 
 impl<'a> Pod<'a> {
-    /// Added to the node's network, with these fields of the configuration beside the usual ones.
+    /// Adds a pod to the node's network, with these fields of the configuration in addition to the usual ones.
     pub(crate) fn add(node: &'a Node, id: &'static str, fields: Value) -> Self {
         let mut pod = Self { node, id, netns: netns::make().unwrap(), fields, addresses: Vec::new() };
         let added = pod.call("ADD");
@@ -74,12 +74,13 @@ impl<'a> Pod<'a> {
         host_veth_name(&attachment).to_string()
     }
 
-    /// The device that limits what it sends.
+    /// The device that limits what the pod sends.
     pub(crate) fn ifb(&self) -> String {
         self.veth().replace("fer", "fei")
     }
 
-    /// Its limits as they are in the kernel: of what it receives, whether what it sends goes by its device, and of that.
+    /// The pod's limits in the kernel: of what it receives, and of what it sends. `None` unless what it sends goes by
+    /// its device.
     pub(crate) fn limits(&self) -> Option<(Bucket, Bucket)> {
         let name = |text: String| IfName::new(text).unwrap();
         let look = || {
@@ -93,7 +94,7 @@ impl<'a> Pod<'a> {
         self.node.inside(look)
     }
 
-    /// Whether the node keeps it.
+    /// Whether the node has a record of the pod.
     pub(crate) fn is_recorded(&self) -> bool {
         self.node.path("run/attachments").join(self.veth()).exists()
     }
@@ -128,13 +129,13 @@ impl<'a> Pod<'a> {
         child.wait_with_output().unwrap()
     }
 
-    /// Runs a command inside.
+    /// Runs a command inside the pod.
     pub(crate) fn run(&self, program: &str, arguments: &str) -> Output {
         let run = || Command::new(program).args(arguments.split_whitespace()).output();
         self.netns.run(run).unwrap().unwrap_or_else(|error| panic!("{program}: {error}; see tests/setup"))
     }
 
-    /// Whether it gets an answer from there at once.
+    /// Whether the pod gets an answer from the address at once.
     pub(crate) fn reaches(&self, address: &str) -> bool {
         self.run("ping", &format!("-n -c 1 -W 0.1 {address}")).status.success()
     }
@@ -144,14 +145,14 @@ impl<'a> Pod<'a> {
         ["192.0.2.1", "2001:db8::1"].into_iter().all(|address| self.reaches(address))
     }
 
-    /// Accepts what comes for this port of TCP, in both families.
+    /// Accepts TCP connections to this port, in both families.
     pub(crate) fn serve(&self, port: u16) {
         let listener = self.netns.run(|| TcpListener::bind(("::", port))).unwrap().unwrap();
         std::thread::spawn(move || listener.incoming().for_each(drop));
     }
 }
 
-/// Whether the node gets through to this port of this address.
+/// Whether the node can connect to this port of this address.
 pub(crate) fn connects(node: &Node, address: &str, port: u16) -> bool {
     let to = SocketAddr::new(address.parse().unwrap(), port);
     node.inside(|| TcpStream::connect_timeout(&to, Duration::from_millis(100))).is_ok()

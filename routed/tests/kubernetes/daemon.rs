@@ -94,7 +94,7 @@ fn the_node_is_told_available_once_its_routes_are_there_and_not_before() {
     assert!(within(PATIENCE, || is_told_available(&server)).is_some(), "{}", daemon.log());
     assert!(daemon.signal(Signal::SIGTERM).success());
 
-    // It is there: the next start has nothing to write.
+    // The annotation is there, so the next start has nothing to write.
     let patches = || server.requests().iter().filter(|one| one.method == "PATCH").count();
     assert_eq!(patches(), 1);
     let daemon = lab.start();
@@ -116,7 +116,7 @@ fn this_nodes_object_that_is_deleted_is_one_line_and_what_was_known_stays() {
     daemon.wait_until_ready();
     server.delete("n1");
     daemon.wait_for_log("has no node called n1, which is this one, any more");
-    // Listed again, it is still gone.
+    // A new list still lacks the node.
     server.forget();
     server.cut();
     server.put(node(3));
@@ -153,7 +153,7 @@ fn a_right_that_is_missing_is_named_once_and_what_it_held_up_goes_on_when_it_is_
     allow("patch nodes/status");
     assert!(within(PATIENCE, || is_told_available(&server)).is_some(), "{}", daemon.log());
 
-    // All that was ever asked for is what the manifest allows.
+    // The manifest allows exactly what was ever asked for.
     let asked = server.requests().iter().map(crate::api_server::http::Request::permission).collect();
     assert_eq!(manifests::allowed(), asked);
 }
@@ -163,7 +163,7 @@ fn in_a_pod_the_service_account_is_enough() {
     let (lab, server) = lab();
     (1..=2).for_each(|number| server.put(node(number)));
     configure(&lab, "");
-    // What the kubelet mounts into a pod, in a mount namespace of the daemon's own.
+    // The kubelet mounts this into a pod; here it is in a mount namespace of the daemon's own.
     let script = "mount -t tmpfs tmpfs /run && account=/run/secrets/kubernetes.io/serviceaccount && \
                   mkdir -p $account && cp \"$1/ca.crt\" \"$1/token\" $account && echo kube-system >$account/namespace && \
                   shift && exec \"$@\"";

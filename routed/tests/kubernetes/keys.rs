@@ -1,5 +1,5 @@
-//! WireGuard keys in annotations: each node's `routed` writes its own, with the rights of the manifest and no others, and all
-//! others read it.
+//! WireGuard keys in annotations. Each node's `routed` writes its own, with the rights of the manifest and no others,
+//! and all others read it.
 
 use std::fs;
 use std::sync::mpsc::TryRecvError;
@@ -21,7 +21,7 @@ fn other(server: &ApiServer, name: &'static str, key: WgKey) -> std::sync::mpsc:
     config.routing.kubernetes.kubeconfig = Some(server.kubeconfig());
     let (stop, stopped) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        // All its tasks end with it, as with a process.
+        // All its tasks end with the runtime, as they would with a process.
         run(async move {
             let mut source = KubernetesSource::new(&config, name, KnownMacs::default());
             source.publish(key);
@@ -113,7 +113,8 @@ fn the_daemon_publishes_the_key_that_it_prints_as_soon_as_it_may_and_not_again()
     let written = || patches(&server).iter().filter(|patch| is_key(patch)).count();
     let before = written();
     drop(daemon);
-    // It is there: the next start has nothing to write. That it has looked is told by the node that comes afterwards.
+    // The key is there, so the next start has nothing to write. The node that comes afterwards shows that the daemon
+    // has looked.
     let daemon = lab.start();
     server.put(node(3));
     daemon.wait_for_log("node added: n3");

@@ -1,5 +1,5 @@
-//! The manifests of `conf/kubernetes`: Kubernetes knows every key, they allow exactly what is asked for, and what they run
-//! does what it should.
+//! The manifests of `conf/kubernetes`: Kubernetes knows every key, they allow exactly what the daemon asks for, and
+//! what they run does what it should.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,7 @@ fn texts(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }
 
-/// `verb resource` of every rule.
+/// Each `verb resource` of the rules.
 pub(crate) fn allowed() -> BTreeSet<String> {
     let role = of_kind(&documents("rbac.yaml"), "ClusterRole");
     let mut allowed = BTreeSet::new();
@@ -59,7 +59,7 @@ fn rbac_allows_what_is_asked_for_and_nothing_else() {
     assert_eq!(binding["subjects"][0]["namespace"], account["metadata"]["namespace"]);
 }
 
-/// What the API would make of a document: a key that it does not know would be dropped, and one of another form refused.
+/// Checks what the API would make of a document. It would drop an unknown key, and refuse a key of another form.
 fn is_known<T: DeserializeOwned + Serialize>(document: &Value) {
     let typed: T = serde_json::from_value(document.clone()).unwrap();
     assert_eq!(serde_json::to_value(typed).unwrap(), *document);
@@ -73,7 +73,7 @@ fn the_manifests_have_no_key_that_kubernetes_does_not_know() {
     is_known::<ServiceAccount>(&of_kind(&rbac, "ServiceAccount"));
     is_known::<ClusterRole>(&of_kind(&rbac, "ClusterRole"));
     is_known::<ClusterRoleBinding>(&of_kind(&rbac, "ClusterRoleBinding"));
-    // The check sees what is misspelled.
+    // The check notices what is misspelled.
     let mut broken = of_kind(&documents("daemonset.yaml"), "DaemonSet");
     broken["spec"]["template"]["spec"]["hostNetworks"] = true.into();
     let typed: DaemonSet = serde_json::from_value(broken.clone()).unwrap();
@@ -140,7 +140,7 @@ fn the_daemonset_runs_both_daemons_with_the_configuration_and_no_capability_too_
     }
 }
 
-/// Runs the very command of the manifest, with the image's and the node's directories in its place.
+/// Runs the very command of the manifest, with directories in place of the image's and the node's.
 #[test]
 fn the_init_container_installs_the_plugin_its_other_name_and_the_list_last() {
     let root = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ fn the_init_container_installs_the_plugin_its_other_name_and_the_list_last() {
     let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../conf/10-ferrule.conflist");
     fs::copy(&list, at("opt/ferrule/10-ferrule.conflist")).unwrap();
     fs::write(at("host/bin/ferrule"), "old").unwrap();
-    // Another name of the old file keeps it: it was replaced, not written over.
+    // A second name keeps the old file: it was replaced, not overwritten.
     fs::hard_link(at("host/bin/ferrule"), at("old")).unwrap();
     let pod = pod();
     let command = texts(&named(&pod["initContainers"], "install")["command"]);

@@ -19,18 +19,18 @@ use nix::unistd::Pid;
 
 pub(crate) use wait::within;
 
-/// For what has no promised time: a loaded machine, or an emulated one on it, must not fail a test.
+/// A limit for what has no promised time: a loaded machine, or an emulated one on it, must not fail a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
     netns: Netns,
     pub(crate) directory: tempfile::TempDir,
-    /// Its name is `n` and this.
+    /// The node's name is `n` and this number.
     number: u8,
     backend: &'static str,
 }
 
-/// A running daemon; killed with the value.
+/// A running daemon. It is killed when the value is dropped.
 pub(crate) struct Daemon {
     child: Child,
     notify: UnixDatagram,
@@ -38,7 +38,7 @@ pub(crate) struct Daemon {
 }
 
 impl Node {
-    /// A node alone, with both addresses on a link that leads nowhere.
+    /// A single node, with both addresses on a link that leads nowhere.
     pub(crate) fn new(backend: &'static str) -> Self {
         let node = Self::bare(1, backend);
         node.ip("link add eth0 type veth peer name wire");
@@ -66,7 +66,7 @@ impl Node {
         self.configure_routing("", "");
     }
 
-    /// More of `[routing]`, and more of the configuration, for the next start.
+    /// Adds to `[routing]` and to the rest of the configuration, for the next start.
     pub(crate) fn configure_routing(&self, routing: &str, more: &str) {
         let config = format!(
             "[node]\nname = \"n{}\"\n[routing]\nbackend = \"{}\"\n{routing}[routing.file]\npath = \"{}\"\n{more}",
@@ -77,7 +77,7 @@ impl Node {
         fs::write(self.path("ferrule.toml"), config).unwrap();
     }
 
-    /// Chooses the link, for the next start with the configuration as it is now.
+    /// Chooses the link for the next start, with the configuration as it is now.
     pub(crate) fn set_interface(&self, interface: &str) {
         let path = self.path("ferrule.toml");
         let text = fs::read_to_string(&path).unwrap();
@@ -85,13 +85,13 @@ impl Node {
         fs::write(path, text.replacen("[node]\n", &node, 1)).unwrap();
     }
 
-    /// For the next start.
+    /// Sets the backend for the next start.
     pub(crate) fn set_backend(&mut self, backend: &'static str) {
         self.backend = backend;
         self.write_config();
     }
 
-    /// More of the configuration, for the next start: keys of `[routing]`, and tables.
+    /// Adds to the configuration for the next start: keys of `[routing]`, and tables.
     pub(crate) fn configure(&self, more: &str) {
         self.configure_routing("", more);
     }
@@ -104,7 +104,7 @@ impl Node {
         self.backend != "native"
     }
 
-    /// Writes the nodes file as an editor does: a new file over the old one.
+    /// Writes the nodes file as an editor does: a new file replaces the old one.
     pub(crate) fn write_nodes(&self, numbers: &[u8]) {
         let nodes = numbers.iter().map(|number| {
             format!(
@@ -120,7 +120,7 @@ impl Node {
         fs::rename(self.path("nodes.new"), self.path("nodes.toml")).unwrap();
     }
 
-    /// Does something in the namespace, such as to open a socket.
+    /// Runs something in the namespace, such as opening a socket.
     pub(crate) fn inside<T>(&self, act: impl FnOnce() -> T) -> T {
         self.netns.run(act).unwrap()
     }
@@ -133,7 +133,7 @@ impl Node {
         output.unwrap_or_else(|error| panic!("{program}: {error}; install iproute2 and nftables"))
     }
 
-    /// Runs a command that must succeed; its standard output.
+    /// Runs a command that must succeed. Returns its standard output.
     pub(crate) fn run(&self, program: &str, arguments: &str) -> String {
         let output = self.command(program, arguments);
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -145,7 +145,7 @@ impl Node {
         self.run("ip", arguments)
     }
 
-    /// Everything in the kernel that is routed's, as the tools print it, in order.
+    /// Everything in the kernel that is routed's, as the tools print it, sorted.
     pub(crate) fn state(&self) -> String {
         let mut lines = Vec::new();
         let mut take = |program: &str, arguments: &str| {
@@ -163,7 +163,7 @@ impl Node {
             take("ip", "-o addr show dev ferrule.1 scope global");
         }
         take("nft", "--stateless list ruleset");
-        // Numbers of links change with the link, and a fresh IPv6 address is tentative for a moment.
+        // Numbers of links change with the link, and a new IPv6 address is tentative for a moment.
         let plain =
             lines.iter().map(|line| line.split_once(": ferrule.1").map_or(line.as_str(), |(_, rest)| rest));
         let mut plain: Vec<_> = plain.map(|line| line.trim().to_owned()).collect();
@@ -171,8 +171,8 @@ impl Node {
         plain.join("\n")
     }
 
-    /// Whether pods keep their own address on the way to this one. The masquerade table follows the nodes apart from the
-    /// routes, up to a second later.
+    /// Whether pods keep their own address on the way to this one. The masquerade table follows the nodes separately
+    /// from the routes, up to a second later.
     pub(crate) fn keeps_source(&self, address: &str) -> bool {
         self.command("nft", &format!("get element inet ferrule keep_source4 {{ {address} }}"))
             .status
@@ -183,12 +183,12 @@ impl Node {
         self.start_as(self.daemon_command())
     }
 
-    /// The daemon, started by a command of the caller's.
+    /// Starts the daemon by a command of the caller.
     pub(crate) fn start_as(&self, mut command: Command) -> Daemon {
         let socket = self.path("notify");
         let _ = fs::remove_file(&socket);
         let notify = UnixDatagram::bind(&socket).unwrap();
-        // The daemon may be another user.
+        // The daemon may run as another user.
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o777)).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = self.path("log");
@@ -203,13 +203,13 @@ impl Node {
         self.netns.run(|| command.arg("cleanup").output()).unwrap().unwrap()
     }
 
-    /// What the daemon is started with.
+    /// The arguments with which the daemon is started.
     pub(crate) fn arguments(&self) -> String {
         let (config, run) = (self.path("ferrule.toml"), self.path("run"));
         format!("--config {} --runtime-dir {}", config.display(), run.display())
     }
 
-    /// What the operator is told to write into the nodes file.
+    /// The key that the operator is told to write into the nodes file.
     pub(crate) fn wireguard_key(&self) -> String {
         let mut command = self.daemon_command();
         let output = self.netns.run(|| command.arg("wireguard-key").output()).unwrap().unwrap();
@@ -224,7 +224,7 @@ impl Node {
         command
     }
 
-    /// Starts `ip monitor` and waits until it listens; what it tells until [`Listener::heard`].
+    /// Starts `ip monitor` and waits until it listens. [`Listener::heard`] returns what it has told until then.
     pub(crate) fn listen(&self) -> Listener {
         let mut command = Command::new("ip");
         command
@@ -232,7 +232,7 @@ impl Node {
             .stdout(Stdio::piped());
         let child = self.netns.run(|| command.spawn()).unwrap().unwrap();
         let pid = child.id().to_string();
-        // Its socket has groups: it hears.
+        // When its socket has groups, it listens.
         let hears = |line: &str| {
             let mut fields = line.split_whitespace().skip(2);
             fields.next() == Some(&pid) && fields.next().is_some_and(|groups| groups != "00000000")
@@ -299,7 +299,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // Fails when it has ended already.
+        // This fails if the daemon has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

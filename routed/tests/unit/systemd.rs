@@ -1,5 +1,5 @@
-//! systemd itself, as the first process of a process namespace of its own on a node of the lab, with the shipped unit and
-//! nothing else to start: it does to the daemon all that it does to it on a node. That takes root.
+//! systemd itself, as the first process of a process namespace of its own on a node of the lab, with the shipped unit
+//! and nothing else to start. It does to the daemon everything that it does on a real node. That takes root.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,8 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::lab::{Node, PATIENCE, within};
 
-/// What is changed for it, in namespaces of its own: all that it or the daemon writes is on a tmpfs, the user exists, what is the
-/// machine's cannot be written, and its cgroups lie below one that goes with it. Arguments: that cgroup, and where its units are.
+/// Prepares namespaces for it. Everything that it or the daemon writes is on a tmpfs, the user exists, the machine's
+/// own files cannot be written, and its cgroups are below one that is removed with it. The arguments are that cgroup,
+/// and the directory of its units.
 const SCRIPT: &str = r#"
 mount -t tmpfs none /run
 mount -t tmpfs none /var/lib
@@ -30,16 +31,16 @@ exec unshare --cgroup --pid --uts --ipc --fork --kill-child --mount-proc sh -ec 
     exec env -i container=lab PATH="$PATH" SYSTEMD_UNIT_PATH="$1" /lib/systemd/systemd --system --show-status=no --log-target=null' sh "$2"
 "#;
 
-/// What goes with it.
+/// Removes what belongs to it.
 const CLEANUP: &str = r#"
 mount -t cgroup2 none /mnt
 find "/mnt/$1" -depth -type d -exec rmdir {} +
 "#;
 
-/// The targets that a service waits for; nothing is behind them here.
+/// The targets that a service waits for. They are empty here.
 const TARGETS: [&str; 5] = ["basic", "sysinit", "shutdown", "network-online", "default"];
 
-/// A running systemd; killed with all that it has started, with the value.
+/// A running systemd. It is killed with all that it has started when the value is dropped.
 pub(crate) struct Systemd {
     child: Child,
     cgroup: String,
@@ -54,7 +55,7 @@ fn script(text: &str, arguments: &[&str]) -> Command {
 }
 
 impl Systemd {
-    /// Starts `routed.service` on a node, with the configuration that the node has, and waits until it is ready.
+    /// Starts `routed.service` on a node with the node's configuration, and waits until it is ready.
     pub(crate) fn start(node: &Node) -> Self {
         let systemd = Self::launch(node, &[]);
         systemd.wait_until_ready(node);
@@ -99,7 +100,7 @@ impl Systemd {
         assert!(is_active.is_some(), "{}\n{}", self.property("StatusText"), said());
     }
 
-    /// Runs a command as root beside the daemon.
+    /// Runs a command as root, in the daemon's namespaces.
     pub(crate) fn command(&self, program: &str, arguments: &str) -> Output {
         let of = format!("/proc/{}/ns", self.child.id());
         let mut command = Command::new("nsenter");
@@ -108,13 +109,13 @@ impl Systemd {
         command.output().expect("install util-linux")
     }
 
-    /// What systemd says of the service.
+    /// A property of the service, as systemd tells it.
     pub(crate) fn property(&self, name: &str) -> String {
         let output = self.command("systemctl", &format!("show --property {name} --value routed"));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    /// A file as root beside the daemon sees it.
+    /// The content of a file as root sees it in the daemon's namespaces.
     #[allow(dead_code, reason = "each test takes what it needs")]
     pub(crate) fn read(&self, path: &str) -> String {
         let output = self.command("cat", path);
@@ -131,7 +132,7 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // What was killed is gone a moment later.
+        // A killed process is gone a moment later.
         let is_gone =
             || script(CLEANUP, &[&self.cgroup]).output().is_ok_and(|output| output.status.success());
         let _ = within(PATIENCE, is_gone);

@@ -28,12 +28,12 @@ pub(crate) struct Watched<K> {
     /// Destinations that must have a route at every moment.
     pub(crate) always: BTreeSet<RouteKey>,
     pub(crate) lost: Vec<String>,
-    /// The change that is refused, counted from now, and how.
+    /// The change that is refused, counted from now, and the error.
     refused: Option<(usize, Errno)>,
 }
 
 impl<K: Kernel> Watched<K> {
-    /// `routes` tells which routes there are.
+    /// `routes` tells which routes exist.
     pub(crate) fn new(kernel: K, routes: impl FnMut() -> BTreeSet<RouteKey> + 'static) -> Self {
         let (always, lost) = (BTreeSet::new(), Vec::new());
         Self { kernel, routes: Box::new(routes), always, lost, refused: None }
@@ -161,7 +161,7 @@ pub(crate) fn machine() -> (FakeWorld, FakeNetns) {
     (world, netns)
 }
 
-/// How packets travel, and by which tunnel they may come besides.
+/// How packets travel, and a further tunnel by which they may come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way(pub(crate) Backend, pub(crate) Option<Tunnel>);
 
@@ -177,9 +177,9 @@ impl Way {
     }
 }
 
-/// Who the node is.
+/// The identity of the node.
 pub(crate) fn identity() -> Identity {
-    // Without optimization this takes a while.
+    // This takes a while without optimization.
     static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::of(WgSecret([8; 32])));
     IDENTITY.clone()
 }
@@ -195,7 +195,7 @@ pub(crate) fn applier(
     Applier::new(watched, way.into().routing()).with_identity(Some(identity()))
 }
 
-/// The routes by which a packet really leaves: one into a WireGuard device needs a peer there.
+/// The routes by which a packet really leaves. A route into a WireGuard device needs a peer there.
 pub(crate) fn working(state: &State) -> BTreeSet<RouteKey> {
     let works = |(key, route): (&RouteKey, &Route)| {
         let device = route.link().and_then(|link| state.wireguards.get(&link));
@@ -205,7 +205,7 @@ pub(crate) fn working(state: &State) -> BTreeSet<RouteKey> {
     state.routes.iter().filter_map(works).collect()
 }
 
-/// As [`applier`], and a route that leads nowhere is none.
+/// As [`applier`], but a route that leads nowhere counts as none.
 pub(crate) fn strict_applier(
     world: &FakeWorld,
     netns: FakeNetns,
@@ -216,7 +216,7 @@ pub(crate) fn strict_applier(
     Applier::new(watched, way.into().routing()).with_identity(Some(identity()))
 }
 
-/// Passes until nothing is pending, with one fault in each of the first ones; how many passes it took.
+/// Makes passes until nothing is pending, with one fault in each of the first ones. Returns how many passes it took.
 pub(crate) fn settle(
     applier: &mut Applier<Watched<FakeKernel>>,
     world: &FakeWorld,
@@ -239,7 +239,7 @@ pub(crate) fn settle(
     panic!("it does not settle");
 }
 
-/// What packets can tell of a state: numbers of links and of nexthop objects stand for what they name.
+/// What packets can tell of a state. The numbers of links and nexthop objects are replaced by what they name.
 pub(crate) fn essence(state: &State) -> BTreeSet<String> {
     let name = |index: IfIndex| {
         state
@@ -277,7 +277,7 @@ pub(crate) fn essence(state: &State) -> BTreeSet<String> {
 pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
     let flag = any::<bool>;
     let twin = prop::bool::weighted(0.05);
-    // Most have a key, two of them now and then the same, and one has this node's.
+    // Most nodes have a key. Sometimes two have the same key, and one has this node's.
     let key = prop_oneof![
         6 => Just(Some(WgKey([number; 32]))),
         2 => Just(Some(WgKey([100 + number; 32]))),
@@ -289,7 +289,7 @@ pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
         move |(v4, v6, pods4, pods6, moved, mac, twin, wireguard_key)| {
             let name = format!("n{number}");
             let host = number + 100 * moved;
-            // Now and then two nodes claim the same.
+            // Sometimes two nodes claim the same.
             let pods = if twin { number ^ 1 } else { number };
             let mut pod_cidrs = Vec::new();
             if pods4 {
@@ -299,7 +299,7 @@ pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
                 pod_cidrs.push(format!("fd00:{pods}::/64").parse().unwrap());
             }
             Node {
-                // Behind a router every second time that it moves.
+                // Every second time that it moves, the node is behind a router.
                 v4: (v4 || !v6).then(|| {
                     if mac == 1 && moved == 1 { [198, 51, 100, host] } else { [192, 0, 2, host] }.into()
                 }),
@@ -367,7 +367,7 @@ pub(crate) fn changes(before: &Cluster, after: &Cluster) -> Vec<NodeChange> {
     names.into_iter().map(change).filter(|change| change.before != change.after).collect()
 }
 
-/// Clusters of one and the same node.
+/// Clusters that all contain the same own node.
 pub(crate) fn clusters(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Cluster>> {
     prop::collection::vec(cluster(), count).prop_map(|mut clusters| {
         let own = clusters[0].own.clone();
@@ -376,7 +376,7 @@ pub(crate) fn clusters(count: std::ops::Range<usize>) -> impl Strategy<Value = V
     })
 }
 
-/// What a daemon makes of a bare machine.
+/// The state that a daemon makes of a bare machine.
 pub(crate) fn scratch(cluster: &Cluster, way: impl Into<Way>) -> State {
     let (world, netns) = machine();
     settle(&mut applier(&world, netns, way), &world, cluster, &[]);
