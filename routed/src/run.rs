@@ -248,7 +248,7 @@ fn start_pods(
     runtime_dir: &Path,
     inbox: Sender<Message>,
 ) -> Result<Sender<keep::Job>, RunError> {
-    let guard = Guard::new(config, NetfilterSocket::open);
+    let guard = Guard::new(config, [NetfilterSocket::open, NetfilterSocket::bridge]);
     let keeper = Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open), guard), runtime_dir);
     keep::start(keeper, inbox).map_err(system("start a thread"))
 }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail the test")]
 
 mod attack;
+mod bridge;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -234,12 +235,18 @@ fn what_is_for_a_tunnel_does_not_leave_a_pod() {
     assert_eq!(got.len(), to(8473).len());
 }
 
+/// Both tables of the guard as nft prints them.
+fn tables(node: &Node) -> String {
+    let listed =
+        |family| node.command("nft", &format!("--stateless list table {family} ferrule-guard")).stdout;
+    ["inet", "bridge"].map(|family| String::from_utf8(listed(family)).unwrap()).concat()
+}
+
 #[test]
 fn the_guard_is_back_within_a_second_whatever_is_done_to_it_and_stays_without_the_daemon() {
     // Masquerading belongs to another table.
     let lab = Lab::new("");
-    let listed = || lab.node.command("nft", "--stateless list table inet ferrule-guard");
-    let text = || String::from_utf8(listed().stdout).unwrap();
+    let text = || tables(&lab.node);
     let whole = text();
     assert!(whole.contains("fib saddr . iif oif"), "{whole}");
     for command in [
@@ -249,18 +256,22 @@ fn the_guard_is_back_within_a_second_whatever_is_done_to_it_and_stays_without_th
         "flush chain inet ferrule-guard pods4",
         "delete chain inet ferrule-guard prerouting",
         "insert rule inet ferrule-guard pods4 accept",
+        "delete table bridge ferrule-guard",
+        "flush chain bridge ferrule-guard ports6",
+        "delete chain bridge ferrule-guard input",
+        "insert rule bridge ferrule-guard prerouting accept",
     ] {
         let before = lab.daemon.log().len();
         lab.node.command("nft", command);
         assert!(within(REPAIR, || text() == whole).is_some(), "{command}:\n{}\n{}", text(), lab.daemon.log());
-        let told = || lab.daemon.log()[before..].contains("table inet ferrule-guard was ");
+        let family = if command.contains("bridge") { "bridge" } else { "inet" };
+        let sentence = format!("table {family} ferrule-guard was ");
+        let told = || lab.daemon.log()[before..].contains(&sentence);
         assert!(within(PATIENCE, told).is_some(), "{command}:\n{}", lab.daemon.log());
     }
     let Lab { node, daemon, .. } = lab;
     assert!(!daemon.signal(Signal::SIGKILL).success());
-    let text = || {
-        String::from_utf8(node.command("nft", "--stateless list table inet ferrule-guard").stdout).unwrap()
-    };
+    let text = || tables(&node);
     assert_eq!(text(), whole);
     // The guard does not wait for nodes.
     node.run("nft", "flush ruleset");

@@ -10,7 +10,7 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
-use super::Change;
+use super::{Change, TableFamily};
 use crate::socket::{Message, Request};
 use ferrule_model::Element;
 
@@ -65,14 +65,18 @@ pub(super) fn bounds(generation: Option<u32>) -> [Request; 2] {
     [bound(&ControlMessage::BatchBegin, guard.as_slice()), bound(&ControlMessage::BatchEnd, &[])]
 }
 
-fn nftables(message: &NfTablesMessage, flags: u16) -> Request {
-    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+fn nftables(family: TableFamily, message: &NfTablesMessage, flags: u16) -> Request {
+    let family = match family {
+        TableFamily::Inet => NetfilterProtoFamily::Inet,
+        TableFamily::Bridge => NetfilterProtoFamily::Bridge,
+    };
+    let header = NetfilterHeader::new(family, 0, 0);
     request(NetfilterSubsystem::NfTables, message.message_type().into(), flags, &header, message)
 }
 
 /// The messages of a transaction. Neighbouring changes of one set that all add or all delete share a message. So
 /// thousands of changes are only a handful of messages, and a handful of refusals at most.
-pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
+pub(super) fn changes((family, table): (TableFamily, &str), changes: &[Change<'_>]) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut rest = changes;
     while let Some(first) = rest.first() {
@@ -83,7 +87,7 @@ pub(super) fn changes(table: &str, changes: &[Change<'_>]) -> Vec<Request> {
             count += 1;
         }
         let (together, behind) = rest.split_at(count.max(1));
-        requests.push(list_of(table, together));
+        requests.push(list_of((family, table), together));
         rest = behind;
     }
     requests
@@ -99,7 +103,7 @@ fn size(change: &Change<'_>) -> usize {
     }
 }
 
-fn list_of(table: &str, changes: &[Change<'_>]) -> Request {
+fn list_of((family, table): (TableFamily, &str), changes: &[Change<'_>]) -> Request {
     let list = |set: &str, elements: Vec<ListAttribute<SetElementAttribute>>| {
         let mut attributes =
             vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
@@ -112,14 +116,16 @@ fn list_of(table: &str, changes: &[Change<'_>]) -> Request {
     match changes.first() {
         Some(Change::Add(first)) => {
             let add = NfTablesMessage::NewSetElement(list(first.set, elements()));
-            nftables(&add, NLM_F_CREATE | NLM_F_EXCL)
+            nftables(family, &add, NLM_F_CREATE | NLM_F_EXCL)
         }
         Some(Change::Delete(first)) => {
-            nftables(&NfTablesMessage::DeleteSetElement(list(first.set, elements())), 0)
+            nftables(family, &NfTablesMessage::DeleteSetElement(list(first.set, elements())), 0)
         }
         // A list without elements means all elements (`nf_tables_delsetelem`).
-        Some(Change::Clear(set)) => nftables(&NfTablesMessage::DeleteSetElement(list(set, Vec::new())), 0),
-        None => nftables(&NfTablesMessage::NewSetElement(list("", Vec::new())), 0),
+        Some(Change::Clear(set)) => {
+            nftables(family, &NfTablesMessage::DeleteSetElement(list(set, Vec::new())), 0)
+        }
+        None => nftables(family, &NfTablesMessage::NewSetElement(list("", Vec::new())), 0),
     }
 }
 
@@ -137,24 +143,24 @@ fn attributes_of(change: &Change<'_>) -> Option<Vec<SetElementAttribute>> {
     }
 }
 
-pub(super) fn list(table: &str, set: &str) -> Request {
+pub(super) fn list((family, table): (TableFamily, &str), set: &str) -> Request {
     let attributes = vec![SetElementList::Table(table.to_owned()), SetElementList::Set(set.to_owned())];
-    nftables(&NfTablesMessage::GetSetElement(SetElementMessage { attributes }), 0)
+    nftables(family, &NfTablesMessage::GetSetElement(SetElementMessage { attributes }), 0)
 }
 
-pub(super) fn table(name: &str) -> Request {
+pub(super) fn table(family: TableFamily, name: &str) -> Request {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
-    nftables(&NfTablesMessage::GetTable(TableMessage { attributes }), 0)
+    nftables(family, &NfTablesMessage::GetTable(TableMessage { attributes }), 0)
 }
 
 /// Asks for the counters of a table, by a dump.
-pub(super) fn counters(table: &str) -> Request {
+pub(super) fn counters((family, table): (TableFamily, &str)) -> Request {
     let name = [table.as_bytes(), &[0]].concat();
     let asked = vec![
         DefaultNla::new(OBJECT_TABLE, name),
         DefaultNla::new(OBJECT_TYPE, COUNTER.to_be_bytes().to_vec()),
     ];
-    nftables(&NfTablesMessage::GetObject(asked), 0)
+    nftables(family, &NfTablesMessage::GetObject(asked), 0)
 }
 
 /// A counter's name, and the number of packets it has counted.
@@ -176,7 +182,8 @@ pub(super) fn parse_counter(message: &Message) -> Option<(String, u64)> {
 }
 
 pub(super) fn generation() -> Request {
-    nftables(&NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }), 0)
+    // All families share the generation.
+    nftables(TableFamily::Inet, &NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() }), 0)
 }
 
 pub(super) fn parse_generation(message: &Message) -> Option<u32> {

@@ -41,7 +41,7 @@ pub enum Found {
     Different,
 }
 
-/// Keeps one table of the family `inet`.
+/// Keeps one table, of the family that its [`Netfilter`] has. One whose text is [`Text::Whole`] is of the family `inet`.
 #[derive(Debug)]
 pub struct KeptTable {
     name: &'static str,
@@ -169,14 +169,14 @@ impl KeptTable {
     }
 }
 
-/// The transaction that replaces whatever table of this name there is by `text`.
+/// The transaction that replaces whatever table of this name there is in the family `inet` by `text`.
 pub fn replacement(name: &str, text: &str) -> String {
-    format!("{}{text}", removal(name))
+    format!("{}{text}", removal("inet", name))
 }
 
 /// The transaction that removes the table, if there is one. A deletion alone would fail if there is none.
-pub fn removal(name: &str) -> String {
-    format!("add table inet {name}\ndelete table inet {name}\n")
+pub fn removal(family: &str, name: &str) -> String {
+    format!("add table {family} {name}\ndelete table {family} {name}\n")
 }
 
 /// Whether two texts say the same. Line breaks do not count, because they are nft's choice.

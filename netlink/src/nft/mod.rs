@@ -28,7 +28,26 @@ pub use kept::{Found, KeptError, KeptTable, Text, removal, replacement, same};
 pub use program::{NftError, apply, has_chain, list_chains, list_rules, list_table};
 pub use real::NetfilterSocket;
 
-/// Tables of the family `inet`, and tracked connections, of one network namespace.
+/// Which packets the tables are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6.
+    Inet,
+    /// Frames that a bridge takes.
+    Bridge,
+}
+
+impl TableFamily {
+    /// As `nft(8)` calls it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// Tables of one family, mostly `inet`, and tracked connections, of one network namespace.
 pub trait Netfilter {
     /// Carries out all `changes` of `table`, or none. If a `generation` is given, it does so only if no ruleset of the
     /// namespace has changed since [`Netfilter::generation`] returned it.
@@ -56,7 +75,7 @@ pub trait Netfilter {
     /// The socket failed.
     fn generation(&mut self) -> Result<u32, Error>;
 
-    /// The rules of a table of the family `inet`, with its sets and maps but without their elements, as this version of
+    /// The rules of a table, with its sets and maps but without their elements, as this version of
     /// `nft(8)` prints them. `None` if there is no such table.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use ferrule_model::{Element, Family};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
-use super::{Change, Flow, Netfilter, codec, conntrack};
+use super::{Change, Flow, Netfilter, NftError, TableFamily, codec, conntrack, list_rules, list_table};
 use crate::Error;
 use crate::socket::Socket;
 
@@ -12,15 +12,28 @@ use crate::socket::Socket;
 #[derive(Debug)]
 pub struct NetfilterSocket {
     socket: Socket,
+    family: TableFamily,
 }
 
 impl NetfilterSocket {
-    /// Opens a socket in the calling thread's namespace.
+    /// Opens a socket in the calling thread's namespace, for tables of the family `inet`.
     ///
     /// # Errors
     /// The socket cannot be opened.
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { socket: Socket::of(NETLINK_NETFILTER)? })
+        Self::of(TableFamily::Inet)
+    }
+
+    /// The same for tables of the family `bridge`.
+    ///
+    /// # Errors
+    /// As [`NetfilterSocket::open`].
+    pub fn bridge() -> Result<Self, Error> {
+        Self::of(TableFamily::Bridge)
+    }
+
+    fn of(family: TableFamily) -> Result<Self, Error> {
+        Ok(Self { socket: Socket::of(NETLINK_NETFILTER)?, family })
     }
 
     /// The named counters of a table, and the number of packets each has counted. None if there is no such table.
@@ -28,7 +41,7 @@ impl NetfilterSocket {
     /// # Errors
     /// The socket failed, or the kernel refused.
     pub fn counters(&mut self, table: &str) -> Result<Vec<(String, u64)>, Error> {
-        let messages = self.socket.dump(&codec::counters(table))?;
+        let messages = self.socket.dump(&codec::counters((self.family, table)))?;
         Ok(messages.iter().filter_map(codec::parse_counter).collect())
     }
 }
@@ -36,18 +49,18 @@ impl NetfilterSocket {
 impl Netfilter for NetfilterSocket {
     fn change(&mut self, table: &str, changes: &[Change<'_>], generation: Option<u32>) -> Result<(), Error> {
         let [begin, end] = codec::bounds(generation);
-        let requests = codec::changes(table, changes);
+        let requests = codec::changes((self.family, table), changes);
         let done = self.socket.transaction(&begin, &requests, &end)?;
         done.map_err(|refusal| Error::Refused { request: format!("nft element of {table}"), refusal })
     }
 
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
-        let messages = self.socket.dump(&codec::list(table, set))?;
+        let messages = self.socket.dump(&codec::list((self.family, table), set))?;
         Ok(messages.iter().flat_map(|found| codec::parse_elements(found, set)).collect())
     }
 
     fn has_table(&mut self, table: &str) -> Result<bool, Error> {
-        match self.socket.batch(&[codec::table(table)])?.results.into_iter().next() {
+        match self.socket.batch(&[codec::table(self.family, table)])?.results.into_iter().next() {
             Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(false),
             Some(Err(refusal)) => Err(Error::Refused { request: format!("nft table {table}"), refusal }),
             _ => Ok(true),
@@ -61,6 +74,14 @@ impl Netfilter for NetfilterSocket {
         }
         let found = answers.messages.iter().find_map(codec::parse_generation);
         found.ok_or_else(|| Error::Decode("nothing about the generation of the rulesets".into()))
+    }
+
+    fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        list_rules(self.family.as_str(), table)
+    }
+
+    fn whole(&mut self, table: &str) -> Result<Option<String>, NftError> {
+        list_table(self.family.as_str(), table)
     }
 
     fn forget_udp(

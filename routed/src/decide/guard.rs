@@ -12,7 +12,7 @@ use std::fmt::Write;
 
 use ferrule_config::{Config, SourceCheck};
 
-/// Name of the table, in the family `inet`.
+/// Name of the table, in the family `inet`, and of the one in the family `bridge` ([`super::bridge_guard`]).
 pub const TABLE: &str = "ferrule-guard";
 
 /// The counters. Each counts the dropped packets of one kind.
@@ -24,22 +24,39 @@ const CHAINS: [&str; 4] = ["tunnels", "pods4", "pods6", "prerouting"];
 /// The script that makes the table, or what is missing of it, and writes its rules afresh. The counters keep their
 /// values.
 pub fn script(config: &Config) -> String {
-    let mut text = format!("table inet {TABLE} {{\n");
-    for counter in COUNTERS {
+    let rules = [tunnels(config), pods4(config), pods6(config), prerouting()];
+    let chains: Vec<_> = CHAINS.into_iter().zip(rules).map(|(name, rules)| Chain { name, rules }).collect();
+    table("inet", &COUNTERS, &chains)
+}
+
+/// A chain. It has a hook if it is called like one.
+pub(super) struct Chain {
+    pub(super) name: &'static str,
+    pub(super) rules: Vec<String>,
+}
+
+/// The script of one of the guard's tables.
+pub(super) fn table(family: &str, counters: &[&str], chains: &[Chain]) -> String {
+    let mut text = format!("table {family} {TABLE} {{\n");
+    for counter in counters {
         let _ = writeln!(text, "\tcounter {counter} {{ }}");
     }
-    for chain in CHAINS {
-        let hook = "type filter hook prerouting priority -310; policy accept; ";
-        let _ = writeln!(text, "\tchain {chain} {{ {}}}", if chain == "prerouting" { hook } else { "" });
+    for Chain { name, .. } in chains {
+        let hook = match *name {
+            "prerouting" | "input" => {
+                format!("type filter hook {name} priority -310; policy accept; ")
+            }
+            _ => String::new(),
+        };
+        let _ = writeln!(text, "\tchain {name} {{ {hook}}}");
     }
     text.push_str("}\n");
-    for chain in CHAINS {
-        let _ = writeln!(text, "flush chain inet {TABLE} {chain}");
+    for Chain { name, .. } in chains {
+        let _ = writeln!(text, "flush chain {family} {TABLE} {name}");
     }
-    let _ = writeln!(text, "table inet {TABLE} {{");
-    let rules = [tunnels(config), pods4(config), pods6(config), prerouting()];
-    for (chain, rules) in CHAINS.into_iter().zip(rules) {
-        let _ = writeln!(text, "\tchain {chain} {{\n\t\t{}\n\t}}", rules.join("\n\t\t"));
+    let _ = writeln!(text, "table {family} {TABLE} {{");
+    for Chain { name, rules } in chains {
+        let _ = writeln!(text, "\tchain {name} {{\n\t\t{}\n\t}}", rules.join("\n\t\t"));
     }
     text.push_str("}\n");
     text

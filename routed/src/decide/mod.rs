@@ -7,12 +7,14 @@
 //! is the list of the kinds of objects, from which [`objects`] and [`wanted`] are made. [`reconcile`] walks from what
 //! there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] compares what the kernel tells
 //! with what we believe, and [`diverted`] finds what diverts packets from their way. [`report`] and [`culprit`] make
-//! the sentences of the log. [`guard`] is the text of the table that says what pods must not send.
+//! the sentences of the log. [`guard`] is the text of the table that says what pods must not send, and
+//! [`bridge_guard`] is the same for pods on a bridge.
 //!
 //! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]). No
 //! other room of this crate may be imported here.
 
 pub mod backoff;
+pub mod bridge_guard;
 pub mod culprit;
 pub mod desired;
 pub mod diverted;

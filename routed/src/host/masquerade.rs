@@ -123,8 +123,8 @@ mod tests {
                 let listed = nft::list_table("inet", TABLE).unwrap().unwrap();
                 assert!(nft::same(&listed, &text), "given:\n{text}\nlisted:\n{listed}");
             }
-            nft::apply(&nft::removal(TABLE)).unwrap();
-            nft::apply(&nft::removal(TABLE)).unwrap();
+            nft::apply(&nft::removal("inet", TABLE)).unwrap();
+            nft::apply(&nft::removal("inet", TABLE)).unwrap();
             nft::list_table("inet", TABLE).unwrap()
         });
         assert_eq!(listed.unwrap(), None);

@@ -43,22 +43,22 @@ impl Rules {
     }
 }
 
-/// The table of this name as nft prints it, if there is one.
+/// The table of this family and name as nft prints it, if there is one.
 ///
 /// # Errors
 /// nft is missing, or refused.
-pub fn list(name: &str) -> Result<Option<String>, NftError> {
-    nft::list_table("inet", name)
+pub fn list(family: &str, name: &str) -> Result<Option<String>, NftError> {
+    nft::list_table(family, name)
 }
 
 /// Removes the table; `true` if there was one.
 ///
 /// # Errors
 /// nft is missing, or refused.
-pub fn remove(name: &str) -> Result<bool, NftError> {
-    if list(name)?.is_none() {
+pub fn remove(family: &str, name: &str) -> Result<bool, NftError> {
+    if list(family, name)?.is_none() {
         return Ok(false);
     }
-    nft::apply(&nft::removal(name))?;
+    nft::apply(&nft::removal(family, name))?;
     Ok(true)
 }

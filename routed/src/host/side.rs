@@ -110,10 +110,12 @@ impl Host {
         }
         let masquerades = self.config.routing.masquerade;
         let outcome = self.work_out(cluster);
-        if rules::list(guard::TABLE).is_ok_and(|listed| listed.is_none()) {
-            lines.push(format!("set nftables table inet {}", guard::TABLE));
+        for family in ["inet", "bridge"] {
+            if rules::list(family, guard::TABLE).is_ok_and(|listed| listed.is_none()) {
+                lines.push(format!("set nftables table {family} {}", guard::TABLE));
+            }
         }
-        match rules::list(masquerade::TABLE) {
+        match rules::list("inet", masquerade::TABLE) {
             Ok(Some(listed)) if masquerades && nft::same(&listed, &outcome.table) => {}
             Ok(_) if masquerades => lines.push(format!("set nftables table inet {}", masquerade::TABLE)),
             Ok(None) => {}
@@ -213,7 +215,7 @@ impl Host {
         let failed = if self.config.routing.masquerade {
             self.rules.keep(&outcome.table, by)
         } else {
-            rules::remove(masquerade::TABLE).map_err(KeptError::from).map(|removed| {
+            rules::remove("inet", masquerade::TABLE).map_err(KeptError::from).map(|removed| {
                 if removed {
                     tracing::info!("the nftables table inet {} is removed", masquerade::TABLE);
                 }
@@ -337,9 +339,10 @@ impl Host {
     /// nft or iptables refused, or the file cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, CleanError> {
         let mut removed = Vec::new();
-        for table in [masquerade::TABLE, guard::TABLE] {
-            if rules::remove(table)? {
-                removed.push(format!("nftables table inet {table}"));
+        for (family, table) in [("inet", masquerade::TABLE), ("inet", guard::TABLE), ("bridge", guard::TABLE)]
+        {
+            if rules::remove(family, table)? {
+                removed.push(format!("nftables table {family} {table}"));
             }
         }
         for (variant, family) in filter_tables() {

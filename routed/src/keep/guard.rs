@@ -1,50 +1,91 @@
-//! Keeps the guard in the kernel: the table whose text [`crate::decide::guard`] writes. It is made again if somebody
-//! flushed or changed it.
+//! The guard in the kernel: the tables that [`crate::decide::guard`] and [`crate::decide::bridge_guard`] write the text of, made
+//! again where somebody flushed or changed them.
 
 use ferrule_config::Config;
 use ferrule_netlink::Error;
 use ferrule_netlink::nft::{Found, KeptError, KeptTable, Netfilter, Text};
 
-use crate::decide::guard::{TABLE, script};
+use crate::decide::guard::TABLE;
+use crate::decide::{bridge_guard, guard};
 
-/// Keeps the table.
+/// What opens the tables of one family.
+type Open<N> = fn() -> Result<N, Error>;
+
+/// Keeps both tables.
 #[derive(Debug)]
 pub struct Guard<N> {
-    open: fn() -> Result<N, Error>,
+    tables: [Kept<N>; 2],
+}
+
+/// One table.
+#[derive(Debug)]
+struct Kept<N> {
+    family: &'static str,
+    guards: &'static str,
+    open: Open<N>,
     netfilter: Option<N>,
     table: KeptTable,
     script: String,
 }
 
+/// What came of a look.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// A sentence for each table that somebody has changed.
+    pub repaired: Vec<String>,
+    /// A sentence for each table that cannot be kept.
+    pub complaints: Vec<String>,
+}
+
 impl<N: Netfilter> Guard<N> {
-    /// A guard as the configuration wants it. `open` opens its way to the kernel.
-    pub fn new(config: &Config, open: fn() -> Result<N, Error>) -> Self {
-        let table = KeptTable::new(TABLE, Text::Script);
-        Self { open, netfilter: None, table, script: script(config) }
+    /// As the configuration wants it, by way of what these open: tables of the family `inet`, and of `bridge`.
+    pub fn new(config: &Config, [inet, bridge]: [Open<N>; 2]) -> Self {
+        let table = |family, guards, open, script| {
+            let table = KeptTable::new(TABLE, Text::Script);
+            Kept { family, guards, open, netfilter: None, table, script }
+        };
+        let tables = [
+            table("inet", "pods", inet, guard::script(config)),
+            table("bridge", "pods on bridges", bridge, bridge_guard::script(config)),
+        ];
+        Self { tables }
     }
 
-    /// Makes the table as it has to be. Returns a sentence if somebody has changed it, with who that was if the kernel
-    /// told.
-    ///
-    /// # Errors
-    /// nft is missing or refused, or the kernel does not answer.
-    pub fn keep(&mut self, by: Option<&str>) -> Result<Option<String>, KeptError> {
+    /// Has both tables be as they have to be. A sentence about one that somebody has changed says who that was if it was told.
+    pub fn keep(&mut self, by: Option<&str>) -> Outcome {
+        let mut outcome = Outcome::default();
+        for table in &mut self.tables {
+            match table.keep(by) {
+                Ok(told) => outcome.repaired.extend(told),
+                Err(error) => {
+                    let guards = table.guards;
+                    outcome.complaints.push(format!("{guards} are not guarded: {error}"));
+                }
+            }
+        }
+        outcome
+    }
+}
+
+impl<N: Netfilter> Kept<N> {
+    fn keep(&mut self, by: Option<&str>) -> Result<Option<String>, KeptError> {
         let mut netfilter = self.netfilter.take().map_or_else(self.open, Ok)?;
         let is_known = self.table.is_known(&self.script);
         let found = self.table.keep(&mut netfilter, &self.script)?;
         // It is not kept after an error, because it may be broken.
         self.netfilter = Some(netfilter);
+        let (family, guards) = (self.family, self.guards);
         let verb = match (is_known, found) {
             (_, Found::Right) => return Ok(None),
             (true, Found::Missing) => "deleted",
             (true, Found::Different) => "changed",
             (false, _) => {
-                tracing::info!("pods are guarded by the nftables table inet {TABLE}");
+                tracing::info!("{guards} are guarded by the nftables table {family} {TABLE}");
                 return Ok(None);
             }
         };
         let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
-        Ok(Some(format!("the nftables table inet {TABLE} was {verb} by someone else{by}; put back")))
+        Ok(Some(format!("the nftables table {family} {TABLE} was {verb} by someone else{by}; put back")))
     }
 }
 
@@ -65,14 +106,24 @@ mod tests {
         for text in ["", "[pods]\nsource_check = \"loose\"\n", "[pods]\nsource_check = \"off\"\n"] {
             let config = config(text);
             let look = || {
-                let mut guard = Guard::new(&config, NetfilterSocket::open);
-                assert_eq!(guard.keep(None).unwrap(), None);
-                nft::apply("flush chain inet ferrule-guard pods4").unwrap();
-                let told = guard.keep(Some("somebody")).unwrap();
-                assert!(told.is_some_and(|told| told.contains("was changed by someone else (somebody)")));
-                assert_eq!(guard.keep(None).unwrap(), None);
-                nft::apply("delete table inet ferrule-guard").unwrap();
-                assert!(guard.keep(None).unwrap().is_some_and(|told| told.contains("was deleted")));
+                let mut guard = Guard::new(&config, [NetfilterSocket::open, NetfilterSocket::bridge]);
+                let mut told = |by| {
+                    let Outcome { repaired, complaints } = guard.keep(by);
+                    assert!(complaints.is_empty(), "{complaints:?}");
+                    repaired
+                };
+                assert!(told(None).is_empty());
+                for (family, chain) in [("inet", "pods4"), ("bridge", "ports4")] {
+                    nft::apply(&format!("flush chain {family} ferrule-guard {chain}")).unwrap();
+                    let sentence = format!(
+                        "the nftables table {family} ferrule-guard was changed by someone else (somebody); put back"
+                    );
+                    assert_eq!(told(Some("somebody")), [sentence]);
+                    assert!(told(None).is_empty());
+                    nft::apply(&format!("delete table {family} ferrule-guard")).unwrap();
+                    let [sentence] = &told(None)[..] else { panic!("{family}") };
+                    assert!(sentence.contains("was deleted"), "{sentence}");
+                }
             };
             netns::make().unwrap().run(look).unwrap();
         }

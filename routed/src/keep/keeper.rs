@@ -14,7 +14,7 @@ use ferrule_netlink::{Bridges, Error, Peers, Places, Refusal, nodes_own, sysctl}
 use ferrule_wire::{Record, RecordError, Records};
 use nix::errno::Errno;
 
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
 use super::suspects::{Settled, Suspects};
@@ -28,7 +28,7 @@ const RECORDS: &str = "records";
 const PORTS: &str = "host ports";
 const GUARD: &str = "guard";
 /// What the lack of a guard means.
-const UNGUARDED: &str = "until then a pod can send under any address, and into the tunnel";
+const UNGUARDED: &str = "until then such a pod can send whatever it likes, into the tunnel too";
 /// The first wait after a look that failed. It doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -178,10 +178,9 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     }
 
     fn keep_guard(&mut self, by: Option<&str>, outcome: &mut Outcome) {
-        match self.guard.keep(by) {
-            Ok(told) => outcome.repaired.extend(told),
-            Err(error) => outcome.fail(GUARD, &format!("pods are not guarded: {error}; {UNGUARDED}")),
-        }
+        let guard::Outcome { repaired, complaints } = self.guard.keep(by);
+        outcome.repaired.extend(repaired);
+        complaints.iter().for_each(|line| outcome.fail(GUARD, &format!("{line}; {UNGUARDED}")));
     }
 
     fn keep_ports(

@@ -1,6 +1,7 @@
 //! What the daemon shows to those outside: `routed.sock` (Varlink, `io.ferrule.Routed`) and the pages `/metrics`,
 //! `/healthz` and `/readyz`. `ferrule_daemon` brings it to the caller. Nothing can be changed through it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -291,11 +292,18 @@ fn write_counts(page: &mut Exposition, outlook: &Outlook) {
 
 /// What the guard has counted since its table was made. The kernel answers at once.
 fn write_guard(page: &mut Exposition) {
-    let counted = NetfilterSocket::open().and_then(|mut netfilter| netfilter.counters(guard::TABLE));
+    let mut counted = BTreeMap::<_, u64>::new();
+    for open in [NetfilterSocket::open, NetfilterSocket::bridge] {
+        let counters = open().and_then(|mut netfilter| netfilter.counters(guard::TABLE));
+        for (reason, packets) in counters.unwrap_or_default() {
+            *counted.entry(reason).or_default() += packets;
+        }
+    }
     let help = "Packets of pods that were dropped: a forged source (forged), for the node's loopback addresses (loopback), what \
-                only routers send (routers), for the port of a tunnel (tunnel).";
+                only routers send (routers), for the port of a tunnel (tunnel), on a bridge also answers of DHCP (leases) and what \
+                is neither IPv4 nor IPv6 nor ARP (frames).";
     page.family("ferrule_routed_pod_packets_dropped_total", Kind::Counter, help);
-    for (reason, packets) in counted.unwrap_or_default() {
+    for (reason, packets) in counted {
         page.sample(&[("reason", &reason)], packets);
     }
 }

@@ -20,11 +20,18 @@ pub(crate) struct Frame {
     pub(crate) source: String,
     pub(crate) destination: String,
     pub(crate) port: u16,
+    /// The MAC that it is sent to, if it is another than that of most.
+    pub(crate) to: Option<String>,
+    /// The MAC that it says to be from, if that is not the link's own.
+    pub(crate) from: Option<String>,
+    /// A tag before its type, as hex digits.
+    pub(crate) tag: &'static str,
 }
 
 /// A frame of this kind. It goes to port 7777 if the kind has ports.
 pub(crate) fn frame(kind: &'static str, source: &str, destination: &str) -> Frame {
-    Frame { kind, source: source.into(), destination: destination.into(), port: 7777 }
+    let (source, destination) = (source.into(), destination.into());
+    Frame { kind, source, destination, port: 7777, to: None, from: None, tag: "" }
 }
 
 /// The same in each form that a program would notice.
@@ -36,7 +43,7 @@ impl Frame {
     fn spec(&self, number: usize) -> Value {
         json!({
             "kind": self.kind, "source": self.source, "destination": self.destination, "port": self.port,
-            "mark": mark(number)
+            "mark": mark(number), "to": self.to, "from": self.from, "tag": self.tag
         })
     }
 }

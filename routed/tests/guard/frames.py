@@ -3,6 +3,7 @@
     frames.py send LINK MAC SPECS    sends the frames of a JSON list out of LINK, to this MAC
     frames.py hear LINK              tells each mark that comes in by LINK ("*": that the programs of this host get)
 
+A spec may say from which MAC the frame comes (`from`), to which it goes (`to`), and which tag it has (`tag`).
 Each frame bears a mark of six characters, "T" and four digits and "E", by which it is known wherever it comes out.
 """
 import json
@@ -58,10 +59,25 @@ def transport(kind, source, destination, mark, port):
         return icmpv6(struct.pack(">BBHI", 137, 0, 0, 0) + address("2001:db8:51::9") * 2 + nonce)
     if kind == "solicitation":
         return icmpv6(struct.pack(">BBHI", 135, 0, 0, 0) + address("fe80::99") + nonce)
+    if kind == "query" and v6:
+        return icmpv6(struct.pack(">BBHHH", 130, 0, 0, 0, 0) + bytes(16) + mark)
+    if kind == "query":
+        data = b"\x11\x00\0\0\0\0\0\0" + mark
+        return 2, data[:2] + struct.pack(">H", checksum(data)) + data[4:]
+    if kind == "redirect4":
+        data = b"\x05\x01\0\0" + source + mark
+        return 1, data[:2] + struct.pack(">H", checksum(data)) + data[4:]
     raise SystemExit("no such kind: " + kind)
 
 
 def packet(spec):
+    mark = spec["mark"].encode()
+    if spec["kind"] == "bpdu":
+        # A root that nobody outdoes (IEEE 802.1D, 9.3.1), in a frame of the 802.3 kind.
+        root = bytes(8) + bytes(4) + bytes(8) + b"\x80\x01" + struct.pack(">HHHH", 0, 20 << 8, 2 << 8, 15 << 8)
+        return struct.pack(">H", 44), b"\x42\x42\x03" + bytes(5) + root + mark
+    if spec["kind"] == "other":
+        return b"\x88\xb5", mark
     source, destination = address(spec["source"]), address(spec["destination"])
     protocol, data = transport(spec["kind"], source, destination, spec["mark"].encode(), spec["port"])
     if len(source) == 16:
@@ -74,9 +90,11 @@ def packet(spec):
 def send(link, mac, specs):
     out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     out.bind((link, 0))
+    own = out.getsockname()[4].hex()
     for spec in json.loads(specs):
         kind, data = packet(spec)
-        out.send(bytes.fromhex(mac.replace(":", "") + "020000000009") + kind + data)
+        ends = (spec.get("to") or mac) + (spec.get("from") or own)
+        out.send(bytes.fromhex(ends.replace(":", "") + (spec.get("tag") or "")) + kind + data)
 
 
 def heard(ear, link):
