@@ -17,7 +17,7 @@ const PORT: &str = "iifname \"fer*\" meta iifkind \"veth\"";
 /// Frames to these addresses are for bridges (IEEE 802.1D, table 7-10).
 const FOR_BRIDGES: &str = "ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter name \"frames\" drop";
 
-/// The script that makes the table, or what of it is missing, and writes its rules afresh; what was counted stays.
+/// The script that makes what is missing of the table and writes its rules afresh. What was counted stays.
 pub fn script(config: &Config) -> String {
     let chains = [
         Chain { name: "ports4", rules: ports4(config) },

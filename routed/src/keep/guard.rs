@@ -1,5 +1,5 @@
-//! The guard in the kernel: the tables that [`crate::decide::guard`] and [`crate::decide::bridge_guard`] write the text of, made
-//! again where somebody flushed or changed them.
+//! Keeps the guard in the kernel: the tables whose texts [`crate::decide::guard`] and [`crate::decide::bridge_guard`]
+//! write. A table is made again if somebody flushed or changed it.
 
 use ferrule_config::Config;
 use ferrule_netlink::Error;
@@ -38,7 +38,8 @@ pub struct Outcome {
 }
 
 impl<N: Netfilter> Guard<N> {
-    /// As the configuration wants it, by way of what these open: tables of the family `inet`, and of `bridge`.
+    /// A guard as the configuration wants it. The two functions open its way to the kernel: to the tables of the family
+    /// `inet`, and to those of the family `bridge`.
     pub fn new(config: &Config, [inet, bridge]: [Open<N>; 2]) -> Self {
         let table = |family, guards, open, script| {
             let table = KeptTable::new(TABLE, Text::Script);
@@ -51,7 +52,8 @@ impl<N: Netfilter> Guard<N> {
         Self { tables }
     }
 
-    /// Has both tables be as they have to be. A sentence about one that somebody has changed says who that was if it was told.
+    /// Makes both tables as they have to be. The sentence about one that somebody has changed says who that was if the
+    /// kernel told (`by`).
     pub fn keep(&mut self, by: Option<&str>) -> Outcome {
         let mut outcome = Outcome::default();
         for table in &mut self.tables {
