@@ -19,9 +19,10 @@ fn life(backend: &'static str) {
     let daemon = node.start();
     daemon.wait_for_log("nodes.toml: it does not exist");
     // What pods must not send does not depend on the nodes.
-    daemon.wait_for_log("pods are guarded");
+    daemon.wait_for_log("pods on bridges are guarded");
     let guarded = node.state();
-    let guard = node.run("nft", "--stateless list table inet ferrule-guard");
+    let listed = |family| node.run("nft", &format!("--stateless list table {family} ferrule-guard"));
+    let guard = ["inet", "bridge"].map(listed).concat();
     let of_the_guard = |line: &str| guard.lines().any(|of_the_guard| of_the_guard.trim() == line);
     assert!(guarded.lines().all(of_the_guard), "nothing is written before the first snapshot: {guarded}");
     assert!(!node.path("run/node.json").exists());

@@ -129,7 +129,8 @@ impl Lab {
         let nft = self.node.run("nft", "--stateless list ruleset");
         let (mut rules, mut ours) = (String::new(), false);
         for line in nft.lines() {
-            ours |= ["table inet ferrule {", "table inet ferrule-guard {"].contains(&line);
+            let begins = ["inet ferrule {", "inet ferrule-guard {", "bridge ferrule-guard {"];
+            ours |= line.strip_prefix("table ").is_some_and(|table| begins.contains(&table));
             if !ours {
                 rules.push_str(line);
                 rules.push('\n');
