@@ -33,7 +33,7 @@ struct Kept<N> {
 pub struct Outcome {
     /// A sentence for each table that somebody has changed.
     pub repaired: Vec<String>,
-    /// A sentence for each table that cannot be kept.
+    /// A sentence for each reason for which a table cannot be kept.
     pub complaints: Vec<String>,
 }
 
@@ -60,8 +60,11 @@ impl<N: Netfilter> Guard<N> {
             match table.keep(by) {
                 Ok(told) => outcome.repaired.extend(told),
                 Err(error) => {
-                    let guards = table.guards;
-                    outcome.complaints.push(format!("{guards} are not guarded: {error}"));
+                    let (guards, reason) = (table.guards, error.to_string());
+                    // If nft is missing, both tables fail for that, and one line is enough.
+                    if !outcome.complaints.iter().any(|line| line.ends_with(&reason)) {
+                        outcome.complaints.push(format!("{guards} are not guarded: {reason}"));
+                    }
                 }
             }
         }
