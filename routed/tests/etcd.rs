@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::server::{Etcd, flannels};
 use ferrule_config::{Config, NodeFile};
@@ -466,9 +466,13 @@ fn a_token_that_ends_is_replaced() {
         let mut node = Subject::new(&[etcd.url()], 1, &more);
         node.until(|node| node.own().is_some()).await;
         let before = etcd.subnet(&node.subnet()).unwrap();
-        let begin = Instant::now();
-        let event = tokio::time::timeout(Duration::from_secs(9), node.source.next()).await;
-        assert!(event.is_err(), "{event:?} after {:?}", begin.elapsed());
+        let end = tokio::time::Instant::now() + Duration::from_secs(9);
+        // A slow machine may need longer than a token lasts, and lists again: nothing changes by that.
+        while let Ok(event) = tokio::time::timeout_at(end, node.source.next()).await {
+            let same =
+                matches!(&event, NodeEvent::Snapshot(nodes) if nodes.len() == 1 && nodes[0].name == "n1");
+            assert!(same, "{event:?}");
+        }
         assert_eq!(etcd.subnet(&node.subnet()).unwrap(), before, "renewed with tokens of one second");
     });
 }

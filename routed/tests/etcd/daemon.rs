@@ -70,14 +70,16 @@ fn lines(log: &str, text: &str) -> usize {
 fn routes_follow_the_leases_and_a_store_that_is_away_changes_nothing() {
     let mut lab = Lab::new();
     lab.configure("");
-    let empty = lab.node.state();
     let daemon = lab.node.start();
+    // Pods are guarded from the start, whatever the source is.
+    daemon.wait_for_log("pods are guarded");
+    let guarded = lab.node.state();
     daemon.wait_for_log("etcd cannot be reached");
     lab.etcd(Etcd::start);
     daemon.wait_for_log("etcd has no /coreos.com/network/config");
     lab.etcd(|etcd| etcd.put_config(r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#));
     daemon.wait_for_log("set [routing.vxlan] vni = 7");
-    assert_eq!(lab.node.state(), empty);
+    assert_eq!(lab.node.state(), guarded);
     lab.etcd(|etcd| etcd.put_config(NETWORK));
     daemon.wait_until_ready();
     let own = lab.etcd(|etcd| etcd.subnets().pop().expect("a subnet"));

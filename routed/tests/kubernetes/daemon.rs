@@ -43,11 +43,13 @@ fn lines(log: &str, text: &str) -> usize {
 #[test]
 fn routes_follow_the_nodes_and_a_server_that_is_away_changes_nothing() {
     let (lab, server) = lab();
-    let empty = lab.state();
     server.put(node(2));
     let daemon = lab.start();
+    // Pods are guarded from the start, whatever the source is.
+    daemon.wait_for_log("pods are guarded");
+    let guarded = lab.state();
     daemon.wait_for_log("the Kubernetes API has no node called n1");
-    assert_eq!(lab.state(), empty, "nothing is written before this node is known");
+    assert_eq!(lab.state(), guarded, "nothing is written before this node is known");
     (1..=4).for_each(|number| server.put(node(number)));
     daemon.wait_until_ready();
     let keeps_source = |number: u8| lab.keeps_source(&format!("10.244.{number}.1"));
