@@ -29,6 +29,8 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
 const DATA_VALUE: u16 = 1;
+/// `NFTA_TABLE_HANDLE`.
+const TABLE_HANDLE: u16 = 4;
 /// `NFTA_OBJ_*`, `NFT_OBJECT_COUNTER` and `NFTA_COUNTER_PACKETS`.
 const OBJECT_TABLE: u16 = 1;
 const OBJECT_NAME: u16 = 2;
@@ -151,6 +153,13 @@ pub(super) fn list((family, table): (TableFamily, &str), set: &str) -> Request {
 pub(super) fn table(family: TableFamily, name: &str) -> Request {
     let attributes = vec![TableAttribute::Name(name.to_owned())];
     nftables(family, &NfTablesMessage::GetTable(TableMessage { attributes }), 0)
+}
+
+/// The number of the table that a message tells of.
+pub(super) fn parse_table_number(message: &Message) -> Option<u64> {
+    let attributes = message.payload.get(HEADER_LEN..)?;
+    let (_, number) = inside(attributes).find(|(kind, _)| *kind == TABLE_HANDLE)?;
+    number.try_into().ok().map(u64::from_be_bytes)
 }
 
 /// Asks for the counters of a table, by a dump.

@@ -82,6 +82,7 @@ impl KeptTable {
         {
             return Ok(Found::Right);
         }
+        let number = netfilter.table(self.name)?;
         let listed = self.listed(netfilter)?;
         if let Some(listed) = &listed {
             let undisturbed = netfilter.generation()? == generation;
@@ -90,12 +91,20 @@ impl KeptTable {
                 return Ok(Found::Right);
             }
         }
-        match self.kind {
-            Text::Whole => self.replace(netfilter, wanted, generation)?,
-            Text::Script => self.complete(netfilter, wanted)?,
-        }
+        // A script leaves a table that is there. If it has another number now, somebody deleted it after it was listed.
+        let was_deleted = match self.kind {
+            Text::Whole => {
+                self.replace(netfilter, wanted, generation)?;
+                false
+            }
+            Text::Script => {
+                self.complete(netfilter, wanted)?;
+                netfilter.table(self.name)? != number
+            }
+        };
         Ok(match listed {
             None => Found::Missing,
+            Some(_) if was_deleted => Found::Missing,
             // Only the print shows whether the script has changed anything.
             Some(before) if self.is_printed_as(&before) => Found::Right,
             Some(_) => Found::Different,
@@ -189,8 +198,9 @@ pub fn same(a: &str, b: &str) -> bool {
 mod tests {
     use super::*;
     use crate::netns;
+    use crate::nft::Flow;
     use crate::nft::{Change, NetfilterSocket, apply};
-    use ferrule_model::Element;
+    use ferrule_model::{Element, Family};
 
     const SCRIPT: &str = "table inet kept {\n set s { type inet_service; }\n chain c { }\n}\n\
                           flush chain inet kept c\ntable inet kept {\n chain c { tcp dport @s drop; }\n}\n";
@@ -235,6 +245,55 @@ mod tests {
             // A keeper that has just started finds the table right, and does not say that somebody has changed it.
             let mut table = KeptTable::new("kept", Text::Script);
             assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Right);
+        });
+    }
+
+    /// Somebody deletes the table right after it was printed.
+    struct Meddled<'a>(&'a mut NetfilterSocket, bool);
+
+    impl Netfilter for Meddled<'_> {
+        fn change(&mut self, table: &str, changes: &[Change<'_>], since: Option<u32>) -> Result<(), Error> {
+            self.0.change(table, changes, since)
+        }
+        fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
+            self.0.elements(table, set)
+        }
+        fn table(&mut self, table: &str) -> Result<Option<u64>, Error> {
+            self.0.table(table)
+        }
+        fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+            self.0.has_table(table)
+        }
+        fn generation(&mut self) -> Result<u32, Error> {
+            self.0.generation()
+        }
+        fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
+            let rules = self.0.rules(table);
+            if std::mem::take(&mut self.1) {
+                apply(&format!("delete table inet {table}"))?;
+            }
+            rules
+        }
+        fn forget_udp(
+            &mut self,
+            family: Family,
+            port: Option<u16>,
+            wanted: &dyn Fn(&Flow) -> bool,
+        ) -> Result<usize, Error> {
+            self.0.forget_udp(family, port, wanted)
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_deleted_while_it_is_looked_at_is_told_as_deleted() {
+        in_namespace(|netfilter| {
+            apply(SCRIPT).unwrap();
+            let mut table = KeptTable::new("kept", Text::Script);
+            // Of the first look nothing is known that the print could be compared with.
+            assert_eq!(table.keep(&mut Meddled(netfilter, true), SCRIPT).unwrap(), Found::Missing);
+            assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Right);
+            apply("flush chain inet kept c").unwrap();
+            assert_eq!(table.keep(&mut Meddled(netfilter, true), SCRIPT).unwrap(), Found::Missing);
         });
     }
 

@@ -63,6 +63,14 @@ pub trait Netfilter {
     /// `ENOENT` if the set or its table is not there.
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error>;
 
+    /// The number that the kernel gave this table when it was made, if there is the table. One that is made anew has another.
+    ///
+    /// # Errors
+    /// The socket failed, or the kernel refused.
+    fn table(&mut self, table: &str) -> Result<Option<u64>, Error> {
+        Ok(self.has_table(table)?.then_some(0))
+    }
+
     /// Whether there is this table.
     ///
     /// # Errors

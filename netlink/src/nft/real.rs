@@ -59,12 +59,17 @@ impl Netfilter for NetfilterSocket {
         Ok(messages.iter().flat_map(|found| codec::parse_elements(found, set)).collect())
     }
 
-    fn has_table(&mut self, table: &str) -> Result<bool, Error> {
-        match self.socket.batch(&[codec::table(self.family, table)])?.results.into_iter().next() {
-            Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(false),
+    fn table(&mut self, table: &str) -> Result<Option<u64>, Error> {
+        let answers = self.socket.batch(&[codec::table(self.family, table)])?;
+        match answers.results.into_iter().next() {
+            Some(Err(refusal)) if refusal.errno == Errno::ENOENT => Ok(None),
             Some(Err(refusal)) => Err(Error::Refused { request: format!("nft table {table}"), refusal }),
-            _ => Ok(true),
+            _ => Ok(Some(answers.messages.iter().find_map(codec::parse_table_number).unwrap_or_default())),
         }
+    }
+
+    fn has_table(&mut self, table: &str) -> Result<bool, Error> {
+        Ok(self.table(table)?.is_some())
     }
 
     fn generation(&mut self) -> Result<u32, Error> {
