@@ -1,4 +1,5 @@
-//! The frame of a daemon's life: the runtime it runs on, and the signals that tell it to stop or to read its files again.
+//! The frame of a daemon's life: the runtime it runs on, and the signals that tell it to stop or to read its files
+//! again.
 
 use std::io;
 

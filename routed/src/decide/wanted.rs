@@ -1,5 +1,5 @@
-//! What is wanted in the kernel, before nexthop objects have numbers: the parts of single nodes, and all of them together.
-//! What the parts are is worked out in [`crate::decide::desired`].
+//! What is wanted in the kernel, before nexthop objects have numbers: the parts of single nodes, and all of them
+//! together. What the parts are is worked out in [`crate::decide::desired`].
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -15,8 +15,8 @@ pub const CHAIN: &str = "FERRULE-FORWARD";
 pub const TABLE: &str = "filter";
 
 /// The script for `iptables-restore --noflush` that makes our rules accept exactly what comes from and goes to `pods`.
-/// If there are no pods, it removes the rules. `None` if all is as it should be. `listed` are the rules as `iptables
-/// -S` prints them.
+/// If there are no pods, it removes the rules. `None` if all is as it should be. `listed` are the rules as
+/// `iptables -S` prints them.
 pub fn change(listed: &str, pods: &[IpNetwork]) -> Option<String> {
     let wanted: Vec<_> = pods
         .iter()

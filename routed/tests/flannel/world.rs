@@ -1,4 +1,5 @@
-//! Two nodes on one wire, each with a pod behind a bridge as flannel's plugin makes it, and flanneld's side of the kernel.
+//! Two nodes on one wire, each with a pod behind a bridge as flannel's plugin makes it, and flanneld's side of the
+//! kernel.
 
 use std::io::Read;
 use std::net::UdpSocket;

@@ -1,8 +1,8 @@
 //! Finds routes of other programs in the main table that get packets which our routes should get: pure.
 //!
 //! The kernel takes the longest prefix first, and of routes with the same prefix the one with the lowest metric. If
-//! these are the same too, the first route in its list wins. For IPv4 that is a route that was put before ours (`ip
-//! route prepend`). For IPv6 a route by a nexthop object stays first, whatever is put beside it.
+//! these are the same too, the first route in its list wins. For IPv4 that is a route that was put before ours
+//! (`ip route prepend`). For IPv6 a route by a nexthop object stays first, whatever is put beside it.
 
 use std::collections::BTreeMap;
 
