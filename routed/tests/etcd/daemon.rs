@@ -72,7 +72,7 @@ fn routes_follow_the_leases_and_a_store_that_is_away_changes_nothing() {
     lab.configure("");
     let daemon = lab.node.start();
     // Pods are guarded from the start, whatever the source is.
-    daemon.wait_for_log("pods are guarded");
+    daemon.wait_for_log("pods on bridges are guarded");
     let guarded = lab.node.state();
     daemon.wait_for_log("etcd cannot be reached");
     lab.etcd(Etcd::start);

@@ -46,7 +46,7 @@ fn routes_follow_the_nodes_and_a_server_that_is_away_changes_nothing() {
     server.put(node(2));
     let daemon = lab.start();
     // Pods are guarded from the start, whatever the source is.
-    daemon.wait_for_log("pods are guarded");
+    daemon.wait_for_log("pods on bridges are guarded");
     let guarded = lab.state();
     daemon.wait_for_log("the Kubernetes API has no node called n1");
     assert_eq!(lab.state(), guarded, "nothing is written before this node is known");
