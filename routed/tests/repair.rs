@@ -84,17 +84,17 @@ fn nft_lists_the_table_only_after_a_change_of_some_ruleset() {
         let is_back = || node.ip("route show proto 70").contains("10.244.2.0/24");
         assert!(within(REPAIR, is_back).is_some(), "{}", daemon.log());
     };
-    // The guard and then the table are made, because the kernel itself says that they are missing. nft then lists
-    // once.
-    are("put put list");
+    // The two tables of the guard and then the table are made, because the kernel itself says that they are missing.
+    // nft then lists once.
+    are("put put put list");
     compare();
     compare();
     node.run("nft", "delete table inet ferrule");
-    are("put put list put list");
+    are("put put put list put list");
     // The table is another program's, and no event tells of it.
     node.run("nft", "add table inet other");
     compare();
-    are("put put list put list list");
+    are("put put put list put list list");
 }
 
 #[test]
