@@ -202,7 +202,7 @@ impl SledStore {
     }
 
     /// A database of this process that was just closed lets go of its lock on a thread of its own, a moment later.
-    fn open_sled(&self) -> sled::Result<sled::Db> {
+    pub(super) fn open_sled(&self) -> sled::Result<sled::Db> {
         let config = sled::Config::new().path(&self.path).cache_capacity(CACHE).flush_every_ms(None);
         for _ in 0..100 {
             match config.open() {

@@ -150,7 +150,7 @@ fn a_missing_entry_counts_as_damage() {
     store.load().unwrap();
     give(&mut store, "a", 300);
     drop(store);
-    let db = sled::open(&path).unwrap();
+    let db = SledStore::new(&path).open_sled().unwrap();
     db.remove(2u64.to_be_bytes()).unwrap().unwrap();
     db.flush().unwrap();
     drop(db);
