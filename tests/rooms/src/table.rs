@@ -51,6 +51,8 @@ pub const ROOMS: &[Room] = &[
     acts("routed/src/host", &["decide", "host", "show"]),
     acts("routed/src/keep", &["decide", "keep"]),
     acts("routed/src/pass", &["decide", "host", "keep", "pass", "show", "source"]),
+    // proxyd: the same.
+    pure("proxyd/src/decide", &["decide"]),
     // Of the rooms that act, what only decides.
     pure("routed/src/host/forward", &["decide", "host::forward"]),
     pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),

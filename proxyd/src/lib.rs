@@ -1,0 +1,6 @@
+//! The daemon of Services: a packet to the address of a Kubernetes Service reaches one of the Service's endpoints.
+//!
+//! [`decide`] knows what Kubernetes means by a Service, and nothing of any data path. What it decides is a list of
+//! [`decide::Frontend`]s; each data path turns them into what the kernel needs.
+
+pub mod decide;
