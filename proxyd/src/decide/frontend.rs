@@ -102,6 +102,17 @@ pub struct Key {
     pub port: NonZeroU16,
 }
 
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, protocol, port } = self;
+        match place {
+            Place::Address(IpAddr::V4(address)) => write!(f, "{address}:{port}/{}", protocol.as_str()),
+            Place::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{port}/{}", protocol.as_str()),
+            Place::Node(family) => write!(f, "the {family} node port {port}/{}", protocol.as_str()),
+        }
+    }
+}
+
 /// By which of a Service's addresses a frontend is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
