@@ -6,7 +6,9 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ferrule_model::{BridgeSpec, IfName, Link, LinkChange, Mac, Op, bridge_mac, host_veth_name};
+use ferrule_model::{
+    BridgeSpec, IfName, Link, LinkChange, Mac, Op, PodEnd, Way, bridge_mac, host_veth_name, pod_mac,
+};
 use ferrule_netlink::netns::Netns;
 use ferrule_netlink::{Bridges, Kernel, sysctl};
 use serde_json::{Value, json};
@@ -93,6 +95,20 @@ on_both_kernels! {
         result(&bench.check(&routed));
         result(&bench.verb("DEL"));
         assert_eq!(bench.ipamd.leases().len(), 1, "the gateway's");
+    }
+
+    /// `routed` lets the pod send under nothing else.
+    fn what_the_pod_may_send_under_is_written_down(bench) {
+        bench.config = json!({ "mode": "bridge" });
+        let mac = "0a:00:00:00:00:2a";
+        for (runtime, mac) in [(json!({}), pod_mac(&attachment())), (json!({ "mac": mac }), mac.parse().unwrap())] {
+            let added = result(&bench.verb_with("ADD", &[], &json!({ "runtimeConfig": runtime })));
+            let kept = bench.kept().remove(host_veth_name(&attachment()).as_str()).unwrap();
+            let Way::Bridge { pod, .. } = kept.way else { panic!("{kept:?}") };
+            assert_eq!(pod, Some(PodEnd { mac, addresses: addresses(&added) }));
+            assert_eq!(added["interfaces"][2]["mac"], mac.to_string());
+            result(&bench.verb("DEL"));
+        }
     }
 
     fn what_is_gone_is_named_and_put_back(bench) {

@@ -175,7 +175,19 @@ pub enum Way {
         isolated: bool,
         /// The gateways' addresses. The bridge has them.
         gateways: Vec<IpNetwork>,
+        /// The pod's end. The records of earlier versions do not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<PodEnd>,
     },
+}
+
+/// The pod's end of the veth pair, as its ADD made it: what the pod may send under.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodEnd {
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its addresses, apart from the link-local one of IPv6, which the kernel makes ([`Mac::link_local`]).
+    pub addresses: Vec<IpAddr>,
 }
 
 impl HostSide {
@@ -237,6 +249,14 @@ impl WayTo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_of_an_earlier_version_does_not_say_what_the_pod_on_a_bridge_may_send_under() {
+        let earlier = r#"{"bridge":{"name":"ferrule0","isolated":false,"gateways":["10.244.1.1/24"]}}"#;
+        let way: Way = serde_json::from_str(earlier).unwrap();
+        assert!(matches!(way, Way::Bridge { pod: None, .. }), "{way:?}");
+        assert_eq!(serde_json::to_string(&way).unwrap(), earlier);
+    }
 
     #[test]
     fn a_limit_tells_the_burst() {

@@ -30,7 +30,7 @@ pub use delta::Delta;
 pub use element::Element;
 pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use foreign::{ForeignKind, ForeignRoute, Hop, PolicyRule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
-pub use hostside::{Bucket, HostPorts, HostSide, Limits, PortElement, Way, WayTo, link_change};
+pub use hostside::{Bucket, HostPorts, HostSide, Limits, PodEnd, PortElement, Way, WayTo, link_change};
 pub use identifier::{Identifier, IdentifierError};
 pub use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 pub use mac::{Mac, ParseMacError};

@@ -1,6 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,14 @@ impl Mac {
     /// The octets, in the order in which they are sent.
     pub const fn octets(self) -> [u8; 6] {
         self.0
+    }
+
+    /// The link-local address that the kernel gives a link with this MAC unless told otherwise: the EUI-64 of the MAC
+    /// (RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let interface = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
+        Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(interface))
     }
 
     /// Whether the address stands for a group of stations. Broadcast is such a group.
@@ -100,6 +109,12 @@ mod tests {
         let mac: Mac = "0a:1b:2c:3d:4e:5f".parse().unwrap();
         assert_eq!(mac, Mac::new([0x0a, 0x1b, 0x2c, 0x3d, 0x4e, 0x5f]));
         assert_eq!(mac.to_string(), "0a:1b:2c:3d:4e:5f");
+    }
+
+    #[test]
+    fn the_link_local_address_is_the_kernels() {
+        let mac: Mac = "02:42:ac:11:00:02".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::42:acff:fe11:2");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, VethSpec, Way};
+use ferrule_model::{HostSide, IfName, Link, LinkChange, LinkKind, Op, Place, PodEnd, VethSpec, Way};
 use ferrule_netlink::{Bridges, Kernel, Renamed};
 use ferrule_wire::{ClientError, remove_record, write_record};
 use nix::errno::Errno;
@@ -170,16 +170,16 @@ impl<N: Node> Attempt<'_, N> {
     /// The record of what was made on the host, for `routed`, which keeps it so.
     fn host_side(&self, ends: &Ends, grant: &Grant, result: &AddResult) -> Result<HostSide, Error> {
         let Add { config, attachment, pod, sandbox, .. } = self.request;
+        let mac = self.spec.pod_mac;
+        let addresses = grant.hosts().map(|address| address.ip()).collect();
         let way = match &config.mode {
-            Mode::Routed => {
-                let addresses = grant.hosts().map(|address| address.ip()).collect();
-                Way::Routed { pod_mac: self.spec.pod_mac, addresses }
-            }
+            Mode::Routed => Way::Routed { pod_mac: mac, addresses },
             Mode::Bridge(config) => Way::Bridge {
                 name: config.name.clone(),
                 mac: result.interfaces.first().and_then(|bridge| bridge.mac.as_ref()?.parse().ok()),
                 isolated: config.isolated,
                 gateways: grant.addresses.iter().filter_map(bridge::on_the_bridge).collect(),
+                pod: Some(PodEnd { mac, addresses }),
             },
         };
         let bridged = matches!(config.mode, Mode::Bridge(_));

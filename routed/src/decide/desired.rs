@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ferrule_config::{Backend, IPV4_MTU_MIN, MTU_MIN, Routing, Tunnel};
 use ferrule_model::{
@@ -433,17 +433,13 @@ impl Ground {
     }
 }
 
-/// The next hop of a tunnel. In IPv4 it is the other device's address. In IPv6 it is that device's link-local address,
-/// the EUI-64 of its MAC (RFC 4291, appendix A). The kernel refuses a global address as soon as any other route covers
-/// it (`ip6_route_check_nh_onlink`), such as the route of another backend that is to be replaced.
+/// The next hop of a tunnel. In IPv4 it is the other device's address. In IPv6 it is that device's link-local address.
+/// The kernel refuses a global address as soon as any other route covers it (`ip6_route_check_nh_onlink`), such as the
+/// route of another backend that is to be replaced.
 fn tunnel_gateway(vtep: IpAddr, mac: Mac) -> IpAddr {
     match vtep {
         IpAddr::V4(_) => vtep,
-        IpAddr::V6(_) => {
-            let [a, b, c, d, e, f] = mac.octets();
-            let interface = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
-            Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(interface)).into()
-        }
+        IpAddr::V6(_) => mac.link_local().into(),
     }
 }
 

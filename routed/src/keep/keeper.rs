@@ -290,7 +290,7 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         fixes: &mut Vec<Fix>,
         outcome: &mut Outcome,
     ) -> Result<Option<(Link, BridgePort)>, Error> {
-        let Way::Bridge { name, mac, isolated, gateways } = &made.way else { return Ok(None) };
+        let Way::Bridge { name, mac, isolated, gateways, .. } = &made.way else { return Ok(None) };
         let wanted = bridge::Wanted { name, mac: *mac, isolated: *isolated, gateways };
         match bridge::find(&mut self.kernel, made, link, &wanted)? {
             Some(found) => {
