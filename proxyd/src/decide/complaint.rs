@@ -31,6 +31,15 @@ pub enum Complaint {
         /// The family of the slice.
         family: Family,
     },
+    /// An address to which no packet can be sent from elsewhere.
+    #[error("{0} is left out, because it is no address that others can reach; give another one")]
+    NotServable(IpAddr),
+    /// An external address of a family in which the Service has no address of its own.
+    #[error(
+        "the external address {0} is not served, because the Service has no cluster IP of that family; \
+         see ipFamilies and ipFamilyPolicy"
+    )]
+    NoSuchFamily(IpAddr),
     /// An external address that nobody allowed.
     #[error(
         "the external address {0} is not served, because no network of [services] external_cidrs holds it; \

@@ -1,0 +1,16 @@
+//! proxyd's tests, in one program.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, in its helpers too, and says how"
+)]
+#[path = "../../tests/all_named.rs"]
+mod all_named;
+
+mod cases;
+mod objects;
+mod reference;
+mod scale;
+mod states;
