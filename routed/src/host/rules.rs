@@ -4,6 +4,9 @@ use ferrule_netlink::nft::{self, Found, KeptError, KeptTable, NetfilterSocket, N
 
 use crate::host::masquerade;
 
+/// Tells who has changed the table, if the kernel told. It may take a moment.
+pub type Who<'a> = &'a mut dyn FnMut() -> Option<String>;
+
 /// Keeps the table.
 #[derive(Debug)]
 pub struct Rules {
@@ -19,26 +22,26 @@ impl Default for Rules {
 }
 
 impl Rules {
-    /// Brings the table to the `wanted` text. `by` names who has changed it, if the kernel told.
+    /// Brings the table to the `wanted` text. If somebody has changed it, the log says so, with the name that `who` tells.
     ///
     /// # Errors
     /// nft is missing or refused, or the kernel does not answer.
-    pub fn keep(&mut self, wanted: &str, by: Option<&str>) -> Result<(), KeptError> {
+    pub fn keep(&mut self, wanted: &str, who: Who<'_>) -> Result<(), KeptError> {
         let mut netfilter = self.netfilter.take().map_or_else(NetfilterSocket::open, Ok)?;
         let is_known = self.table.is_known(wanted);
         let found = self.table.keep(&mut netfilter, wanted)?;
         self.netfilter = Some(netfilter);
-        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
-        match (is_known, found) {
-            (_, Found::Right) => {}
-            (true, Found::Missing) => {
-                tracing::warn!("the nftables table inet ferrule was deleted by someone else{by}; put back");
+        let [verb, done] = match (is_known, found) {
+            (_, Found::Right) => return Ok(()),
+            (true, Found::Missing) => ["deleted", "put back"],
+            (true, Found::Different) => ["changed", "put right"],
+            (false, _) => {
+                tracing::info!("masquerading is set up in the nftables table inet ferrule");
+                return Ok(());
             }
-            (true, Found::Different) => {
-                tracing::warn!("the nftables table inet ferrule was changed by someone else{by}; put right");
-            }
-            (false, _) => tracing::info!("masquerading is set up in the nftables table inet ferrule"),
-        }
+        };
+        let by = who().map(|by| format!(" ({by})")).unwrap_or_default();
+        tracing::warn!("the nftables table inet ferrule was {verb} by someone else{by}; {done}");
         Ok(())
     }
 }

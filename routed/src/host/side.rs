@@ -19,7 +19,7 @@ use crate::decide::drift::Belief;
 use crate::decide::guard;
 use crate::decide::networks;
 use crate::decide::nodes::{Cluster, Node};
-use crate::host::rules::Rules;
+use crate::host::rules::{Rules, Who};
 use crate::host::sysctl::Setting;
 use crate::host::{forward, masquerade, rules, sysctl};
 
@@ -204,16 +204,17 @@ impl Host {
         }
     }
 
-    /// Keeps the packet filters, which separate programs set: the masquerade table, and the way through iptables.
-    pub fn filters(&mut self, outcome: &Outcome, by: Option<&str>) {
-        self.masquerade(outcome, by);
+    /// Keeps the packet filters, which separate programs set: the masquerade table, and the way through iptables. `who`
+    /// is asked who has changed our table, once it is right again.
+    pub fn filters(&mut self, outcome: &Outcome, who: Who<'_>) {
+        self.masquerade(outcome, who);
         self.accept_forward(&outcome.own);
     }
 
     /// Makes the masquerade table right, or removes it if it is switched off.
-    fn masquerade(&mut self, outcome: &Outcome, by: Option<&str>) {
+    fn masquerade(&mut self, outcome: &Outcome, who: Who<'_>) {
         let failed = if self.config.routing.masquerade {
-            self.rules.keep(&outcome.table, by)
+            self.rules.keep(&outcome.table, who)
         } else {
             rules::remove("inet", masquerade::TABLE).map_err(KeptError::from).map(|removed| {
                 if removed {

@@ -18,6 +18,10 @@ use crate::show::status::Status;
 /// within a second.
 const LOOK: Duration = Duration::from_millis(700);
 
+/// How long the sentence about a repair waits for the job that names who made the repair necessary. The worker's next
+/// job may wait for the gap between two looks at the host.
+const CULPRIT: Duration = Duration::from_millis(250);
+
 /// A job: what is to be kept.
 #[derive(Debug)]
 pub struct Job {
@@ -80,8 +84,24 @@ fn next(host: &mut Host, inbox: &Receiver<Job>) -> Option<Job> {
     }
 }
 
+/// Waits for a job that says who has changed our table. The jobs that come meanwhile are joined in `later`.
+fn named_later(inbox: &Receiver<Job>, later: &mut Option<Job>) -> Option<String> {
+    let until = Instant::now() + CULPRIT;
+    loop {
+        if let Some(by) = later.as_ref().and_then(|job| job.by.clone()) {
+            return Some(by);
+        }
+        let job = inbox.recv_timeout(until.saturating_duration_since(Instant::now())).ok()?;
+        *later = Some(match later.take() {
+            Some(earlier) => earlier.and(job),
+            None => job,
+        });
+    }
+}
+
 fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
-    while let Some(first) = next(&mut host, inbox) {
+    let mut later = None;
+    while let Some(first) = later.take().or_else(|| next(&mut host, inbox)) {
         let job = inbox.try_iter().fold(first, Job::and);
         status.send_if_modified(|status| {
             status.host_since = Some(Instant::now());
@@ -95,7 +115,7 @@ fn keep(mut host: Host, inbox: &Receiver<Job>, status: &watch::Sender<Status>) {
             host.prepare(&ground.uplinks, &ground.tunnels);
         }
         if filters {
-            host.filters(&outcome, by.as_deref());
+            host.filters(&outcome, &mut || by.clone().or_else(|| named_later(inbox, &mut later)));
         }
         let handed_over = ground.is_some_and(|ground| host.hand_over(&outcome, ground.mtu) && ground.whole);
         // The status is told only at the end, because that feeds the watchdog again.

@@ -4,7 +4,7 @@
 //! It shares nothing with the async side but two channels. So no lock is held while the kernel works, and a slow kernel
 //! holds up nobody.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
@@ -39,6 +39,10 @@ const HOST_GAP: Duration = Duration::from_secs(1);
 /// The first wait after a pass that could not be made; it doubles up to [`FULL_DIFF`].
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How long a sentence about a repair waits for the event that tells who made the repair necessary. Events are read in
+/// batches, so a pass that was due anyway can come before them.
+const CULPRIT: Duration = Duration::from_millis(50);
+
 /// What the worker is told.
 #[derive(Debug)]
 pub enum Message {
@@ -70,6 +74,8 @@ pub struct Worker<K> {
     /// Whether the host's side depends on the other nodes, too.
     host_follows: bool,
     inbox: Receiver<Message>,
+    /// Messages that came while the events of the kernel alone were wanted.
+    put_by: VecDeque<Message>,
     status: watch::Sender<Status>,
     outlook: Arc<Outlook>,
     cluster: Option<Arc<Cluster>>,
@@ -147,6 +153,7 @@ impl<K: Tunnels> Worker<K> {
             host,
             host_follows,
             inbox,
+            put_by: VecDeque::new(),
             status,
             outlook,
             cluster: None,
@@ -210,6 +217,9 @@ impl<K: Tunnels> Worker<K> {
     fn wait(&mut self) -> Option<Work> {
         loop {
             // Messages that have arrived already are taken in first.
+            while let Some(message) = self.put_by.pop_front() {
+                self.take(message);
+            }
             loop {
                 match self.inbox.try_recv() {
                     Ok(message) => self.take(message),
@@ -404,6 +414,7 @@ impl<K: Tunnels> Worker<K> {
             self.underlay.clone_from(&report.underlay);
         }
         report.done.iter().for_each(|line| tracing::info!("{line}"));
+        self.hear_of_culprits(&report.repaired);
         let repaired: Vec<_> = report.repaired.iter().map(|line| self.culprits.named(line)).collect();
         log_lines(&repaired, repaired.len(), "more things put back", |line| {
             tracing::warn!("{line}");
@@ -428,6 +439,34 @@ impl<K: Tunnels> Worker<K> {
         }
         // An object that waits for its next try is not refused in this pass, but still counts as refused.
         self.refused.extend(report.refused.iter().cloned());
+    }
+
+    /// Takes in the events of the next moments if they may tell who made one of these repairs necessary.
+    fn hear_of_culprits(&mut self, repaired: &[String]) {
+        let until = Instant::now() + CULPRIT;
+        while repaired.iter().any(|line| self.culprits.named(line) == *line) {
+            match self.inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Message::Kernel(told)) => {
+                    self.note_culprits(&told);
+                    self.take(Message::Kernel(told));
+                }
+                // Another message may replace the nodes, which the pass that is about to end still uses.
+                Ok(message) => self.put_by.push_back(message),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Notes who made these changes. The kernel is as it should be again, so the events no longer differ from it.
+    fn note_culprits(&mut self, told: &Told) {
+        self.culprits.knows(told.first.clone());
+        let links = self.applier.belief().map(|belief| &belief.links);
+        for (event, port) in &told.events {
+            self.culprits.saw(event, *port, links);
+        }
+        for (wake, port) in &told.wakes {
+            self.culprits.woke(wake, *port);
+        }
     }
 
     fn fail(&mut self, error: &PassError) {
