@@ -3,6 +3,7 @@
 //! - the command line ([`CommonArgs`]) and logging ([`start_logging`], [`log_as_one`]);
 //! - the talk with the service manager ([`Notifier`], [`Watchdog`]);
 //! - the runtime and the signals ([`block_on`], [`Signals`]);
+//! - the waits between tries ([`Pause`]);
 //! - files that other processes read or write ([`FileWatch`], [`write_atomically`]);
 //! - figures and health over HTTP ([`serve_metrics`]);
 //! - a Varlink interface on a socket ([`varlink`]), and asking a running daemon ([`Asked`]).
@@ -16,6 +17,7 @@ mod atomic;
 mod logging;
 mod metrics;
 mod notify;
+mod pause;
 mod signals;
 mod trail;
 pub mod varlink;
@@ -30,5 +32,6 @@ pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,
 };
 pub use notify::{Notifier, Watchdog};
+pub use pause::Pause;
 pub use signals::{Heard, Signals, block_on};
 pub use watch::FileWatch;

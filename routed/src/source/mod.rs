@@ -8,7 +8,6 @@ pub mod etcd;
 mod file;
 pub mod kubernetes;
 mod lease;
-mod pause;
 mod subnets;
 
 pub use etcd::EtcdSource;

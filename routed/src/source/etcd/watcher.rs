@@ -26,7 +26,7 @@ use crate::decide::nodes::{Node, vtep_mac6};
 use crate::decide::roll::{Rank, Roll};
 use crate::source::NodeEvent;
 use crate::source::lease::{KnownMacs, Public, Value};
-use crate::source::pause::Pause;
+use ferrule_daemon::Pause;
 use crate::source::subnets::Subnets;
 
 /// A round that lasted this long was a good one. The next pause is short again.
@@ -166,7 +166,7 @@ impl Watcher {
                 End::Fault(fault) => self.fail(&fault),
             };
             if rest {
-                tokio::time::sleep(self.pause.next()).await;
+                tokio::time::sleep(self.pause.next_wait()).await;
             }
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::api::Api;
 use super::fault::Fault;
-use crate::source::pause::Pause;
+use ferrule_daemon::Pause;
 
 /// Another program may want another value. A fight with it is no faster than this.
 const LEAST_GAP: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub(super) async fn keep<F>(
                         "cannot write {what} of node {name}: {fault}; tried again, ever more rarely; routes are not held up"
                     );
                 }
-                tokio::time::sleep(pause.next().max(fault.retry_after())).await;
+                tokio::time::sleep(pause.next_wait().max(fault.retry_after())).await;
             }
         }
     }

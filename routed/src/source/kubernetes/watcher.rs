@@ -23,7 +23,7 @@ use crate::decide::nodes::NodeUpdate;
 use crate::decide::roll::Roll;
 use crate::source::NodeEvent;
 use crate::source::lease::Public;
-use crate::source::pause::Pause;
+use ferrule_daemon::Pause;
 
 /// A round that lasted this long was a good one. The next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
@@ -115,9 +115,9 @@ impl Watcher {
             match end {
                 End::Deaf => return,
                 End::Closed if begin.elapsed() >= SHORT => {}
-                End::Closed => tokio::time::sleep(self.pause.next()).await,
+                End::Closed => tokio::time::sleep(self.pause.next_wait()).await,
                 End::Fault(fault) => {
-                    let wait = self.pause.next().max(fault.retry_after());
+                    let wait = self.pause.next_wait().max(fault.retry_after());
                     self.fail(&fault);
                     tokio::time::sleep(wait).await;
                 }

@@ -10,18 +10,18 @@ const LONGEST: Duration = Duration::from_secs(30);
 
 /// Waits that double from one to the next, with jitter.
 #[derive(Debug)]
-pub(super) struct Pause {
+pub struct Pause {
     wait: Duration,
 }
 
 impl Pause {
     /// The waits before the first try.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self { wait: FIRST }
     }
 
     /// The next wait: a random time between half of it and all of it.
-    pub(super) fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let full = self.wait;
         self.wait = (full * 2).min(LONGEST);
         // Every `RandomState` gets a new key, which is random enough to keep nodes apart.
@@ -30,8 +30,14 @@ impl Pause {
     }
 
     /// Makes the next wait short again, because a try succeeded.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.wait = FIRST;
+    }
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -44,18 +50,18 @@ mod tests {
         let mut pause = Pause::new();
         let mut full = FIRST;
         for _ in 0..10 {
-            let wait = pause.next();
+            let wait = pause.next_wait();
             assert!(full / 2 <= wait && wait <= full, "{wait:?} of {full:?}");
             full = (full * 2).min(LONGEST);
         }
         assert_eq!(full, LONGEST);
         pause.reset();
-        assert!(pause.next() <= FIRST);
+        assert!(pause.next_wait() <= FIRST);
     }
 
     #[test]
     fn two_nodes_do_not_wait_equally_long() {
-        let waits: std::collections::BTreeSet<_> = (0..20).map(|_| Pause::new().next()).collect();
+        let waits: std::collections::BTreeSet<_> = (0..20).map(|_| Pause::new().next_wait()).collect();
         assert!(waits.len() > 10, "{waits:?}");
     }
 }
