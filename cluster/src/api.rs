@@ -1,10 +1,9 @@
-//! The requests to the API server, each with the right that it needs, and their answers as lines, pages or faults.
+//! The requests to the API server, and their answers as lines, pages or faults.
 //!
 //! kube provides what all of its clients share: kubeconfig, service account, TLS, renewal of tokens. Its own list and
 //! watch are not used, because they keep whole objects, and have no fallback for a server that does not stream lists.
 
-use std::fmt;
-use std::path::Path;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use http::{Method, Request, Response};
@@ -13,15 +12,17 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder};
 
-use super::fault::Fault;
-use super::feed::Feed;
-use super::objects::{self, Page, Status, Told};
 use ferrule_model::chain;
+
+use crate::fault::Fault;
+use crate::feed::Feed;
+use crate::kind::{Kind, ObjectName, Permission, Resource};
+use crate::objects::{self, Page, Status, Told};
+use crate::watcher::Selector;
 
 /// Connecting to the server and the TLS handshake take at most so long.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// A streamed list, too, has to begin within this time, and so has its next piece. It is short, so that a server which
 /// cannot stream is soon asked for pages. A server waits for 3 s until it has what is new.
 const STREAM: Duration = Duration::from_secs(5);
-/// A streamed list that brings no new node for so long will not end: the server treats it as a watch like any other.
+/// A streamed list that brings no new object for so long will not end: the server treats it as a watch like any other.
 const STALLED: Duration = Duration::from_secs(30);
 /// The server ends a watch after this time. The next one begins where it ended.
 const WATCH_S: u64 = 290;
@@ -47,68 +48,38 @@ const LONGEST_PAGE: usize = 64 << 20;
 /// The longest part of a refusal's body that is read, in bytes.
 const LONGEST_REFUSAL: usize = 64 << 10;
 
-/// A right that a request needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Permission {
-    /// The verb, as RBAC spells it.
-    pub verb: &'static str,
-    /// The resource of the core API group, as RBAC spells it.
-    pub resource: &'static str,
-}
-
-/// To list nodes, if the server does not stream lists.
-pub(super) const LIST_NODES: Permission = Permission { verb: "list", resource: "nodes" };
-/// To be told changes, and all nodes if the server streams lists.
-pub(super) const WATCH_NODES: Permission = Permission { verb: "watch", resource: "nodes" };
-/// To write this node's condition.
-pub(super) const PATCH_STATUS: Permission = Permission { verb: "patch", resource: "nodes/status" };
-/// All rights that are ever needed. Exactly these stand in `conf/kubernetes/rbac.yaml`.
-pub const PERMISSIONS: [Permission; 3] = [LIST_NODES, WATCH_NODES, PATCH_STATUS];
-
-impl fmt::Display for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.verb, self.resource)
-    }
-}
-
 /// A client with the credentials as they were when it was opened.
-pub(super) struct Api {
+pub(crate) struct Api {
     client: Client,
 }
 
 /// A watch that has begun.
-pub(super) struct Watch {
+pub(crate) struct Watch<K> {
     body: Body,
     feed: Feed,
     /// The longest silence between two pieces.
     patience: Duration,
+    kind: PhantomData<fn() -> K>,
 }
 
 impl Api {
-    /// Reads the kubeconfig, or the service account of the pod that this runs in. Connects to nothing yet.
+    /// A client for the server and the user of `config`. Connects to nothing yet.
     ///
     /// # Errors
-    /// [`Fault::Credentials`]
-    pub(super) async fn open(kubeconfig: Option<&Path>) -> Result<Self, Fault> {
-        let config = match kubeconfig {
-            Some(path) => {
-                let file = Kubeconfig::read_from(path).map_err(|error| credentials(&error))?;
-                let options = KubeConfigOptions::default();
-                Config::from_custom_kubeconfig(file, &options).await.map_err(|error| credentials(&error))?
-            }
-            None => Config::incluster().map_err(|error| credentials(&error))?,
-        };
-        Ok(Self { client: client(&config).map_err(|error| credentials(&error))? })
+    /// The credentials cannot be used.
+    pub(crate) fn new(config: &Config) -> kube::Result<Self> {
+        Ok(Self { client: client(config)? })
     }
 
-    /// Begins a watch with all nodes: the server sends every node, and then a bookmark that marks the end of the list.
+    /// Begins a watch with all objects: the server sends every object, and then a bookmark that marks the end of the
+    /// list.
     ///
     /// # Errors
     /// What can happen to every request.
-    pub(super) async fn stream(&self) -> Result<Watch, Fault> {
+    pub(crate) async fn stream<K: Kind>(&self, selector: &Selector) -> Result<Watch<K>, Fault> {
         // Without a version the list is at least as new as the request, so nothing goes back in time.
         let initial = "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
-        let watch = tokio::time::timeout(STREAM, self.watch(initial, STREAM)).await;
+        let watch = tokio::time::timeout(STREAM, self.watch(selector, initial, STREAM)).await;
         watch.unwrap_or(Err(Fault::Silent(STREAM)))
     }
 
@@ -116,40 +87,57 @@ impl Api {
     ///
     /// # Errors
     /// What can happen to every request; [`Fault::Expired`] may come here or later.
-    pub(super) async fn resume(&self, version: &str) -> Result<Watch, Fault> {
-        self.watch(&format!("&resourceVersion={}", escaped(version)), SILENCE).await
+    pub(crate) async fn resume<K: Kind>(
+        &self,
+        selector: &Selector,
+        version: &str,
+    ) -> Result<Watch<K>, Fault> {
+        self.watch(selector, &format!("&resourceVersion={}", escaped(version)), SILENCE).await
     }
 
-    async fn watch(&self, how: &str, patience: Duration) -> Result<Watch, Fault> {
-        let uri = format!("/api/v1/nodes?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}{how}");
-        let answer = self.send(get(&uri), WATCH_NODES).await?;
-        Ok(Watch { body: answer.into_body(), feed: Feed::default(), patience })
+    async fn watch<K: Kind>(
+        &self,
+        selector: &Selector,
+        how: &str,
+        patience: Duration,
+    ) -> Result<Watch<K>, Fault> {
+        let selected = selected(selector);
+        let how = format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_S}{selected}{how}");
+        let uri = format!("{}?{how}", K::RESOURCE.path());
+        let answer = self.send(get(&uri), K::RESOURCE.watch()).await?;
+        Ok(Watch { body: answer.into_body(), feed: Feed::default(), patience, kind: PhantomData })
     }
 
     /// A page of the list. It is the first one if `next` is empty.
     ///
     /// # Errors
     /// What can happen to every request; [`Fault::Expired`] if the list has to be begun again.
-    pub(super) async fn list(&self, next: &str) -> Result<Page, Fault> {
-        let uri = match next {
-            "" => format!("/api/v1/nodes?limit={PAGE}"),
-            next => format!("/api/v1/nodes?limit={PAGE}&continue={}", escaped(next)),
-        };
-        let answer = self.send(get(&uri), LIST_NODES).await?;
+    pub(crate) async fn list<K: Kind>(&self, selector: &Selector, next: &str) -> Result<Page<K>, Fault> {
+        let mut uri = format!("{}?limit={PAGE}{}", K::RESOURCE.path(), selected(selector));
+        if !next.is_empty() {
+            uri = format!("{uri}&continue={}", escaped(next));
+        }
+        let answer = self.send(get(&uri), K::RESOURCE.list()).await?;
         objects::page(&whole(answer, LONGEST_PAGE).await?)
     }
 
-    /// Merges `patch` into the status of the node of this name.
+    /// Merges `patch` into the status of the object of this name.
     ///
     /// # Errors
     /// What can happen to every request.
-    pub(super) async fn patch_status(&self, name: &str, patch: Vec<u8>) -> Result<(), Fault> {
+    pub(crate) async fn patch_status(
+        &self,
+        resource: Resource,
+        name: &ObjectName,
+        patch: Vec<u8>,
+    ) -> Result<(), Fault> {
+        let name = ObjectName { namespace: escaped(&name.namespace), name: escaped(&name.name) };
         let mut request = Request::new(Body::from(patch));
         *request.method_mut() = Method::PATCH;
-        *request.uri_mut() = uri(&format!("/api/v1/nodes/{}/status", escaped(name)))?;
+        *request.uri_mut() = uri(&format!("{}/status", resource.path_of(&name)))?;
         let kind = http::HeaderValue::from_static("application/strategic-merge-patch+json");
         request.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-        let answer = self.send(Ok(request), PATCH_STATUS).await?;
+        let answer = self.send(Ok(request), resource.patch_status()).await?;
         whole(answer, LONGEST_PAGE).await.map(drop)
     }
 
@@ -184,13 +172,13 @@ impl Api {
     }
 }
 
-impl Watch {
+impl<K: Kind> Watch<K> {
     /// What the server tells next; `None` when it has ended the watch. A line that the server did not finish is
     /// dropped.
     ///
     /// # Errors
     /// The watch cannot go on.
-    pub(super) async fn next(&mut self) -> Result<Option<Told>, Fault> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Told<K>>, Fault> {
         loop {
             if let Some(line) = self.feed.line() {
                 if line.iter().all(u8::is_ascii_whitespace) {
@@ -205,18 +193,18 @@ impl Watch {
         }
     }
 
-    /// What the server tells next of a streamed list. The list brought its last new node at `last`.
+    /// What the server tells next of a streamed list. The list brought its last new object at `last`.
     ///
     /// # Errors
     /// The list does not go on, or will not end.
-    pub(super) async fn next_of_list(&mut self, last: Instant) -> Result<Told, Fault> {
+    pub(crate) async fn next_of_list(&mut self, last: Instant) -> Result<Told<K>, Fault> {
         let told = tokio::time::timeout_at(last + STALLED, self.next()).await;
         let told = told.map_err(|_| Fault::Malformed("a streamed list does not end".into()))??;
         told.ok_or_else(|| Fault::Away("it ended the list in the middle".into()))
     }
 
     /// Notes that the initial list is complete: from now on silence means that nothing happens.
-    pub(super) fn has_begun(&mut self) {
+    pub(crate) fn has_begun(&mut self) {
         self.patience = SILENCE;
     }
 }
@@ -240,8 +228,13 @@ fn client(config: &Config) -> kube::Result<Client> {
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-fn credentials(error: &dyn std::error::Error) -> Fault {
-    Fault::Credentials(chain(error))
+/// The part of a query that says which objects are wanted.
+fn selected(selector: &Selector) -> String {
+    let part = |key: &str, text: &str| match text {
+        "" => String::new(),
+        text => format!("&{key}={}", escaped(text)),
+    };
+    format!("{}{}", part("labelSelector", &selector.labels), part("fieldSelector", &selector.fields))
 }
 
 fn get(text: &str) -> Result<Request<Body>, Fault> {
@@ -296,30 +289,6 @@ async fn whole(answer: Response<Body>, longest: usize) -> Result<Vec<u8>, Fault>
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KUBECONFIG: &str = "apiVersion: v1\nkind: Config\npreferences: null\nextensions: null\n\
-        clusters:\n- name: c\n  cluster:\n    server: https://192.0.2.1:6443\n    proxy-url: null\n    certificate-authority: null\n\
-        users:\n- name: u\n  user:\n    token: t\n    username: null\n\
-        contexts:\n- name: x\n  context:\n    cluster: c\n    user: u\n    namespace: null\ncurrent-context: x\n";
-
-    fn open(text: &str) -> Result<Api, Fault> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(Api::open(Some(file.path())))
-    }
-
-    #[test]
-    fn a_kubeconfig_is_read_as_client_go_reads_it() {
-        assert!(open(KUBECONFIG).is_ok(), "null is absence");
-        // Names are compared as they are written, there as here (decision 67).
-        for (name, written) in
-            [("clusters:", "Clusters:"), ("server:", "Server:"), ("current-context:", "Current-Context:")]
-        {
-            let fault = open(&KUBECONFIG.replacen(name, written, 1)).err().unwrap();
-            assert!(matches!(fault, Fault::Credentials(_)), "{written} {fault}");
-        }
-    }
 
     #[test]
     fn what_the_server_gave_goes_back_to_it_unharmed() {

@@ -1,24 +1,20 @@
-//! What can go wrong between this daemon and the API server, and what a person can do about it.
+//! What can go wrong between a daemon and the API server, and what a person can do about it. Pure.
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-use super::api::Permission;
-
-/// The class of [`Fault::Malformed`].
-pub(super) const MALFORMED: &str = "malformed";
+use crate::kind::Permission;
 
 /// At most so long does the daemon hold back when a server asks for it.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// The nodes could not be read, or the node's object could not be written.
+/// Objects could not be read, or one could not be written.
 #[derive(Debug, Error)]
-pub(super) enum Fault {
+pub enum Fault {
     /// The kubeconfig or the pod's service account cannot be used.
     #[error(
-        "cannot log in to the API server: {0}; in a pod, mount the service account; elsewhere, set [routing.kubernetes] \
-         kubeconfig"
+        "cannot log in to the API server: {0}; in a pod, mount the service account; elsewhere, set [kubernetes] kubeconfig"
     )]
     Credentials(String),
     /// The server does not know the client.
@@ -30,7 +26,7 @@ pub(super) enum Fault {
     /// The server knows the client, and does not allow the request.
     #[error(
         "the API server does not allow to {permission} ({message}); apply conf/kubernetes/rbac.yaml, or give the user of \
-         the kubeconfig the verb \"{}\" on \"{}\"", permission.verb, permission.resource
+         the kubeconfig the verb \"{}\" on \"{}\"", permission.verb, permission.object()
     )]
     Forbidden {
         /// The right that is missing.
@@ -65,8 +61,11 @@ pub(super) enum Fault {
 }
 
 impl Fault {
+    /// The class of [`Fault::Malformed`].
+    pub(crate) const MALFORMED: &str = "malformed";
+
     /// Faults of one class are one fault to a person. They are one line in the log until the server answers again.
-    pub(super) fn class(&self) -> String {
+    pub fn class(&self) -> String {
         match self {
             Self::Credentials(_) => "credentials".into(),
             Self::Unauthorized(_) => "unauthorized".into(),
@@ -74,18 +73,32 @@ impl Fault {
             Self::Expired(_) => "expired".into(),
             Self::Refused { code, .. } => code.to_string(),
             Self::Away(_) | Self::Silent(_) => "away".into(),
-            Self::Malformed(_) => MALFORMED.into(),
+            Self::Malformed(_) => Self::MALFORMED.into(),
         }
     }
 
     /// Whether the fault concerns the client, and not the request.
-    pub(super) fn is_the_clients(&self) -> bool {
+    pub(crate) fn is_the_clients(&self) -> bool {
         matches!(self, Self::Credentials(_) | Self::Unauthorized(_) | Self::Forbidden { .. })
     }
 
-    /// How long the daemon holds back: as long as the server asks, within reason. A node that knows no nodes yet cannot
-    /// wait for hours because some program on the way says so.
-    pub(super) fn retry_after(&self) -> Duration {
+    /// Whether another server could do better.
+    pub(crate) fn is_the_servers(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Silent(_) | Self::Malformed(_) | Self::Unauthorized(_) => true,
+            Self::Refused { code, .. } => *code >= 500,
+            Self::Credentials(_) | Self::Forbidden { .. } | Self::Expired(_) => false,
+        }
+    }
+
+    /// Whether it is the same fault for every request, whatever kind of objects it is about.
+    pub(crate) fn is_everybodys(&self) -> bool {
+        matches!(self, Self::Credentials(_) | Self::Unauthorized(_) | Self::Away(_) | Self::Silent(_))
+    }
+
+    /// How long the daemon holds back: as long as the server asks, within reason. A daemon that knows nothing yet
+    /// cannot wait for hours because some program on the way says so.
+    pub fn retry_after(&self) -> Duration {
         match self {
             Self::Refused { retry_after: Some(wait), .. } => (*wait).min(LONGEST_RETRY),
             _ => Duration::ZERO,
@@ -93,7 +106,7 @@ impl Fault {
     }
 
     /// Whether the request may no longer make sense to the server, so that everything has to be asked again.
-    pub(super) fn doubts_the_version(&self) -> bool {
+    pub(crate) fn doubts_the_version(&self) -> bool {
         match self {
             // Too many requests: the server will accept the same request later.
             Self::Refused { code, .. } => *code != 429,
@@ -106,12 +119,14 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use super::super::api::WATCH_NODES;
     use super::*;
+    use crate::kind::Resource;
+
+    const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 
     #[test]
     fn what_is_forbidden_is_named_with_its_verb_and_resource_and_the_remedy() {
-        let fault = Fault::Forbidden { permission: WATCH_NODES, message: "no role".into() };
+        let fault = Fault::Forbidden { permission: NODES.watch(), message: "no role".into() };
         assert_eq!(fault.retry_after(), Duration::ZERO);
         assert_eq!(
             fault.to_string(),

@@ -1,15 +1,15 @@
 //! Cuts the bytes of an answer into lines: pure.
 
-use super::fault::Fault;
+use crate::fault::Fault;
 
 /// The longest accepted line, in bytes. The API server's store takes objects of 1.5 MiB, which are larger as JSON.
-pub(super) const LONGEST_LINE: usize = 16 << 20;
+pub(crate) const LONGEST_LINE: usize = 16 << 20;
 /// A buffer that grew beyond this size for one large object is freed.
 const KEEP: usize = 256 << 10;
 
 /// Collects bytes and returns whole lines. Bytes after the end of the last line are never returned.
 #[derive(Debug, Default)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     bytes: Vec<u8>,
     /// Where the next line begins.
     begin: usize,
@@ -22,7 +22,7 @@ impl Feed {
     ///
     /// # Errors
     /// [`Fault::Malformed`] if a line is longer than [`LONGEST_LINE`].
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if self.begin > 0 {
             self.bytes.drain(..self.begin);
             self.searched -= self.begin;
@@ -39,7 +39,7 @@ impl Feed {
     }
 
     /// The next whole line, without its end.
-    pub(super) fn line(&mut self) -> Option<&[u8]> {
+    pub(crate) fn line(&mut self) -> Option<&[u8]> {
         let Some(at) = self.bytes[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.bytes.len();
             return None;

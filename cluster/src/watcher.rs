@@ -2,56 +2,86 @@
 //!
 //! A round begins with a list, or resumes a watch where the last one ended. The list is streamed if the server can do
 //! that. If anything keeps the server from it, the same round asks for pages, and the next list tries streaming again.
-//! Any other fault ends the round. Nothing is told then, so what is in the kernel stays. The next round follows after a
-//! pause.
+//! Any other fault ends the round. Nothing is told then, so what is known stays. The next round follows after a pause,
+//! or at once if there is another server to be asked.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use ferrule_config::Config;
-use tokio::sync::{mpsc, watch};
+use ferrule_daemon::Pause;
 use tokio::time::Instant;
 
-use super::api::{Api, Watch};
-use super::condition::Facts;
-use super::fault::{Fault, MALFORMED};
-use super::flannel::{self, View};
-use super::objects::{Seen, Told};
-use super::table::Table;
-use crate::decide::nodes::NodeUpdate;
-use crate::decide::roll::Roll;
-use crate::source::NodeEvent;
-use crate::source::lease::Public;
-use ferrule_daemon::Pause;
+use crate::access::Access;
+use crate::api::{Api, Watch};
+use crate::fault::Fault;
+use crate::kind::{Kind, ObjectName, Resource};
+use crate::objects::{Item, Told};
 
-/// A round that lasted this long was a good one. The next pause is short again.
+/// A server that has answered for this long is a good one. The next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
 /// After a round that was shorter than this the next one has to wait, even if nothing went wrong.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// The task's state.
-pub(super) struct Watcher {
-    kubeconfig: Option<PathBuf>,
-    own_name: String,
-    events: mpsc::Sender<NodeEvent>,
-    facts: watch::Sender<Facts>,
-    table: Table,
-    /// How objects are read if flannel's nodes share the network, and what this node's annotations are.
-    flannel: Option<(View, watch::Sender<flannel::Told>)>,
+/// Which objects of a kind are wanted, as the API spells it. Empty texts select all.
+#[derive(Debug, Clone, Default)]
+pub struct Selector {
+    /// `labelSelector`
+    pub labels: String,
+    /// `fieldSelector`
+    pub fields: String,
+}
+
+/// What a program does with the objects of a kind.
+///
+/// Between [`Listener::begin`] and [`Listener::end`] all objects are told, one by one. If the server stops in the
+/// middle, there is another `begin` without an `end`. What is known stays as it is until `end`, which says that every
+/// object that was not told is gone. At all other times a call is one change.
+pub trait Listener: Send + 'static {
+    /// The kind.
+    type Kind: Kind;
+
+    /// A list begins.
+    fn begin(&mut self);
+
+    /// An object exists, with this content. Returns whether the list that is being read had no object of this name
+    /// before.
+    fn put(&mut self, item: Item<Self::Kind>) -> bool;
+
+    /// The object of this name is gone.
+    fn gone(&mut self, name: ObjectName);
+
+    /// The list is complete.
+    fn end(&mut self);
+
+    /// Hands on what follows from the calls since the last time. Waits while that is not taken.
+    ///
+    /// # Errors
+    /// Nobody takes it any more. The watcher ends.
+    fn tell(&mut self) -> impl Future<Output = Result<(), Deaf>> + Send;
+}
+
+/// The task that watches the objects of one kind.
+pub struct Watcher<L> {
+    access: Access,
+    selector: Selector,
+    listener: L,
     /// `None` after a fault, because the files of the credentials may have been renewed.
     api: Option<Api>,
-    /// The version of the table; `None` if the nodes have to be listed.
+    /// The number of the server that `api` leads to, or led to at last.
+    server: usize,
+    /// So many servers have been found faulty one after the other.
+    tried: usize,
+    /// The version of what is known; `None` if the objects have to be listed.
     version: Option<String>,
+    /// When the server last began to give what it was asked for; `None` after a fault.
+    answered: Option<Instant>,
     /// Whether the log says that the server does not stream lists.
     said_pages: bool,
     pause: Pause,
-    /// The faults that the log has named, and that still hold.
-    said: BTreeSet<String>,
 }
 
 /// Nobody listens any more.
-struct Deaf;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deaf;
 
 /// Why a round ended.
 enum End {
@@ -73,52 +103,40 @@ impl From<Deaf> for End {
     }
 }
 
-impl Watcher {
+impl<L: Listener> Watcher<L> {
+    const RESOURCE: Resource = <L::Kind as Kind>::RESOURCE;
+
     /// A watcher that has not begun.
-    pub(super) fn new(
-        config: &Config,
-        own_name: String,
-        events: mpsc::Sender<NodeEvent>,
-        facts: watch::Sender<Facts>,
-    ) -> Self {
+    pub fn new(access: Access, selector: Selector, listener: L) -> Self {
         Self {
-            kubeconfig: config.routing.kubernetes.kubeconfig.clone(),
-            table: Table::new(Roll::new(&own_name, config)),
-            own_name,
-            events,
-            facts,
-            flannel: None,
+            access,
+            selector,
+            listener,
             api: None,
+            server: 0,
+            tried: 0,
             version: None,
+            answered: None,
             said_pages: false,
             pause: Pause::new(),
-            said: BTreeSet::new(),
         }
     }
 
-    /// From now on reads objects by flannel's annotations. Returns what has to be known for this node's annotations.
-    pub(super) fn look_at_flannel(&mut self, view: View) -> watch::Receiver<flannel::Told> {
-        let (sender, told) = watch::channel(flannel::Told::default());
-        self.flannel = Some((view, sender));
-        told
-    }
-
-    /// Works until nobody takes the events any more.
-    pub(super) async fn run(mut self) {
+    /// Works until nobody listens any more. Must be called within a tokio runtime.
+    pub async fn run(mut self) {
         loop {
             let begin = Instant::now();
             let end = self.round().await.unwrap_or_else(|end| end);
-            if begin.elapsed() >= GOOD {
+            if is_good(self.answered, Instant::now()) {
                 self.pause.reset();
-                self.said.clear();
+                self.access.is_good(Self::RESOURCE.plural);
             }
             match end {
                 End::Deaf => return,
                 End::Closed if begin.elapsed() >= SHORT => {}
                 End::Closed => tokio::time::sleep(self.pause.next_wait()).await,
                 End::Fault(fault) => {
-                    let wait = self.pause.next_wait().max(fault.retry_after());
-                    self.fail(&fault);
+                    let wait = self.fail(&fault);
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -128,11 +146,15 @@ impl Watcher {
     async fn round(&mut self) -> Result<End, End> {
         let api = match self.api.take() {
             Some(api) => api,
-            None => Api::open(self.kubeconfig.as_deref()).await?,
+            None => {
+                let (api, server) = self.access.open().await?;
+                self.server = server;
+                api
+            }
         };
         let mut watch = match &self.version {
             Some(version) => {
-                let watch = api.resume(version).await?;
+                let watch = api.resume(&self.selector, version).await?;
                 self.answered();
                 watch
             }
@@ -155,8 +177,8 @@ impl Watcher {
         Ok(End::Closed)
     }
 
-    /// Lists all nodes, and returns a watch from there.
-    async fn list(&mut self, api: &Api) -> Result<Watch, End> {
+    /// Lists all objects, and returns a watch from there.
+    async fn list(&mut self, api: &Api) -> Result<Watch<L::Kind>, End> {
         let streaming = match self.streamed_list(api).await {
             Ok(watch) => {
                 self.said_pages = false;
@@ -173,16 +195,17 @@ impl Watcher {
             Err(end) => return Err(end),
         };
         if !std::mem::replace(&mut self.said_pages, true) {
+            let kind = Self::RESOURCE.plural;
             tracing::info!(
-                "the API server does not stream the list of nodes, it is asked for pages: {streaming}"
+                "the API server does not stream the list of {kind}, it is asked for pages: {streaming}"
             );
         }
-        Ok(api.resume(&version).await?)
+        Ok(api.resume(&self.selector, &version).await?)
     }
 
-    async fn streamed_list(&mut self, api: &Api) -> Result<Watch, End> {
-        let mut watch = api.stream().await?;
-        self.table.begin();
+    async fn streamed_list(&mut self, api: &Api) -> Result<Watch<L::Kind>, End> {
+        let mut watch = api.stream(&self.selector).await?;
+        self.listener.begin();
         let mut last = Instant::now();
         loop {
             // A server that does not know streaming, and does not say so, never sends the last bookmark.
@@ -192,25 +215,24 @@ impl Watcher {
                     self.listed(version).await?;
                     return Ok(watch);
                 }
-                Told::Put(seen) => {
-                    if !self.table.has_listed(&seen.name) {
+                Told::Put(item) => {
+                    if self.listener.put(item) {
                         last = Instant::now();
                     }
-                    self.put(*seen);
                 }
-                Told::Gone { name, .. } => drop(self.table.remove(&name)),
+                Told::Gone(identity) => self.listener.gone(identity.name),
                 Told::Bookmark { .. } => {}
             }
         }
     }
 
     async fn paged_list(&mut self, api: &Api) -> Result<String, End> {
-        self.table.begin();
+        self.listener.begin();
         let mut next = String::new();
         loop {
-            let page = api.list(&next).await?;
-            for seen in page.seen {
-                self.put(seen);
+            let page = api.list(&self.selector, &next).await?;
+            for item in page.items {
+                self.listener.put(item);
             }
             next = page.next;
             if next.is_empty() {
@@ -222,92 +244,91 @@ impl Watcher {
 
     /// Completes a list.
     async fn listed(&mut self, version: String) -> Result<(), Deaf> {
-        let (nodes, words) = self.table.end();
-        say(&words);
-        if !self.table.has(&self.own_name) {
-            self.facts.send_modify(|facts| facts.seen = false);
-        }
+        self.listener.end();
         self.version = Some(version);
         self.answered();
-        self.tell(NodeEvent::Snapshot(nodes)).await
+        self.listener.tell().await
     }
 
-    async fn take(&mut self, told: Told) -> Result<(), Deaf> {
-        let (changes, version) = match told {
-            Told::Put(seen) => {
-                let version = seen.version.clone();
-                (self.put(*seen), version)
+    async fn take(&mut self, told: Told<L::Kind>) -> Result<(), Deaf> {
+        let version = match told {
+            Told::Put(item) => {
+                let version = item.identity.version.clone();
+                self.listener.put(item);
+                version
             }
-            Told::Gone { name, version } => {
-                if name == self.own_name {
-                    self.facts.send_modify(|facts| facts.seen = false);
-                }
-                let (changes, words) = self.table.remove(&name);
-                say(&words);
-                (changes, version)
+            Told::Gone(identity) => {
+                self.listener.gone(identity.name);
+                identity.version
             }
-            Told::Bookmark { version, .. } => (Vec::new(), version),
+            Told::Bookmark { version, .. } => version,
         };
         if !version.is_empty() {
             self.version = Some(version);
         }
-        if changes.is_empty() { Ok(()) } else { self.tell(NodeEvent::Changes(changes)).await }
-    }
-
-    fn put(&mut self, mut seen: Seen) -> Vec<NodeUpdate> {
-        if let Some((view, sender)) = &mut self.flannel
-            && let Some(told) = view.look(&mut seen)
-        {
-            sender.send_if_modified(|before| std::mem::replace(before, told) != *before);
-        }
-        if seen.name == self.own_name {
-            let (is_told, told_key, told_public) =
-                (seen.network_is_available, seen.wireguard_key, seen.public);
-            self.facts.send_if_modified(|facts| {
-                let now = Facts { seen: true, is_told, told_key, told_public, ..*facts };
-                std::mem::replace(facts, now) != now
-            });
-        } else if let Ok(node) = &mut seen.entry
-            && self.flannel.is_none()
-        {
-            // This node itself has other addresses. Beside flannel, the annotations hold the published ones.
-            let public = seen.overwrite.or(seen.public).or(Public { v4: node.v4, v6: node.v6 });
-            (node.v4, node.v6) = (public.v4, public.v6);
-        }
-        let (changes, words) = self.table.put(seen);
-        say(&words);
-        changes
-    }
-
-    async fn tell(&self, event: NodeEvent) -> Result<(), Deaf> {
-        self.events.send(event).await.map_err(|_| Deaf)
+        self.listener.tell().await
     }
 
     /// Notes that the server gave what it was asked for. Its content may still be unreadable.
     fn answered(&mut self) {
-        let before = self.said.len();
-        self.said.retain(|class| class == MALFORMED);
-        if self.said.len() < before {
+        self.answered.get_or_insert_with(Instant::now);
+        self.tried = 0;
+        if self.access.answered(Self::RESOURCE.plural) {
             tracing::info!("the API server answers again");
         }
     }
 
-    /// Draws the consequences of a fault.
-    fn fail(&mut self, fault: &Fault) {
+    /// Draws the consequences of a fault. Returns how long to wait before the next try.
+    fn fail(&mut self, fault: &Fault) -> Duration {
+        self.answered = None;
         if fault.doubts_the_version() {
             self.version = None;
         }
+        if fault.is_the_servers() {
+            self.access.leave(self.server, fault);
+            self.tried += 1;
+            if self.tried < self.access.servers() {
+                self.say_next(fault);
+                return fault.retry_after();
+            }
+        }
+        self.tried = 0;
+        let kind = Self::RESOURCE.plural;
         match fault {
-            Fault::Expired(_) => tracing::info!("{fault}: all nodes are listed again"),
+            Fault::Expired(_) => tracing::info!("{fault}: all {kind} are listed again"),
             fault => {
-                if self.said.insert(fault.class()) {
+                if self.access.say(kind, fault, fault.class()) {
                     tracing::error!("{fault}; it is tried again, everything stays as it is until then");
                 }
             }
         }
+        self.pause.next_wait().max(fault.retry_after())
+    }
+
+    /// Says, once for each server, that another one is tried.
+    fn say_next(&self, fault: &Fault) {
+        let Some(server) = self.access.server(self.server) else { return };
+        if self.access.say(Self::RESOURCE.plural, fault, format!("{} at {server}", fault.class())) {
+            tracing::warn!("{server}: {fault}; the next server of [kubernetes] server is tried");
+        }
     }
 }
 
-fn say(words: &[String]) {
-    words.iter().for_each(|words| tracing::warn!("{words}"));
+/// Whether the server, which has answered since `answered`, has done so for long enough.
+fn is_good(answered: Option<Instant>, now: Instant) -> bool {
+    answered.is_some_and(|answered| now.duration_since(answered) >= GOOD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_keeps_silent_for_long_is_not_a_good_one() {
+        let begin = Instant::now();
+        let later = begin + GOOD;
+        assert!(is_good(Some(begin), later) && !is_good(Some(begin), later - Duration::from_millis(1)));
+        // It was asked half a minute ago, and has not answered.
+        assert!(!is_good(None, later));
+    }
 }

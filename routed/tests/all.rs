@@ -10,7 +10,6 @@
 #[path = "../../tests/all_named.rs"]
 mod all_named;
 
-mod api_server;
 mod changes;
 mod daemon;
 mod etcd;

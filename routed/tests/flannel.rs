@@ -10,9 +10,9 @@ mod world;
 
 use std::fs;
 
-use crate::api_server::{ApiServer, node};
 use crate::etcd::server::Etcd;
 use crate::lab::{Daemon, PATIENCE, within};
+use ferrule_fake_api::{ApiServer, node};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use world::{Flanneld, Pings, World, mac, mac6};

@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::api_server::{ApiServer, Streaming, node};
+use ferrule_fake_api::{ApiServer, Streaming, node};
 use routed::decide::nodes::{Node, Nodes};
 use routed::pass::device::known_macs;
 use routed::source::{KubernetesSource, NodeEvent, Source};
@@ -85,7 +85,7 @@ impl Pair {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.server.requests().iter().map(crate::api_server::http::Request::permission).collect()
+        self.server.requests().iter().map(ferrule_fake_api::http::Request::permission).collect()
     }
 }
 

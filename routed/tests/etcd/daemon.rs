@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 
 use super::server::Etcd;
 use super::{NETWORK, ports};
-use crate::api_server::tls::Authority;
 use crate::lab::{Daemon, Node, PATIENCE, within};
+use ferrule_fake_api::tls::Authority;
 
 /// A node with a member beside it that is not started yet.
 pub(crate) struct Lab {

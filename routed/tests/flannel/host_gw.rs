@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::ready;
 use super::world::{Pings, World};
-use crate::api_server::{ApiServer, node};
+use ferrule_fake_api::{ApiServer, node};
 
 /// What the operator types on the way back.
 const BACK: &str = r#"for family in -4 -6; do

@@ -7,8 +7,8 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::manifests;
-use crate::api_server::{ApiServer, Streaming, node};
 use crate::lab::{Node, PATIENCE, within};
+use ferrule_fake_api::{ApiServer, Streaming, node};
 
 /// A node and a server that its namespace reaches.
 fn lab() -> (Node, ApiServer) {
@@ -156,7 +156,7 @@ fn a_right_that_is_missing_is_named_once_and_what_it_held_up_goes_on_when_it_is_
     assert!(within(PATIENCE, || is_told_available(&server)).is_some(), "{}", daemon.log());
 
     // The manifest allows exactly what was ever asked for.
-    let asked = server.requests().iter().map(crate::api_server::http::Request::permission).collect();
+    let asked = server.requests().iter().map(ferrule_fake_api::http::Request::permission).collect();
     assert_eq!(manifests::allowed(), asked);
 }
 

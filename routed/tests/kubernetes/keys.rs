@@ -11,9 +11,9 @@ use routed::source::{KnownMacs, KubernetesSource, Source};
 use serde_json::json;
 
 use super::{LIMIT, Pair, manifests, run};
-use crate::api_server::http::Request;
-use crate::api_server::{ApiServer, node};
 use crate::lab::{Node, PATIENCE, within};
+use ferrule_fake_api::http::Request;
+use ferrule_fake_api::{ApiServer, node};
 
 /// Another node with this key, until it is stopped.
 fn other(server: &ApiServer, name: &'static str, key: WgKey) -> std::sync::mpsc::Sender<()> {

@@ -6,14 +6,21 @@ use serde_json::{Value, json};
 
 use super::tls::Stream;
 
+/// A request.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) method: String,
-    pub(crate) path: String,
-    pub(crate) query: String,
-    pub(crate) token: String,
-    pub(crate) content_type: String,
-    pub(crate) body: Vec<u8>,
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// What stands before the question mark.
+    pub path: String,
+    /// What stands behind it.
+    pub query: String,
+    /// The header `Authorization`
+    pub token: String,
+    /// The header `Content-Type`
+    pub content_type: String,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -47,7 +54,8 @@ impl Request {
         })
     }
 
-    pub(crate) fn query(&self, name: &str) -> Option<&str> {
+    /// A part of the query, as it was sent.
+    pub fn query(&self, name: &str) -> Option<&str> {
         self.query
             .split('&')
             .filter_map(|pair| pair.split_once('='))
@@ -55,22 +63,82 @@ impl Request {
             .map(|(_, value)| value)
     }
 
+    /// The path behind the API's group and the namespace: the plural, the name and the part of the object.
+    fn parts(&self) -> Vec<&str> {
+        let mut parts: Vec<_> = self.path.split('/').skip(1).collect();
+        let group = if parts.first() == Some(&"api") { 2 } else { 3 };
+        parts.drain(..group.min(parts.len()));
+        if parts.first() == Some(&"namespaces") {
+            parts.drain(..2.min(parts.len()));
+        }
+        parts
+    }
+
+    /// The plural of the kind that it is about.
+    pub fn plural(&self) -> &str {
+        self.parts().first().copied().unwrap_or_default()
+    }
+
     /// The right that RBAC requires: verb and resource.
-    pub(crate) fn permission(&self) -> String {
-        let resource = match self.path.strip_prefix("/api/v1/nodes") {
-            Some(rest) if rest.ends_with("/status") => "nodes/status",
-            Some(_) => "nodes",
-            None => self.path.as_str(),
-        };
+    pub fn permission(&self) -> String {
+        let parts = self.parts();
         let verb = match self.method.as_str() {
             "GET" if self.query("watch") == Some("true") => "watch",
-            "GET" if self.path.ends_with("/nodes") => "list",
+            "GET" if parts.len() == 1 => "list",
             "GET" => "get",
             "PATCH" => "patch",
             other => other,
         };
-        format!("{verb} {resource}")
+        let group = self.path.strip_prefix("/apis/").and_then(|rest| rest.split('/').next());
+        let group = group.map_or_else(String::new, |group| format!(".{group}"));
+        let part = parts.get(2).map_or_else(String::new, |part| format!("/{part}"));
+        format!("{verb} {}{group}{part}", self.plural())
     }
+}
+
+/// Which objects a request asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Selector {
+    /// Labels that an object must not have.
+    without: Vec<String>,
+    /// The name that it must have.
+    name: Option<String>,
+}
+
+impl Selector {
+    /// The selectors of a request. A form that no client of ours uses is a fault of the test.
+    pub(crate) fn of(request: &Request) -> Self {
+        let text = |key: &str| request.query(key).map(unescaped);
+        let labels = text("labelSelector").unwrap_or_default();
+        let labels = labels.split(',').filter(|part| !part.is_empty());
+        let without = labels.map(|part| part.strip_prefix('!').unwrap().to_owned()).collect();
+        let name = text("fieldSelector").map(|text| text.strip_prefix("metadata.name=").unwrap().to_owned());
+        Self { without, name }
+    }
+
+    pub(crate) fn selects(&self, object: &Value) -> bool {
+        let metadata = &object["metadata"];
+        self.without.iter().all(|label| metadata["labels"].get(label).is_none())
+            && self.name.as_ref().is_none_or(|name| metadata["name"] == **name)
+    }
+}
+
+/// A text as it was before it stood in a URI.
+fn unescaped(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, rest) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = String::from_utf8(vec![*high, *low]).unwrap();
+                bytes.push(u8::from_str_radix(&digits, 16).unwrap());
+                rest = after;
+            }
+            _ => bytes.push(*first),
+        }
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 pub(crate) struct Answer {

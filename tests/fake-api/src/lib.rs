@@ -1,9 +1,15 @@
-//! A server that speaks as much of the Kubernetes API as a client of nodes sees: list, watch, streamed lists,
+//! A server that speaks as much of the Kubernetes API as a daemon sees: list, watch, streamed lists, selectors,
 //! bookmarks, a history that can be forgotten, one node's status, tokens and TLS. It can fail at each of these on
 //! demand.
 
-pub(crate) mod http;
-pub(crate) mod tls;
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails, in its helpers too, and says how"
+)]
+
+pub mod http;
+pub mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -14,7 +20,7 @@ use std::{fs, io, thread};
 
 use serde_json::{Value, json};
 
-use http::{Answer, Request};
+use http::{Answer, Request, Selector};
 use tls::Authority;
 use tls::Stream;
 
@@ -23,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What the server, or a proxy before it, does to a streamed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) enum Streaming {
+pub enum Streaming {
     /// Nothing: the list is streamed as asked.
     #[default]
     Works,
@@ -120,27 +126,65 @@ impl Streaming {
 
 /// What goes wrong, until a test changes it.
 #[derive(Default)]
-pub(crate) struct Faults {
-    pub(crate) streaming: Streaming,
+pub struct Faults {
+    /// What happens to streamed lists.
+    pub streaming: Streaming,
     /// Each `verb resource` that is forbidden.
-    pub(crate) forbidden: BTreeSet<String>,
+    pub forbidden: BTreeSet<String>,
     /// Each `verb resource` that is allowed. `None` allows everything that is not forbidden.
-    pub(crate) allowed: Option<BTreeSet<String>>,
+    pub allowed: Option<BTreeSet<String>>,
     /// Bytes that the next watch sends in the middle of its list, before it closes.
-    pub(crate) break_list_with: Option<Vec<u8>>,
+    pub break_list_with: Option<Vec<u8>>,
     /// Time between two pieces of a list or watch.
-    pub(crate) slowness: Duration,
+    pub slowness: Duration,
     /// Bytes in a piece; 0 for a line.
-    pub(crate) piece: usize,
+    pub piece: usize,
+}
+
+/// The plural of an object's kind, and its name, with its namespace before it if it has one.
+type Key = (&'static str, String);
+
+/// Something that happened.
+#[derive(Clone)]
+struct Happened {
+    version: u64,
+    /// The plural of the object's kind; `None` for a bookmark, which is for all.
+    plural: Option<&'static str>,
+    /// The object before; `None` if there was none.
+    before: Option<Value>,
+    /// The object after; `None` if there is none.
+    after: Option<Value>,
+}
+
+impl Happened {
+    /// The event that this is for a watch.
+    fn event(&self, plural: &str, selector: &Selector) -> Option<Value> {
+        let Some(own) = self.plural else {
+            let metadata = json!({"resourceVersion": self.version.to_string()});
+            return Some(json!({"type": "BOOKMARK", "object": {"metadata": metadata}}));
+        };
+        if own != plural {
+            return None;
+        }
+        let selected = |object: &Option<Value>| object.clone().filter(|object| selector.selects(object));
+        let (kind, mut object) = match (selected(&self.before), selected(&self.after)) {
+            (None, None) => return None,
+            (None, Some(after)) => ("ADDED", after),
+            (Some(_), Some(after)) => ("MODIFIED", after),
+            (Some(before), None) => ("DELETED", before),
+        };
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        Some(json!({"type": kind, "object": object}))
+    }
 }
 
 #[derive(Default)]
 struct State {
     faults: Faults,
-    nodes: BTreeMap<String, Value>,
+    objects: BTreeMap<Key, Value>,
     version: u64,
-    /// What happened, with its version.
-    history: Vec<(u64, Value)>,
+    /// What happened.
+    history: Vec<Happened>,
     /// Versions before this one are forgotten.
     oldest: u64,
     /// Raw bytes for every open watch, to be sent after what has happened so far. Each has the number of its push.
@@ -153,7 +197,7 @@ struct State {
 }
 
 /// The server. It runs until the value is dropped.
-pub(crate) struct ApiServer {
+pub struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
     authority: Authority,
@@ -175,16 +219,29 @@ impl Shared {
 
 impl ApiServer {
     /// A server on `listener`, with certificates in `directory`.
-    pub(crate) fn new(listener: TcpListener, directory: &Path) -> Self {
+    pub fn new(listener: TcpListener, directory: &Path) -> Self {
         let authority = Authority::new(directory);
         let state = State { version: 100, token: "first-token".into(), ..State::default() };
+        let server = Self::with(listener, authority, state);
+        server.write_token("first-token");
+        fs::write(server.kubeconfig(), server.kubeconfig_text()).unwrap();
+        server
+    }
+
+    /// Another server of the same cluster, with the same credentials and the objects as they are now.
+    pub fn beside(&self, listener: TcpListener) -> Self {
+        let state = self.shared.state();
+        let (objects, version, token) = (state.objects.clone(), state.version, state.token.clone());
+        let state = State { objects, version, token, history: state.history.clone(), ..State::default() };
+        Self::with(listener, self.authority.clone(), state)
+    }
+
+    fn with(listener: TcpListener, authority: Authority, state: State) -> Self {
         let tls = authority.server();
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), tls });
         let address = listener.local_addr().unwrap();
         let server = Self { shared, address, authority, accepting: Mutex::default() };
         server.accept(listener);
-        server.write_token("first-token");
-        fs::write(server.kubeconfig(), server.kubeconfig_text()).unwrap();
         server
     }
 
@@ -206,11 +263,12 @@ impl ApiServer {
     }
 
     /// The address at which it listens, so that another one can come back there.
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub(crate) fn kubeconfig(&self) -> std::path::PathBuf {
+    /// The file with the server's address and the credentials.
+    pub fn kubeconfig(&self) -> std::path::PathBuf {
         self.authority.directory.join("kubeconfig")
     }
 
@@ -226,63 +284,75 @@ impl ApiServer {
     }
 
     /// Writes the token that the client presents.
-    pub(crate) fn write_token(&self, token: &str) {
+    pub fn write_token(&self, token: &str) {
         fs::write(self.authority.directory.join("token"), token).unwrap();
     }
 
     /// The token that the server wants from now on; open connections are cut.
-    pub(crate) fn want_token(&self, token: &str) {
+    pub fn want_token(&self, token: &str) {
         self.shared.state().token = token.into();
         self.cut();
     }
 
-    pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
+    /// Changes what goes wrong.
+    pub fn faults(&self, change: impl FnOnce(&mut Faults)) {
         change(&mut self.shared.state().faults);
     }
 
     /// Creates or changes an object.
-    pub(crate) fn put(&self, mut node: Value) {
+    pub fn put(&self, mut object: Value) {
         let mut state = self.shared.state();
         state.version += 1;
-        node["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        let name = node["metadata"]["name"].as_str().unwrap().to_owned();
-        let known = state.nodes.insert(name, node.clone()).is_some();
-        let kind = if known { "MODIFIED" } else { "ADDED" };
-        self.happen(state, json!({"type": kind, "object": node}));
+        object["metadata"]["resourceVersion"] = json!(state.version.to_string());
+        let key = (plural_of(&object), name_of(&object));
+        let (plural, before) = (key.0, state.objects.insert(key, object.clone()));
+        self.happen(state, Some(plural), before, Some(object));
     }
 
-    pub(crate) fn delete(&self, name: &str) {
+    /// Deletes the node of this name.
+    pub fn delete(&self, name: &str) {
+        self.delete_object("nodes", name);
+    }
+
+    /// Deletes the object of this name, which is `NAMESPACE/NAME` if it is in a namespace.
+    pub fn delete_object(&self, plural: &'static str, name: &str) {
         let mut state = self.shared.state();
         state.version += 1;
-        let mut node = state.nodes.remove(name).unwrap();
-        node["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        self.happen(state, json!({"type": "DELETED", "object": node}));
+        let before = state.objects.remove(&(plural, name.to_owned()));
+        assert!(before.is_some(), "there is no {plural} {name}");
+        self.happen(state, Some(plural), before, None);
     }
 
-    pub(crate) fn bookmark(&self) -> u64 {
+    /// Tells every watch that nothing happened up to a new version. Returns it.
+    pub fn bookmark(&self) -> u64 {
         let mut state = self.shared.state();
         state.version += 1;
         let version = state.version;
-        let object = json!({"kind": "Node", "metadata": {"resourceVersion": version.to_string()}});
-        self.happen(state, json!({"type": "BOOKMARK", "object": object}));
+        self.happen(state, None, None, None);
         version
     }
 
-    fn happen(&self, mut state: MutexGuard<'_, State>, event: Value) {
+    fn happen(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        plural: Option<&'static str>,
+        before: Option<Value>,
+        after: Option<Value>,
+    ) {
         let version = state.version;
-        state.history.push((version, event));
+        state.history.push(Happened { version, plural, before, after });
         drop(state);
         self.shared.changed.notify_all();
     }
 
     /// Sends bytes as they are to every watch that is open.
-    pub(crate) fn send(&self, bytes: &[u8]) {
+    pub fn send(&self, bytes: &[u8]) {
         self.shared.state().raw.push(bytes.to_vec());
         self.shared.changed.notify_all();
     }
 
     /// Forgets what happened before now. A watch from an older version gets 410.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         let mut state = self.shared.state();
         state.version += 1;
         state.oldest = state.version;
@@ -290,13 +360,13 @@ impl ApiServer {
     }
 
     /// Cuts all connections.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.shared.state().generation += 1;
         self.shared.changed.notify_all();
     }
 
     /// Stops the server: nothing listens any more.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.shared.state().stopped = true;
         self.cut();
         if let Some(accepting) = self.accepting.lock().unwrap().take() {
@@ -305,18 +375,19 @@ impl ApiServer {
     }
 
     /// Listens again.
-    pub(crate) fn start(&self, listener: TcpListener) {
+    pub fn start(&self, listener: TcpListener) {
         self.shared.state().stopped = false;
         self.accept(listener);
     }
 
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    /// All requests so far.
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.state().requests.clone()
     }
 
     /// The object of a node.
-    pub(crate) fn node(&self, name: &str) -> Value {
-        self.shared.state().nodes[name].clone()
+    pub fn node(&self, name: &str) -> Value {
+        self.shared.state().objects[&("nodes", name.to_owned())].clone()
     }
 }
 
@@ -326,8 +397,23 @@ impl Drop for ApiServer {
     }
 }
 
+fn plural_of(object: &Value) -> &'static str {
+    match object["kind"].as_str() {
+        None | Some("Node") => "nodes",
+        Some("Service") => "services",
+        Some("EndpointSlice") => "endpointslices",
+        Some(other) => panic!("the server knows no {other}"),
+    }
+}
+
+fn name_of(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().unwrap();
+    metadata["namespace"].as_str().map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+}
+
 /// A node as the kubelet and the controller manager leave it, with an image list as long as nodes have.
-pub(crate) fn node(number: u8) -> Value {
+pub fn node(number: u8) -> Value {
     let images: Vec<_> =
         (0..20).map(|image| json!({"names": [format!("registry/{image}")], "sizeBytes": 1})).collect();
     json!({
@@ -375,31 +461,44 @@ fn talk(shared: &Shared, mut stream: Stream) -> io::Result<()> {
         );
         return Answer::status(403, "Forbidden", &message).write(&mut stream);
     }
-    match permission.as_str() {
-        "list nodes" => list(&request, &state).write(&mut stream),
-        "watch nodes" => {
+    let plural = request.plural().to_owned();
+    match (permission.split_once(' ').unwrap().0, plural.as_str()) {
+        ("list", plural) => list(&request, plural, &state).write(&mut stream),
+        ("watch", plural) => {
             drop(state);
-            watch(shared, &request, &mut stream)
+            watch(shared, &request, plural, &mut stream)
         }
-        "patch nodes/status" => {
+        ("patch", "nodes") => {
             let answer = patch(&request, &mut state);
             drop(state);
             shared.changed.notify_all();
             answer.write(&mut stream)
         }
-        other => Answer::status(404, "NotFound", other).write(&mut stream),
+        _ => Answer::status(404, "NotFound", &permission).write(&mut stream),
     }
 }
 
-/// A page. Its token is the number of nodes on the pages before.
-fn list(request: &Request, state: &State) -> Answer {
+/// The objects that a request asks for.
+fn selected<'a>(
+    request: &Request,
+    plural: &str,
+    state: &'a State,
+) -> impl Iterator<Item = &'a Value> + use<'a> {
+    let (selector, plural) = (Selector::of(request), plural.to_owned());
+    let all = state.objects.iter().filter(move |((own, _), _)| *own == plural);
+    all.map(|(_, object)| object).filter(move |object| selector.selects(object))
+}
+
+/// A page. Its token is the number of objects on the pages before.
+fn list(request: &Request, plural: &str, state: &State) -> Answer {
     let begin: usize = request.query("continue").map_or(0, |text| text.parse().unwrap());
     let limit: usize = request.query("limit").map_or(usize::MAX, |text| text.parse().unwrap());
-    let items: Vec<_> = state.nodes.values().skip(begin).take(limit).collect();
+    let items: Vec<_> = selected(request, plural, state).skip(begin).take(limit).collect();
     let end = begin + items.len();
-    let next = if end < state.nodes.len() { end.to_string() } else { String::new() };
+    let is_last = end >= selected(request, plural, state).count();
+    let next = if is_last { String::new() } else { end.to_string() };
     let metadata = json!({"resourceVersion": state.version.to_string(), "continue": next});
-    Answer::json(200, &json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items}))
+    Answer::json(200, &json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}))
 }
 
 /// A strategic merge, as far as conditions need it.
@@ -410,9 +509,11 @@ fn patch(request: &Request, state: &mut State) -> Answer {
     }
     let body: Value = serde_json::from_slice(&request.body).unwrap();
     let name = request.path.split('/').nth(4).unwrap().to_owned();
-    let Some(node) = state.nodes.get_mut(&name) else {
-        return Answer::status(404, "NotFound", &format!("nodes \"{name}\" not found"));
+    let key = ("nodes", name);
+    let Some(before) = state.objects.get(&key).cloned() else {
+        return Answer::status(404, "NotFound", &format!("nodes \"{}\" not found", key.1));
     };
+    let mut node = before.clone();
     state.version += 1;
     node["metadata"]["resourceVersion"] = json!(state.version.to_string());
     for (name, value) in body["metadata"]["annotations"].as_object().into_iter().flatten() {
@@ -423,12 +524,15 @@ fn patch(request: &Request, state: &mut State) -> Answer {
         conditions.retain(|known| known["type"] != condition["type"]);
         conditions.push(condition.clone());
     }
-    let (version, node) = (state.version, node.clone());
-    state.history.push((version, json!({"type": "MODIFIED", "object": node})));
-    Answer::json(200, &node)
+    let answer = Answer::json(200, &node);
+    state.objects.insert(key, node.clone());
+    let version = state.version;
+    let (before, after) = (Some(before), Some(node));
+    state.history.push(Happened { version, plural: Some("nodes"), before, after });
+    answer
 }
 
-fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<()> {
+fn watch(shared: &Shared, request: &Request, plural: &str, stream: &mut Stream) -> io::Result<()> {
     if request.query("sendInitialEvents").is_some() {
         let streaming = shared.state().faults.streaming;
         if streaming.perform(stream, shared)? {
@@ -441,11 +545,13 @@ fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<
     let mut lines: Vec<Vec<u8>> = Vec::new();
     let line = |event: &Value| [event.to_string().as_bytes(), b"\n"].concat();
     let mut broken = None;
+    let selector = Selector::of(request);
     if request.query("sendInitialEvents").is_some() {
         seen = state.version;
-        lines.extend(state.nodes.values().map(|node| line(&json!({"type": "ADDED", "object": node}))));
+        let all = selected(request, plural, &state);
+        lines.extend(all.map(|object| line(&json!({"type": "ADDED", "object": object}))));
         let end = json!({"resourceVersion": seen.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}});
-        lines.push(line(&json!({"type": "BOOKMARK", "object": {"kind": "Node", "metadata": end}})));
+        lines.push(line(&json!({"type": "BOOKMARK", "object": {"metadata": end}})));
         broken = state.faults.break_list_with.clone();
     } else if seen < state.oldest {
         return Answer::status(410, "Expired", &format!("too old resource version: {seen}")).write(stream);
@@ -471,7 +577,7 @@ fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<
         let mut state = shared.state();
         if state.generation == generation
             && raw == state.raw.len()
-            && state.history.iter().all(|(version, _)| *version <= seen)
+            && state.history.iter().all(|one| one.version <= seen)
         {
             state = shared.changed.wait_timeout(state, LOOK).unwrap().0;
         }
@@ -479,10 +585,9 @@ fn watch(shared: &Shared, request: &Request, stream: &mut Stream) -> io::Result<
             // Raw bytes that were to be sent went out before the cut.
             return state.raw[raw..].iter().try_for_each(|bytes| http::chunk(stream, bytes));
         }
-        lines.extend(
-            state.history.iter().filter(|(version, _)| *version > seen).map(|(_, event)| line(event)),
-        );
-        seen = state.history.last().map_or(seen, |(version, _)| *version.max(&seen));
+        let news = state.history.iter().filter(|one| one.version > seen);
+        lines.extend(news.filter_map(|one| one.event(plural, &selector)).map(|event| line(&event)));
+        seen = state.history.last().map_or(seen, |one| one.version.max(seen));
         lines.extend(state.raw[raw..].iter().cloned());
         raw = state.raw.len();
     }

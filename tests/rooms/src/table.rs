@@ -32,6 +32,11 @@ pub const ROOMS: &[Room] = &[
     pure_crate("config/src", &["load"]),
     pure_crate("model/src", &[]),
     pure("wire/src/messages", &["messages"]),
+    // cluster: what the server says, and what its words mean.
+    pure("cluster/src/kind", &["kind"]),
+    pure("cluster/src/fault", &["fault", "kind"]),
+    pure("cluster/src/feed", &["fault", "feed"]),
+    pure("cluster/src/objects", &["fault", "kind", "objects"]),
     // cni: from what reads the request to what puts the others to work.
     acts("cni/src/edge", &["edge"]),
     pure("cni/src/decide", &["decide", "edge"]),

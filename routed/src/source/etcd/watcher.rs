@@ -26,8 +26,8 @@ use crate::decide::nodes::{Node, vtep_mac6};
 use crate::decide::roll::{Rank, Roll};
 use crate::source::NodeEvent;
 use crate::source::lease::{KnownMacs, Public, Value};
-use ferrule_daemon::Pause;
 use crate::source::subnets::Subnets;
+use ferrule_daemon::Pause;
 
 /// A round that lasted this long was a good one. The next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);

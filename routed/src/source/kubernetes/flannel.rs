@@ -93,7 +93,7 @@ fn is_local(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::objects::{Told as Event, event};
+    use super::super::objects::Object;
     use super::*;
     use ferrule_model::IfName;
 
@@ -103,8 +103,8 @@ mod tests {
              \"spec\":{{\"podCIDRs\":[\"10.244.1.0/24\"]}},\
              \"status\":{{\"addresses\":[{{\"type\":\"InternalIP\",\"address\":\"192.0.2.1\"}}]}}}}}}"
         );
-        match event(line.as_bytes()) {
-            Ok(Event::Put(seen)) => *seen,
+        match ferrule_cluster::event::<Object>(line.as_bytes()) {
+            Ok(ferrule_cluster::Told::Put(item)) => item.into(),
             other => panic!("{other:?}"),
         }
     }

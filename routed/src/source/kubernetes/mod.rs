@@ -1,7 +1,7 @@
 //! The nodes of a Kubernetes cluster: pod CIDRs from `spec.podCIDRs`, addresses from `status.addresses`.
 //!
-//! A separate task lists and watches ([`watcher`]), because a watch must not be cut off whenever the daemon hears of
-//! something else. The MAC of a VTEP is derived from the node's name, so that no node has to publish anything. An
+//! A separate task lists and watches (`ferrule_cluster`) and tells [`nodes`], because a watch must not be cut off whenever
+//! the daemon hears of something else. The MAC of a VTEP is derived from the node's name, so that no node has to publish anything. An
 //! annotation ([`VTEP_MAC`]) gives another MAC if that is needed. If flannel's nodes share the network ([`flannel`]),
 //! its annotations give the MAC instead.
 //!
@@ -9,19 +9,16 @@
 //! reached by other addresses than its own, its public addresses ([`condition`]). Beside flannel it writes those
 //! annotations ([`patch`]).
 
-mod api;
 mod condition;
-mod fault;
-mod feed;
 mod flannel;
+mod nodes;
 mod objects;
 mod patch;
 mod table;
-mod watcher;
 
-pub use api::{PERMISSIONS, Permission};
 pub use objects::{PUBLIC_ADDRESS, VTEP_MAC, WIREGUARD_KEY};
 
+use ferrule_cluster::{Access, Permission, Selector, Watcher};
 use ferrule_config::Config;
 use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};
@@ -30,10 +27,14 @@ use super::lease::Public;
 use super::{KnownMacs, NodeEvent, Source};
 use condition::Facts;
 use flannel::View;
-use watcher::Watcher;
+use nodes::Nodes;
+use objects::NODES;
 
 /// So many events may wait before the watch has to wait. One event may hold all nodes.
 const WAITING: usize = 4;
+
+/// All rights that are ever needed. Exactly these stand in `conf/kubernetes/rbac.yaml`.
+pub const PERMISSIONS: [Permission; 3] = [NODES.list(), NODES.watch(), NODES.patch_status()];
 
 /// A watched cluster.
 #[derive(Debug)]
@@ -56,22 +57,22 @@ impl KubernetesSource {
     }
 
     fn begin(config: &Config, own_name: &str, macs: KnownMacs, reads_only: bool) -> Self {
-        let kubeconfig = config.routing.kubernetes.kubeconfig.clone();
+        let access = Access::new(config.routing.kubernetes.kubeconfig.clone(), Vec::new());
         let (sender, events) = mpsc::channel(WAITING);
         let public = Public::configured(&config.node);
         let (facts, _) = watch::channel(Facts { public, ..Facts::default() });
-        let mut watcher = Watcher::new(config, own_name.to_owned(), sender, facts.clone());
+        let mut nodes = Nodes::new(config, own_name.to_owned(), sender, facts.clone());
         if config.routing.flannel.annotations {
-            let told = watcher.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
+            let told = nodes.look_at_flannel(View::new(config.clone(), own_name.to_owned(), macs));
             if !reads_only {
-                tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), flannel::MATTER, told));
+                tokio::spawn(patch::keep(access.clone(), own_name.to_owned(), flannel::MATTER, told));
             }
         }
-        tokio::spawn(watcher.run());
+        tokio::spawn(Watcher::new(access.clone(), Selector::default(), nodes).run());
         let matters =
             if reads_only { Vec::new() } else { vec![condition::MATTER, condition::KEY, condition::PUBLIC] };
         for matter in matters {
-            tokio::spawn(patch::keep(kubeconfig.clone(), own_name.to_owned(), matter, facts.subscribe()));
+            tokio::spawn(patch::keep(access.clone(), own_name.to_owned(), matter, facts.subscribe()));
         }
         Self { events, facts }
     }

@@ -1,17 +1,16 @@
-//! What matters here of the API server's words: node objects, watch events and pages of a list. Pure.
+//! What matters here of a Node object. Pure.
 //!
 //! Only what is used is read from an object. A value that cannot be used makes that one node unusable, with a reason;
 //! the others go on.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
+use ferrule_cluster::{Identity, Item, Kind, Metadata, Resource};
 use ferrule_config::check_node_name;
 use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use super::fault::Fault;
 use crate::decide::nodes::{Node, vtep_mac6};
 use crate::decide::roll::Rank;
 use crate::source::lease::{self as flannel, Public};
@@ -26,34 +25,11 @@ pub const WIREGUARD_KEY: &str = "ferrule.io/wireguard-key";
 /// family, separated by a comma. The node's own `routed` writes it, as `[node] public_address` says.
 pub const PUBLIC_ADDRESS: &str = "ferrule.io/public-address";
 
-/// One line of a watch.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// An object exists, with this content.
-    Put(Box<Seen>),
-    /// The object of this name is gone, as of this version.
-    Gone {
-        /// The node's name.
-        name: String,
-        /// The version of the list without it.
-        version: String,
-    },
-    /// Nothing happened up to this version.
-    Bookmark {
-        /// The version.
-        version: String,
-        /// All objects of the streamed list have been told.
-        initial_end: bool,
-    },
-}
-
 /// A node object as it was seen.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     /// Its name.
     pub(super) name: String,
-    /// Its version.
-    pub(super) version: String,
     /// The node in it, or why there is none.
     pub(super) entry: Entry,
     /// Whether it is ready, and when it was created.
@@ -73,79 +49,28 @@ pub(super) struct Seen {
 /// The node in an object, or why there is none.
 pub(super) type Entry = Result<Node, String>;
 
-/// A page of a list.
-#[derive(Debug)]
-pub(super) struct Page {
-    /// The objects on it.
-    pub(super) seen: Vec<Seen>,
-    /// The list's version.
-    pub(super) version: String,
-    /// Where the next page begins; empty for the last one.
-    pub(super) next: String,
-}
+/// Where the API has nodes.
+pub(super) const NODES: Resource = Resource { group: "", version: "v1", plural: "nodes" };
 
-#[derive(Deserialize)]
-#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
-enum Event<O> {
-    Added(O),
-    Modified(O),
-    Deleted(O),
-    Bookmark(O),
-    Error(Status),
-}
-
-/// What the server says of a fault.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Status {
-    /// The HTTP status.
-    pub(super) code: u16,
-    /// The reason in one word.
-    pub(super) reason: String,
-    /// The reason in a sentence.
-    pub(super) message: String,
-    details: Option<Details>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Details {
-    retry_after_seconds: Option<u32>,
-}
-
-impl Status {
-    /// Sets for how long to hold back, unless the body says so itself.
-    pub(super) fn wait(&mut self, seconds: u32) {
-        self.details.get_or_insert_default().retry_after_seconds.get_or_insert(seconds);
-    }
-}
-
-#[derive(Deserialize)]
-struct Object {
-    metadata: Metadata,
+/// A Node object: the fields that are read of it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Object {
+    metadata: Metadata<Annotations>,
     #[serde(default)]
     spec: Option<Spec>,
     #[serde(default)]
     status: Option<NodeStatus>,
 }
 
-#[derive(Deserialize)]
-struct Named {
-    metadata: Metadata,
+impl Kind for Object {
+    const RESOURCE: Resource = NODES;
+
+    fn take_identity(&mut self) -> Identity {
+        self.metadata.take_identity()
+    }
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    resource_version: String,
-    creation_timestamp: Option<String>,
-    annotations: Option<Annotations>,
-    #[serde(rename = "continue")]
-    next: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Annotations {
     /// [`VTEP_MAC`]
@@ -161,9 +86,6 @@ struct Annotations {
     overwrite: Option<String>,
     #[serde(rename = "flannel.alpha.coreos.com/public-ipv6-overwrite")]
     overwrite6: Option<String>,
-    /// The annotation of the bookmark that ends a streamed list.
-    #[serde(rename = "k8s.io/initial-events-end")]
-    initial_end: Option<String>,
     #[serde(rename = "flannel.alpha.coreos.com/kube-subnet-manager")]
     manager: Option<String>,
     #[serde(rename = "flannel.alpha.coreos.com/backend-type")]
@@ -187,7 +109,7 @@ impl From<Annotations> for flannel::Annotations {
     }
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Spec {
     #[serde(rename = "podCIDR")]
@@ -196,14 +118,14 @@ struct Spec {
     pod_cidrs: Option<Vec<String>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeStatus {
     addresses: Option<Vec<Address>>,
     conditions: Option<Vec<Condition>>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Address {
     #[serde(rename = "type")]
@@ -211,7 +133,7 @@ struct Address {
     address: String,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Condition {
     #[serde(rename = "type")]
@@ -219,53 +141,20 @@ struct Condition {
     status: String,
 }
 
-#[derive(Deserialize)]
-struct List<O> {
-    metadata: Metadata,
-    items: Option<Vec<O>>,
-}
-
-/// Reads one line of a watch.
-///
-/// # Errors
-/// A fault that the server tells in the line, or [`Fault::Malformed`] if the line is no watch event. An event about a
-/// node that cannot be used is no error.
-pub(super) fn event(line: &[u8]) -> Result<Told, Fault> {
-    let event = match serde_json::from_slice::<Event<Object>>(line) {
-        Ok(event) => event,
-        Err(error) => return nameless(line, &error),
-    };
-    match event {
-        Event::Added(object) | Event::Modified(object) => Ok(Told::Put(Box::new(seen(object)))),
-        Event::Deleted(object) => gone(object.metadata),
-        Event::Bookmark(object) => Ok(bookmark(object.metadata)),
-        Event::Error(status) => Err(refusal(status)),
-    }
-}
-
-/// Reads an event whose object has values of other types than a node's. Only its name is read.
-fn nameless(line: &[u8], error: &serde_json::Error) -> Result<Told, Fault> {
-    let event: Event<Named> = serde_json::from_slice(line).map_err(|_| malformed(error))?;
-    match event {
-        Event::Added(named) | Event::Modified(named) => {
-            Ok(Told::Put(Box::new(unreadable(named.metadata, error))))
+impl From<Item<Object>> for Seen {
+    fn from(Item { identity, object }: Item<Object>) -> Self {
+        let name = identity.name.name;
+        match object {
+            Ok(object) => seen(name, object),
+            Err(reason) => unreadable(name, reason),
         }
-        Event::Deleted(named) => gone(named.metadata),
-        Event::Bookmark(named) => Ok(bookmark(named.metadata)),
-        Event::Error(status) => Err(refusal(status)),
     }
 }
 
-fn malformed(error: &serde_json::Error) -> Fault {
-    Fault::Malformed(error.to_string())
-}
-
-fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
-    let entry = Err(format!("its object cannot be read: {error}"));
+fn unreadable(name: String, reason: String) -> Seen {
     Seen {
-        name: metadata.name,
-        version: metadata.resource_version,
-        entry,
+        name,
+        entry: Err(reason),
         rank: Rank { ready: false, born: 0 },
         network_is_available: false,
         wireguard_key: None,
@@ -275,56 +164,7 @@ fn unreadable(metadata: Metadata, error: &serde_json::Error) -> Seen {
     }
 }
 
-fn gone(metadata: Metadata) -> Result<Told, Fault> {
-    Ok(Told::Gone { name: metadata.name, version: metadata.resource_version })
-}
-
-fn bookmark(metadata: Metadata) -> Told {
-    let end = metadata.annotations.and_then(|annotations| annotations.initial_end);
-    Told::Bookmark { version: metadata.resource_version, initial_end: end.as_deref() == Some("true") }
-}
-
-/// The fault that a status of the server means, in a watch or as the body of an answer.
-pub(super) fn refusal(status: Status) -> Fault {
-    let message = if status.message.is_empty() { status.reason.clone() } else { status.message };
-    let wait = status.details.and_then(|details| details.retry_after_seconds);
-    let retry_after = wait.map(|seconds| Duration::from_secs(seconds.into()));
-    match (status.code, status.reason.as_str()) {
-        (410, _) | (_, "Expired" | "Gone") => Fault::Expired(message),
-        (401, _) => Fault::Unauthorized(message),
-        (code, _) => Fault::Refused { code, message, retry_after },
-    }
-}
-
-/// Reads a page of a list.
-///
-/// # Errors
-/// [`Fault::Malformed`] if it is no such page.
-pub(super) fn page(text: &[u8]) -> Result<Page, Fault> {
-    let (metadata, seen) = match serde_json::from_slice::<List<Object>>(text) {
-        Ok(list) => (list.metadata, list.items.unwrap_or_default().into_iter().map(seen).collect()),
-        // One object is not as it should be. Only then is each object read separately.
-        Err(error) => {
-            let list: List<serde_json::Value> =
-                serde_json::from_slice(text).map_err(|_| malformed(&error))?;
-            (list.metadata, one_by_one(list.items.unwrap_or_default())?)
-        }
-    };
-    Ok(Page { seen, version: metadata.resource_version, next: metadata.next.unwrap_or_default() })
-}
-
-fn one_by_one(items: Vec<serde_json::Value>) -> Result<Vec<Seen>, Fault> {
-    let read = |item: serde_json::Value| match Object::deserialize(&item) {
-        Ok(object) => Ok(seen(object)),
-        Err(error) => {
-            let named = Named::deserialize(item).map_err(|_| malformed(&error))?;
-            Ok(unreadable(named.metadata, &error))
-        }
-    };
-    items.into_iter().map(read).collect()
-}
-
-fn seen(object: Object) -> Seen {
+fn seen(name: String, object: Object) -> Seen {
     let status = object.status.unwrap_or_default();
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let says =
@@ -336,15 +176,14 @@ fn seen(object: Object) -> Seen {
     let annotations = object.metadata.annotations.unwrap_or_default();
     let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());
     let spec = object.spec.unwrap_or_default();
-    let entry = node(&object.metadata.name, &spec, &addresses, &annotations);
+    let entry = node(&name, &spec, &addresses, &annotations);
     let public = public_of(PUBLIC_ADDRESS, annotations.public_address.as_deref());
     let overwrite = overwrite_of(&annotations);
     let wrong = public.as_ref().err().or(overwrite.as_ref().err()).cloned();
     let entry = wrong.map_or(entry, Err);
     let (public, overwrite) = (public.unwrap_or_default(), overwrite.unwrap_or_default());
     Seen {
-        name: object.metadata.name,
-        version: object.metadata.resource_version,
+        name,
         entry,
         rank: Rank { ready, born },
         network_is_available,

@@ -2,14 +2,13 @@
 //! due. Strategic merge patches leave the rest of the object alone.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ferrule_cluster::{Access, ObjectName};
+use ferrule_daemon::Pause;
 use tokio::sync::watch;
 
-use super::api::Api;
-use super::fault::Fault;
-use ferrule_daemon::Pause;
+use super::objects::NODES;
 
 /// Another program may want another value. A fight with it is no faster than this.
 const LEAST_GAP: Duration = Duration::from_secs(5);
@@ -23,19 +22,15 @@ pub(super) struct Matter<F> {
 }
 
 /// Keeps a matter of the node called `name`, until no more facts come.
-pub(super) async fn keep<F>(
-    kubeconfig: Option<PathBuf>,
-    name: String,
-    matter: Matter<F>,
-    mut facts: watch::Receiver<F>,
-) {
+pub(super) async fn keep<F>(access: Access, name: String, matter: Matter<F>, mut facts: watch::Receiver<F>) {
     let Matter { what, due } = matter;
+    let object = ObjectName { namespace: String::new(), name: name.clone() };
     let mut pause = Pause::new();
     let mut said = BTreeSet::new();
     while facts.wait_for(|facts| due(facts).is_some()).await.is_ok() {
         let patch = due(&facts.borrow_and_update());
         let Some(patch) = patch else { continue };
-        match write(kubeconfig.as_deref(), &name, patch).await {
+        match access.patch_status(NODES, &object, patch).await {
             Ok(()) => {
                 tracing::info!("{what} of node {name} written");
                 (pause, said) = (Pause::new(), BTreeSet::new());
@@ -54,8 +49,4 @@ pub(super) async fn keep<F>(
             }
         }
     }
-}
-
-async fn write(kubeconfig: Option<&Path>, name: &str, patch: Vec<u8>) -> Result<(), Fault> {
-    Api::open(kubeconfig).await?.patch_status(name, patch).await
 }

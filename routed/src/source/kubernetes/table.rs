@@ -30,6 +30,11 @@ impl Table {
         self.next = Some(BTreeMap::new());
     }
 
+    /// Whether a list is being read.
+    pub(super) fn is_listing(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Whether the list that is being read has an object of this name already.
     pub(super) fn has_listed(&self, name: &str) -> bool {
         self.next.as_ref().is_some_and(|next| next.contains_key(name))
