@@ -1,10 +1,10 @@
 //! The text of one file, and the checks that need to say at which place something is wrong.
 //!
 //! Single values (addresses, networks, numbers) are parsed here, because each refusal needs the place of the value.
-//! `settings` and `nodes` decide what the values mean together.
+//! `settings`, `nodes` and `services` decide what the values mean together.
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
@@ -15,6 +15,9 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 
 use crate::error::Fault;
+
+/// What a network looks like, for remedies.
+const NETWORK_EXAMPLE: &str = "write it as 10.244.0.0/16 or fd00:10::/56";
 
 /// A fault is large and rare; boxed, it does not widen every `Result`.
 pub(crate) type Checked<T> = Result<T, Box<Fault>>;
@@ -114,8 +117,17 @@ impl<'a> Document<'a> {
 
     /// A network: `ADDRESS/LENGTH`, no host bits, something that pods or nodes can live in.
     pub(crate) fn network(&self, key: &str, value: &Spanned<String>) -> Checked<IpNetwork> {
-        let text = value.get_ref();
-        let example = "write it as 10.244.0.0/16 or fd00:10::/56";
+        let network = self.prefix(key, value)?;
+        if !has_hosts(&network) {
+            let reason = format!("\"{}\" is not a network of single hosts", value.get_ref());
+            return Err(self.fault(value, key, reason, NETWORK_EXAMPLE));
+        }
+        Ok(network)
+    }
+
+    /// Any network: `ADDRESS/LENGTH`, no host bits.
+    pub(crate) fn prefix(&self, key: &str, value: &Spanned<String>) -> Checked<IpNetwork> {
+        let (text, example) = (value.get_ref(), NETWORK_EXAMPLE);
         if !text.contains('/') {
             return Err(self.fault(value, key, format!("\"{text}\" has no prefix length"), example));
         }
@@ -125,10 +137,6 @@ impl<'a> Document<'a> {
             let reason = format!("\"{text}\" has bits set behind the prefix");
             let remedy = format!("write {}/{}", network.network(), network.prefix());
             return Err(self.fault(value, key, reason, remedy));
-        }
-        if !has_hosts(&network) {
-            let reason = format!("\"{text}\" is not a network of single hosts");
-            return Err(self.fault(value, key, reason, example));
         }
         Ok(network)
     }
@@ -164,6 +172,27 @@ impl<'a> Document<'a> {
     pub(crate) fn ipv6(&self, key: &str, value: &Spanned<String>) -> Checked<Ipv6Addr> {
         let address: Ipv6Addr = self.address(key, value, "IPv6", "write it as 2001:db8::10")?;
         self.host_address(key, value, address, !is_host_v6(address))
+    }
+
+    /// An address of either family, to which hosts can send packets.
+    pub(crate) fn servable(&self, key: &str, value: &Spanned<String>) -> Checked<IpAddr> {
+        let example = "write it as 192.0.2.10 or 2001:db8::10";
+        let address: IpAddr = self.address(key, value, "IP", example)?;
+        let is_host = match address {
+            IpAddr::V4(address) => is_host_v4(address),
+            IpAddr::V6(address) => is_host_v6(address) && address.to_ipv4_mapped().is_none(),
+        };
+        if is_host {
+            return Ok(address);
+        }
+        Err(self.fault(value, key, format!("{address} is not an address of a single host"), example))
+    }
+
+    /// The fault for a text that cannot be the name of a node.
+    pub(crate) fn not_a_node_name(&self, key: &str, value: &Spanned<String>) -> Box<Fault> {
+        let reason = format!("\"{}\" cannot be a node's name", value.get_ref());
+        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
+        self.fault(value, key, reason, remedy)
     }
 
     fn address<T: FromStr>(

@@ -1,13 +1,14 @@
 //! Ferrule's configuration, from text to types.
 //!
-//! Four files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]), `node.json`
-//! ([`NodeFile`]), which `routed` writes and `ipamd` reads, and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed
-//! and checked as a whole before anything uses it. A fault names the file, the line, the key, the reason and the
-//! remedy.
+//! These files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]), the
+//! services file of `proxyd` ([`ServicesFile`]), `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads,
+//! and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed and checked as a whole before anything uses it. A fault names the file,
+//! the line, the key, the reason and the remedy.
 //!
 //! Watching files, writing them, and the command line do not live here (crate `daemon`). The only effect in this crate
 //! is reading a file, in `load`. All else is a function of the text that it is given.
 
+mod claims;
 mod document;
 mod edited;
 mod error;
@@ -22,6 +23,7 @@ mod pods;
 mod ranges;
 mod raw;
 mod regular;
+mod services;
 mod settings;
 mod subnet_env;
 mod tunnel;
@@ -34,6 +36,10 @@ pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use pods::{Pods, SourceCheck};
+pub use services::{
+    EndpointEntry, PortEntry, ServiceEntry, ServiceKind, ServicesFile, TrafficDistribution, Transport,
+    ZoneEntry,
+};
 pub use settings::{
     Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
 };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::document::Document;
-use crate::{Config, ConfigError, DEFAULT_CONFIG, EditedNodes, NodeFile, NodesFile, SubnetEnv};
+use crate::{Config, ConfigError, DEFAULT_CONFIG, EditedNodes, NodeFile, NodesFile, ServicesFile, SubnetEnv};
 
 impl Config {
     /// Reads the configuration: the file of `--config`, else [`DEFAULT_CONFIG`], which need not exist.
@@ -25,6 +25,16 @@ impl NodesFile {
     ///
     /// # Errors
     /// As [`NodesFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a missing one).
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read(path)?, path)
+    }
+}
+
+impl ServicesFile {
+    /// Reads and parses the file.
+    ///
+    /// # Errors
+    /// As [`ServicesFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a missing one).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(&read(path)?, path)
     }

@@ -1,7 +1,5 @@
 //! The nodes file of `source = "file"`: every node of the cluster, with one table for each.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -9,6 +7,7 @@ use ferrule_model::{Mac, WgKey};
 use ipnetwork::IpNetwork;
 use toml::Spanned;
 
+use crate::claims::Claims;
 use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::name::check_node_name;
@@ -89,9 +88,7 @@ impl NodesFile {
 fn node(document: &Document<'_>, raw: &RawEntry) -> Checked<NodeEntry> {
     let name = raw.name.get_ref();
     if !check_node_name(name) {
-        let reason = format!("\"{name}\" cannot be a node's name");
-        let remedy = "use 1 to 253 letters, digits, '-', '.' and '_', beginning with a letter or a digit";
-        return Err(document.fault(&raw.name, "node.name", reason, remedy));
+        return Err(document.not_a_node_name("node.name", &raw.name));
     }
     if raw.address.is_none() && raw.address6.is_none() {
         let reason = format!("the node \"{name}\" has no address");
@@ -133,13 +130,15 @@ fn wireguard_key(document: &Document<'_>, text: &Text) -> Checked<WgKey> {
     })
 }
 
+const OWN: &str = "every node has its own";
+
 /// Checks that no two nodes claim the same name, address, MAC or pod address. O(n log n), because the file may list
 /// thousands.
 fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> Checked<()> {
-    let mut names = Claims::new("node.name");
-    let mut addresses = Claims::new("node.address");
-    let mut macs = Claims::new("node.vtep_mac");
-    let mut keys = Claims::new("node.wireguard_key");
+    let mut names = Claims::new("node.name", OWN);
+    let mut addresses = Claims::new("node.address", OWN);
+    let mut macs = Claims::new("node.vtep_mac", OWN);
+    let mut keys = Claims::new("node.wireguard_key", OWN);
     let mut places = Vec::new();
     for (raw, node) in raw.iter().zip(nodes) {
         names.claim(document, node.name.clone(), &raw.name)?;
@@ -159,24 +158,4 @@ fn once_each(document: &Document<'_>, raw: &[RawEntry], nodes: &[NodeEntry]) -> 
         places.extend(node.pod_cidrs.iter().copied().zip(raw.pod_cidrs.iter().map(Spanned::span)));
     }
     document.disjoint("node.pod_cidrs", places)
-}
-
-/// Which node claimed a value first. It keeps places instead of lines, because the line is needed only for a fault.
-struct Claims<T> {
-    key: &'static str,
-    first: HashMap<T, std::ops::Range<usize>>,
-}
-
-impl<T: Eq + Hash> Claims<T> {
-    fn new(key: &'static str) -> Self {
-        Self { key, first: HashMap::new() }
-    }
-
-    fn claim(&mut self, document: &Document<'_>, value: T, text: &Text) -> Checked<()> {
-        let Some(earlier) = self.first.insert(value, text.span()) else {
-            return Ok(());
-        };
-        let reason = format!("\"{}\" is already given in line {}", text.get_ref(), document.line(&earlier));
-        Err(document.fault(text, self.key, reason, "every node has its own"))
-    }
 }

@@ -2,5 +2,7 @@
 //!
 //! [`decide`] knows what Kubernetes means by a Service, and nothing of any data path. What it decides is a list of
 //! [`decide::Frontend`]s; each data path turns them into what the kernel needs.
+//! [`source`] tells which Services there are.
 
 pub mod decide;
+pub mod source;

@@ -72,7 +72,8 @@ pub(crate) fn fate(cluster: &Cluster, packet: &Packet) -> Fate {
     let is_local = match door {
         // "internalTrafficPolicy": for the cluster IP, whoever sends.
         Door::Cluster => service.internal_policy == TrafficPolicy::Local,
-        // "Traffic sent to an External IP or LoadBalancer IP from within the cluster will always get Cluster semantics."
+        // "Traffic sent to an External IP or LoadBalancer IP from within the cluster will always get Cluster
+        // semantics."
         _ => service.external_policy == TrafficPolicy::Local && !packet.is_inside,
     };
     let usable =

@@ -56,7 +56,8 @@ pub enum Complaint {
     },
     /// Only ranges of the other family restrict the clients.
     #[error(
-        "spec.loadBalancerSourceRanges has no range of {0}, so no client of that family is let in; add one if some are to be"
+        "spec.loadBalancerSourceRanges has no range of {0}, so no client of that family is let in; \
+         add one if some are to be"
     )]
     NobodyAllowed(Family),
     /// The policy asks for a health check, but there is no port for it.

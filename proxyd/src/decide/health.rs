@@ -14,8 +14,8 @@ pub struct HealthCheck {
     pub service: ServiceName,
     /// The port of the node where it asks.
     pub port: NonZeroU16,
-    /// How many endpoints that are ready this node has. Terminating ones still serve, but do not count here, so that the
-    /// load balancer goes elsewhere before they end.
+    /// How many endpoints that are ready this node has. Terminating ones still serve, but do not count here, so that
+    /// the load balancer goes elsewhere before they end.
     pub local_endpoints: usize,
 }
 
@@ -48,9 +48,9 @@ struct NameBody<'a> {
 }
 
 impl HealthCheck {
-    /// The answer at the health check's port, whatever the path. `is_healthy` says whether the proxy keeps up with what it
-    /// is told. Whether the node is about to be removed does not count here: load balancers that go by this port look
-    /// for endpoints, and an endpoint on such a node is still to be served.
+    /// The answer at the health check's port, whatever the path. `is_healthy` says whether the proxy keeps up with what
+    /// it is told. Whether the node is about to be removed does not count here: load balancers that go by this port
+    /// look for endpoints, and an endpoint on such a node is still to be served.
     pub fn answer(&self, is_healthy: bool) -> Answer {
         let ServiceName { namespace, name } = &self.service;
         let body = HealthBody {
@@ -65,8 +65,8 @@ impl HealthCheck {
     }
 }
 
-/// How the proxy itself is, for `/healthz` and `/livez`. With the external traffic policy `Cluster` load balancers go by
-/// `/healthz`: every node is good for them whose proxy works and that is to stay (KEP-3836).
+/// How the proxy itself is, for `/healthz` and `/livez`. With the external traffic policy `Cluster` load balancers go
+/// by `/healthz`: every node is good for them whose proxy works and that is to stay (KEP-3836).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyHealth {
     /// Whether the proxy keeps up with what it is told.

@@ -2,8 +2,8 @@
 //! process. It knows nothing of nftables or of any other data path.
 //!
 //! A source tells [`News`]; the [`Table`] takes them in and says which Services they affect. `addresses` knows where a
-//! Service is to be reached, and `claims` which of several has a place that they want. `endpoints` and `topology` choose
-//! the endpoints. `served` puts all of it together for one Service. `health` has the answers for load balancers.
+//! Service is to be reached, and `claims` which of several has a place that they want. `endpoints` and `topology`
+//! choose the endpoints. `served` puts all of it together for one Service. `health` has the answers for load balancers.
 
 mod addresses;
 mod claims;

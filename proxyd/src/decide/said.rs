@@ -12,8 +12,8 @@ pub struct Said {
 }
 
 impl Said {
-    /// Takes the complaints about a Service as they are now. Returns those that are to be logged: a complaint is news if
-    /// the Service did not have it before. If it ends and comes back, it is news again.
+    /// Takes the complaints about a Service as they are now. Returns those that are to be logged: a complaint is news
+    /// if the Service did not have it before. If it ends and comes back, it is news again.
     pub fn news(&mut self, service: &Arc<ServiceName>, now: Vec<Complaint>) -> Vec<Complaint> {
         let before = self.said.remove(service).unwrap_or_default();
         let news = now.iter().filter(|complaint| !before.contains(complaint)).cloned().collect();

@@ -142,8 +142,8 @@ impl Whole<'_> {
         Some(HealthCheck { service: (*self.service.name).clone(), port, local_endpoints })
     }
 
-    /// How many ready endpoints of `family` this node has. Several ports of an endpoint count once. A pod with addresses
-    /// of both families is in slices of both, so the families are counted apart.
+    /// How many ready endpoints of `family` this node has. Several ports of an endpoint count once. A pod with
+    /// addresses of both families is in slices of both, so the families are counted apart.
     fn local_ready(&self, family: Family) -> usize {
         let mut addresses: Vec<IpAddr> = self
             .slices

@@ -58,7 +58,9 @@ pub const ROOMS: &[Room] = &[
     acts("routed/src/pass", &["decide", "host", "keep", "pass", "show", "source"]),
     // proxyd: the same.
     pure("proxyd/src/decide", &["decide"]),
+    acts("proxyd/src/source", &["decide", "source"]),
     // Of the rooms that act, what only decides.
+    pure("proxyd/src/source/entries", &["decide", "source::entries"]),
     pure("routed/src/host/forward", &["decide", "host::forward"]),
     pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),
     pure("routed/src/keep/repair", &["decide", "keep::repair"]),
