@@ -69,6 +69,16 @@ impl<'a> Document<'a> {
         })
     }
 
+    /// A fault of the whole text at a line and a column, counted from 1, as a reader of JSON tells them.
+    pub(crate) fn fault_at_line(
+        &self,
+        (line, column): (usize, usize),
+        reason: String,
+        remedy: &str,
+    ) -> Box<Fault> {
+        Box::new(Fault { line, column, ..*self.fault_at(0..0, "", reason, remedy) })
+    }
+
     /// The line of a place, counted from 1.
     pub(crate) fn line(&self, span: &Range<usize>) -> usize {
         self.position(span.start).0

@@ -2,7 +2,7 @@
 //!
 //! These files live here: `ferrule.toml` ([`Config`]), the nodes file of `source = "file"` ([`NodesFile`]), the
 //! services file of `proxyd` ([`ServicesFile`]), `node.json` ([`NodeFile`]), which `routed` writes and `ipamd` reads,
-//! and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed and checked as a whole before anything uses it. A fault names the file,
+//! `services.json` ([`ServedFile`]), which `proxyd` writes, and flannel's `subnet.env` ([`SubnetEnv`]). Each is parsed and checked as a whole before anything uses it. A fault names the file,
 //! the line, the key, the reason and the remedy.
 //!
 //! Watching files, writing them, and the command line do not live here (crate `daemon`). The only effect in this crate
@@ -23,6 +23,7 @@ mod pods;
 mod ranges;
 mod raw;
 mod regular;
+mod served_file;
 mod services;
 mod settings;
 mod subnet_env;
@@ -36,6 +37,7 @@ pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use pods::{Pods, SourceCheck};
+pub use served_file::{ServedAddress, ServedFile, ServedKind};
 pub use services::{
     EndpointEntry, PortEntry, ServiceEntry, ServiceKind, ServicesFile, TrafficDistribution, Transport,
     ZoneEntry,
@@ -54,6 +56,9 @@ pub const DEFAULT_RUNTIME_DIR: &str = "/run/ferrule";
 
 /// The nodes file when `[routing.file] path` is not set.
 pub const DEFAULT_NODES: &str = "/etc/ferrule/nodes.toml";
+
+/// The name of the file of served addresses inside the runtime directory.
+pub const SERVED_FILE: &str = "services.json";
 
 /// The name of the node file inside the runtime directory.
 pub const NODE_FILE: &str = "node.json";

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use crate::document::Document;
-use crate::{Config, ConfigError, DEFAULT_CONFIG, EditedNodes, NodeFile, NodesFile, ServicesFile, SubnetEnv};
+use crate::{
+    Config, ConfigError, DEFAULT_CONFIG, EditedNodes, NodeFile, NodesFile, ServedFile, ServicesFile,
+    SubnetEnv,
+};
 
 impl Config {
     /// Reads the configuration: the file of `--config`, else [`DEFAULT_CONFIG`], which need not exist.
@@ -35,6 +38,17 @@ impl ServicesFile {
     ///
     /// # Errors
     /// As [`ServicesFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a missing one).
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read(path)?, path)
+    }
+}
+
+impl ServedFile {
+    /// Reads and parses the file.
+    ///
+    /// # Errors
+    /// As [`ServedFile::parse`], and if the file cannot be read ([`ConfigError::is_missing`] tells a file that is not
+    /// there yet).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         Self::parse(&read(path)?, path)
     }

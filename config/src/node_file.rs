@@ -46,10 +46,8 @@ impl NodeFile {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let document = Document::new(file, text);
         let node: Self = serde_json::from_str(text).map_err(|error| {
-            let mut fault = refused(&document, "", in_words(&error.to_string(), "an object"));
-            fault.line = error.line();
-            fault.column = error.column();
-            fault
+            let reason = in_words(&error.to_string(), "an object");
+            document.fault_at_line((error.line(), error.column()), reason, REMEDY)
         })?;
         node.check(&document)?;
         Ok(node)
@@ -89,13 +87,10 @@ impl NodeFile {
 }
 
 fn refused(document: &Document<'_>, key: &str, reason: String) -> Box<crate::Fault> {
-    document.fault_at(
-        0..0,
-        key,
-        reason,
-        "routed writes this file: restart routed, and do not edit it by hand",
-    )
+    document.fault_at(0..0, key, reason, REMEDY)
 }
+
+const REMEDY: &str = "routed writes this file: restart routed, and do not edit it by hand";
 
 #[cfg(test)]
 mod tests {

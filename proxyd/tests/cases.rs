@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ferrule_model::Family;
 use proxyd::decide::{
-    Complaint, Conditions, Endpoint, EndpointSlice, Ingress, IpMode, Kind, Labels, News, NodeFacts, Protocol,
-    Rules, Served, Service, ServicePort, ServiceType, Table,
+    Announced, Complaint, Conditions, Endpoint, EndpointSlice, Ingress, IpMode, Kind, Labels, News,
+    NodeFacts, Protocol, Rules, Served, Service, ServicePort, ServiceType, Table,
 };
 
 use crate::objects::{
@@ -476,6 +476,69 @@ fn a_health_check_is_there_only_with_a_load_balancer_and_the_external_policy_loc
     assert!(health(Service { health_check_node_port: port, ..with_balancer() }).is_none());
     assert!(health(Service { health_check_node_port: port, ..local_outside(with_node_port()) }).is_none());
     assert_eq!(with(local, vec![]).complaints, [Complaint::NoHealthCheckPort]);
+}
+
+// Addresses that are announced to routers.
+
+/// The addresses of `services.json`, each with whether endpoints on this node serve it.
+fn announced(table: &Table) -> Vec<(String, bool)> {
+    let mut announced = Announced::default();
+    for service in table.services() {
+        announced.put(service, &table.served(service));
+    }
+    let file = announced.file(HERE);
+    file.addresses.iter().map(|one| (one.address.to_string(), one.has_local_endpoints)).collect()
+}
+
+#[test]
+fn an_address_is_announced_while_this_node_serves_it() {
+    let vip = |is_local| (VIP.to_owned(), is_local);
+    let balancer = |is_local| ("192.0.2.80".to_owned(), is_local);
+    let of = |service: &Service, endpoints| {
+        announced(&table(vec![service.clone()], vec![slice("web-1", endpoints)]))
+    };
+    let (cluster, local) = (with_balancer(), local_outside(with_balancer()));
+    assert_eq!(of(&cluster, vec![there("10.244.2.1")]), [vip(false), balancer(false)]);
+    assert_eq!(of(&cluster, vec![there("10.244.2.1"), here("10.244.1.1")]), [vip(true), balancer(true)]);
+    assert_eq!(of(&cluster, vec![]), [], "nobody serves it");
+    assert_eq!(of(&local, vec![there("10.244.2.1")]), [vip(false)], "another node serves it");
+    assert_eq!(of(&local, vec![there("10.244.2.1"), here("10.244.1.1")]), [vip(true), balancer(true)]);
+    assert_eq!(of(&local_inside(service()), vec![there("10.244.2.1")]), []);
+}
+
+#[test]
+fn an_address_that_services_share_is_announced_if_this_node_drops_for_none_of_them() {
+    let other = Service {
+        name: Arc::new(name("default/other")),
+        cluster_ips: ips(&["10.96.0.11"]),
+        ports: [port("http", Protocol::Tcp, 81)].into(),
+        ..local_outside(with_balancer())
+    };
+    let of_other =
+        |endpoint| EndpointSlice { service: Arc::clone(&other.name), ..slice("other-1", vec![endpoint]) };
+    let has = |endpoint| {
+        let slices = vec![slice("web-1", vec![here("10.244.1.1")]), of_other(endpoint)];
+        announced(&table(vec![with_balancer(), other.clone()], slices))
+            .iter()
+            .any(|(ip, _)| ip == "192.0.2.80")
+    };
+    assert!(has(here("10.244.1.2")));
+    assert!(!has(there("10.244.2.2")));
+}
+
+#[test]
+fn what_is_announced_is_new_only_if_it_changes() {
+    let mut table = table(vec![with_balancer()], vec![slice("web-1", vec![here("10.244.1.1")])]);
+    let mut announced = Announced::default();
+    let service = Arc::new(name("default/web"));
+    let mut put = |table: &Table| announced.put(&service, &web(table));
+    assert!(put(&table));
+    table.take(News::PutSlice(slice("web-1", vec![here("10.244.1.1"), here("10.244.1.2")])));
+    assert!(!put(&table), "a second endpoint on this node is no news");
+    table.take(News::DeleteService(name("default/web")));
+    assert!(put(&table));
+    assert!(!put(&table));
+    assert_eq!(announced.file(HERE), ferrule_config::ServedFile::new(HERE.to_owned(), vec![]));
 }
 
 // Several slices.

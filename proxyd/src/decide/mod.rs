@@ -3,9 +3,10 @@
 //!
 //! A source tells [`News`]; the [`Table`] takes them in and says which Services they affect. `addresses` knows where a
 //! Service is to be reached, and `claims` which of several has a place that they want. `endpoints` and `topology`
-//! choose the endpoints. `served` puts all of it together for one Service. `health` has the answers for load balancers.
+//! choose the endpoints. `served` puts all of it together for one Service. `health` has the answers for load balancers, and `announced` the addresses for routers.
 
 mod addresses;
+mod announced;
 mod claims;
 mod complaint;
 mod endpoints;
@@ -24,6 +25,7 @@ mod topology;
 
 pub use addresses::Rules;
 use addresses::is_servable;
+pub use announced::Announced;
 pub use complaint::Complaint;
 pub use frontend::{Backend, Backends, Frontend, Key, Kind, Place, PortName, Protocol, ServiceName};
 pub use health::{Answer, HealthCheck, ProxyHealth};
