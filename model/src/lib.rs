@@ -16,6 +16,7 @@ mod identifier;
 pub mod json;
 mod mac;
 mod names;
+mod networks;
 mod op;
 mod plan;
 mod prefix;
@@ -27,7 +28,7 @@ mod wireguard;
 pub use attachment::{Attachment, AttachmentHash};
 pub use causes::{causes, chain};
 pub use delta::Delta;
-pub use element::Element;
+pub use element::{Element, Value};
 pub use event::{Caller, Event, NexthopEvent, Wake};
 pub use foreign::{ForeignKind, ForeignRoute, Hop, PolicyRule, RuleAction, TABLE_LOCAL, TABLE_MAIN};
 pub use hostside::{Bucket, HostPorts, HostSide, Limits, PodEnd, PortElement, Way, WayTo, link_change};
@@ -38,6 +39,7 @@ pub use names::{
     IfName, IfNameError, PROTOCOL, WIREGUARD_DEVICE, bridge_mac, host_mac, host_veth_name, host_veth_of,
     ifb_name, is_host_veth, is_ifb, made_as, pod_mac, second_name, vtep_mac,
 };
+pub use networks::{in_order, merged};
 pub use op::{Change, LinkChange, Op};
 pub use plan::{Place, Plan};
 pub use prefix::{Family, family, host_prefix, last_address, network_address, ordinal};

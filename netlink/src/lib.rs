@@ -53,6 +53,8 @@ pub mod rights;
 mod socket;
 pub mod start;
 pub mod sysctl;
+#[cfg(feature = "monitor")]
+mod table_watch;
 pub mod traffic;
 mod tunnels;
 pub mod wake;
@@ -74,4 +76,6 @@ pub use peers::Peers;
 pub use places::{FAR, Place, Places, nodes_own};
 pub use real::Netlink;
 pub use renamed::Renamed;
+#[cfg(feature = "monitor")]
+pub use table_watch::TableWatch;
 pub use tunnels::{Tunnels, kernel_release};

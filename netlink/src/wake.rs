@@ -31,7 +31,7 @@ const GROUP_NEXTHOP: u32 = 1 << 31;
 const GROUP_TC: u32 = 1 << 3;
 const GROUPS_RULE: u32 = 1 << 7 | 1 << 18;
 const GROUPS_NETCONF: u32 = 1 << 23 | 1 << 24;
-const GROUP_NFTABLES: u32 = 1 << 6;
+pub(crate) const GROUP_NFTABLES: u32 = 1 << 6;
 
 /// `struct netconfmsg`, padded to four bytes. The attributes after it begin with the link's number.
 const NETCONF_HEADER: usize = 4;
@@ -49,7 +49,7 @@ const NEWSETELEM: u8 = 12;
 const DELSETELEM: u8 = 14;
 
 /// Length of the longest message that the kernel sends here, with room to spare (`NLMSG_GOODSIZE` is 8 KiB at most).
-const BUFFER: usize = 32 << 10;
+pub(crate) const BUFFER: usize = 32 << 10;
 /// Bytes of events that wait to be read.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
@@ -93,7 +93,7 @@ impl Wakes {
     }
 }
 
-fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
+pub(crate) fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
@@ -167,11 +167,17 @@ fn put_again(message: &Message) -> Option<String> {
     nft::owners(message).into_iter().find(|owner| owner == OWN_COMMENT)
 }
 
+/// Whether the message is about this table, or about something in it.
+pub(crate) fn is_of_table(message: &Message, table: &str) -> bool {
+    let attributes = message.payload.get(NFTABLES_HEADER..).unwrap_or_default();
+    let mut attributes = NlasIterator::new(attributes).filter_map(Result::ok);
+    attributes
+        .find(|attribute| attribute.kind() == NFTA_TABLE)
+        .is_some_and(|name| name.value().strip_suffix(b"\0").is_some_and(|name| name == table.as_bytes()))
+}
+
 fn table_event(message: &Message, tables: &[&'static str]) -> Option<Wake> {
-    let attributes = NlasIterator::new(message.payload.get(NFTABLES_HEADER..)?).filter_map(Result::ok);
-    let name = attributes.into_iter().find(|attribute| attribute.kind() == NFTA_TABLE)?;
-    let name = name.value().strip_suffix(b"\0")?;
-    let table = tables.iter().find(|table| table.as_bytes() == name)?;
+    let table = tables.iter().find(|table| is_of_table(message, table))?;
     let owner = || nft::owners(message).into_iter().find(|owner| !owner.is_empty());
     match message.kind.to_be_bytes() {
         [_, NEWSETELEM] => owner().is_none().then_some(Wake::Table(table)),

@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 
-use ferrule_model::{Element, Family};
+use ferrule_model::{Element, Family, Value};
 use ferrule_netlink::nft::{Change, FakeNetfilter, Flow, Netfilter, NetfilterSocket};
 use ferrule_netlink::{netns, nft};
 use nix::errno::Errno;
@@ -12,21 +12,21 @@ const TABLE: &str = "ferrule-test";
 const SCRIPT: &str = "table inet ferrule-test {
     map ports { type inet_proto . inet_service : ipv4_addr . inet_service; }
     set pairs { type ipv4_addr . ipv4_addr; }
+    map ways { type ipv4_addr . inet_proto . inet_service : verdict; }
+    set networks { type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval; }
+    chain one { }
+    chain two { }
 }
 ";
 
 fn port(port: u16, comment: &str) -> Element {
     let [high, low] = port.to_be_bytes();
-    Element {
-        set: "ports",
-        key: vec![6, 0, 0, 0, high, low, 0, 0],
-        value: vec![10, 0, 0, 5, 0, 80, 0, 0],
-        comment: comment.into(),
-    }
+    let to = Value::Data(vec![10, 0, 0, 5, 0, 80, 0, 0]);
+    Element::of_map("ports", vec![6, 0, 0, 0, high, low, 0, 0], to, comment.into())
 }
 
 fn pair() -> Element {
-    Element { set: "pairs", key: vec![10, 0, 0, 5, 10, 0, 0, 5], value: Vec::new(), comment: "c0ffee".into() }
+    Element::of_set("pairs", vec![10, 0, 0, 5, 10, 0, 0, 5], "c0ffee".into())
 }
 
 fn errno<T: std::fmt::Debug>(result: Result<T, ferrule_netlink::Error>) -> Errno {
@@ -64,6 +64,55 @@ fn elements_come_and_go_in_one_transaction_and_keep_their_comment() {
     });
 }
 
+fn way(port: u8, value: Value) -> Element {
+    let key = vec![10, 96, 0, 1, 6, 0, 0, 0, 0, port, 0, 0];
+    Element::of_map("ways", key, value, "web".into())
+}
+
+#[test]
+fn an_element_leads_to_a_chain_or_has_another_verdict() {
+    on_both(|netfilter| {
+        netfilter.load(SCRIPT).unwrap();
+        let (to, other) = (way(80, Value::Goto("one".into())), way(81, Value::Verdict(0)));
+        netfilter.change(TABLE, &[Change::Add(&to), Change::Add(&other)], None).unwrap();
+        let listed = |netfilter: &mut dyn Netfilter| {
+            let mut listed = netfilter.elements(TABLE, "ways").unwrap();
+            listed.sort_unstable();
+            listed
+        };
+        assert_eq!(listed(netfilter), [to.clone(), other.clone()]);
+        let moved = way(80, Value::Goto("two".into()));
+        netfilter.change(TABLE, &[Change::Delete(&to), Change::Add(&moved)], None).unwrap();
+        assert_eq!(listed(netfilter), [moved.clone(), other.clone()]);
+        let nowhere = way(82, Value::Goto("none".into()));
+        let refused = netfilter.change(TABLE, &[Change::Delete(&other), Change::Add(&nowhere)], None);
+        assert_eq!(errno(refused), Errno::ENOENT);
+        assert_eq!(listed(netfilter), [moved, other]);
+    });
+}
+
+/// The clients from `first` to `last` of a Service's port.
+fn clients(first: [u8; 4], last: [u8; 4]) -> Element {
+    let of = |address: [u8; 4]| [&[10, 96, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0], &address[..]].concat();
+    Element { end: of(last), ..Element::of_set("networks", of(first), "web".into()) }
+}
+
+#[test]
+fn an_element_stands_for_an_interval() {
+    on_both(|netfilter| {
+        netfilter.load(SCRIPT).unwrap();
+        let (a, b) = (clients([192, 0, 2, 0], [192, 0, 2, 255]), clients([203, 0, 113, 7], [203, 0, 113, 7]));
+        netfilter.change(TABLE, &[Change::Add(&a), Change::Add(&b)], None).unwrap();
+        let mut listed = netfilter.elements(TABLE, "networks").unwrap();
+        listed.sort_unstable();
+        assert_eq!(listed, [a.clone(), b.clone()]);
+        let wider = clients([192, 0, 0, 0], [192, 0, 255, 255]);
+        netfilter.change(TABLE, &[Change::Delete(&a), Change::Add(&wider)], None).unwrap();
+        netfilter.change(TABLE, &[Change::Delete(&b)], None).unwrap();
+        assert_eq!(netfilter.elements(TABLE, "networks").unwrap(), [wider]);
+    });
+}
+
 #[test]
 fn a_refused_change_takes_the_whole_transaction_with_it() {
     on_both(|netfilter| {
@@ -79,7 +128,7 @@ fn a_refused_change_takes_the_whole_transaction_with_it() {
             assert_eq!(errno(netfilter.change(TABLE, &changes, None)), refused, "{changes:?}");
             assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), std::slice::from_ref(&a));
         }
-        let moved = Element { value: vec![10, 0, 0, 6, 0, 80, 0, 0], ..a.clone() };
+        let moved = Element { value: Value::Data(vec![10, 0, 0, 6, 0, 80, 0, 0]), ..a.clone() };
         netfilter.change(TABLE, &[Change::Delete(&a), Change::Add(&moved)], None).unwrap();
         assert_eq!(netfilter.elements(TABLE, "ports").unwrap(), [moved], "replaced in one transaction");
     });

@@ -72,6 +72,6 @@ pub fn host_ports(
     }))
 }
 
-fn written(Element { set, key, value, comment: _ }: Element) -> PortElement {
-    PortElement { set: set.to_owned(), key, value }
+fn written(Element { set, key, value, .. }: Element) -> PortElement {
+    PortElement { set: set.to_owned(), key, value: value.data().to_vec() }
 }

@@ -48,7 +48,7 @@ pub fn elements(
             if bridged {
                 let (set, mut key) = (if address.is_ipv4() { SETS[2] } else { SETS[3] }, Vec::new());
                 append(&mut key, address);
-                elements.push(Element { set, key, value: Vec::new(), comment: owner.clone() });
+                elements.push(Element::of_set(set, key, owner.clone()));
             }
         }
         if address.is_ipv4() && mappings.any(PortMapping::is_on_loopback) {
@@ -66,7 +66,7 @@ pub fn own_elements(own: impl IntoIterator<Item = IpAddr>) -> Vec<Element> {
     let element = |address: IpAddr| {
         let (set, mut key) = (if address.is_ipv4() { OWN[0] } else { OWN[1] }, Vec::new());
         append(&mut key, address);
-        Element { set, key, value: Vec::new(), comment: OWN_COMMENT.to_owned() }
+        Element::of_set(set, key, OWN_COMMENT.to_owned())
     };
     // Two links may have the same address.
     own.into_iter().map(element).collect::<BTreeSet<_>>().into_iter().collect()
@@ -77,13 +77,13 @@ fn element(mapping: &PortMapping, pod: IpAddr, owner: &str) -> Element {
     let mut value = Vec::new();
     append(&mut value, pod);
     append_port(&mut value, mapping.container_port);
-    Element { set, key, value, comment: owner.to_owned() }
+    Element::of_map(set, key, value.into(), owner.to_owned())
 }
 
 /// The element that lets packets from 127.0.0.1 to the mapping's port be translated.
 fn on_loopback(mapping: &PortMapping, owner: &str) -> Option<Element> {
     let (set, key) = key_of(mapping, [SETS[4], SETS[5]]);
-    mapping.is_on_loopback().then(|| Element { set, key, value: Vec::new(), comment: owner.to_owned() })
+    mapping.is_on_loopback().then(|| Element::of_set(set, key, owner.to_owned()))
 }
 
 /// The key of a mapping, and the map or set in which it stands: the first of the two if the mapping is on all
@@ -108,7 +108,7 @@ fn pair(source: IpAddr, destination: IpAddr, owner: &str) -> Element {
     append(&mut key, source);
     append(&mut key, destination);
     let set = if source.is_ipv4() { SETS[0] } else { SETS[1] };
-    Element { set, key, value: Vec::new(), comment: owner.to_owned() }
+    Element::of_set(set, key, owner.to_owned())
 }
 
 fn append(field: &mut Vec<u8>, address: IpAddr) {
@@ -139,9 +139,9 @@ pub struct Granted {
 impl Granted {
     /// Reads an element of one of [`MAPS`].
     pub fn of(element: &Element) -> Option<Self> {
-        let length = element.value.len().checked_sub(4)?;
-        let pod =
-            SocketAddr::new(address(element.value.get(..length)?)?, port(element.value.get(length..)?)?);
+        let value = element.value.data();
+        let (pod, pod_port) = value.split_at_checked(value.len().checked_sub(4)?)?;
+        let pod = SocketAddr::new(address(pod)?, port(pod_port)?);
         let (at, key) = element.key.split_at_checked(element.key.len().checked_sub(8)?)?;
         let host_ip = if at.is_empty() { None } else { Some(address(at)?) };
         let protocol = Protocol::numbered(*key.first()?)?;

@@ -5,14 +5,14 @@ use netlink_packet_core::{
 };
 use netlink_packet_netfilter::nftables::{
     DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage, SetElementAttribute,
-    SetElementList, SetElementMessage, TableAttribute, TableMessage,
+    SetElementList, SetElementMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
 use super::{Change, TableFamily};
 use crate::socket::{Message, Request};
-use ferrule_model::Element;
+use ferrule_model::{Element, Value};
 
 /// `struct nfgenmsg`.
 pub(super) const HEADER_LEN: usize = 4;
@@ -23,12 +23,18 @@ const BATCH_GENID: u16 = 1;
 const COMMENT: u8 = 0;
 /// `NFT_USERDATA_MAXLEN` without type, length and NUL.
 const COMMENT_MAX: usize = 252;
-/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*` and `NFTA_DATA_VALUE`.
+/// `NFTA_SET_ELEM_LIST_ELEMENTS`, `NFTA_SET_ELEM_*`, `NFTA_DATA_*` and `NFTA_VERDICT_*`.
 const ELEMENTS: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
+const ELEMENT_KEY_END: u16 = 10;
 const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+const VERDICT_CODE: u16 = 1;
+const VERDICT_CHAIN: u16 = 2;
+/// `NFT_GOTO`.
+const GOTO: i32 = -4;
 /// `NFTA_TABLE_HANDLE`.
 const TABLE_HANDLE: u16 = 4;
 /// `NFTA_OBJ_*`, `NFT_OBJECT_COUNTER` and `NFTA_COUNTER_PACKETS`.
@@ -38,9 +44,9 @@ const OBJECT_TYPE: u16 = 3;
 const OBJECT_DATA: u16 = 4;
 const COUNTER: u32 = 1;
 const COUNTER_PACKETS: u16 = 2;
-/// The most bytes that an element has around its key, value and comment: six headers of attributes, padding, the
-/// comment's own.
-const ELEMENT_OVERHEAD: usize = 40;
+/// The most bytes that an element has around its keys, value and comment: eleven headers of attributes, padding, a
+/// verdict's number, the comment's own.
+const ELEMENT_OVERHEAD: usize = 80;
 /// Bytes of the elements in one message. The length of an attribute has 16 bits.
 const ELEMENTS_MAX: usize = 60_000;
 pub(super) fn request(
@@ -99,7 +105,12 @@ pub(super) fn changes((family, table): (TableFamily, &str), changes: &[Change<'_
 fn size(change: &Change<'_>) -> usize {
     match change {
         Change::Add(element) | Change::Delete(element) => {
-            ELEMENT_OVERHEAD + element.key.len() + element.value.len() + element.comment.len()
+            let value = match &element.value {
+                Value::Data(bytes) => bytes.len(),
+                Value::Goto(chain) => chain.len(),
+                Value::None | Value::Verdict(_) => 0,
+            };
+            ELEMENT_OVERHEAD + element.key.len() + element.end.len() + value + element.comment.len()
         }
         Change::Clear(_) => 0,
     }
@@ -132,16 +143,38 @@ fn list_of((family, table): (TableFamily, &str), changes: &[Change<'_>]) -> Requ
 }
 
 fn attributes_of(change: &Change<'_>) -> Option<Vec<SetElementAttribute>> {
-    let key = |element: &Element| SetElementAttribute::Key(DataAttribute::Value(element.key.clone()));
     match change {
         Change::Add(element) => {
-            let data = Some(&element.value).filter(|value| !value.is_empty());
-            let data = data.map(|value| SetElementAttribute::Data(DataAttribute::Value(value.clone())));
-            let comment = SetElementAttribute::UserData(user_data(&element.comment));
-            Some([Some(key(element)), data, Some(comment)].into_iter().flatten().collect())
+            let mut attributes = keys(element);
+            attributes.extend(data(&element.value).map(SetElementAttribute::Data));
+            if !element.comment.is_empty() {
+                attributes.push(SetElementAttribute::UserData(user_data(&element.comment)));
+            }
+            Some(attributes)
         }
-        Change::Delete(element) => Some(vec![key(element)]),
+        Change::Delete(element) => Some(keys(element)),
         Change::Clear(_) => None,
+    }
+}
+
+fn keys(element: &Element) -> Vec<SetElementAttribute> {
+    let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(element.key.clone()))];
+    if !element.end.is_empty() {
+        let end = DefaultNla::new(DATA_VALUE, element.end.clone());
+        attributes.push(SetElementAttribute::KeyEnd(vec![end]));
+    }
+    attributes
+}
+
+fn data(value: &Value) -> Option<DataAttribute> {
+    let verdict = |code: i32| VerdictAttribute::Code(Verdict::from(code.cast_unsigned()));
+    match value {
+        Value::None => None,
+        Value::Data(bytes) => Some(DataAttribute::Value(bytes.clone())),
+        Value::Goto(chain) => {
+            Some(DataAttribute::Verdict(vec![verdict(GOTO), VerdictAttribute::Chain(chain.clone())]))
+        }
+        Value::Verdict(code) => Some(DataAttribute::Verdict(vec![verdict(*code)])),
     }
 }
 
@@ -219,17 +252,42 @@ pub(super) fn parse_elements(message: &Message, set: &'static str) -> Vec<Elemen
 }
 
 fn parse_element(attributes: &[u8], set: &'static str) -> Element {
-    let data = |nested| inside(nested).find(|(kind, _)| *kind == DATA_VALUE).map(|(_, value)| value.to_vec());
-    let mut element = Element { set, key: Vec::new(), value: Vec::new(), comment: String::new() };
+    let bytes =
+        |nested| inside(nested).find(|(kind, _)| *kind == DATA_VALUE).map(|(_, value)| value.to_vec());
+    let mut element = Element::of_set(set, Vec::new(), String::new());
     for (kind, value) in inside(attributes) {
         match kind {
-            ELEMENT_KEY => element.key = data(value).unwrap_or_default(),
-            ELEMENT_DATA => element.value = data(value).unwrap_or_default(),
+            ELEMENT_KEY => element.key = bytes(value).unwrap_or_default(),
+            ELEMENT_KEY_END => element.end = bytes(value).unwrap_or_default(),
+            ELEMENT_DATA => element.value = parse_value(value),
             ELEMENT_USER_DATA => element.comment = comment(value),
             _ => {}
         }
     }
     element
+}
+
+fn parse_value(data: &[u8]) -> Value {
+    match inside(data).next() {
+        Some((DATA_VALUE, bytes)) => Value::Data(bytes.to_vec()),
+        Some((DATA_VERDICT, verdict)) => parse_verdict(verdict),
+        _ => Value::None,
+    }
+}
+
+fn parse_verdict(verdict: &[u8]) -> Value {
+    let (mut code, mut chain) = (0, None);
+    for (kind, value) in inside(verdict) {
+        match kind {
+            VERDICT_CODE => code = value.try_into().map(i32::from_be_bytes).unwrap_or_default(),
+            VERDICT_CHAIN => chain = value.strip_suffix(&[0]),
+            _ => {}
+        }
+    }
+    match chain {
+        Some(chain) if code == GOTO => Value::Goto(String::from_utf8_lossy(chain).into_owned()),
+        _ => Value::Verdict(code),
+    }
 }
 
 /// The attributes inside the value of another one.

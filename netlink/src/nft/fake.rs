@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferrule_model::{Element, Family};
+use ferrule_model::{Element, Family, Value};
 use nix::errno::Errno;
 
 use super::{Change, Flow, Netfilter, NftError};
@@ -15,10 +15,16 @@ pub struct FakeNetfilter(Arc<Mutex<World>>);
 
 #[derive(Debug, Default)]
 struct World {
-    /// The tables: the sets of each by name, and the elements of each set by key.
-    tables: BTreeMap<String, BTreeMap<String, BTreeMap<Vec<u8>, Element>>>,
+    tables: BTreeMap<String, Table>,
     flows: Vec<(Family, Flow)>,
     generation: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Table {
+    chains: BTreeSet<String>,
+    /// The sets by name, and the elements of each set by key.
+    sets: BTreeMap<String, BTreeMap<Vec<u8>, Element>>,
 }
 
 impl FakeNetfilter {
@@ -35,7 +41,13 @@ impl FakeNetfilter {
     /// All elements of all tables.
     pub fn all(&self) -> BTreeSet<Element> {
         let world = self.lock();
-        world.tables.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).cloned().collect()
+        world
+            .tables
+            .values()
+            .flat_map(|table| table.sets.values())
+            .flat_map(BTreeMap::values)
+            .cloned()
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, World> {
@@ -47,13 +59,16 @@ fn refused(table: &str, errno: Errno) -> Error {
     Error::Refused { request: format!("nft element of {table}"), refusal: errno.into() }
 }
 
-fn apply(sets: &mut BTreeMap<String, BTreeMap<Vec<u8>, Element>>, change: Change<'_>) -> Result<(), Errno> {
+fn apply(table: &mut Table, change: Change<'_>) -> Result<(), Errno> {
     let set = match change {
         Change::Add(element) | Change::Delete(element) => element.set,
         Change::Clear(set) => set,
     };
-    let elements = sets.get_mut(set).ok_or(Errno::ENOENT)?;
+    let elements = table.sets.get_mut(set).ok_or(Errno::ENOENT)?;
     match change {
+        Change::Add(Element { value: Value::Goto(chain), .. }) if !table.chains.contains(chain) => {
+            Err(Errno::ENOENT)
+        }
         Change::Add(element) if elements.contains_key(&element.key) => Err(Errno::EEXIST),
         Change::Add(element) => {
             elements.insert(element.key.clone(), element.clone());
@@ -73,18 +88,18 @@ impl Netfilter for FakeNetfilter {
         if generation.is_some_and(|generation| generation != world.generation) {
             return Err(refused(table, Errno::ERESTART));
         }
-        let mut sets = world.tables.get(table).cloned().ok_or_else(|| refused(table, Errno::ENOENT))?;
+        let mut changed = world.tables.get(table).cloned().ok_or_else(|| refused(table, Errno::ENOENT))?;
         for change in changes {
-            apply(&mut sets, *change).map_err(|errno| refused(table, errno))?;
+            apply(&mut changed, *change).map_err(|errno| refused(table, errno))?;
         }
-        world.tables.insert(table.to_owned(), sets);
+        world.tables.insert(table.to_owned(), changed);
         world.generation += 1;
         Ok(())
     }
 
     fn elements(&mut self, table: &str, set: &'static str) -> Result<Vec<Element>, Error> {
         let world = self.lock();
-        let elements = world.tables.get(table).and_then(|sets| sets.get(set));
+        let elements = world.tables.get(table).and_then(|table| table.sets.get(set));
         let elements = elements.ok_or_else(|| refused(table, Errno::ENOENT))?;
         Ok(elements.values().cloned().collect())
     }
@@ -97,17 +112,19 @@ impl Netfilter for FakeNetfilter {
         Ok(self.lock().generation)
     }
 
-    /// The names of the table's sets and maps.
+    /// The names of the table's sets, maps and chains.
     fn rules(&mut self, table: &str) -> Result<Option<String>, NftError> {
         let world = self.lock();
-        Ok(world.tables.get(table).map(|sets| sets.keys().cloned().collect::<Vec<_>>().join("\n")))
+        let names =
+            |table: &Table| table.sets.keys().chain(&table.chains).cloned().collect::<Vec<_>>().join("\n");
+        Ok(world.tables.get(table).map(names))
     }
 
     fn whole(&mut self, table: &str) -> Result<Option<String>, NftError> {
         self.rules(table)
     }
 
-    /// Reads only a part of the script: which table it adds, with which sets and maps.
+    /// Reads only a part of the script: which table it adds, with which sets, maps and chains.
     fn load(&mut self, script: &str) -> Result<(), NftError> {
         let mut world = self.lock();
         let named = |word: &str| {
@@ -122,10 +139,11 @@ impl Netfilter for FakeNetfilter {
         };
         let table = script.strip_prefix("table inet ").and_then(|rest| rest.split_whitespace().next());
         let Some(table) = table else { return Ok(()) };
-        let sets = world.tables.entry(table.to_owned()).or_default();
+        let table = world.tables.entry(table.to_owned()).or_default();
         for name in ["map", "set"].into_iter().flat_map(named) {
-            sets.entry(name).or_default();
+            table.sets.entry(name).or_default();
         }
+        table.chains.extend(named("chain"));
         world.generation += 1;
         Ok(())
     }

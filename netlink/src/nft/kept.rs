@@ -70,6 +70,11 @@ impl KeptTable {
         self.known(wanted).is_some()
     }
 
+    /// The generation of the rulesets in which the table was last known to be right.
+    pub fn right_in(&self) -> Option<u32> {
+        self.known.as_ref().and_then(|known| known.generation)
+    }
+
     /// Makes the table as `wanted` says, and returns how it was found.
     ///
     /// # Errors
@@ -235,7 +240,7 @@ mod tests {
     #[test]
     fn a_script_puts_rules_right_and_leaves_elements_alone() {
         in_namespace(|netfilter| {
-            let port = Element { set: "s", key: vec![0, 80], value: Vec::new(), comment: String::new() };
+            let port = Element::of_set("s", vec![0, 80], String::new());
             let mut table = KeptTable::new("kept", Text::Script);
             assert_eq!(table.keep(netfilter, SCRIPT).unwrap(), Found::Missing);
             netfilter.change("kept", &[Change::Add(&port)], None).unwrap();

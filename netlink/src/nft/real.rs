@@ -5,8 +5,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 
 use super::{Change, Flow, Netfilter, NftError, TableFamily, codec, conntrack, list_rules, list_table};
-use crate::Error;
 use crate::socket::Socket;
+use crate::{Error, Port};
 
 /// Netfilter netlink in the namespace in which the socket was opened.
 #[derive(Debug)]
@@ -34,6 +34,14 @@ impl NetfilterSocket {
 
     fn of(family: TableFamily) -> Result<Self, Error> {
         Ok(Self { socket: Socket::of(NETLINK_NETFILTER)?, family })
+    }
+
+    /// The number by which the kernel knows the socket.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub fn port(&self) -> Result<Port, Error> {
+        self.socket.port()
     }
 
     /// The named counters of a table, and the number of packets each has counted. None if there is no such table.

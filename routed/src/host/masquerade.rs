@@ -11,9 +11,7 @@
 
 use std::fmt::Write;
 
-use ferrule_model::{Family, IpNetwork, family, host_prefix};
-
-use crate::decide::networks::in_order;
+use ferrule_model::{Family, IpNetwork, family, host_prefix, in_order};
 
 /// Name of the table, in the family `inet`.
 pub const TABLE: &str = "ferrule";

@@ -161,7 +161,7 @@ fn renew(netfilter: &mut impl Netfilter, own: &BTreeSet<IpAddr>) -> Result<bool,
             IpAddr::V4(address) => (OWN[0], address.octets().to_vec()),
             IpAddr::V6(address) => (OWN[1], address.octets().to_vec()),
         };
-        Element { set, key, value: Vec::new(), comment: OWN_COMMENT.to_owned() }
+        Element::of_set(set, key, OWN_COMMENT.to_owned())
     };
     let wanted: BTreeSet<_> = own.iter().map(element).collect();
     if found == wanted {
@@ -201,7 +201,7 @@ pub(super) fn elements(ports: &HostPorts) -> Vec<Element> {
 
 fn element(kept: &PortElement, owner: &str) -> Option<Element> {
     let set = MAPS.into_iter().chain(SETS).find(|set| *set == kept.set)?;
-    Some(Element { set, key: kept.key.clone(), value: kept.value.clone(), comment: owner.to_owned() })
+    Some(Element::of_map(set, kept.key.clone(), kept.value.clone().into(), owner.to_owned()))
 }
 
 /// The elements of `wanted` that are missing, and the owner of an element that stands in the place of one of them.
