@@ -59,6 +59,8 @@ pub const ROOMS: &[Room] = &[
     // proxyd: the same.
     pure("proxyd/src/decide", &["decide"]),
     acts("proxyd/src/source", &["decide", "source"]),
+    pure("proxyd/src/nft", &["decide", "nft"]),
+    acts("proxyd/src/sync", &["decide", "nft", "sync"]),
     // Of the rooms that act, what only decides.
     pure("proxyd/src/source/entries", &["decide", "source::entries"]),
     pure("routed/src/host/forward", &["decide", "host::forward"]),
