@@ -132,6 +132,7 @@ pub(crate) struct RawVxlan {
     pub(crate) port: Option<Spanned<i64>>,
     pub(crate) gbp: Option<bool>,
     pub(crate) checksum_offload: Option<bool>,
+    pub(crate) also_from: Vec<Text>,
 }
 
 /// `[routing.wireguard]`

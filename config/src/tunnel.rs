@@ -1,8 +1,9 @@
 //! The tunnels between the nodes, as `[routing]` and its tables describe them.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ferrule_model::{IfName, WIREGUARD_DEVICE};
+use ferrule_model::{IfName, IpNetwork, WIREGUARD_DEVICE};
 
 use crate::document::{Checked, Document};
 use crate::raw::{RawRouting, RawVxlan, RawWireguard, Text};
@@ -46,13 +47,24 @@ pub struct Vxlan {
     /// Whether the device leaves checksums to the hardware below it. Without it, that is switched off for kernels that
     /// do it wrongly, and otherwise left as it is.
     pub checksum_offload: Option<bool>,
+    /// Networks of hosts that may send to the port though no node has their addresses, as behind a NAT that sends by
+    /// another address than it is reached by.
+    pub also_from: Vec<IpNetwork>,
 }
 
 impl Default for Vxlan {
     fn default() -> Self {
         // The name is a constant that the tests construct, so this cannot fail.
         let device = IfName::new("ferrule.1").expect("a link can be called so");
-        Self { device, device6: None, vni: 1, port: 8472, gbp: false, checksum_offload: None }
+        Self {
+            device,
+            device6: None,
+            vni: 1,
+            port: 8472,
+            gbp: false,
+            checksum_offload: None,
+            also_from: Vec::new(),
+        }
     }
 }
 
@@ -96,6 +108,7 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
     let mut vxlan = Vxlan::default();
     vxlan.gbp = raw.gbp.unwrap_or(vxlan.gbp);
     vxlan.checksum_offload = raw.checksum_offload;
+    vxlan.also_from = also_from(document, &raw.also_from)?;
     if let Some(text) = &raw.device {
         vxlan.device = device(document, "routing.vxlan.device", "ferrule.1", text)?;
     }
@@ -118,6 +131,22 @@ pub(crate) fn vxlan(document: &Document<'_>, raw: &RawVxlan) -> Checked<Vxlan> {
         vxlan.port = u16::try_from(number).unwrap_or(vxlan.port);
     }
     Ok(vxlan)
+}
+
+/// Networks of hosts, or everybody: `0.0.0.0/0` and `::/0`.
+fn also_from(document: &Document<'_>, texts: &[Text]) -> Checked<Vec<IpNetwork>> {
+    let everybody = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let everybody: Vec<_> = everybody.into_iter().filter_map(|any| IpNetwork::new(any, 0).ok()).collect();
+    let mut networks = Vec::with_capacity(texts.len());
+    let mut places = Vec::with_capacity(texts.len());
+    for text in texts {
+        let any = text.get_ref().parse().ok().filter(|network| everybody.contains(network));
+        let network = any.map_or_else(|| document.network("routing.vxlan.also_from", text), Ok)?;
+        networks.push(network);
+        places.push((network, text.span()));
+    }
+    document.disjoint("routing.vxlan.also_from", places)?;
+    Ok(networks)
 }
 
 /// `[routing.wireguard]`

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::PROGRAM;
 use crate::again;
+use crate::decide::senders::Senders;
 use crate::decide::wireguard::Identity;
 use crate::feed::{self, Fed, Feed};
 use crate::host::{CleanError, Host, thread};
@@ -27,6 +28,7 @@ use crate::keep::ports::Ports;
 use crate::keep::{self, Keeper};
 use crate::node_table::NodeTable;
 use crate::pass::apply::{Applier, PassError};
+use crate::pass::gate::Gate;
 use crate::pass::uplink::UplinkError;
 use crate::pass::wireguard::key::KeyError;
 use crate::pass::worker::{Message, Worker};
@@ -136,11 +138,13 @@ async fn serve(config: Config, name: String, args: &CommonArgs) -> Result<End, R
     let (inbox, messages) = mpsc::channel();
     let mut broken = listen(Host::tables(&config), kernel.port()?, inbox.clone(), feed.links())?;
     let outlook = Arc::new(Outlook::default());
+    let gate = Gate::new(NetfilterSocket::open, Senders::new(&config.routing));
     let applier = Applier::new(kernel, config.routing.clone())
         .with_given(&config.cluster.pod_cidrs)
         .with_identity(identity);
     let pods = start_pods(&config, runtime_dir, inbox.clone())?;
-    let mut status = start_worker((applier, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
+    let mut status =
+        start_worker((applier, gate, pods), messages, &config, runtime_dir, Arc::clone(&outlook))?;
     let mut watchdog = notifier.watchdog();
     notifier.status(&format!("waiting for the nodes in {}", origin(&config.routing).0));
     let (window, mut asks) = Window::new(&name, &config, status.clone(), outlook);
@@ -254,7 +258,7 @@ fn start_pods(
 }
 
 fn start_worker(
-    (applier, pods): (Applier<Netlink>, Sender<keep::Job>),
+    (applier, gate, pods): (Applier<Netlink>, Gate<NetfilterSocket>, Sender<keep::Job>),
     messages: Receiver<Message>,
     config: &Config,
     runtime_dir: &Path,
@@ -264,7 +268,7 @@ fn start_worker(
     let host = Host::new(config.clone(), runtime_dir);
     let follows = host.depends_on_others();
     let host_jobs = thread::start(host, status.clone()).map_err(system("start a thread"))?;
-    let worker = Worker::new(applier, (host_jobs, follows), pods, messages, status, outlook);
+    let worker = Worker::new((applier, gate), (host_jobs, follows), pods, messages, status, outlook);
     // The thread is not joined: a pass at the end may be cut short anywhere, as a kill would do.
     let thread = std::thread::Builder::new().name("kernel".into()).spawn(move || worker.run());
     thread.map(drop).map_err(system("start a thread"))?;

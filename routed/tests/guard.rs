@@ -6,6 +6,7 @@
 
 mod attack;
 mod bridge;
+mod receiver;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -37,8 +38,13 @@ struct Lab {
 
 impl Lab {
     fn new(more: &str) -> Self {
-        let node = Node::new("native");
-        node.configure(more);
+        Self::of("native", "", more)
+    }
+
+    /// The same with this backend and these keys of `[routing]`.
+    fn of(backend: &'static str, routing: &str, more: &str) -> Self {
+        let node = Node::new(backend);
+        node.configure_routing(routing, more);
         let world = netns::make().unwrap();
         let path = format!("/proc/{}/fd/{}", std::process::id(), world.as_fd().as_raw_fd());
         node.ip(&format!("link set wire netns {path}"));
@@ -69,7 +75,12 @@ impl Lab {
 
     /// The MAC that a pod sends to.
     fn mac(&self, pod: &Pod<'_>) -> String {
-        let link = self.node.ip(&format!("-o link show {}", pod.veth()));
+        self.mac_of(&pod.veth())
+    }
+
+    /// The MAC of a link of the node.
+    fn mac_of(&self, name: &str) -> String {
+        let link = self.node.ip(&format!("-o link show {name}"));
         link.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned()
     }
 

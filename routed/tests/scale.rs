@@ -32,6 +32,7 @@ fn node(number: u16, generation: u16) -> Node {
         vtep_mac: vtep_mac(&name),
         wireguard_key: None,
         vtep_mac6: vtep_mac(&name),
+        further: Vec::new(),
         name,
     }
 }

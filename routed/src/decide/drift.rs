@@ -291,6 +291,7 @@ mod tests {
                 vtep_mac: vtep_mac("a"),
                 wireguard_key: None,
                 vtep_mac6: vtep_mac("a/6"),
+                further: Vec::new(),
             },
             ours,
             blocked: vec![key("10.244.3.0/24")],

@@ -11,22 +11,41 @@
 use std::fmt::Write;
 
 use ferrule_config::{Config, SourceCheck};
+use ferrule_model::Family;
+
+pub(super) mod receiver;
 
 /// Name of the table, in the family `inet`, and of the one in the family `bridge` ([`super::bridge_guard`]).
 pub const TABLE: &str = "ferrule-guard";
 
 /// The counters. Each counts the dropped packets of one kind.
-pub const COUNTERS: [&str; 4] = ["forged", "loopback", "routers", "tunnel"];
+pub const COUNTERS: [&str; 6] = ["forged", "loopback", "routers", "tunnel", "stranger", "inner"];
+
+/// Those of them that count what came out of the tunnel, or to its port, and not what a pod sent.
+pub const OF_TUNNELS: [&str; 2] = ["stranger", "inner"];
 
 /// The chains, in the order in which they name each other.
-const CHAINS: [&str; 4] = ["tunnels", "pods4", "pods6", "prerouting"];
+const CHAINS: [&str; 9] =
+    ["tunnels", "pods4", "pods6", "inner4", "inner6", "senders4", "senders6", "input", "prerouting"];
 
 /// The script that makes the table, or what is missing of it, and writes its rules afresh. The counters keep their
 /// values.
 pub fn script(config: &Config) -> String {
-    let rules = [tunnels(config), pods4(config), pods6(config), prerouting()];
+    let [inner4, inner6] = Family::BOTH.map(|family| receiver::inner(config, family));
+    let [senders4, senders6] = Family::BOTH.map(|family| receiver::senders(config, family));
+    let rules = [
+        tunnels(config),
+        pods4(config),
+        pods6(config),
+        inner4,
+        inner6,
+        senders4,
+        senders6,
+        receiver::input(),
+        prerouting(config),
+    ];
     let chains: Vec<_> = CHAINS.into_iter().zip(rules).map(|(name, rules)| Chain { name, rules }).collect();
-    table("inet", &COUNTERS, &chains)
+    receiver::sets() + &table("inet", &COUNTERS, &chains)
 }
 
 /// A chain. It has a hook if it is called like one.
@@ -63,9 +82,9 @@ pub(super) fn table(family: &str, counters: &[&str], chains: &[Chain]) -> String
 }
 
 /// Each family has a chain of its own, so that a packet meets few rules.
-fn prerouting() -> Vec<String> {
+fn prerouting(config: &Config) -> Vec<String> {
     let split = "meta nfproto vmap { ipv4 : goto pods4, ipv6 : goto pods6 }";
-    vec![format!("iifname \"fer*\" meta iifkind \"veth\" {split}")]
+    vec![format!("iifname \"fer*\" meta iifkind \"veth\" {split}"), receiver::out_of_tunnels(config)]
 }
 
 fn ports(config: &Config) -> (u16, u16) {
@@ -124,18 +143,11 @@ fn pods6(config: &Config) -> Vec<String> {
 
 /// Whether the node itself would send to this source by a pod's link.
 fn check(config: &Config) -> Vec<String> {
-    let routing = &config.routing;
     match config.pods.source_check {
         SourceCheck::Strict => vec![format!("fib saddr . iif oif missing {FORGED}")],
         SourceCheck::Loose => {
-            let names = [
-                Some(&routing.vxlan.device),
-                Some(&routing.wireguard.device),
-                routing.vxlan.device6.as_ref(),
-            ];
-            let tunnels: Vec<_> = names.into_iter().flatten().map(|name| format!("\"{name}\"")).collect();
             vec![
-                format!("fib saddr oifname {{ {} }} {FORGED}", tunnels.join(", ")),
+                format!("fib saddr oifname {} {FORGED}", receiver::tunnels(config)),
                 format!("fib saddr oifname != \"fer*\" {FORGED}"),
             ]
         }
@@ -152,6 +164,23 @@ mod tests {
     #[test]
     fn the_rules_are_as_they_were_agreed() {
         assert_eq!(script(&Config::default()), include_str!("../../tests/golden/guard.nft"));
+    }
+
+    #[test]
+    fn what_an_operator_lets_in_is_let_in() {
+        let text = "[cluster]\nnon_masquerade_cidrs = [\"172.16.0.0/12\"]\n[routing]\nbackend = \"auto\"\n\
+                    [routing.vxlan]\nalso_from = [\"203.0.113.0/24\", \"::/0\"]\n";
+        let script = script(&Config::parse(text, Path::new("f")).unwrap());
+        assert!(script.contains("\t\tip saddr { 203.0.113.0/24 } return\n"), "{script}");
+        assert!(script.contains("ip6 saddr @nodes6 return\n\t\treturn\n"), "{script}");
+        assert!(!script.contains("172.16.0.0") && !script.contains("@strict"), "{script}");
+        let script = super::script(&Config::parse(&text.replace("auto", "vxlan"), Path::new("f")).unwrap());
+        assert!(
+            script.contains(
+                "ip saddr { 172.16.0.0/12 } return\n\t\tiifname @strict counter name \"inner\" drop\n"
+            ),
+            "{script}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] compares what the kernel tells
 //! with what we believe, and [`diverted`] finds what diverts packets from their way. [`report`] and [`culprit`] make
 //! the sentences of the log. [`guard`] is the text of the table that says what pods must not send, and
-//! [`bridge_guard`] is the same for pods on a bridge.
+//! [`bridge_guard`] is the same for pods on a bridge. [`senders`] says which hosts may send into the tunnel.
 //!
 //! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]). No
 //! other room of this crate may be imported here.
@@ -31,6 +31,7 @@ pub mod owner;
 pub mod reconcile;
 pub mod report;
 pub mod roll;
+pub mod senders;
 pub mod taken;
 pub mod underlay;
 pub mod wanted;

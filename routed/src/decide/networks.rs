@@ -33,6 +33,7 @@ mod tests {
             vtep_mac: vtep_mac(name),
             wireguard_key: None,
             vtep_mac6: vtep_mac(name),
+            further: Vec::new(),
         };
         let own = node("a", &["10.244.1.0/24", "fd00:1::/64"]);
         let other = node("b", &["10.244.2.0/24"]);

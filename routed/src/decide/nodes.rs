@@ -3,7 +3,7 @@
 //!
 //! What the nodes mean for the kernel is decided in [`crate::decide::desired`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -28,6 +28,9 @@ pub struct Node {
     pub wireguard_key: Option<WgKey>,
     /// The Ethernet address of its second VXLAN device, if IPv6 has one of its own.
     pub vtep_mac6: Mac,
+    /// Further addresses of the machine. Nobody sends to them, but what the node sends may come from them, as behind a
+    /// NAT that some of the other nodes are behind, too. Sorted.
+    pub further: Vec<IpAddr>,
 }
 
 /// The nodes as they are known now.
@@ -89,6 +92,12 @@ impl Node {
         }
     }
 
+    /// All addresses from which its packets may come.
+    pub fn senders(&self) -> BTreeSet<IpAddr> {
+        let reached = Family::BOTH.iter().filter_map(|family| self.address(*family));
+        reached.chain(self.further.iter().copied()).collect()
+    }
+
     /// Its pod CIDRs of one family.
     pub fn pod_cidrs_of(&self, wanted: Family) -> impl Iterator<Item = IpNetwork> {
         self.pod_cidrs.iter().copied().filter(move |cidr| family(cidr) == wanted)
@@ -105,6 +114,7 @@ impl From<NodeEntry> for Node {
         Self {
             vtep_mac: entry.vtep_mac.unwrap_or_else(|| vtep_mac(&entry.name)),
             vtep_mac6: vtep_mac6(&entry.name),
+            further: Vec::new(),
             name: entry.name,
             v4: entry.address,
             v6: entry.address6,
@@ -273,6 +283,7 @@ mod tests {
             vtep_mac: vtep_mac(name),
             wireguard_key: None,
             vtep_mac6: vtep_mac6(name),
+            further: Vec::new(),
         }
     }
 

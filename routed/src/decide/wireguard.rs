@@ -116,6 +116,7 @@ mod tests {
             pod_cidrs: vec![format!("10.244.{number}.0/24").parse().unwrap()],
             vtep_mac: vtep_mac(&name),
             vtep_mac6: vtep_mac(&name),
+            further: Vec::new(),
             wireguard_key: key.map(|byte| WgKey([byte; 32])),
             name,
         }

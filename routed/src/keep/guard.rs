@@ -108,7 +108,14 @@ mod tests {
 
     #[test]
     fn every_script_is_one_that_nft_takes_and_is_put_back() {
-        for text in ["", "[pods]\nsource_check = \"loose\"\n", "[pods]\nsource_check = \"off\"\n"] {
+        let texts = [
+            "",
+            "[pods]\nsource_check = \"loose\"\n",
+            "[pods]\nsource_check = \"off\"\n",
+            "[routing]\naccept = \"wireguard\"\n[routing.vxlan]\nalso_from = [\"0.0.0.0/0\", \"2001:db8:7::/48\"]\n",
+            "[routing.vxlan]\ndevice6 = \"tunnel6\"\n[cluster]\nnon_masquerade_cidrs = [\"172.16.0.0/12\", \"2001:db8:7::1/128\"]\n",
+        ];
+        for text in texts {
             let config = config(text);
             let look = || {
                 let mut guard = Guard::new(&config, [NetfilterSocket::open, NetfilterSocket::bridge]);

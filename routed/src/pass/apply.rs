@@ -526,7 +526,7 @@ impl Left {
 
 /// The settings, with the name of the second device instead of that of the first.
 fn second_settings(settings: &Vxlan) -> Option<Vxlan> {
-    Some(Vxlan { device: settings.device6.clone()?, device6: None, ..*settings })
+    Some(Vxlan { device: settings.device6.clone()?, device6: None, ..settings.clone() })
 }
 
 fn no_underlay(own: &Node) -> PassError {

@@ -10,10 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use ferrule_model::table::TABLE;
-use ferrule_netlink::Tunnels;
 use ferrule_netlink::events::{Told, caller_of};
 use ferrule_netlink::monitor::Event;
+use ferrule_netlink::nft::Netfilter;
 use ferrule_netlink::wake::Wake;
+use ferrule_netlink::{Error, Tunnels};
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
@@ -22,9 +23,11 @@ use crate::decide::drift::FULL_DIFF;
 use crate::decide::guard;
 use crate::decide::nodes::{Cluster, NodeChange};
 use crate::decide::report::{Report, log_lines};
+use crate::decide::senders;
 use crate::host::thread::{Ground, Job};
 use crate::keep::{self, Kept, Watch};
 use crate::pass::apply::{Applier, PassError};
+use crate::pass::gate::Gate;
 use crate::show::outlook::{Outlook, View};
 use crate::show::status::Status;
 
@@ -64,8 +67,12 @@ impl From<Kept> for Message {
 
 /// The thread's state.
 #[derive(Debug)]
-pub struct Worker<K> {
+pub struct Worker<K, N> {
     applier: Applier<K>,
+    /// Which hosts may send into the tunnel.
+    gate: Gate<N>,
+    /// The failure of the gate that the log has named, if it still holds.
+    gate_failure: Option<String>,
     culprits: Culprits,
     /// What the plugin made for pods. The thread of `keep` keeps it.
     watch: Watch,
@@ -103,6 +110,8 @@ struct Due {
     everything: Option<Instant>,
     /// When the host is to be looked at.
     host: Option<Instant>,
+    /// When it is to be looked at who may send into the tunnel.
+    gate: Option<Instant>,
     /// The changes of other nodes, by their names. They are carried out at once.
     changes: BTreeMap<String, NodeChange>,
 }
@@ -113,6 +122,7 @@ enum Work {
     Everything,
     Changes,
     Host,
+    Gate,
 }
 
 impl Due {
@@ -133,12 +143,12 @@ impl Due {
     }
 }
 
-impl<K: Tunnels> Worker<K> {
+impl<K: Tunnels, N: Netfilter> Worker<K, N> {
     /// A worker that takes its messages from `inbox` and ends when nobody can send any. What concerns the host goes to
     /// `host`; if `host_follows`, the other nodes go there too, as soon as they change. What concerns the plugin's
     /// objects goes to `pods`.
     pub fn new(
-        applier: Applier<K>,
+        (applier, gate): (Applier<K>, Gate<N>),
         (host, host_follows): (Sender<Job>, bool),
         pods: Sender<keep::Job>,
         inbox: Receiver<Message>,
@@ -147,6 +157,8 @@ impl<K: Tunnels> Worker<K> {
     ) -> Self {
         Self {
             applier,
+            gate,
+            gate_failure: None,
             culprits: Culprits::new(caller_of),
             watch: Watch::new(caller_of),
             pods,
@@ -190,6 +202,7 @@ impl<K: Tunnels> Worker<K> {
                     self.due.host = None;
                     self.keep_host(&cluster, true);
                 }
+                Work::Gate => self.keep_gate(self.is_settled()),
             }
             self.cluster = Some(cluster);
             self.busy(None);
@@ -201,6 +214,7 @@ impl<K: Tunnels> Worker<K> {
         let changes: Vec<_> = changes.filter(|change| change.before != change.after).collect();
         if !changes.is_empty() {
             Arc::make_mut(cluster).change(&changes);
+            self.gate.senders().change(&changes);
         }
         changes
     }
@@ -262,8 +276,12 @@ impl<K: Tunnels> Worker<K> {
         // After a pass that could not be made, refused objects have to wait for the next pass.
         let refused = self.applier.next_due().filter(|_| self.retry.is_none());
         let changes = (!self.due.changes.is_empty()).then_some(now).or(refused);
-        let all =
-            [(Work::Everything, self.due.everything), (Work::Changes, changes), (Work::Host, self.due.host)];
+        let all = [
+            (Work::Everything, self.due.everything),
+            (Work::Changes, changes),
+            (Work::Host, self.due.host),
+            (Work::Gate, self.due.gate),
+        ];
         let all = all.into_iter().filter_map(|(work, at)| Some((work, at?)));
         all.min_by_key(|(_, at)| *at).unwrap_or(later)
     }
@@ -272,6 +290,7 @@ impl<K: Tunnels> Worker<K> {
         let now = Instant::now();
         match message {
             Message::Cluster(cluster) => {
+                self.gate.senders().know(&cluster);
                 self.cluster = Some(Arc::new(*cluster));
                 self.due.changes.clear();
                 self.due.everything_by(now);
@@ -300,7 +319,11 @@ impl<K: Tunnels> Worker<K> {
                 }
                 self.kernel_differs(differs, now);
             }
+            Wake::Element(owner) if owner == senders::COMMENT => self.due.gate = Some(now),
             Wake::Table(TABLE | guard::TABLE) | Wake::Element(_) | Wake::Traffic { .. } => {
+                if *wake == Wake::Table(guard::TABLE) {
+                    self.due.gate = Some(now);
+                }
                 self.watch.wakes(wake, port, now);
             }
             Wake::Rule => {
@@ -317,6 +340,7 @@ impl<K: Tunnels> Worker<K> {
                 self.kernel_differs(differs, now);
                 self.watch.suspect_all(now);
                 self.due.host_by(now);
+                self.due.gate = Some(now);
             }
         }
     }
@@ -340,6 +364,7 @@ impl<K: Tunnels> Worker<K> {
     /// Reads and compares everything. `same` says that the cluster is the one of the last pass.
     fn everything(&mut self, cluster: &Arc<Cluster>, same: bool) {
         let (begin, used) = (Instant::now(), processor_time());
+        self.keep_gate(false);
         // The packet filters need nothing that a pass finds.
         let by = self.culprits.take_table();
         self.ask(Job { cluster: Arc::clone(cluster), filters: true, by, ground: None });
@@ -355,6 +380,7 @@ impl<K: Tunnels> Worker<K> {
     /// Carries out what changes of other nodes mean, and tries again what was refused and is due.
     fn changes(&mut self, cluster: &Cluster, changes: &[NodeChange]) {
         let begin = Instant::now();
+        self.keep_gate(false);
         let result = self.applier.update(cluster, changes, begin);
         self.ended(cluster, result, (begin.elapsed(), false));
         let concerns_host = |change: &NodeChange| {
@@ -381,6 +407,7 @@ impl<K: Tunnels> Worker<K> {
                 }
                 let text = status_text(cluster, &report);
                 self.status.send_modify(|status| status.text = text);
+                self.keep_gate(true);
                 FULL_DIFF
             }
             Err(error) => {
@@ -391,6 +418,50 @@ impl<K: Tunnels> Worker<K> {
             }
         };
         self.due.everything_by(Instant::now() + next);
+    }
+
+    /// Whether the kernel has what was last told of the nodes.
+    fn is_settled(&self) -> bool {
+        let is_due = self.due.everything.is_some_and(|at| at <= Instant::now());
+        self.applier.belief().is_some() && !is_due && self.due.changes.is_empty()
+    }
+
+    /// Lets all nodes in that there are. If `is_in_kernel`, the last pass has taken away what no longer is, and the
+    /// addresses of nodes that are gone are shut out.
+    fn keep_gate(&mut self, is_in_kernel: bool) {
+        self.due.gate = None;
+        if is_in_kernel {
+            self.gate.senders().routes_are_there();
+        }
+        let done = self.gate.let_in().and_then(|gone| {
+            let more = if is_in_kernel { self.gate.shut_out()? } else { 0 };
+            Ok(gone + more)
+        });
+        match done {
+            Ok(gone) => {
+                self.gate_failure = None;
+                if gone > 0 {
+                    let (elements, table) = (counted(gone), guard::TABLE);
+                    tracing::warn!(
+                        "{elements} of the nftables table inet {table} were removed by someone else; put back"
+                    );
+                    self.outlook.counts.repaired.add(u64::try_from(gone).unwrap_or(u64::MAX));
+                }
+            }
+            Err(error) => self.gate_failed(&error),
+        }
+    }
+
+    fn gate_failed(&mut self, error: &Error) {
+        self.due.gate = Some(Instant::now() + RETRY);
+        let text = error.to_string();
+        if self.gate_failure.as_ref() != Some(&text) {
+            tracing::error!(
+                "the addresses of the nodes cannot be put into the nftables table inet {}: {text}; until then                  VXLAN packets of nodes that are new may be dropped here",
+                guard::TABLE
+            );
+        }
+        self.gate_failure = Some(text);
     }
 
     fn keep_host(&mut self, cluster: &Arc<Cluster>, filters: bool) {
@@ -478,6 +549,10 @@ impl<K: Tunnels> Worker<K> {
         self.failure = Some(text.clone());
         self.status.send_modify(|status| status.text = text);
     }
+}
+
+fn counted(elements: usize) -> String {
+    if elements == 1 { "1 node's address".to_owned() } else { format!("{elements} addresses of nodes") }
 }
 
 /// The processor time of the calling thread, including that in the kernel.

@@ -302,10 +302,17 @@ fn write_guard(page: &mut Exposition) {
     let help = "Packets of pods that were dropped: a forged source (forged), for the node's loopback addresses (loopback), what \
                 only routers send (routers), for the port of a tunnel (tunnel), on a bridge also answers of DHCP (leases) and what \
                 is neither IPv4 nor IPv6 nor ARP (frames).";
-    page.family("ferrule_routed_pod_packets_dropped_total", Kind::Counter, help);
-    for (reason, packets) in counted {
-        page.sample(&[("reason", &reason)], packets);
-    }
+    let is_of_tunnels = |reason: &str| guard::OF_TUNNELS.contains(&reason);
+    let mut write = |name, help, of_tunnels| {
+        page.family(name, Kind::Counter, help);
+        for (reason, packets) in counted.iter().filter(|(reason, _)| is_of_tunnels(reason) == of_tunnels) {
+            page.sample(&[("reason", reason)], packets);
+        }
+    };
+    write("ferrule_routed_pod_packets_dropped_total", help, false);
+    let help = "VXLAN packets that were dropped: from a host that is no node (stranger), or with a source inside that no node can \
+                have sent (inner).";
+    write("ferrule_routed_tunnel_packets_dropped_total", help, true);
 }
 
 impl Service for Window {

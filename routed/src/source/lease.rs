@@ -383,7 +383,8 @@ impl Value {
             // No packets are sent to this node by WireGuard.
             key => key.ok().flatten(),
         };
-        Ok(Node { name, v4: public.v4, v6: public.v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key })
+        let (v4, v6, further) = (public.v4, public.v6, Vec::new());
+        Ok(Node { name, v4, v6, pod_cidrs, vtep_mac, vtep_mac6, wireguard_key, further })
     }
 }
 

@@ -26,12 +26,14 @@ pub(crate) struct Frame {
     pub(crate) from: Option<String>,
     /// A tag before its type, as hex digits.
     pub(crate) tag: &'static str,
+    /// The packet of VXLAN that it lies in: source, destination, and the MAC that the frame inside is sent to.
+    pub(crate) outer: Option<[String; 3]>,
 }
 
 /// A frame of this kind. It goes to port 7777 if the kind has ports.
 pub(crate) fn frame(kind: &'static str, source: &str, destination: &str) -> Frame {
     let (source, destination) = (source.into(), destination.into());
-    Frame { kind, source, destination, port: 7777, to: None, from: None, tag: "" }
+    Frame { kind, source, destination, port: 7777, to: None, from: None, tag: "", outer: None }
 }
 
 /// The same in each form that a program would notice.
@@ -43,7 +45,7 @@ impl Frame {
     fn spec(&self, number: usize) -> Value {
         json!({
             "kind": self.kind, "source": self.source, "destination": self.destination, "port": self.port,
-            "mark": mark(number), "to": self.to, "from": self.from, "tag": self.tag
+            "mark": mark(number), "to": self.to, "from": self.from, "tag": self.tag, "outer": self.outer
         })
     }
 }

@@ -3,7 +3,8 @@
     frames.py send LINK MAC SPECS    sends the frames of a JSON list out of LINK, to this MAC
     frames.py hear LINK              tells each mark that comes in by LINK ("*": that the programs of this host get)
 
-A spec may say from which MAC the frame comes (`from`), to which it goes (`to`), and which tag it has (`tag`).
+A spec may say from which MAC the frame comes (`from`), to which it goes (`to`), and which tag it has (`tag`). With
+`outer` it lies in a packet of VXLAN; the three values are that packet's source and destination, and the MAC inside.
 Each frame bears a mark of six characters, "T" and four digits and "E", by which it is known wherever it comes out.
 """
 import json
@@ -14,6 +15,9 @@ import struct
 import sys
 
 MARK = re.compile(rb"T\d{4}E")
+# A header of VXLAN with the network identifier 1 (RFC 7348, 5), on port 8472.
+VXLAN = b"\x08\0\0\0\0\0\1\0"
+VXLAN_PORT = 8472
 
 
 def checksum(data):
@@ -70,8 +74,27 @@ def transport(kind, source, destination, mark, port):
     raise SystemExit("no such kind: " + kind)
 
 
+def network(source, destination, protocol, data):
+    """The type of a frame, and what lies in it."""
+    if len(source) == 16:
+        head = struct.pack(">IHBB", 6 << 28, len(data), protocol, 255) + source + destination
+        return b"\x86\xdd", head + data
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(data), 1, 0, 64, protocol, 0) + source + destination
+    return b"\x08\x00", head[:10] + struct.pack(">H", checksum(head)) + head[12:] + data
+
+
+def in_tunnel(outer, kind, data):
+    source, destination, mac = outer
+    source, destination = address(source), address(destination)
+    frame = bytes.fromhex(mac.replace(":", "")) + b"\2\0\0\0\0\x99" + kind + data
+    protocol, data = transport("udp", source, destination, VXLAN + frame, VXLAN_PORT)
+    return network(source, destination, protocol, data)
+
+
 def packet(spec):
     mark = spec["mark"].encode()
+    if spec.get("outer"):
+        return in_tunnel(spec["outer"], *packet({**spec, "outer": None}))
     if spec["kind"] == "bpdu":
         # A root that nobody outdoes (IEEE 802.1D, 9.3.1), in a frame of the 802.3 kind.
         root = bytes(8) + bytes(4) + bytes(8) + b"\x80\x01" + struct.pack(">HHHH", 0, 20 << 8, 2 << 8, 15 << 8)
@@ -79,12 +102,8 @@ def packet(spec):
     if spec["kind"] == "other":
         return b"\x88\xb5", mark
     source, destination = address(spec["source"]), address(spec["destination"])
-    protocol, data = transport(spec["kind"], source, destination, spec["mark"].encode(), spec["port"])
-    if len(source) == 16:
-        head = struct.pack(">IHBB", 6 << 28, len(data), protocol, 255) + source + destination
-        return b"\x86\xdd", head + data
-    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(data), 1, 0, 64, protocol, 0) + source + destination
-    return b"\x08\x00", head[:10] + struct.pack(">H", checksum(head)) + head[12:] + data
+    protocol, data = transport(spec["kind"], source, destination, mark, spec["port"])
+    return network(source, destination, protocol, data)
 
 
 def send(link, mac, specs):
@@ -104,7 +123,8 @@ def heard(ear, link):
             data, origin = ear.recvfrom(65536, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
-        if link == "*" or origin[2] != socket.PACKET_OUTGOING:
+        # A packet of the tunnel is not yet what lies in it.
+        if VXLAN not in data and (link == "*" or origin[2] != socket.PACKET_OUTGOING):
             yield from MARK.findall(data)
 
 

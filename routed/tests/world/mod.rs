@@ -306,6 +306,7 @@ pub(crate) fn node(number: u8) -> impl Strategy<Value = Node> {
                 v6: v6.then(|| format!("2001:db8::{host}").parse().unwrap()),
                 pod_cidrs,
                 vtep_mac6: vtep_mac(&format!("{name}/6")),
+                further: Vec::new(),
                 vtep_mac: if mac == 0 { vtep_mac(&name) } else { vtep_mac(&format!("{name}'")) },
                 wireguard_key,
                 name,
@@ -352,6 +353,7 @@ pub(crate) fn two_nodes() -> Cluster {
         vtep_mac: vtep_mac(&format!("n{number}")),
         wireguard_key: Some(WgKey([number; 32])),
         vtep_mac6: vtep_mac(&format!("n{number}/6")),
+        further: Vec::new(),
     };
     Cluster { own: node(1), others: BTreeMap::from([("n2".into(), node(2).into())]), uplink: None }
 }

@@ -21,6 +21,7 @@ fn node(name: &str, number: u8) -> Node {
         vtep_mac: vtep_mac(name),
         wireguard_key: None,
         vtep_mac6: vtep_mac6(name),
+        further: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ fn node(name: &str, address: &str, cidr: &str) -> Node {
         vtep_mac: vtep_mac(name),
         wireguard_key: None,
         vtep_mac6: vtep_mac6(name),
+        further: Vec::new(),
     }
 }
 

@@ -83,7 +83,8 @@ impl View {
 /// none of ours.
 fn other(value: &Value, node: Node, config: &Config) -> Entry {
     let told = value.node_called(node.name, node.pod_cidrs, &config.routing)?;
-    Ok(Node { wireguard_key: node.wireguard_key.or(told.wireguard_key), ..told })
+    let wireguard_key = node.wireguard_key.or(told.wireguard_key);
+    Ok(Node { wireguard_key, further: node.further, ..told })
 }
 
 /// Whether some link of this machine has the address.

@@ -3,6 +3,7 @@
 //! Only what is used is read from an object. A value that cannot be used makes that one node unusable, with a reason;
 //! the others go on.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ferrule_cluster::{Identity, Item, Kind, Metadata, Resource};
@@ -214,7 +215,19 @@ fn node(name: &str, spec: &Spec, addresses: &[Address], annotations: &Annotation
         vtep_mac: mac_of(name, annotations.vtep_mac.as_deref())?,
         wireguard_key: key_of(annotations.wireguard_key.as_deref())?,
         vtep_mac6: vtep_mac6(name),
+        further: machine(addresses),
     })
+}
+
+/// The addresses of the machine, and those of a NAT before it.
+fn machine(addresses: &[Address]) -> Vec<IpAddr> {
+    let of_machine = |address: &&Address| matches!(address.kind.as_str(), "InternalIP" | "ExternalIP");
+    let parsed = addresses.iter().filter(of_machine).filter_map(|address| address.address.parse().ok());
+    let is_host = |address: &IpAddr| match address {
+        IpAddr::V4(ip) => is_host_v4(*ip),
+        IpAddr::V6(ip) => is_host_v6(*ip),
+    };
+    parsed.filter(is_host).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The first internal address of each family.
@@ -299,4 +312,24 @@ fn mac_of(name: &str, annotation: Option<&str>) -> Result<Mac, String> {
     };
     let mac = text.parse::<Mac>().ok().filter(|mac| !mac.is_multicast() && mac.octets() != [0; 6]);
     mac.ok_or_else(|| format!("its annotation {VTEP_MAC} \"{text}\" is not the MAC address of one device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrule_cluster::{Told, event};
+
+    #[test]
+    fn a_node_may_be_heard_from_every_address_of_its_machine() {
+        let text = r#"{"type":"ADDED","object":{"metadata":{"name":"n2"},"spec":{"podCIDRs":["10.244.2.0/24"]},
+            "status":{"addresses":[{"type":"ExternalIP","address":"203.0.113.2"},
+            {"type":"InternalIP","address":"192.0.2.2"},{"type":"InternalIP","address":"2001:db8::2"},
+            {"type":"InternalIP","address":"198.51.100.2"},{"type":"InternalIP","address":"127.0.0.1"},
+            {"type":"Hostname","address":"n2"}]}}}"#;
+        let Ok(Told::Put(item)) = event::<Object>(text.as_bytes()) else { panic!("{text}") };
+        let node = Seen::from(item).entry.unwrap();
+        assert_eq!((node.v4, node.v6), ("192.0.2.2".parse().ok(), "2001:db8::2".parse().ok()));
+        let senders: Vec<_> = node.senders().iter().map(ToString::to_string).collect();
+        assert_eq!(senders, ["192.0.2.2", "198.51.100.2", "203.0.113.2", "2001:db8::2"]);
+    }
 }
