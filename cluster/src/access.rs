@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ferrule_config::Endpoint;
+use ferrule_config::{Endpoint, Kubernetes};
 use ferrule_model::chain;
 use kube::Config;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -39,7 +39,8 @@ impl Access {
     /// The user is that of the kubeconfig; without one, it is the service account of the pod that this runs in. The
     /// address is one of `servers`; without any, it is the kubeconfig's, or that of the Service that the pod's
     /// environment names.
-    pub fn new(kubeconfig: Option<PathBuf>, servers: Vec<Endpoint>) -> Self {
+    pub fn new(settings: &Kubernetes) -> Self {
+        let Kubernetes { kubeconfig, servers } = settings.clone();
         let (current, said) = (AtomicUsize::new(0), Mutex::default());
         Self(Arc::new(Shared { kubeconfig, servers, current, said }))
     }
@@ -147,7 +148,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let access = Access::new(Some(file.path().to_owned()), Vec::new());
+        let kubeconfig = Some(file.path().to_owned());
+        let access = Access::new(&Kubernetes { kubeconfig, servers: Vec::new() });
         runtime.block_on(access.open()).map(drop)
     }
 
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn servers_are_used_in_turn_and_a_fault_of_the_client_is_no_reason_to_leave_one() {
         let server = |port| Endpoint { tls: true, host: "192.0.2.1".into(), port };
-        let access = Access::new(None, vec![server(1), server(2)]);
+        let access = Access::new(&Kubernetes { kubeconfig: None, servers: vec![server(1), server(2)] });
         let current = || access.0.current.load(Ordering::Relaxed);
         let away = Fault::Away("refused".into());
         access.leave(0, &Fault::Expired("old".into()));
@@ -181,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_fault_of_all_watches_is_said_once_and_one_of_a_kind_once_for_that_kind() {
-        let access = Access::new(None, Vec::new());
+        let access = Access::new(&Kubernetes::default());
         let say = |plural, fault: &Fault| access.say(plural, fault, fault.class());
         let away = Fault::Away("refused".into());
         let refused = Fault::Refused { code: 500, message: String::new(), retry_after: None };
@@ -194,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_not_said_again_only_because_the_server_answers() {
-        let access = Access::new(None, Vec::new());
+        let access = Access::new(&Kubernetes::default());
         let malformed = Fault::Malformed("<html>".into());
         let say = || access.say("nodes", &malformed, malformed.class());
         assert!(say() && !access.answered("nodes") && !say());

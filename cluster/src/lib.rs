@@ -15,6 +15,7 @@ mod fault;
 mod feed;
 mod kind;
 mod objects;
+mod time;
 mod watcher;
 
 pub use access::Access;

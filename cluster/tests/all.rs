@@ -8,3 +8,7 @@
 
 #[path = "../../tests/all_named.rs"]
 mod all_named;
+
+mod follower;
+mod kinds;
+mod servers;

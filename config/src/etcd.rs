@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::document::{Checked, Document};
+use crate::endpoint::Endpoint;
 use crate::raw::{RawEtcd, Text};
 use crate::settings::absolute;
 
@@ -33,17 +34,6 @@ pub struct Etcd {
     pub lease: Duration,
 }
 
-/// A member's client URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Whether it uses TLS.
-    pub tls: bool,
-    /// A name or an address.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
 impl Default for Etcd {
     fn default() -> Self {
         Self {
@@ -53,18 +43,6 @@ impl Default for Etcd {
             identity: None,
             credentials: None,
             lease: Duration::from_secs(LEASE_S.into()),
-        }
-    }
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let scheme = if self.tls { "https" } else { "http" };
-        let Self { host, port, .. } = self;
-        if host.contains(':') {
-            write!(f, "{scheme}://[{host}]:{port}")
-        } else {
-            write!(f, "{scheme}://{host}:{port}")
         }
     }
 }
@@ -144,29 +122,11 @@ fn encryption(
 }
 
 fn endpoint(document: &Document<'_>, text: &Text) -> Checked<Endpoint> {
-    parsed(text.get_ref()).ok_or_else(|| {
+    Endpoint::parse(text.get_ref()).ok_or_else(|| {
         let reason = format!("\"{}\" is not the URL of a member", text.get_ref());
         let remedy = "write it as https://192.0.2.10:2379, the member's client URL and nothing behind it";
         document.fault(text, "routing.etcd.endpoints", reason, remedy)
     })
-}
-
-fn parsed(text: &str) -> Option<Endpoint> {
-    let (scheme, rest) = text.split_once("://")?;
-    let (host, port) = rest.strip_suffix('/').unwrap_or(rest).rsplit_once(':')?;
-    let bare = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').filter(|host| host.parse::<std::net::Ipv6Addr>().is_ok())?,
-        None => host,
-    };
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let is_name = !host.is_empty() && host.bytes().all(is_plain);
-    let tls = match scheme {
-        "https" => true,
-        "http" => false,
-        _ => return None,
-    };
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (is_name || bare != host).then(|| Endpoint { tls, host: bare.to_owned(), port })
 }
 
 fn prefix(document: &Document<'_>, text: &Text) -> Checked<String> {

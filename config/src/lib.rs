@@ -11,9 +11,11 @@
 mod claims;
 mod document;
 mod edited;
+mod endpoint;
 mod error;
 mod etcd;
 mod interface;
+mod kubernetes;
 mod load;
 mod name;
 mod node_file;
@@ -30,9 +32,11 @@ mod subnet_env;
 mod tunnel;
 
 pub use edited::{Edit, EditedNodes};
+pub use endpoint::Endpoint;
 pub use error::{ConfigError, Fault};
-pub use etcd::{Endpoint, Etcd};
+pub use etcd::Etcd;
 pub use interface::Interface;
+pub use kubernetes::Kubernetes;
 pub use name::{NodeNameError, check_node_name, node_name};
 pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
@@ -43,7 +47,7 @@ pub use services::{
     ZoneEntry,
 };
 pub use settings::{
-    Backend, Cluster, Config, FileSource, Flannel, Ipam, Kubernetes, Metrics, Node, Pool, Routing, Source,
+    Backend, Cluster, Config, FileSource, Flannel, Ipam, Metrics, Node, Pool, Routing, Source,
 };
 pub use subnet_env::{SubnetEnv, subnet_env_text};
 pub use tunnel::{Tunnel, Vxlan, Wireguard};

@@ -21,6 +21,7 @@ pub(crate) struct RawConfig {
     pub(crate) pods: RawPods,
     pub(crate) routing: RawRouting,
     pub(crate) metrics: RawMetrics,
+    pub(crate) kubernetes: RawAccess,
 }
 
 /// `[node]`
@@ -102,7 +103,23 @@ pub(crate) struct RawFile {
     pub(crate) path: Option<Text>,
 }
 
-/// `[routing.kubernetes]`
+/// `[kubernetes]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RawAccess {
+    pub(crate) kubeconfig: Option<Text>,
+    pub(crate) server: Option<Spanned<RawServers>>,
+}
+
+/// One address, or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "invalid type: expected a URL or a list of URLs")]
+pub(crate) enum RawServers {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// `[routing.kubernetes]`, the place of the kubeconfig before there was `[kubernetes]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RawKubernetes {

@@ -13,6 +13,7 @@ use crate::document::{Checked, Document};
 use crate::error::ConfigError;
 use crate::etcd::{Etcd, etcd};
 use crate::interface::{Interface, interface};
+use crate::kubernetes::{Kubernetes, kubernetes};
 use crate::name::check_node_name;
 use crate::node_file::{MTU_MAX, MTU_MIN};
 use crate::overlap::contains;
@@ -66,6 +67,8 @@ pub struct Config {
     pub routing: Routing,
     /// `[metrics]`
     pub metrics: Metrics,
+    /// `[kubernetes]`
+    pub kubernetes: Kubernetes,
 }
 
 /// `[metrics]`: where figures and health are served over HTTP. They are not served where it is not set.
@@ -165,8 +168,6 @@ pub struct Routing {
     pub accept_forward: bool,
     /// `[routing.file]`
     pub file: FileSource,
-    /// `[routing.kubernetes]`
-    pub kubernetes: Kubernetes,
     /// `[routing.etcd]`
     pub etcd: Etcd,
     /// `[routing.vxlan]`
@@ -187,7 +188,6 @@ impl Default for Routing {
             masquerade: true,
             accept_forward: false,
             file: FileSource::default(),
-            kubernetes: Kubernetes::default(),
             etcd: Etcd::default(),
             vxlan: Vxlan::default(),
             wireguard: Wireguard::default(),
@@ -235,14 +235,6 @@ impl Default for FileSource {
     }
 }
 
-/// `[routing.kubernetes]`
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kubernetes {
-    /// The file with the API server's address and the credentials; absolute. Without it, the service account of the pod
-    /// that the daemon runs in.
-    pub kubeconfig: Option<PathBuf>,
-}
-
 /// `[routing.flannel]`: what a node needs if it shares its network with flannel's nodes, beside flannel's names of
 /// devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -271,6 +263,7 @@ impl Config {
             pods: pods(&document, &raw.pods)?,
             routing,
             metrics: metrics(&document, &raw.metrics)?,
+            kubernetes: kubernetes(&document, &raw.kubernetes, &raw.routing.kubernetes)?,
         })
     }
 }
@@ -448,8 +441,6 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             "remove it to have it found from the underlay device, or write the MTU of the pods in bytes";
         document.number("routing.mtu", mtu, MTU_MIN..=MTU_MAX, remedy)
     });
-    let kubeconfig = raw.kubernetes.kubeconfig.as_ref();
-    let kubeconfig = kubeconfig.map(|text| absolute(document, "routing.kubernetes.kubeconfig", text));
     let source = raw.source.as_ref().map_or(Ok(defaults.source), |text| source(document, text))?;
     Ok(Routing {
         backend: raw.backend.as_ref().map_or(Ok(defaults.backend), |text| backend(document, text))?,
@@ -462,7 +453,6 @@ fn routing(document: &Document<'_>, raw: &RawRouting) -> Checked<Routing> {
             Some(text) => FileSource { path: absolute(document, "routing.file.path", text)? },
             None => defaults.file,
         },
-        kubernetes: Kubernetes { kubeconfig: kubeconfig.transpose()? },
         etcd: etcd(document, &raw.etcd, raw.source.as_ref())?,
         vxlan: vxlan(document, &raw.vxlan)?,
         wireguard: wireguard(document, &raw.wireguard)?,

@@ -403,7 +403,7 @@ proptest! {
     fn no_value_panics(
         key in prop::sample::select(vec![
             "node.name", "node.address", "node.address6", "cluster.pod_cidrs", "ipam.cooldown_s", "routing.backend",
-            "routing.source", "routing.mtu", "routing.file.path", "routing.kubernetes.kubeconfig", "routing.vxlan.device", "routing.vxlan.vni",
+            "routing.source", "routing.mtu", "routing.file.path", "routing.kubernetes.kubeconfig", "kubernetes.server", "routing.vxlan.device", "routing.vxlan.vni",
         ]),
         value in prop_oneof![
             "\"[ -~&&[^\"\\\\]]{0,20}\"", "\"[0-9.:/a-f]{0,24}\"", "-?[1-9][0-9]{0,17}",
@@ -437,4 +437,44 @@ fn a_pool_has_its_networks_from_one_place_and_metrics_an_address_with_a_port() {
             "{fault}"
         );
     }
+}
+
+#[test]
+fn where_the_api_server_is_is_checked_with_its_line_and_the_old_place_of_the_kubeconfig_counts() {
+    let read = |text: &str| Config::parse(text, Path::new("ferrule.toml")).map(|config| config.kubernetes);
+    let file = |table: &str, path: &str| format!("[{table}]\nkubeconfig = \"{path}\"\n");
+    let (old, new) = (file("routing.kubernetes", "/a"), file("kubernetes", "/a"));
+    for text in [old.clone(), new.clone(), format!("{old}{new}")] {
+        assert_eq!(read(&text).unwrap().kubeconfig.as_deref(), Some(Path::new("/a")), "{text}");
+    }
+    assert_eq!(
+        config_fault(&format!("{new}{}", file("routing.kubernetes", "/b"))),
+        "ferrule.toml:4:14: routing.kubernetes.kubeconfig: [kubernetes] kubeconfig is another file, \"/a\"; remove \
+         this one; [kubernetes] holds for all daemons"
+    );
+    let server = |value: &str| format!("[kubernetes]\nserver = {value}\n");
+    let names =
+        |text: &str| read(&server(text)).unwrap().servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(names("\"https://api.example:6443/\""), ["https://api.example:6443"]);
+    assert_eq!(
+        names("[\"https://192.0.2.1:443\", \"https://[2001:db8::1]:6443\"]"),
+        ["https://192.0.2.1:443", "https://[2001:db8::1]:6443"]
+    );
+    for wrong in [
+        "http://192.0.2.1:6443",
+        "192.0.2.1:6443",
+        "https://192.0.2.1",
+        "https://192.0.2.1:0",
+        "https://a:1/path",
+    ] {
+        let expected = format!(
+            "ferrule.toml:2:10: kubernetes.server: \"{wrong}\" is not the address of an API server; write it as \
+             https://192.0.2.10:6443, the server's own address and nothing behind it"
+        );
+        assert_eq!(config_fault(&server(&format!("\"{wrong}\""))), expected);
+        assert_eq!(config_fault(&server(&format!("[\"{wrong}\"]"))), expected);
+    }
+    assert!(config_fault(&server("[]")).contains("name at least one server"));
+    let typed = config_fault(&server("7"));
+    assert!(typed.starts_with("ferrule.toml:2:10: ") && typed.contains("a URL or a list of URLs"), "{typed}");
 }

@@ -48,6 +48,8 @@ fn every_example_in_ferrule_toml_is_accepted_and_differs_from_the_default() {
             && config.metrics.ipamd.is_some()
             && config.metrics.routed.is_some()
     );
+    assert!(config.kubernetes.kubeconfig.is_some());
+    assert_eq!(config.kubernetes.servers.len(), 3);
 }
 
 /// The keys of a table. The reader lists them when it meets an unknown one.
@@ -77,6 +79,7 @@ fn ferrule_toml_names_every_key_that_is_accepted() {
         "[routing.wireguard]",
         "[routing.flannel]",
         "[metrics]",
+        "[kubernetes]",
     ];
     for table in tables {
         let keys = keys_of(table);

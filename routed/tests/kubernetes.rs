@@ -45,7 +45,7 @@ impl Pair {
         prepare(&server);
         let text = format!("{text}[routing]\nsource = \"kubernetes\"\n");
         let mut config = ferrule_config::Config::parse(&text, Path::new("test")).unwrap();
-        config.routing.kubernetes.kubeconfig = Some(server.kubeconfig());
+        config.kubernetes.kubeconfig = Some(server.kubeconfig());
         let source = KubernetesSource::new(&config, "n1", known_macs(&config.routing.vxlan));
         Self { server, source, known: Nodes::new("n1"), directory }
     }

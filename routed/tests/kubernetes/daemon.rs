@@ -160,12 +160,8 @@ fn a_right_that_is_missing_is_named_once_and_what_it_held_up_goes_on_when_it_is_
     assert_eq!(manifests::allowed(), asked);
 }
 
-#[test]
-fn in_a_pod_the_service_account_is_enough() {
-    let (lab, server) = lab();
-    (1..=2).for_each(|number| server.put(node(number)));
-    configure(&lab, "");
-    // The kubelet mounts this into a pod; here it is in a mount namespace of the daemon's own.
+/// The daemon in a pod: the kubelet mounts the service account; here it is in a mount namespace of the daemon's own.
+fn in_a_pod(lab: &Node) -> Command {
     let script = "mount -t tmpfs tmpfs /run && account=/run/secrets/kubernetes.io/serviceaccount && \
                   mkdir -p $account && cp \"$1/ca.crt\" \"$1/token\" $account && echo kube-system >$account/namespace && \
                   shift && exec \"$@\"";
@@ -173,11 +169,40 @@ fn in_a_pod_the_service_account_is_enough() {
     command.args(["--mount", "--propagation", "private", "sh", "-ec", script, "sh"]);
     command.arg(lab.path("api")).arg(env!("CARGO_BIN_EXE_routed"));
     command.arg("--config").arg(lab.path("ferrule.toml")).arg("--runtime-dir").arg(lab.path("run"));
+    command
+}
+
+#[test]
+fn in_a_pod_the_service_account_is_enough() {
+    let (lab, server) = lab();
+    (1..=2).for_each(|number| server.put(node(number)));
+    configure(&lab, "");
+    let mut command = in_a_pod(&lab);
     command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
     command.env("KUBERNETES_SERVICE_PORT", server.address().port().to_string());
     let daemon = lab.start_as(command);
     daemon.wait_until_ready();
     assert!(lab.state().contains("10.244.2.0/24"), "{}", daemon.log());
+}
+
+#[test]
+fn in_a_pod_the_servers_own_address_takes_the_place_of_the_services_and_one_that_is_down_is_one_line() {
+    let (lab, server) = lab();
+    (1..=2).for_each(|number| server.put(node(number)));
+    let dead = listener(&lab, "127.0.0.1:0").local_addr().unwrap();
+    configure(
+        &lab,
+        &format!("[kubernetes]\nserver = [\"https://{dead}\", \"https://{}\"]\n", server.address()),
+    );
+    let mut command = in_a_pod(&lab);
+    command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("KUBERNETES_SERVICE_PORT");
+    let daemon = lab.start_as(command);
+    daemon.wait_until_ready();
+    assert!(lab.state().contains("10.244.2.0/24"), "{}", daemon.log());
+    assert!(within(PATIENCE, || is_told_available(&server)).is_some(), "{}", daemon.log());
+    let log = daemon.log();
+    assert_eq!(lines(&log, &format!("https://{dead}: the API server cannot be reached")), 1, "{log}");
+    assert_eq!(lines(&log, "it is tried again"), 0, "{log}");
 }
 
 #[test]

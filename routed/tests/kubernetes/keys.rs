@@ -18,7 +18,7 @@ use ferrule_fake_api::{ApiServer, node};
 /// Another node with this key, until it is stopped.
 fn other(server: &ApiServer, name: &'static str, key: WgKey) -> std::sync::mpsc::Sender<()> {
     let mut config = ferrule_config::Config::default();
-    config.routing.kubernetes.kubeconfig = Some(server.kubeconfig());
+    config.kubernetes.kubeconfig = Some(server.kubeconfig());
     let (stop, stopped) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         // All its tasks end with the runtime, as they would with a process.

@@ -57,7 +57,7 @@ impl KubernetesSource {
     }
 
     fn begin(config: &Config, own_name: &str, macs: KnownMacs, reads_only: bool) -> Self {
-        let access = Access::new(config.routing.kubernetes.kubeconfig.clone(), Vec::new());
+        let access = Access::new(&config.kubernetes);
         let (sender, events) = mpsc::channel(WAITING);
         let public = Public::configured(&config.node);
         let (facts, _) = watch::channel(Facts { public, ..Facts::default() });
