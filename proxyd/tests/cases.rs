@@ -12,7 +12,7 @@ use proxyd::decide::{
 use crate::objects::{
     HERE, VIP, at, at_node, both, complaints, ending, frontend, goes, here, hinted, ip, ips, leads,
     local_inside, local_outside, name, number, port, service, slice, table, table_with, there, unready, web,
-    with_balancer, with_node_port,
+    with_balancer, with_node_port, words,
 };
 
 /// What one Service and its slices come to.
@@ -450,7 +450,67 @@ fn of_services_that_clash_the_older_has_the_place_and_the_other_takes_over() {
     assert_eq!(web(&table).complaints, []);
 }
 
+#[test]
+fn a_node_port_that_two_services_want_is_the_older_ones() {
+    let other = Service {
+        name: Arc::new(name("default/other")),
+        created_s: 1,
+        cluster_ips: ips(&["10.96.0.11"]),
+        ..with_node_port()
+    };
+    let mut table = table(vec![with_node_port(), other], vec![slice("web-1", vec![here("10.244.1.1")])]);
+    assert_eq!(goes(&web(&table), at_node(30080)), "10.244.1.1:8080");
+    assert_eq!(
+        complaints(&table.served(&name("default/other"))),
+        ["the IPv4 node port 30080/TCP is not served, because default/web has it; \
+         give one of the two another address or port"]
+    );
+    table.take(News::DeleteService(name("default/web")));
+    assert_eq!(goes(&table.served(&name("default/other")), at_node(30080)), "refused");
+}
+
+#[test]
+fn a_load_balancer_changes_its_type_its_port_and_its_protocol() {
+    let mut table = table(vec![with_balancer()], vec![slice("web-1", vec![here("10.244.1.1")])]);
+    assert_eq!(goes(&web(&table), at("192.0.2.80", 80)), "10.244.1.1:8080");
+    let udp = ServicePort { node_port: Some(number(30081)), ..port("http", Protocol::Udp, 81) };
+    table.take(News::PutService(Service { ports: [udp].into(), ..with_balancer() }));
+    let served = web(&table);
+    let keys: Vec<_> = served.frontends.iter().map(|frontend| frontend.key.to_string()).collect();
+    assert_eq!(keys, ["10.96.0.10:81/UDP", "192.0.2.80:81/UDP", "the IPv4 node port 30081/UDP"]);
+    assert!(served.frontends.iter().all(|frontend| words(&frontend.from_outside) == "refused"));
+    let lead = EndpointSlice {
+        ports: [leads("http", Protocol::Udp, 8081)].into(),
+        ..slice("web-1", vec![here("10.244.1.1")])
+    };
+    table.take(News::PutSlice(lead));
+    assert!(web(&table).frontends.iter().all(|frontend| words(&frontend.from_outside) == "10.244.1.1:8081"));
+    table.take(News::PutService(service()));
+    assert_eq!(web(&table).frontends.len(), 1);
+}
+
+/// What counts is the endpoint's condition, which goes with the pod's.
+#[test]
+fn the_endpoint_of_a_pod_that_was_evicted_does_not_count() {
+    let mut table = table(vec![service()], vec![slice("web-1", vec![here("10.244.1.1")])]);
+    let failed =
+        Endpoint { conditions: Conditions::of(Some(false), Some(false), Some(true)), ..here("10.244.1.1") };
+    table.take(News::PutSlice(slice("web-1", vec![failed])));
+    assert_eq!(goes(&web(&table), at(VIP, 80)), "refused");
+}
+
 // Health checks of load balancers.
+
+#[test]
+fn the_health_check_comes_and_goes_with_the_external_policy() {
+    let with = |service| Service { health_check_node_port: Some(number(32000)), ..service };
+    let mut table = table(vec![with(with_balancer())], vec![slice("web-1", vec![here("10.244.1.1")])]);
+    assert_eq!(web(&table).health, None);
+    table.take(News::PutService(with(local_outside(with_balancer()))));
+    assert_eq!(web(&table).health.unwrap().port, number(32000));
+    table.take(News::PutService(with(with_balancer())));
+    assert_eq!(web(&table).health, None);
+}
 
 #[test]
 fn the_health_check_counts_ready_endpoints_of_this_node_once_each() {

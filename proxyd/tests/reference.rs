@@ -123,7 +123,8 @@ fn door<'a>(cluster: &Cluster, service: &'a Service, packet: &Packet) -> Option<
 fn may_enter(cluster: &Cluster, service: &Service, packet: &Packet) -> bool {
     let Some(ranges) = &service.source_ranges else { return true };
     let holds = |address: IpAddr| ranges.iter().any(|range: &IpNetwork| range.contains(address));
-    let is_own_balancer = service.ingress.iter().any(|own| own.address == packet.from);
+    let is_own_balancer =
+        service.ingress.iter().any(|own| own.address == packet.from && own.mode == IpMode::Vip);
     holds(packet.from)
         || (is_own_balancer
             && cluster.node.addresses.iter().any(|own| own.is_ipv4() == packet.from.is_ipv4() && holds(*own)))

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ferrule_model::{Family, IpNetwork};
 
-use super::{Complaint, IpMode, Key, Kind, Place, Service, ServicePort, ServiceType, TrafficPolicy};
+use super::{Complaint, Ingress, IpMode, Key, Kind, Place, Service, ServicePort, ServiceType, TrafficPolicy};
 
 /// What the operator decides about Services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,8 +75,7 @@ pub(super) fn wanted<'a>(
 /// The addresses of the Service that are served, the most important kind first.
 fn addresses(service: &Service, rules: &Rules, complaints: &mut Vec<Complaint>) -> Vec<(IpAddr, Kind)> {
     let cluster = service.cluster_ips.iter().map(|address| (*address, Kind::ClusterIp));
-    let vips = service.ingress.iter().filter(|ingress| ingress.mode == IpMode::Vip);
-    let balanced = vips.map(|ingress| (ingress.address, Kind::LoadBalancer));
+    let balanced = vips(service).map(|ingress| (ingress.address, Kind::LoadBalancer));
     let external = service.external_ips.iter().map(|address| (*address, Kind::ExternalIp));
     let mut refuse = |(address, kind): &(IpAddr, Kind)| match fault(service, rules, *address, *kind) {
         Verdict::Good => true,
@@ -87,6 +86,11 @@ fn addresses(service: &Service, rules: &Rules, complaints: &mut Vec<Complaint>) 
         }
     };
     cluster.chain(balanced).chain(external).filter(&mut refuse).collect()
+}
+
+/// The load balancer's addresses that arrive at the nodes.
+pub(super) fn vips(service: &Service) -> impl Iterator<Item = &Ingress> {
+    service.ingress.iter().filter(|ingress| ingress.mode == IpMode::Vip)
 }
 
 enum Verdict {

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 
 use ferrule_model::{Family, IpNetwork, host_prefix};
 
-use super::addresses::{Wanted, external_policy, is_left_alone, is_servable};
+use super::addresses::{Wanted, external_policy, is_left_alone, is_servable, vips};
 use super::endpoints::Usable;
 use super::{
     Complaint, EndpointSlice, Frontend, HealthCheck, Key, Kind, NodeFacts, PortName, Service, ServiceType,
@@ -101,7 +101,7 @@ impl Whole<'_> {
         let ranges = self.service.source_ranges.as_deref()?;
         let mut sources: Vec<_> = ranges.iter().copied().filter(|range| of_family(&range.ip())).collect();
         if self.node.addresses.iter().any(|own| sources.iter().any(|range| range.contains(*own))) {
-            let vips = self.service.ingress.iter().map(|ingress| ingress.address).filter(of_family);
+            let vips = vips(self.service).map(|ingress| ingress.address).filter(of_family);
             sources.extend(vips.map(host_prefix));
         }
         sources.sort();
