@@ -180,7 +180,7 @@ fn of_device(name: &IfName) -> Element {
 }
 
 fn element(set: &'static str, key: Vec<u8>) -> Element {
-    Element { set, key, value: Vec::new(), comment: COMMENT.to_owned() }
+    Element::of_set(set, key, COMMENT.to_owned())
 }
 
 #[cfg(test)]
