@@ -11,6 +11,7 @@ mod all_named;
 
 mod cases;
 mod objects;
+mod path;
 mod reference;
 mod scale;
 mod states;

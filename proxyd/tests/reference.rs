@@ -55,15 +55,7 @@ enum Door {
 
 /// What the documentation says about the packet.
 pub(crate) fn fate(cluster: &Cluster, packet: &Packet) -> Fate {
-    let mut owners: Vec<_> = cluster
-        .services
-        .iter()
-        .filter_map(|service| door(cluster, service, packet).map(|(door, port)| (service, door, port)))
-        .collect();
-    owners.sort_by_key(|(service, ..)| {
-        (service.created_s, service.name.namespace.clone(), service.name.name.clone())
-    });
-    let Some((service, door, port)) = owners.first().copied() else { return Fate::Untouched };
+    let Some((service, door, port)) = owner(cluster, packet) else { return Fate::Untouched };
     if door == Door::Balancer && !may_enter(cluster, service, packet) {
         return Fate::Dropped;
     }
@@ -84,6 +76,28 @@ pub(crate) fn fate(cluster: &Cluster, packet: &Packet) -> Fate {
     }
     // "Traffic mistakenly sent to a node with no endpoints will be dropped." Without any it is refused.
     if for_all(&endpoints, &cluster.node).is_empty() { Fate::Refused } else { Fate::Dropped }
+}
+
+/// Which Service the packet is for. Of several it is the oldest, then the first by name.
+fn owner<'a>(cluster: &'a Cluster, packet: &Packet) -> Option<(&'a Service, Door, &'a ServicePort)> {
+    let mut owners: Vec<_> = cluster
+        .services
+        .iter()
+        .filter_map(|service| door(cluster, service, packet).map(|(door, port)| (service, door, port)))
+        .collect();
+    owners.sort_by_key(|(service, ..)| {
+        (service.created_s, service.name.namespace.clone(), service.name.name.clone())
+    });
+    owners.first().copied()
+}
+
+/// Whether packets to other ports of `address` are refused: it is the cluster IP of a Service.
+pub(crate) fn is_cluster_ip(cluster: &Cluster, address: IpAddr) -> bool {
+    let ports = cluster.services.iter().flat_map(|service| &service.ports);
+    let keys =
+        ports.map(|port| Key { place: Place::Address(address), protocol: port.protocol, port: port.port });
+    let owner = |to| owner(cluster, &Packet { to, from: address, is_inside: true });
+    keys.filter_map(owner).any(|(_, door, _)| door == Door::Cluster)
 }
 
 /// Whether the packet is for the Service, and by which port.

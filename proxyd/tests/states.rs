@@ -208,14 +208,14 @@ fn news() -> impl Strategy<Value = News> {
 }
 
 /// Lists of much, so that there is something to change, and changes.
-fn history() -> impl Strategy<Value = Vec<News>> {
+pub(crate) fn history() -> impl Strategy<Value = Vec<News>> {
     let lists = (vec(service(), 3..10), vec(slice(), 8..24));
     (lists, vec(news(), 0..25)).prop_map(|((services, slices), news)| {
         [vec![News::Services(services), News::Slices(slices)], news].concat()
     })
 }
 
-fn rules() -> Rules {
+pub(crate) fn rules() -> Rules {
     Rules {
         external_cidrs: ["203.0.113.0/24", "2001:db8::/32", "10.96.0.0/16"]
             .map(|text| text.parse().unwrap())
@@ -225,18 +225,18 @@ fn rules() -> Rules {
 
 /// What is true after some news, kept in the plainest way.
 #[derive(Debug, Clone)]
-struct Truth {
+pub(crate) struct Truth {
     services: BTreeMap<ServiceName, Service>,
     slices: BTreeMap<SliceName, EndpointSlice>,
     node: NodeFacts,
 }
 
 impl Truth {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { services: BTreeMap::new(), slices: BTreeMap::new(), node: NodeFacts::named(HERE) }
     }
 
-    fn take(&mut self, news: News) {
+    pub(crate) fn take(&mut self, news: News) {
         let put = |service: Service| ((*service.name).clone(), service);
         let put_slice = |slice: EndpointSlice| (slice.name.clone(), slice);
         match news {
@@ -259,7 +259,7 @@ impl Truth {
         ]
     }
 
-    fn cluster(&self) -> Cluster {
+    pub(crate) fn cluster(&self) -> Cluster {
         Cluster {
             rules: rules(),
             node: self.node.clone(),
@@ -301,7 +301,7 @@ impl Followed {
 }
 
 /// Every packet that could tell two states apart.
-fn packets() -> impl Iterator<Item = Packet> {
+pub(crate) fn packets() -> impl Iterator<Item = Packet> {
     let addresses = ADDRESSES.iter().map(|address| Place::Address(ip(address)));
     let places: Vec<_> = addresses.chain(Family::BOTH.map(Place::Node)).collect();
     let keys = places.into_iter().flat_map(|place| {
