@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 /// text is read, and takes no memory.
 ///
 /// ```
-/// use ferrule_cluster::{Identity, Kind, Metadata, Resource};
+/// use ferrule_cluster::kind::{Identity, Kind, Metadata, Resource};
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Lease {

@@ -1,5 +1,5 @@
 //! The client of the Kubernetes API server, for every daemon that has one. It knows nothing of any kind of objects: a
-//! program says what it reads of an object ([`Kind`]) and what it does with it ([`Listener`]).
+//! program says what it reads of an object ([`kind::Kind`]) and what it does with it ([`Listener`]).
 //!
 //! - [`Access`] has the credentials and the addresses of the API servers. All watches of a daemon share one. It also
 //!   writes the status of an object.
@@ -13,13 +13,12 @@ mod access;
 mod api;
 mod fault;
 mod feed;
-mod kind;
+pub mod kind;
 mod objects;
 mod time;
 mod watcher;
 
 pub use access::Access;
 pub use fault::Fault;
-pub use kind::{Identity, Kind, Metadata, ObjectName, Permission, Resource, Unread};
 pub use objects::{Item, Told, event};
 pub use watcher::{Deaf, Listener, Selector, Watcher};

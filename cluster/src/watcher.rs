@@ -52,7 +52,9 @@ pub trait Listener: Send + 'static {
     /// The list is complete.
     fn end(&mut self);
 
-    /// Hands on what follows from the calls since the last time. Waits while that is not taken.
+    /// Hands on what follows from the calls since the last time, if anything does. Waits while that is not taken. It is
+    /// called after each change, and also after each object of a list: whoever tells these at once, as changes, needs
+    /// no memory for a list.
     ///
     /// # Errors
     /// Nobody takes it any more. The watcher ends.
@@ -216,7 +218,9 @@ impl<L: Listener> Watcher<L> {
                     return Ok(watch);
                 }
                 Told::Put(item) => {
-                    if self.listener.put(item) {
+                    let is_new = self.listener.put(item);
+                    self.listener.tell().await?;
+                    if is_new {
                         last = Instant::now();
                     }
                 }
@@ -233,6 +237,7 @@ impl<L: Listener> Watcher<L> {
             let page = api.list(&self.selector, &next).await?;
             for item in page.items {
                 self.listener.put(item);
+                self.listener.tell().await?;
             }
             next = page.next;
             if next.is_empty() {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use ferrule_cluster::{Access, Deaf, Identity, Item, Kind, Listener, Metadata, ObjectName, Resource};
+use ferrule_cluster::kind::{Identity, Kind, Metadata, ObjectName, Resource};
+use ferrule_cluster::{Access, Deaf, Item, Listener};
 use ferrule_cluster::{Selector, Watcher};
 use serde::Deserialize;
 use tokio::sync::mpsc;

@@ -18,7 +18,8 @@ mod table;
 
 pub use objects::{PUBLIC_ADDRESS, VTEP_MAC, WIREGUARD_KEY};
 
-use ferrule_cluster::{Access, Permission, Selector, Watcher};
+use ferrule_cluster::kind::Permission;
+use ferrule_cluster::{Access, Selector, Watcher};
 use ferrule_config::Config;
 use ferrule_model::WgKey;
 use tokio::sync::{mpsc, watch};

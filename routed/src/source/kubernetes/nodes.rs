@@ -1,7 +1,8 @@
 //! What `routed` does with the Node objects that it is told: it keeps the table of them, notes what concerns this node's
 //! own object, and tells the nodes.
 
-use ferrule_cluster::{Deaf, Item, Listener, ObjectName};
+use ferrule_cluster::kind::ObjectName;
+use ferrule_cluster::{Deaf, Item, Listener};
 use ferrule_config::Config;
 use tokio::sync::{mpsc, watch};
 

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ferrule_cluster::{Identity, Item, Kind, Metadata, Resource};
+use ferrule_cluster::Item;
+use ferrule_cluster::kind::{Identity, Kind, Metadata, Resource};
 use ferrule_config::check_node_name;
 use ferrule_model::{IpNetwork, Mac, WgKey, vtep_mac};
-use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::decide::nodes::{Node, vtep_mac6};
@@ -171,8 +171,7 @@ fn seen(name: String, object: Object) -> Seen {
     let says =
         |kind: &str, status: &str| conditions.iter().any(|one| one.kind == kind && one.status == status);
     let (network_is_available, ready) = (says("NetworkUnavailable", "False"), says("Ready", "True"));
-    let born = object.metadata.creation_timestamp.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
-    let born = born.map_or(0, Timestamp::as_second);
+    let born = object.metadata.created_s().unwrap_or(0);
     let addresses = status.addresses.unwrap_or_default();
     let annotations = object.metadata.annotations.unwrap_or_default();
     let wireguard_key = annotations.wireguard_key.as_deref().and_then(|text| text.parse().ok());

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ferrule_cluster::{Access, ObjectName};
+use ferrule_cluster::Access;
+use ferrule_cluster::kind::ObjectName;
 use ferrule_daemon::Pause;
 use tokio::sync::watch;
 
