@@ -10,6 +10,7 @@
 mod all_named;
 
 mod cases;
+mod kubernetes;
 mod objects;
 mod path;
 mod reference;

@@ -4,9 +4,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ferrule_config::Kubernetes;
+use ferrule_fake_api::{ApiServer, node};
 use proxyd::decide::{
     Endpoint, EndpointSlice, News, NodeFacts, Rules, Service, ServiceName, SliceName, Table,
 };
+use proxyd::source::KubernetesSource;
 
 use crate::objects::{here, service, slice, there};
 
@@ -56,10 +59,15 @@ fn full(services: u32) -> Table {
     table
 }
 
-/// The memory of this process that is in use, in kilobytes (`proc_pid_status(5)`). Each test has a process of its own.
+/// The memory of this process that is in use, in kilobytes. Each test has a process of its own.
 fn resident_kb() -> usize {
+    status_kb("VmRSS:")
+}
+
+/// A figure of `proc_pid_status(5)`, in kilobytes.
+fn status_kb(key: &str) -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -120,4 +128,96 @@ fn one_service_with_five_thousand_endpoints() {
     println!("a Service with 5,002 endpoints is worked out in {:?}", start.elapsed());
     let proxyd::decide::Backends::To(all) = &served.frontends[0].from_outside else { panic!("{served:?}") };
     assert_eq!(all.len(), 5_002);
+}
+
+/// Objects of a cluster as the API server tells them, with what nobody reads.
+fn crowd(plural: &str, number: u32) -> Option<String> {
+    if number >= SERVICES {
+        return None;
+    }
+    let (name, junk) = (name(number), "f:spec f:ports f:selector ".repeat(10));
+    let metadata = format!(
+        "\"namespace\":\"{}\",\"resourceVersion\":\"{}\",\"creationTimestamp\":\"2026-01-01T00:00:00Z\",\
+         \"uid\":\"0b8b1d2c-6c1f-4d2a-9f3e-{number:012x}\",\"managedFields\":[{{\"manager\":\"{junk}\"}}]",
+        name.namespace,
+        1000 + number
+    );
+    match plural {
+        "services" => Some(format!(
+            "{{\"metadata\":{{\"name\":\"{}\",\"labels\":{{\"app\":\"x\"}},{metadata}}},\"spec\":{{\"type\":\"ClusterIP\",\
+             \"clusterIP\":\"{ip}\",\"clusterIPs\":[\"{ip}\"],\"selector\":{{\"app\":\"x\"}},\"sessionAffinity\":\"None\",\
+             \"ports\":[{{\"name\":\"http\",\"protocol\":\"TCP\",\"port\":80,\"targetPort\":8080}}]}},\
+             \"status\":{{\"loadBalancer\":{{}}}}}}",
+            name.name,
+            ip = address(10, number)
+        )),
+        "endpointslices" => {
+            let endpoint = |index: u32| {
+                format!(
+                    "{{\"addresses\":[\"{}\"],\"conditions\":{{\"ready\":true,\"serving\":true,\"terminating\":false}},\
+                     \"nodeName\":\"node-{}\",\"targetRef\":{{\"kind\":\"Pod\",\"name\":\"pod-{number}-{index}\"}}}}",
+                    address(20 + index, number),
+                    (number + index) % 500
+                )
+            };
+            Some(format!(
+                "{{\"metadata\":{{\"name\":\"{0}-x7k2p\",\"labels\":{{\"kubernetes.io/service-name\":\"{0}\"}},{metadata}}},\
+                 \"addressType\":\"IPv4\",\"endpoints\":[{1},{2}],\
+                 \"ports\":[{{\"name\":\"http\",\"protocol\":\"TCP\",\"port\":8080}}]}}",
+                name.name,
+                endpoint(0),
+                endpoint(1)
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// How many kilobytes the whole process may take at any time, while it reads a cluster of that size.
+const MOST_IN_ALL_KB: usize = 80_000;
+
+#[test]
+fn a_large_cluster_is_read_twice_in_the_memory_of_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(status.expect("install iproute2").success());
+    let server = ApiServer::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), directory.path());
+    server.put(node(1));
+    server.crowd(crowd);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let settings = Kubernetes { kubeconfig: Some(server.kubeconfig()), servers: Vec::new() };
+        let before = resident_kb();
+        let mut source = KubernetesSource::new(&settings, "n1");
+        let mut table = Table::new(Rules::default(), NodeFacts::named("n1"));
+        for news in source.next().await {
+            table.take(news);
+        }
+        assert_eq!(table.services().count(), SERVICES as usize);
+        let first = status_kb("VmHWM:");
+        // Everything is listed again, and one Service more is the last one to be told.
+        server.put(node(2));
+        server.forget();
+        server.cut();
+        let more =
+            r#"{"kind":"Service","metadata":{"namespace":"a","name":"b"},"spec":{"clusterIP":"10.200.0.1"}}"#;
+        server.put(serde_json::from_str(more).unwrap());
+        let count = |server: &ApiServer| {
+            let is_list = |one: &&ferrule_fake_api::http::Request| one.query("sendInitialEvents").is_some();
+            server.requests().iter().filter(is_list).count()
+        };
+        let mut puts = 0;
+        while puts < 2 * SERVICES + 1 {
+            for news in source.next().await {
+                puts += u32::from(matches!(news, News::PutService(_) | News::PutSlice(_)));
+                assert!(!matches!(news, News::DeleteService(_) | News::DeleteSlice(_)), "{news:?}");
+                table.take(news);
+            }
+        }
+        assert!(count(&server) >= 6, "three lists, and three again");
+        assert_eq!(table.services().count(), SERVICES as usize + 1);
+        let again = status_kb("VmHWM:");
+        println!("{before} kB at first, at most {first} kB in the first list, {again} kB in the second");
+        assert!(again < MOST_IN_ALL_KB, "{again} kB");
+    });
 }

@@ -33,6 +33,7 @@ pub use node::NodeFacts;
 pub use said::Said;
 pub use served::Served;
 pub use service::{Ingress, IpMode, Labels, Service, ServicePort, ServiceType, TrafficPolicy};
+pub(crate) use shared::Shared;
 pub use slice::{Conditions, Endpoint, EndpointSlice, Hints, SliceName, SlicePort};
 pub use table::{Affected, Table};
 pub use told::News;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// Values that many objects have in common: the names of nodes, zones and ports. With thousands of endpoints they would
 /// take more room than all else.
 #[derive(Debug)]
-pub(super) struct Shared<T: ?Sized + Eq + Hash> {
+pub(crate) struct Shared<T: ?Sized + Eq + Hash> {
     known: HashSet<Arc<T>>,
     /// At how many values those that nobody has any more are forgotten.
     limit: usize,
@@ -23,7 +23,7 @@ impl<T: ?Sized + Eq + Hash> Default for Shared<T> {
 
 impl<T: ?Sized + Eq + Hash> Shared<T> {
     /// Replaces `value` by the equal one that others have.
-    pub(super) fn share(&mut self, value: &mut Arc<T>) {
+    pub(crate) fn share(&mut self, value: &mut Arc<T>) {
         if let Some(known) = self.known.get(value) {
             *value = Arc::clone(known);
             return;

@@ -3,6 +3,8 @@
 
 mod entries;
 mod file;
+pub mod kubernetes;
 
 pub use entries::news;
 pub use file::FileSource;
+pub use kubernetes::KubernetesSource;

@@ -178,10 +178,16 @@ impl Happened {
     }
 }
 
+/// Makes one object of a crowd, from the plural of its kind and a number; `None` after the last one. The object is one
+/// line of JSON.
+pub type Crowd = fn(&str, u32) -> Option<String>;
+
 #[derive(Default)]
 struct State {
     faults: Faults,
     objects: BTreeMap<Key, Value>,
+    /// Objects that are made when a list is streamed, and kept nowhere.
+    crowd: Option<Crowd>,
     version: u64,
     /// What happened.
     history: Vec<Happened>,
@@ -307,6 +313,12 @@ impl ApiServer {
         let key = (plural_of(&object), name_of(&object));
         let (plural, before) = (key.0, state.objects.insert(key, object.clone()));
         self.happen(state, Some(plural), before, Some(object));
+    }
+
+    /// Adds objects without number to every streamed list. They are made anew each time, so that the server takes no
+    /// memory for them.
+    pub fn crowd(&self, crowd: Crowd) {
+        self.shared.state().crowd = Some(crowd);
     }
 
     /// Deletes the node of this name.
@@ -532,6 +544,19 @@ fn patch(request: &Request, state: &mut State) -> Answer {
     answer
 }
 
+/// Tells a crowd, many objects at a time.
+fn tell_crowd(make: Crowd, plural: &str, stream: &mut Stream) -> io::Result<()> {
+    let mut lines = String::new();
+    for object in (0..).map_while(|number| make(plural, number)) {
+        lines.push_str(&format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n"));
+        if lines.len() > 1 << 15 {
+            http::chunk(stream, lines.as_bytes())?;
+            lines.clear();
+        }
+    }
+    if lines.is_empty() { Ok(()) } else { http::chunk(stream, lines.as_bytes()) }
+}
+
 fn watch(shared: &Shared, request: &Request, plural: &str, stream: &mut Stream) -> io::Result<()> {
     if request.query("sendInitialEvents").is_some() {
         let streaming = shared.state().faults.streaming;
@@ -557,8 +582,12 @@ fn watch(shared: &Shared, request: &Request, plural: &str, stream: &mut Stream) 
         return Answer::status(410, "Expired", &format!("too old resource version: {seen}")).write(stream);
     }
     let (slowness, size) = (state.faults.slowness, state.faults.piece);
+    let crowd = state.crowd.filter(|_| request.query("sendInitialEvents").is_some());
     drop(state);
     http::begin_chunks(stream)?;
+    if let Some(make) = crowd {
+        tell_crowd(make, plural, stream)?;
+    }
     if let Some(bytes) = broken {
         shared.state().faults.break_list_with = None;
         for line in lines.iter().take(1) {

@@ -63,6 +63,14 @@ pub const ROOMS: &[Room] = &[
     acts("proxyd/src/sync", &["decide", "nft", "sync"]),
     // Of the rooms that act, what only decides.
     pure("proxyd/src/source/entries", &["decide", "source::entries"]),
+    pure("proxyd/src/source/kubernetes/followed", &["decide", "source::kubernetes::followed"]),
+    pure("proxyd/src/source/kubernetes/node", &["decide", "source::kubernetes::node"]),
+    pure("proxyd/src/source/kubernetes/service", &["decide", "source::kubernetes::followed"]),
+    pure(
+        "proxyd/src/source/kubernetes/slice",
+        &["decide", "source::kubernetes::followed", "source::kubernetes::service"],
+    ),
+    pure("proxyd/src/source/kubernetes/unread", &["source::kubernetes::unread"]),
     pure("routed/src/host/forward", &["decide", "host::forward"]),
     pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),
     pure("routed/src/keep/repair", &["decide", "keep::repair"]),
@@ -72,6 +80,7 @@ pub const ROOMS: &[Room] = &[
 
 /// What a pure room may name of other crates, the standard library aside: values, and what turns them into text and back.
 pub const CRATES: &[&str] = &[
+    "ferrule_cluster::kind",
     "ferrule_config",
     "ferrule_model",
     "ferrule_wire::messages",
