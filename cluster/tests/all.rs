@@ -9,6 +9,7 @@
 #[path = "../../tests/all_named.rs"]
 mod all_named;
 
+mod faults;
 mod follower;
 mod kinds;
 mod servers;

@@ -219,6 +219,28 @@ fn nothing_is_told_before_all_lists_are_complete() {
 }
 
 #[test]
+fn a_list_that_breaks_off_tells_nothing_and_takes_nothing_away() {
+    run(async {
+        let breaks = |server: &ApiServer| server.faults(|faults| faults.break_list_with = Some(Vec::new()));
+        let mut pair = Pair::new(|server| {
+            server.put(service("a", "10.96.0.1"));
+            server.put(service("b", "10.96.0.2"));
+            breaks(server);
+        });
+        pair.wait_for(&["a", "b"]).await;
+        breaks(&pair.server);
+        pair.server.delete_object("services", "default/a");
+        pair.wait_for(&["b"]).await;
+        pair.server.put(service("c", "10.96.0.3"));
+        pair.server.forget();
+        pair.server.cut();
+        pair.wait_for(&["b", "c"]).await;
+        pair.server.put(service("d", "10.96.0.4"));
+        pair.wait_for(&["b", "c", "d"]).await;
+    });
+}
+
+#[test]
 fn changes_are_told_as_they_come_and_a_server_that_is_away_tells_nothing() {
     run(async {
         let mut pair = Pair::new(|server| {

@@ -50,7 +50,10 @@ type Names = BTreeSet<String>;
 
 struct Collector<K> {
     known: Names,
+    /// The list that is being read.
     next: Option<Names>,
+    /// What was told last.
+    told: Option<Names>,
     names: mpsc::UnboundedSender<Names>,
     kind: std::marker::PhantomData<fn() -> K>,
 }
@@ -82,6 +85,10 @@ impl<K: Kind> Listener for Collector<K> {
     }
 
     async fn tell(&mut self) -> Result<(), Deaf> {
+        if self.next.is_some() || self.told.as_ref() == Some(&self.known) {
+            return Ok(());
+        }
+        self.told = Some(self.known.clone());
         self.names.send(self.known.clone()).map_err(|_| Deaf)
     }
 }
@@ -97,7 +104,7 @@ impl Follower {
     pub(crate) fn new<K: Kind>(access: &Access, selector: Selector) -> Self {
         let (sender, names) = mpsc::unbounded_channel();
         let (known, kind) = (Names::new(), std::marker::PhantomData::<fn() -> K>);
-        let collector = Collector { known, next: None, names: sender, kind };
+        let collector = Collector { known, next: None, told: None, names: sender, kind };
         tokio::spawn(Watcher::new(access.clone(), selector, collector).run());
         Self { names, last: Names::new() }
     }
@@ -112,10 +119,16 @@ impl Follower {
         }
     }
 
+    /// What is told next, if anything is within this time.
+    pub(crate) async fn next(&mut self, wait: Duration) -> Option<&BTreeSet<String>> {
+        self.last = tokio::time::timeout(wait, self.names.recv()).await.ok()?.unwrap();
+        Some(&self.last)
+    }
+
     /// Checks that nothing is told for a while.
     pub(crate) async fn is_quiet(&mut self) {
-        let told = tokio::time::timeout(QUIET, self.names.recv()).await;
-        assert!(told.is_err(), "{told:?}");
+        let told = self.next(QUIET).await;
+        assert!(told.is_none(), "{told:?}");
     }
 }
 
