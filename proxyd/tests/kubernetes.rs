@@ -20,9 +20,9 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Longer than the first pause after a fault.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// A Service with everything that it can have, as an API server of Kubernetes 1.33 writes it.
+/// A Service with everything that it can have, as the API server of Kubernetes 1.36.0 tells it.
 const SERVICE: &str = include_str!("golden/service.json");
-/// Its EndpointSlice, as the controller of EndpointSlices makes it.
+/// One of its EndpointSlices, as the controller of the same version makes it: one pod is ready, one is terminating.
 const SLICE: &str = include_str!("golden/endpointslice.json");
 
 fn object(text: &str) -> Value {
@@ -139,7 +139,7 @@ fn a_service_and_its_slice_are_read_with_all_that_matters() {
             assert_eq!(batch.len(), 3, "{batch:?}");
             batch.into_iter().for_each(|news| pair.take(news));
             assert_service(&pair.services["shop/web"]);
-            assert_slice(&pair.slices["shop/web-x7k2p"]);
+            assert_slice(&pair.slices["shop/web-cc7kt"]);
             let facts = pair.node.unwrap();
             assert_eq!((&*facts.name, facts.zone, facts.is_deleting), ("n1", None, false));
             assert_eq!(facts.addresses, ips(&["192.0.2.1", "2001:db8::1"]));
@@ -149,10 +149,10 @@ fn a_service_and_its_slice_are_read_with_all_that_matters() {
 
 fn assert_service(service: &Service) {
     assert_eq!(service.name.to_string(), "shop/web");
-    assert_eq!(service.created_s, 1_767_225_600);
+    assert_eq!(service.created_s, 1_795_841_085);
     assert_eq!(service.service_type, ServiceType::LoadBalancer);
     assert_eq!(service.labels, Labels::default());
-    assert_eq!(service.cluster_ips, ips(&["10.96.12.34", "fd00:10:96::1234"]));
+    assert_eq!(service.cluster_ips, ips(&["10.96.12.34", "fd96::1234"]));
     assert_eq!(service.external_ips, ips(&["198.51.100.7"]));
     let ingress = [
         Ingress { address: "203.0.113.10".parse().unwrap(), mode: IpMode::Vip },
@@ -191,11 +191,11 @@ fn assert_slice(slice: &EndpointSlice) {
         endpoints,
         [
             ("10.244.1.17".into(), (true, true, false), Some("n1")),
-            ("10.244.2.9".into(), (false, true, true), Some("n2")),
+            ("10.244.2.17".into(), (false, true, true), Some("n2")),
         ]
     );
     let hints = slice.endpoints[0].hints.as_ref().unwrap();
-    assert_eq!((&*hints.zones[0], &*hints.nodes[0]), ("zone-a", "n1"));
+    assert_eq!((&*hints.zones[0], hints.nodes.len()), ("zone-a", 0));
     assert_eq!(slice.endpoints[1].hints, None);
 }
 
