@@ -161,9 +161,10 @@ fn a_mac_is_set_by_ours_and_one_that_tuning_sets_is_named_with_the_remedy() {
     });
 }
 
-/// On a bridge the kernel resolves in both directions.
+/// On a bridge the kernel resolves in both directions. Where `routed` checks what pods send, it cuts off a pod with
+/// another MAC and names it (decision 84); `routed/tests/guard/bridge_ports.rs` shows that.
 #[test]
-fn in_mode_bridge_tuning_may_set_the_mac() {
+fn in_mode_bridge_tuning_may_set_the_mac_where_nobody_checks_it() {
     with_lab(|lab| {
         let netns = netns_for_others(lab);
         let bridged = json!({ "cniVersion": "1.0.0", "mode": "bridge" });

@@ -82,7 +82,7 @@ impl<M: Machine> Pod<'_, M> {
         let mut host = self.bench.machine.host();
         let links = [host_veth_name(&self.attachment()), ifb_name(&self.attachment())];
         let link = links.map(|name| host.link(&name).unwrap().is_some());
-        let owner = ferrule_cni::decide::ports::Owner::of(&self.attachment()).to_string();
+        let owner = ferrule_model::Owner::of(&self.attachment()).to_string();
         (elements(self.bench).iter().filter(|element| element.comment == owner).count(), link)
     }
 }

@@ -4,7 +4,7 @@
 //! - the talk with the service manager ([`Notifier`], [`Watchdog`]);
 //! - the runtime and the signals ([`block_on`], [`Signals`]);
 //! - the waits between tries ([`Pause`]);
-//! - files that other processes read or write ([`FileWatch`], [`write_atomically`]);
+//! - files that other processes read or write ([`FileWatch`], [`FolderWatch`], [`write_atomically`]);
 //! - figures and health over HTTP ([`serve_metrics`]);
 //! - a Varlink interface on a socket ([`varlink`]), and asking a running daemon ([`Asked`]).
 //!
@@ -14,6 +14,8 @@ mod alone;
 mod args;
 mod ask;
 mod atomic;
+mod folder;
+mod inotify;
 mod logging;
 mod metrics;
 mod notify;
@@ -27,6 +29,7 @@ pub use alone::{Alone, NotAlone};
 pub use args::CommonArgs;
 pub use ask::{AskError, Asked, ago, print, print_json, table};
 pub use atomic::{write_atomically, write_secret};
+pub use folder::{FolderWatch, Written};
 pub use logging::{Logging, LoggingError, log_as_one, start_logging};
 pub use metrics::{
     Counter, Exposition, Histogram, HttpLimits, Kind, Page, Pages, process_figures, serve_metrics,

@@ -3,17 +3,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use nix::sys::inotify::{AddWatchFlags, InotifyEvent};
 use tokio::time::Instant;
 
+use crate::inotify::{Source, remedy};
 use crate::trail::{Step, Trail};
 
 /// How often a file is looked at if the kernel does not watch it.
@@ -48,23 +45,13 @@ pub struct FileWatch {
 #[derive(Debug)]
 enum Eyes {
     /// The kernel tells.
-    Kernel { events: AsyncFd<Handle>, trail: Trail },
+    Kernel { events: Source, trail: Trail },
     /// By looks. `next` is when the next one is due, `left` how many more there are before the kernel is asked again.
     Looks { next: Instant, left: u32 },
 }
 
 /// Distinguishes two states of a file: device, inode, size and time of the last change (seconds, nanoseconds).
 type Stamp = (u64, u64, u64, i64, i64);
-
-/// `AsyncFd` needs a raw descriptor, which `Inotify` does not offer.
-#[derive(Debug)]
-struct Handle(Inotify);
-
-impl AsRawFd for Handle {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
 
 impl FileWatch {
     /// Watches from here on. Must be called inside a tokio runtime with I/O enabled.
@@ -110,9 +97,9 @@ impl FileWatch {
     /// Asks the kernel to watch.
     fn open(&mut self) {
         let begin = || -> io::Result<Eyes> {
-            let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-            let trail = Trail::follow(&inotify, &self.path)?;
-            Ok(Eyes::Kernel { events: register(inotify)?, trail })
+            let events = Source::open()?;
+            let trail = Trail::follow(events.inotify(), &self.path)?;
+            Ok(Eyes::Kernel { events, trail })
         };
         match begin() {
             Ok(eyes) => {
@@ -131,13 +118,7 @@ impl FileWatch {
         if std::mem::replace(&mut self.said, true) {
             return;
         }
-        let remedy = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EMFILE | Errno::ENOSPC) => {
-                "; raise fs.inotify.max_user_instances or max_user_watches, which other programs have used up"
-            }
-            _ => "",
-        };
-        let path = self.path.display();
+        let (path, remedy) = (self.path.display(), remedy(error));
         tracing::warn!("{path} cannot be watched: {error}; it is looked at every second instead{remedy}");
     }
 
@@ -145,17 +126,7 @@ impl FileWatch {
     /// only once, at the beginning.
     async fn drain(&mut self) -> io::Result<bool> {
         let Eyes::Kernel { events: source, .. } = &self.eyes else { return Ok(false) };
-        let mut ready = source.readable().await?;
-        let mut events = Vec::new();
-        loop {
-            match ready.get_inner().0.read_events() {
-                Ok(more) => events.extend(more),
-                Err(Errno::EAGAIN) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        ready.clear_ready();
-        drop(ready);
+        let events = source.events().await?;
         self.weigh(&events)
     }
 
@@ -172,7 +143,7 @@ impl FileWatch {
         // A replaced file may be a link now, or no longer be one.
         if moved || concerned {
             let was_there = trail.is_whole();
-            trail.renew(&source.get_ref().0, &self.path)?;
+            trail.renew(source.inotify(), &self.path)?;
             concerned |= moved && (was_there || trail.is_whole());
         }
         Ok(concerned)
@@ -205,13 +176,6 @@ fn meaning(trail: &Trail, event: &InotifyEvent) -> Meaning {
         }
         Some(Step::File(_)) => Meaning::Changed,
     }
-}
-
-/// The deprecated function is sound here for three reasons: [`Handle`] owns the descriptor, always gives the same one,
-/// and nothing else closes it.
-#[expect(deprecated, reason = "the function that replaces it is unsafe, which this crate does not allow")]
-fn register(inotify: Inotify) -> io::Result<AsyncFd<Handle>> {
-    AsyncFd::with_interest(Handle(inotify), Interest::READABLE)
 }
 
 /// Whether a plain file appeared because it was opened: then the kernel will tell of its close. A link, of either kind,

@@ -18,6 +18,7 @@ mod mac;
 mod names;
 mod networks;
 mod op;
+mod owner;
 mod plan;
 mod prefix;
 mod refusal;
@@ -41,6 +42,7 @@ pub use names::{
 };
 pub use networks::{in_order, merged};
 pub use op::{Change, LinkChange, Op};
+pub use owner::Owner;
 pub use plan::{Place, Plan};
 pub use prefix::{Family, family, host_prefix, last_address, network_address, ordinal};
 pub use refusal::Refusal;

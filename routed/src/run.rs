@@ -9,16 +9,19 @@ use std::time::Instant;
 use ferrule_config::{Config, ConfigError, NodeNameError, Routing, Tunnel};
 use ferrule_daemon::varlink::{self, Limits, Lock, SocketError, SocketFile};
 use ferrule_daemon::{
-    Alone, CommonArgs, Heard, HttpLimits, NotAlone, Notifier, Signals, block_on, serve_metrics,
+    Alone, CommonArgs, FolderWatch, Heard, HttpLimits, NotAlone, Notifier, Signals, Written, block_on,
+    serve_metrics,
 };
 use ferrule_model::vtep_mac;
-use ferrule_netlink::events::Events;
+use ferrule_netlink::events::{Events, caller_of};
 use ferrule_netlink::nft::NetfilterSocket;
 use ferrule_netlink::{Netlink, Port, rights};
+use ferrule_wire::Records;
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::PROGRAM;
 use crate::again;
+use crate::decide::culprit::Culprits;
 use crate::decide::senders::Senders;
 use crate::decide::wireguard::Identity;
 use crate::feed::{self, Fed, Feed};
@@ -254,7 +257,27 @@ fn start_pods(
 ) -> Result<Sender<keep::Job>, RunError> {
     let guard = Guard::new(config, [NetfilterSocket::open, NetfilterSocket::bridge]);
     let keeper = Keeper::new((Netlink::open()?, Ports::new(NetfilterSocket::open), guard), runtime_dir);
-    keep::start(keeper, inbox).map_err(system("start a thread"))
+    // The watch begins before the first look at everybody, so that no pod is missed in between.
+    let records = FolderWatch::new(Records::new(runtime_dir).directory());
+    let jobs = keep::start(keeper, inbox).map_err(system("start a thread"))?;
+    tokio::spawn(hand_on_records(records, jobs.clone()));
+    Ok(jobs)
+}
+
+/// Tells the thread of the pods whose ADD is at its end, so that the guard follows at once.
+async fn hand_on_records(mut records: FolderWatch, pods: Sender<keep::Job>) {
+    loop {
+        let suspects = match records.written().await {
+            Written::Files(names) => {
+                let added = names.iter().filter_map(|name| Records::link_of(name)).collect();
+                keep::Suspects { added, ..keep::Suspects::default() }
+            }
+            Written::Anything => keep::Suspects { guard: true, ..keep::Suspects::default() },
+        };
+        if pods.send(keep::Job { suspects, culprits: Culprits::new(caller_of) }).is_err() {
+            return;
+        }
+    }
 }
 
 fn start_worker(

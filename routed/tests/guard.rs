@@ -6,6 +6,7 @@
 
 mod attack;
 mod bridge;
+mod bridge_ports;
 mod receiver;
 
 use std::io::{Read, Write};

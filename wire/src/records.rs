@@ -7,6 +7,7 @@
 //! plugin writes nothing. The plugin writes the file in place. If it is killed meanwhile, it leaves a file that is cut
 //! short, under the name that DEL removes. Readers ignore such a file.
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -131,6 +132,19 @@ impl Records {
         Ok(())
     }
 
+    /// The directory, in which a file for each host's end is written in place.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+
+    /// The host's end whose record has this file name.
+    #[must_use]
+    pub fn link_of(name: &OsStr) -> Option<IfName> {
+        let name = name.to_str().filter(|name| is_host_veth(name));
+        name.and_then(|name| IfName::new(name).ok())
+    }
+
     /// The hosts' ends that have a record, in no order. Without a directory there are none.
     ///
     /// # Errors
@@ -142,9 +156,7 @@ impl Records {
         };
         let mut names = Vec::new();
         for entry in entries {
-            let name = entry.map_err(failed(&self.0))?.file_name();
-            let name = name.to_str().filter(|name| is_host_veth(name));
-            names.extend(name.and_then(|name| IfName::new(name).ok()));
+            names.extend(Self::link_of(&entry.map_err(failed(&self.0))?.file_name()));
         }
         Ok(names)
     }

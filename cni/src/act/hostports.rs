@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use ferrule_model::{Attachment, Element, Family};
+use ferrule_model::{Attachment, Element, Family, Owner};
 use ferrule_netlink::nft::{Change, Flow, Netfilter};
 use ferrule_netlink::{Error as NetlinkError, Places, Renamed, nodes_own};
 use nix::errno::Errno;
 
 use crate::act::node::Node;
-use crate::decide::ports::{self, Granted, Owner};
+use crate::decide::ports::{self, Granted};
 use crate::edge::error::{Error, HostPortError};
 use crate::edge::mappings::Protocol;
 use ferrule_model::table::{MAPS, OWN, SETS, SKELETON, TABLE};

@@ -3,10 +3,12 @@
 //! Host ports and limited bandwidth are not all removed together with the veth pair. Most pods have neither, and must
 //! not pay for looking for them. So the alias of the host's end has a mark if the pod may have extras.
 
-use ferrule_model::{Attachment, Element, HostPorts, IfIndex, Link, LinkChange, Op, PortElement, VethSpec};
+use ferrule_model::{
+    Attachment, Element, HostPorts, IfIndex, Link, LinkChange, Op, Owner, PortElement, VethSpec,
+};
 
 use crate::decide::grant::Grant;
-use crate::decide::ports::{Owner, elements};
+use crate::decide::ports::elements;
 use crate::edge::config::Extras;
 use crate::edge::error::Error;
 use crate::edge::mappings::PortMapping;

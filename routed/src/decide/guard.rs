@@ -106,7 +106,7 @@ fn to_tunnels(config: &Config) -> String {
     format!("udp dport {ports} jump tunnels")
 }
 
-const FORGED: &str = "counter name \"forged\" drop";
+pub(super) const FORGED: &str = "counter name \"forged\" drop";
 
 fn pods4(config: &Config) -> Vec<String> {
     let mut rules =

@@ -8,13 +8,15 @@
 //! there is to what should be, with [`backoff`] for what the kernel refuses. [`drift`] compares what the kernel tells
 //! with what we believe, and [`diverted`] finds what diverts packets from their way. [`report`] and [`culprit`] make
 //! the sentences of the log. [`guard`] is the text of the table that says what pods must not send, and
-//! [`bridge_guard`] is the same for pods on a bridge. [`senders`] says which hosts may send into the tunnel.
+//! [`bridge_guard`] is the same for pods on a bridge, of which [`bridge_ports`] says what each may send under. [`senders`]
+//! says which hosts may send into the tunnel.
 //!
 //! Not here: reading or changing the kernel ([`crate::pass`]), and what the pods have on the host ([`crate::keep`]). No
 //! other room of this crate may be imported here.
 
 pub mod backoff;
 pub mod bridge_guard;
+pub mod bridge_ports;
 pub mod culprit;
 pub mod desired;
 pub mod diverted;

@@ -1,10 +1,13 @@
 //! Keeps the guard in the kernel: the tables whose texts [`crate::decide::guard`] and [`crate::decide::bridge_guard`]
-//! write. A table is made again if somebody flushed or changed it.
+//! write. A table is made again if somebody flushed or changed it. The elements of the second one are kept with it
+//! ([`super::bridge_ports`]).
 
-use ferrule_config::Config;
+use ferrule_config::{Config, SourceCheck};
+use ferrule_model::{HostSide, IfName};
 use ferrule_netlink::Error;
 use ferrule_netlink::nft::{Found, KeptError, KeptTable, Netfilter, Text};
 
+use super::bridge_ports::BridgePorts;
 use crate::decide::guard::TABLE;
 use crate::decide::{bridge_guard, guard};
 
@@ -15,6 +18,9 @@ type Open<N> = fn() -> Result<N, Error>;
 #[derive(Debug)]
 pub struct Guard<N> {
     tables: [Kept<N>; 2],
+    ports: BridgePorts,
+    /// Whether a pod on a bridge may send under its own MAC only.
+    checks_macs: bool,
 }
 
 /// One table.
@@ -49,7 +55,13 @@ impl<N: Netfilter> Guard<N> {
             table("inet", "pods", inet, guard::script(config)),
             table("bridge", "pods on bridges", bridge, bridge_guard::script(config)),
         ];
-        Self { tables }
+        let checks_macs = config.pods.source_check != SourceCheck::Off;
+        Self { tables, ports: BridgePorts::default(), checks_macs }
+    }
+
+    /// Whether a pod on a bridge that has another MAC than its ADD gave it can send nothing.
+    pub const fn checks_macs(&self) -> bool {
+        self.checks_macs
     }
 
     /// Makes both tables as they have to be. The sentence about one that somebody has changed says who that was if the
@@ -70,9 +82,60 @@ impl<N: Netfilter> Guard<N> {
         }
         outcome
     }
+
+    /// Lets the port of a pod that is new on its bridge send under what its ADD gave it, and under nothing else.
+    ///
+    /// # Errors
+    /// The kernel refused. [`Guard::keep`] and [`Guard::keep_ports`] put everything right.
+    pub fn add_port(&mut self, made: &HostSide) -> Result<(), Error> {
+        let ports = &mut self.ports;
+        self.tables[1].with(|netfilter| ports.add(netfilter, made))
+    }
+
+    /// Forgets a port that is gone.
+    ///
+    /// # Errors
+    /// As [`Guard::add_port`].
+    pub fn remove_port(&mut self, port: &IfName) -> Result<(), Error> {
+        let ports = &mut self.ports;
+        self.tables[1].with(|netfilter| ports.remove(netfilter, port))
+    }
+
+    /// Makes what the ports may send under right. `pods` are all pods, and `is_there` tells whether a link is there.
+    /// Returns a sentence if somebody has changed it.
+    ///
+    /// # Errors
+    /// The kernel refused, or did not answer.
+    pub fn keep_ports(
+        &mut self,
+        pods: &[HostSide],
+        is_there: impl FnMut(&IfName) -> bool,
+        by: Option<&str>,
+    ) -> Result<Option<String>, Error> {
+        let ports = &mut self.ports;
+        let was_changed = self.tables[1].with(|netfilter| ports.keep(netfilter, pods, is_there))?;
+        Ok(was_changed.then(|| {
+            let by = named(by);
+            format!("what pods on bridges may send under was removed from the nftables table bridge {TABLE} by someone else{by}; put back")
+        }))
+    }
+}
+
+/// Who it was, if that is known.
+fn named(by: Option<&str>) -> String {
+    by.map(|by| format!(" ({by})")).unwrap_or_default()
 }
 
 impl<N: Netfilter> Kept<N> {
+    /// Does something with the table's way to the kernel.
+    fn with<T>(&mut self, act: impl FnOnce(&mut N) -> Result<T, Error>) -> Result<T, Error> {
+        let mut netfilter = self.netfilter.take().map_or_else(self.open, Ok)?;
+        let done = act(&mut netfilter)?;
+        // It is not kept after an error, because it may be broken.
+        self.netfilter = Some(netfilter);
+        Ok(done)
+    }
+
     fn keep(&mut self, by: Option<&str>) -> Result<Option<String>, KeptError> {
         let mut netfilter = self.netfilter.take().map_or_else(self.open, Ok)?;
         let is_known = self.table.is_known(&self.script);
@@ -89,7 +152,7 @@ impl<N: Netfilter> Kept<N> {
                 return Ok(None);
             }
         };
-        let by = by.map(|by| format!(" ({by})")).unwrap_or_default();
+        let by = named(by);
         Ok(Some(format!("the nftables table {family} {TABLE} was {verb} by someone else{by}; put back")))
     }
 }

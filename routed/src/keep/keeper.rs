@@ -151,10 +151,13 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
     /// Looks at the suspects and puts right what is not as it has to be. Returns the pods of which all is right.
     pub fn look(&mut self, Job { suspects, mut culprits }: Job) -> Kept {
         let mut outcome = Outcome::default();
-        let everybody = suspects.all || suspects.ports;
+        let guarded = suspects.all || suspects.guard;
+        let everybody = guarded || suspects.ports;
         let by = culprits.take_table();
-        if suspects.all || suspects.guard {
+        if guarded {
             self.keep_guard(by.as_deref(), &mut outcome);
+        } else {
+            self.follow(&suspects, &mut outcome);
         }
         let names =
             if everybody { self.names(&mut outcome) } else { suspects.links.iter().cloned().collect() };
@@ -171,7 +174,12 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
                 Err(error) => outcome.fail(name.as_str(), &error.to_string()),
             }
         }
-        if everybody && let Err(error) = self.keep_ports(&kept, by.as_deref(), &mut outcome) {
+        if guarded {
+            self.keep_senders(&kept, by.as_deref(), &mut outcome);
+        }
+        if (suspects.all || suspects.ports)
+            && let Err(error) = self.keep_ports(&kept, by.as_deref(), &mut outcome)
+        {
             outcome.fail(PORTS, &error.to_string());
         }
         self.tell(&suspects, outcome, &culprits)
@@ -181,6 +189,38 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         let guard::Outcome { repaired, complaints } = self.guard.keep(by);
         outcome.repaired.extend(repaired);
         complaints.iter().for_each(|line| outcome.fail(GUARD, &format!("{line}; {UNGUARDED}")));
+    }
+
+    /// Lets the guard follow the ports that have come and gone. What fails is looked at again with everything else.
+    fn follow(&mut self, suspects: &Suspects, outcome: &mut Outcome) {
+        for port in &suspects.gone {
+            outcome.failed |= self.guard.remove_port(port).is_err();
+        }
+        for port in &suspects.added {
+            match self.read(port) {
+                Ok(None) => {}
+                Ok(Some(made)) => outcome.failed |= self.guard.add_port(&made).is_err(),
+                Err(error) => outcome.fail(port.as_str(), &error.to_string()),
+            }
+        }
+    }
+
+    /// Keeps what the ports of bridges may send under. `kept` are all pods.
+    fn keep_senders(&mut self, kept: &[HostSide], by: Option<&str>, outcome: &mut Outcome) {
+        // The table is missing, and that was complained of.
+        if outcome.complaints.iter().any(|(about, _)| about == GUARD) {
+            return;
+        }
+        let kernel = &mut self.kernel;
+        let is_there = |port: &IfName| !matches!(kernel.link(port), Ok(None));
+        match self.guard.keep_ports(kept, is_there, by) {
+            // A table that was deleted took them along, and that was told.
+            Ok(told) if outcome.repaired.is_empty() => outcome.repaired.extend(told),
+            Ok(_) => {}
+            Err(error) => {
+                outcome.fail(GUARD, &format!("pods on bridges are not guarded: {error}; {UNGUARDED}"));
+            }
+        }
     }
 
     fn keep_ports(
@@ -271,13 +311,18 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         Ok(Some(made))
     }
 
-    /// Another program, or the pod itself, may have set the MAC of the pod's end. The pod's neighbour entries went with
-    /// the old MAC, and only the pod can put them back.
+    /// Another program, or the pod itself, may have set the MAC of the pod's end. In mode `routed` the pod's neighbour
+    /// entries went with the old MAC, and only the pod can put them back. In mode `bridge` the guard lets the pod send
+    /// under the old one only.
     fn look_at_mac(&mut self, made: &HostSide, name: &IfName, outcome: &mut Outcome) -> Result<(), Error> {
-        if let Way::Routed { pod_mac, .. } = &made.way
-            && self.kernel.mac_of_peer(name)?.is_some_and(|mac| mac != *pod_mac)
+        let given = match &made.way {
+            Way::Routed { pod_mac, .. } => Some(*pod_mac),
+            Way::Bridge { pod, .. } => pod.as_ref().filter(|_| self.guard.checks_macs()).map(|end| end.mac),
+        };
+        if let Some(given) = given
+            && self.kernel.mac_of_peer(name)?.is_some_and(|mac| mac != given)
         {
-            outcome.complain(name.as_str(), &repair::other_mac(made, *pod_mac));
+            outcome.complain(name.as_str(), &repair::other_mac(made, given));
         }
         Ok(())
     }

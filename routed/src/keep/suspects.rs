@@ -13,8 +13,12 @@ pub struct Suspects {
     pub links: BTreeSet<IfName>,
     /// The host ports of all pods.
     pub ports: bool,
-    /// The table that guards the pods.
+    /// The tables that guard the pods.
     pub guard: bool,
+    /// What the ports of these pods may send under. Their records are new.
+    pub added: BTreeSet<IfName>,
+    /// The same of ports that are gone.
+    pub gone: BTreeSet<IfName>,
 }
 
 impl Suspects {
@@ -24,7 +28,8 @@ impl Suspects {
     }
 
     pub(super) fn is_none(&self) -> bool {
-        !self.all && !self.ports && !self.guard && self.links.is_empty()
+        let names = [&self.links, &self.added, &self.gone];
+        !self.all && !self.ports && !self.guard && names.iter().all(|names| names.is_empty())
     }
 }
 

@@ -115,7 +115,7 @@ impl Watch {
             }
             Event::Link(change, link) if is_ifb(link.name.as_str()) => return self.ifb(*change, link, now),
             Event::Link(Change::Put, link) => self.link(link),
-            Event::Link(Change::Delete, link) => return self.forget(link),
+            Event::Link(Change::Delete, link) => return self.forget(link, now),
             Event::Route(change, key, route) => self.route(*change, key, route),
             Event::Neighbour(change, key, value) => self.neighbour(*change, *key, value),
             Event::Port(link, port) => self.port(*link, *port),
@@ -157,6 +157,8 @@ impl Watch {
         if is_doubtful {
             self.culprits.woke(wake, port);
             self.suspects.ports = true;
+            // An element's owner does not tell which table it was taken from.
+            self.suspects.guard |= matches!(wake, Wake::Element(_));
             self.due.get_or_insert(now + DELAY);
         }
     }
@@ -184,17 +186,21 @@ impl Watch {
         is_doubtful.then_some(link.index)
     }
 
-    /// Forgets what was on the link: it went with the link.
-    fn forget(&mut self, link: &Link) {
+    /// Forgets what was on the link: it went with the link. What a port of a bridge may send under stays behind, and is
+    /// taken away without haste.
+    fn forget(&mut self, link: &Link, now: Instant) {
         if self.links.remove(&link.index).is_none() {
             return;
         }
         self.routes.retain(|_, index| *index != link.index);
         self.neighbours.retain(|key, _| key.link != link.index);
-        self.ports.remove(&link.index);
         self.limits.retain(|(of, _)| *of != link.index);
         if self.suspects.links.remove(&link.name) && self.suspects.is_none() {
             drop(self.take());
+        }
+        if self.ports.remove(&link.index).is_some() {
+            self.suspects.gone.insert(link.name.clone());
+            self.due.get_or_insert(now + DELAY);
         }
     }
 

@@ -300,8 +300,9 @@ fn write_guard(page: &mut Exposition) {
         }
     }
     let help = "Packets of pods that were dropped: a forged source (forged), for the node's loopback addresses (loopback), what \
-                only routers send (routers), for the port of a tunnel (tunnel), on a bridge also answers of DHCP (leases) and what \
-                is neither IPv4 nor IPv6 nor ARP (frames).";
+                only routers send (routers), for the port of a tunnel (tunnel), on a bridge also answers of DHCP (leases), what \
+                is neither IPv4 nor IPv6 nor ARP (frames), from one isolated pod to another (isolation) and too much to everybody \
+                (floods).";
     let is_of_tunnels = |reason: &str| guard::OF_TUNNELS.contains(&reason);
     let mut write = |name, help, of_tunnels| {
         page.family(name, Kind::Counter, help);

@@ -28,12 +28,16 @@ pub(crate) struct Frame {
     pub(crate) tag: &'static str,
     /// The packet of VXLAN that it lies in: source, destination, and the MAC that the frame inside is sent to.
     pub(crate) outer: Option<[String; 3]>,
+    /// Of what tells of a neighbour: the MAC, if it is not the link's own, and the address, if it is not the source.
+    pub(crate) claim: Option<String>,
+    pub(crate) about: Option<String>,
 }
 
 /// A frame of this kind. It goes to port 7777 if the kind has ports.
 pub(crate) fn frame(kind: &'static str, source: &str, destination: &str) -> Frame {
     let (source, destination) = (source.into(), destination.into());
-    Frame { kind, source, destination, port: 7777, to: None, from: None, tag: "", outer: None }
+    let (tag, outer, claim, about) = ("", None, None, None);
+    Frame { kind, source, destination, port: 7777, to: None, from: None, tag, outer, claim, about }
 }
 
 /// The same in each form that a program would notice.
@@ -45,9 +49,16 @@ impl Frame {
     fn spec(&self, number: usize) -> Value {
         json!({
             "kind": self.kind, "source": self.source, "destination": self.destination, "port": self.port,
-            "mark": mark(number), "to": self.to, "from": self.from, "tag": self.tag, "outer": self.outer
+            "mark": mark(number), "to": self.to, "from": self.from, "tag": self.tag, "outer": self.outer,
+            "claim": self.claim, "about": self.about
         })
     }
+}
+
+/// Sends so many frames of a kind that needs no description ("fill", "flood") out of this link.
+pub(crate) fn many(netns: &Netns, what: &str, link: &str, count: usize) {
+    let status = netns.run(|| python(&[what, link, &count.to_string()]).status()).unwrap();
+    assert!(status.expect("python3 is needed: install the package python3").success());
 }
 
 fn mark(number: usize) -> String {
@@ -103,19 +114,36 @@ impl Drop for Ear {
     }
 }
 
+/// A link that frames are sent out of: its namespace, its name, and the MAC that they go to.
+pub(crate) type Sender<'a> = (&'a Netns, &'a str, &'a str);
+
 /// Sends `frames` out of a link to this MAC, and after them one honest frame for each observer. Returns the frames that
 /// any observer has heard. All frames take one way, so none is still on its way when the honest frame is heard.
-pub(crate) fn sent(
-    (netns, link, mac): (&Netns, &str, &str),
+pub(crate) fn sent(sender: Sender<'_>, frames: &[Frame], ears: &[(&Ear, Frame)]) -> Vec<Frame> {
+    let honest = ears.iter().map(|(_, honest)| honest);
+    send(sender, 0, frames.iter().chain(honest));
+    heard(frames, ears)
+}
+
+/// The same with honest frames that somebody else sends, when all others are on their way.
+pub(crate) fn sent_before(
+    (sender, other): (Sender<'_>, Sender<'_>),
     frames: &[Frame],
     ears: &[(&Ear, Frame)],
 ) -> Vec<Frame> {
-    let honest = ears.iter().map(|(_, honest)| honest);
-    let specs: Vec<_> =
-        frames.iter().chain(honest).enumerate().map(|(number, frame)| frame.spec(number)).collect();
+    send(sender, 0, frames.iter());
+    send(other, frames.len(), ears.iter().map(|(_, honest)| honest));
+    heard(frames, ears)
+}
+
+fn send<'a>((netns, link, mac): Sender<'_>, first: usize, frames: impl Iterator<Item = &'a Frame>) {
+    let specs: Vec<_> = frames.zip(first..).map(|(frame, number)| frame.spec(number)).collect();
     let specs = Value::from(specs).to_string();
     let status = netns.run(|| python(&["send", link, mac, &specs]).status()).unwrap();
     assert!(status.expect("python3 is needed: install the package python3").success());
+}
+
+fn heard(frames: &[Frame], ears: &[(&Ear, Frame)]) -> Vec<Frame> {
     let mut heard = BTreeSet::new();
     for (place, (ear, _)) in ears.iter().enumerate() {
         heard.extend(ear.heard_until(frames.len() + place));

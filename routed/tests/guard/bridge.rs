@@ -9,35 +9,52 @@ use serde_json::json;
 use super::attack::{Ear, Frame, frame, sent};
 use super::{Lab, NODE, WORLD};
 use crate::keep::pods::Pod;
-use crate::lab::{PATIENCE, within};
+use crate::lab::{Node, PATIENCE, within};
 
-const EVERYBODY: &str = "ff:ff:ff:ff:ff:ff";
+pub(super) const EVERYBODY: &str = "ff:ff:ff:ff:ff:ff";
 
-/// A pod on the bridge.
-fn add<'a>(lab: &'a Lab, id: &'static str) -> Pod<'a> {
-    Pod::add(&lab.node, id, json!({ "mode": "bridge" }))
+/// A pod on the bridge, whose port is guarded.
+pub(super) fn add<'a>(lab: &'a Lab, id: &'static str) -> Pod<'a> {
+    guarded(lab, Pod::add(&lab.node, id, json!({ "mode": "bridge" })))
+}
+
+/// The pod, once it may send only under what its ADD gave it.
+pub(super) fn guarded<'a>(lab: &Lab, pod: Pod<'a>) -> Pod<'a> {
+    let is_guarded = || set(&lab.node, "ports").contains(&pod.veth());
+    assert!(within(PATIENCE, is_guarded).is_some(), "{}", lab.daemon.log());
+    pod
+}
+
+/// The elements of a set of the guard's table for bridges, as nft prints them.
+pub(super) fn set(node: &Node, name: &str) -> String {
+    String::from_utf8(node.command("nft", &format!("list set bridge ferrule-guard {name}")).stdout).unwrap()
 }
 
 /// The MAC that frames for the node go to.
-fn gateway() -> String {
+pub(super) fn gateway() -> String {
     bridge_mac(&IfName::new("ferrule0").unwrap()).to_string()
 }
 
-fn own_mac(pod: &Pod<'_>) -> String {
+pub(super) fn own_mac(pod: &Pod<'_>) -> String {
     let link = String::from_utf8(pod.run("ip", "-o link show eth0").stdout).unwrap();
     link.split_once("link/ether ").unwrap().1.split(' ').next().unwrap().to_owned()
 }
 
-fn to(mac: &str, frame: Frame) -> Frame {
+pub(super) fn to(mac: &str, frame: Frame) -> Frame {
     Frame { to: Some(mac.to_owned()), ..frame }
 }
 
 /// The frames of this pod's that anybody hears: the node, the world, another pod.
-fn delivered(lab: &Lab, pod: &Pod<'_>, other: &Pod<'_>, frames: &[Frame]) -> Vec<Frame> {
-    let ears =
-        [Ear::new(lab.node.netns(), "*"), Ear::new(&lab.world, "wire"), Ear::new(&other.netns, "eth0")];
+pub(super) fn delivered(lab: &Lab, pod: &Pod<'_>, other: &Pod<'_>, frames: &[Frame]) -> Vec<Frame> {
+    let ears = [
+        Ear::new(lab.node.netns(), "*"),
+        Ear::new(lab.node.netns(), "ferrule0"),
+        Ear::new(&lab.world, "wire"),
+        Ear::new(&other.netns, "eth0"),
+    ];
     let own = pod.addresses[0].as_str();
     let honest = [
+        frame("udp", own, NODE[0]),
         frame("udp", own, NODE[0]),
         frame("udp", own, WORLD[0]),
         to(&own_mac(other), frame("udp", own, &other.addresses[0])),
@@ -82,7 +99,7 @@ fn improper(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
 }
 
 /// What a pod sends as itself.
-fn honest(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
+pub(super) fn honest(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
     let mut frames = Vec::new();
     for first in [0, 1] {
         let own = pod.addresses[first].as_str();
@@ -98,7 +115,7 @@ fn honest(pod: &Pod<'_>, other: &Pod<'_>) -> Vec<Frame> {
     frames
 }
 
-fn numbered(frames: &[Frame]) -> BTreeSet<String> {
+pub(super) fn numbered(frames: &[Frame]) -> BTreeSet<String> {
     frames.iter().map(|frame| format!("{frame:?}")).collect()
 }
 

@@ -146,7 +146,8 @@ fn of_host_ports_only_those_of_living_pods_are_doubtful() {
     watch.wakes(&owner("ba9876543210"), 1, now);
     assert_eq!(watch.due(), None, "its link is gone");
     watch.wakes(&owner("0123456789ab"), 1, now);
-    assert!(watch.take().0.ports);
+    let suspects = watch.take().0;
+    assert!(suspects.ports && suspects.guard, "an element does not tell its table");
     watch.wakes(&Wake::Element(OWN_COMMENT.to_owned()), 1, now);
     assert!(watch.take().0.ports, "the node's own addresses");
     watch.wakes(&Wake::Table("ferrule-hostports"), 1, now);
@@ -189,7 +190,8 @@ fn a_bridge_and_the_place_on_it_are_doubtful_once_the_pod_is_on() {
         told(&mut watch, std::slice::from_ref(&event));
         assert!(watch.take().0.links.contains(&link(true).name), "{event:?}");
         told(&mut watch, &[Event::Link(Change::Delete, link(false)), event]);
-        assert_eq!(watch.due(), None, "nobody is on it any more");
+        let gone = Suspects { gone: BTreeSet::from([link(true).name]), ..Suspects::default() };
+        assert_eq!(watch.take().0, gone, "nobody is on it any more");
     }
 }
 
