@@ -87,6 +87,7 @@ impl<T: Followed> Listener for Follow<T> {
     fn begin(&mut self) {
         self.list = self.list.wrapping_add(1);
         self.is_listing = true;
+        self.unread.begin();
         // A list that broke off is no list.
         if let Some(first) = &mut self.first {
             first.clear();
@@ -117,6 +118,7 @@ impl<T: Followed> Listener for Follow<T> {
 
     fn end(&mut self) {
         self.is_listing = false;
+        self.unread.end();
         if let Some(mut first) = self.first.take() {
             first.shrink_to_fit();
             self.news.push(T::all(first));

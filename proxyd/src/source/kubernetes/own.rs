@@ -48,6 +48,7 @@ impl Listener for OwnNode {
 
     fn begin(&mut self) {
         self.listed = Some(None);
+        self.unread.begin();
     }
 
     fn put(&mut self, item: Item<Object>) -> bool {
@@ -85,6 +86,7 @@ impl Listener for OwnNode {
     }
 
     fn end(&mut self) {
+        self.unread.end();
         let listed = self.listed.take().flatten();
         if listed.is_none() {
             self.missing();
