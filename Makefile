@@ -10,7 +10,7 @@ CARGO  ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 HOST   := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 
-DAEMONS := ipamd routed
+DAEMONS := ipamd routed proxyd
 PLUGIN  := $(TARGET)/$(HOST)/plugin/ferrule
 
 BINDIR    := $(DESTDIR)$(PREFIX)/bin
@@ -145,6 +145,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/ipamd.service >$(LIBDIR)/systemd/system/ipamd.service
 	install -m 0644 conf/systemd/ipamd.socket $(LIBDIR)/systemd/system/ipamd.socket
 	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/routed.service >$(LIBDIR)/systemd/system/routed.service
+	sed 's,=/usr/local/bin/,=$(PREFIX)/bin/,' conf/systemd/proxyd.service >$(LIBDIR)/systemd/system/proxyd.service
 	$(call replace,0644,conf/10-ferrule.conflist,$(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist)
 	@test -n '$(DESTDIR)' || printf '%s\n' 'Next (docs/operations.md): write $(SYSCONFDIR)/ferrule/nodes.toml, then type' \
 	    '  systemd-sysusers && systemctl daemon-reload && systemctl enable --now ipamd routed'
@@ -152,8 +153,8 @@ install: ## Installs what `make build` made; the network's configuration list co
 .PHONY: uninstall
 uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrule
 	rm -f $(DESTDIR)$(CNICONFDIR)/10-ferrule.conflist $(addprefix $(DESTDIR)$(CNIBINDIR)/,ferrule ferrule-ipam)
-	rm -f $(BINDIR)/ipamd $(BINDIR)/routed
-	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service)
+	rm -f $(BINDIR)/ipamd $(BINDIR)/routed $(BINDIR)/proxyd
+	rm -f $(addprefix $(LIBDIR)/systemd/system/,ipamd.service ipamd.socket routed.service proxyd.service)
 	rm -f $(LIBDIR)/systemd/networkd.conf.d/10-ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
 	rm -f $(LIBDIR)/NetworkManager/conf.d/10-ferrule.conf

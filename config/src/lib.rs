@@ -26,6 +26,7 @@ mod ranges;
 mod raw;
 mod regular;
 mod served_file;
+mod service_settings;
 mod services;
 mod settings;
 mod subnet_env;
@@ -42,6 +43,7 @@ pub use node_file::{IPV4_MTU_MIN, MTU_MAX, MTU_MIN, NodeFile};
 pub use nodes::{NodeEntry, NodesFile};
 pub use pods::{Pods, SourceCheck};
 pub use served_file::{ServedAddress, ServedFile, ServedKind};
+pub use service_settings::{ServiceBackend, ServiceSource, Services};
 pub use services::{
     EndpointEntry, PortEntry, ServiceEntry, ServiceKind, ServicesFile, TrafficDistribution, Transport,
     ZoneEntry,
@@ -60,6 +62,9 @@ pub const DEFAULT_RUNTIME_DIR: &str = "/run/ferrule";
 
 /// The nodes file when `[routing.file] path` is not set.
 pub const DEFAULT_NODES: &str = "/etc/ferrule/nodes.toml";
+
+/// Where `proxyd` looks for the services file unless the configuration names another path.
+pub const DEFAULT_SERVICES: &str = "/etc/ferrule/services.toml";
 
 /// The name of the file of served addresses inside the runtime directory.
 pub const SERVED_FILE: &str = "services.json";

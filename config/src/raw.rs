@@ -7,6 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::pods::RawPods;
+use crate::service_settings::RawServiceSettings;
 
 /// A text and its place.
 pub(crate) type Text = Spanned<String>;
@@ -20,6 +21,7 @@ pub(crate) struct RawConfig {
     pub(crate) ipam: RawIpam,
     pub(crate) pods: RawPods,
     pub(crate) routing: RawRouting,
+    pub(crate) services: RawServiceSettings,
     pub(crate) metrics: RawMetrics,
     pub(crate) kubernetes: RawAccess,
 }
@@ -76,6 +78,7 @@ pub(crate) struct RawPool {
 pub(crate) struct RawMetrics {
     pub(crate) ipamd: Option<Text>,
     pub(crate) routed: Option<Text>,
+    pub(crate) proxyd: Option<Text>,
 }
 
 /// `[routing]`

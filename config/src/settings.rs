@@ -22,6 +22,7 @@ use crate::ranges::ranges;
 use crate::raw::{
     RawCluster, RawConfig, RawFlannel, RawIpam, RawMetrics, RawNode, RawPool, RawRouting, Text,
 };
+use crate::service_settings::{Services, services};
 use crate::tunnel::{Tunnel, Vxlan, Wireguard, accept, apart, vxlan, wireguard};
 
 /// How long a released address rests if `cooldown_s` is not set. It is longer than ARP and conntrack entries of short
@@ -65,6 +66,8 @@ pub struct Config {
     pub pods: Pods,
     /// `[routing]`
     pub routing: Routing,
+    /// `[services]`
+    pub services: Services,
     /// `[metrics]`
     pub metrics: Metrics,
     /// `[kubernetes]`
@@ -78,6 +81,8 @@ pub struct Metrics {
     pub ipamd: Option<SocketAddr>,
     /// Of `routed`.
     pub routed: Option<SocketAddr>,
+    /// Of `proxyd`.
+    pub proxyd: Option<SocketAddr>,
 }
 
 /// `[node]`: what this node is, if it cannot or should not be found out.
@@ -262,6 +267,7 @@ impl Config {
             ipam: ipam(&document, &raw.ipam)?,
             pods: pods(&document, &raw.pods)?,
             routing,
+            services: services(&document, &raw.services)?,
             metrics: metrics(&document, &raw.metrics)?,
             kubernetes: kubernetes(&document, &raw.kubernetes, &raw.routing.kubernetes)?,
         })
@@ -278,6 +284,7 @@ fn metrics(document: &Document<'_>, raw: &RawMetrics) -> Checked<Metrics> {
     Ok(Metrics {
         ipamd: raw.ipamd.as_ref().map(|text| address("metrics.ipamd", text)).transpose()?,
         routed: raw.routed.as_ref().map(|text| address("metrics.routed", text)).transpose()?,
+        proxyd: raw.proxyd.as_ref().map(|text| address("metrics.proxyd", text)).transpose()?,
     })
 }
 

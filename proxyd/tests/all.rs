@@ -11,7 +11,9 @@ mod all_named;
 
 mod cases;
 mod kubernetes;
+mod lab;
 mod objects;
+mod packets;
 mod path;
 mod reference;
 mod scale;

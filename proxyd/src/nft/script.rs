@@ -13,7 +13,7 @@ use super::TABLE;
 use super::layout::Clients;
 use super::sets::{
     AFFINITY, CLUSTER_IPS, ENDPOINTS, INSIDE, LOCAL, NODE_ENDPOINTS, NODE_INSIDE, NODE_SERVICES, NODE_STICKY,
-    NODE_UNSERVED, RESTRICTED, SERVICES, SLOTS, SOURCES, STICKY, UNSERVED,
+    NODE_UNSERVED, Pair, RESTRICTED, SERVICES, SLOTS, SOURCES, STICKY, UNSERVED,
 };
 
 /// The chain that refuses a packet.
@@ -88,16 +88,29 @@ impl Chain {
     }
 }
 
-/// Makes the table, or those parts of it that are missing. The rules are written anew, and the elements stay.
-pub fn script(shape: &Shape) -> String {
-    let chains = chains(shape);
+/// Makes the table with its sets, maps and chains, or those of them that are missing, and no rules.
+///
+/// A table that is not there has to be made by this first. nft 1.0.6 changes the type of the endpoints' maps if it reads
+/// their declaration and a rule that translates by them at the same time. Then it refuses the declaration ever after.
+pub fn declarations(shape: &Shape) -> String {
+    declared(&chains(shape))
+}
+
+fn declared(chains: &[Chain]) -> String {
     let mut text = format!("table inet {TABLE} {{\n");
     sets(&mut text);
-    for Chain { name, hook, .. } in &chains {
+    for Chain { name, hook, .. } in chains {
         let hook = hook.map(|hook| format!(" type {hook}; policy accept; ")).unwrap_or_default();
         let _ = writeln!(text, "\tchain {name} {{{hook}}}");
     }
     text.push_str("}\n");
+    text
+}
+
+/// Makes the table, or those parts of it that are missing. The rules are written anew, and the elements stay.
+pub fn script(shape: &Shape) -> String {
+    let chains = chains(shape);
+    let mut text = declared(&chains);
     for Chain { name, .. } in &chains {
         let _ = writeln!(text, "flush chain inet {TABLE} {name}");
     }
@@ -122,11 +135,13 @@ struct Words {
     address: &'static str,
     /// The name of `nfproto`.
     nfproto: &'static str,
+    /// A number of 16 bits in the header.
+    number: &'static str,
 }
 
 const WORDS: [Words; 2] = [
-    Words { family: Family::V4, ip: "ip", address: "ipv4_addr", nfproto: "ipv4" },
-    Words { family: Family::V6, ip: "ip6", address: "ipv6_addr", nfproto: "ipv6" },
+    Words { family: Family::V4, ip: "ip", address: "ipv4_addr", nfproto: "ipv4", number: "ip id" },
+    Words { family: Family::V6, ip: "ip6", address: "ipv6_addr", nfproto: "ipv6", number: "ip6 length" },
 ];
 
 impl Words {
@@ -162,13 +177,13 @@ fn for_each(networks: &[IpNetwork], rule: impl Fn(&Words, &IpNetwork) -> String)
 }
 
 fn sets(text: &mut String) {
-    for Words { family, ip, address, .. } in WORDS {
-        let of = |pair: super::sets::Pair| pair.of(family);
+    for Words { family, ip, address, number, .. } in WORDS {
+        let of = |pair: Pair| pair.of(family);
         let key = format!("{address} . inet_proto . inet_service");
         let node_key = "inet_proto . inet_service";
         let drawn = "meta l4proto . th dport . numgen random mod 65536";
-        // It holds ports of every protocol. nft 1.0.6 takes `th dport` here, and refuses it when it reads it back.
-        let endpoint = format!("{ip} daddr . tcp dport");
+        // The port has to have a type that belongs to no protocol. nft 1.0.6 cannot read `th dport` back.
+        let endpoint = format!("{ip} daddr . {number}");
         let mut declare = |kind, set, content: String| {
             let _ = writeln!(text, "\t{kind} {set} {{ {content}; }}");
         };
@@ -270,10 +285,13 @@ fn arrival(shape: &Shape) -> Vec<Chain> {
     sources.push("drop".to_owned());
     let mut inside = each(|words| format!("{} vmap @{}", words.key(false), INSIDE.of(words.family)));
     inside.push("fib daddr type local jump node_inside".to_owned());
-    let on_node = |map: super::sets::Pair| {
-        for_each(&shape.node_ports, move |words, network| {
+    let on_node = |map: Pair| {
+        // A packet from the loopback cannot leave it.
+        let mut rules = vec!["ip daddr 127.0.0.0/8 return".to_owned(), "ip6 daddr ::1 return".to_owned()];
+        rules.extend(for_each(&shape.node_ports, move |words, network| {
             format!("{} daddr {network} {} vmap @{}", words.ip, words.key(true), map.of(words.family))
-        })
+        }));
+        rules
     };
     vec![
         Chain::new("sources", sources),

@@ -10,7 +10,7 @@ use proptest::strategy::ValueTree;
 use super::difference::difference;
 use super::found::sets;
 use super::layout::{Clients, Slots};
-use super::script::{pick_chain, script};
+use super::script::{declarations, pick_chain, script};
 use super::sets::Pair;
 use super::shared::elements;
 use super::*;
@@ -141,6 +141,7 @@ fn nft_takes_every_script_and_the_kernel_every_element() {
     let frontends = strategy.new_tree(&mut runner).unwrap().current();
     let take = || {
         let mut netfilter = NetfilterSocket::open().unwrap();
+        apply(&declarations(&Shape::default())).unwrap();
         for shape in [Shape::default(), shape(), Shape::default(), shape()] {
             apply(&script(&shape)).unwrap();
         }

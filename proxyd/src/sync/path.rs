@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ferrule_model::Family;
 use ferrule_netlink::Error;
-use ferrule_netlink::nft::{Found as FoundTable, KeptError, KeptTable, Netfilter, Text};
+use ferrule_netlink::nft::{
+    Found as FoundTable, KeptError, KeptTable, Netfilter, NftError, Text, replacement,
+};
 
 use super::commit::BOUND;
 use super::refusals::Refusals;
@@ -16,7 +18,7 @@ use super::unit::{Part, Unit, Wanted, joined};
 use super::{clients, flows};
 use crate::decide::{Key, Protocol, ServiceName};
 use crate::nft::found::sets;
-use crate::nft::script::script;
+use crate::nft::script::{declarations, script};
 use crate::nft::shared::elements;
 use crate::nft::{Batch, Found, Layout, Shape, Shared, TABLE};
 
@@ -99,6 +101,7 @@ impl<N: Netfilter> DataPath<N> {
     /// See [`SyncError`].
     pub fn start(&mut self, all: Vec<Wanted>, now: Instant) -> Result<Report, SyncError> {
         let mut report = Report::default();
+        self.forget_all();
         self.shape_for(all.iter().flat_map(|(_, frontends)| frontends).map(|frontend| {
             let is_v4 = frontend.key.place.family() == Family::V4;
             (frontend.affinity.filter(|_| is_v4), frontend.affinity.is_some() && !is_v4)
@@ -149,14 +152,37 @@ impl<N: Netfilter> DataPath<N> {
         Ok(report)
     }
 
-    /// Sets the node's networks.
+    /// Sets the node's networks, for the start.
+    pub fn set_networks(&mut self, networks: Shape) {
+        let Shape { times, has_hash, .. } = std::mem::take(&mut self.shape);
+        self.shape = Shape { times, has_hash, ..networks };
+    }
+
+    /// Sets the node's networks, and makes the rules right.
     ///
     /// # Errors
     /// See [`SyncError`].
     pub fn reshape(&mut self, networks: Shape) -> Result<(), SyncError> {
-        let Shape { times, has_hash, .. } = std::mem::take(&mut self.shape);
-        self.shape = Shape { times, has_hash, ..networks };
+        self.set_networks(networks);
         self.keep().map(drop)
+    }
+
+    /// Goes on by way of another socket. The kernel has to be read again.
+    pub fn reopen(&mut self, netfilter: N) {
+        self.netfilter = netfilter;
+        self.right_in = None;
+    }
+
+    /// Nothing is known of the kernel.
+    fn forget_all(&mut self) {
+        self.services.clear();
+        self.owners.clear();
+        self.shared = Shared::default();
+        self.refusals = Refusals::default();
+        self.clients.clear();
+        self.flows.clear();
+        self.right_in = None;
+        self.look_at = None;
     }
 
     /// Reads the table, and puts right what differs. `by` names who may have changed it.
@@ -249,15 +275,30 @@ impl<N: Netfilter> DataPath<N> {
         (times, had_hash) != (self.shape.times.len(), self.shape.has_hash)
     }
 
-    /// Makes the rules right.
+    /// Makes the rules right. A table that cannot be made right is replaced.
     fn keep(&mut self) -> Result<FoundTable, SyncError> {
         let before = self.netfilter.generation()?;
         let was_right = self.right_in == Some(before);
-        let found = self.table.keep(&mut self.netfilter, &script(&self.shape))?;
+        self.right_in = None;
+        let is_there = self.netfilter.has_table(TABLE)?;
+        if !is_there {
+            self.netfilter.load(&declarations(&self.shape)).map_err(KeptError::from)?;
+        }
+        let script = script(&self.shape);
+        let found = match self.table.keep(&mut self.netfilter, &script) {
+            Err(KeptError::Nft(NftError::Refused(reason))) => {
+                tracing::warn!("the nftables table inet {TABLE} is another one, and is replaced: {reason}");
+                let anew = replacement(TABLE, &declarations(&self.shape));
+                self.netfilter.load(&anew).map_err(KeptError::from)?;
+                self.table.keep(&mut self.netfilter, &script)?;
+                FoundTable::Missing
+            }
+            found => found?,
+        };
         // The script changes no element. So if nobody else changed anything, the elements are as they were.
         let is_ours = |after: &u32| was_right && after.wrapping_sub(before) <= 1;
         self.right_in = self.table.right_in().filter(is_ours);
-        Ok(found)
+        Ok(if is_there { found } else { FoundTable::Missing })
     }
 
     fn read(&mut self) -> Result<Found, SyncError> {
