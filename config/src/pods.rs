@@ -1,6 +1,7 @@
 //! `[pods]`: what the node lets its pods do.
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::document::{Checked, Document};
 use crate::raw::Text;
@@ -14,13 +15,20 @@ pub struct Pods {
     pub source_check: SourceCheck,
     /// Ports of the node that no pod gets as a host port, as `tcp 22`. The tunnels' ports are not among them.
     pub reserved_host_ports: Vec<String>,
+    /// How many connections of one pod the node tracks, roughly; 0 for any number.
+    pub connections: u32,
 }
+
+/// An eighth of the table of a node with 4 GiB of memory or more (`nf_conntrack_max` is 262,144 there).
+const CONNECTIONS: u32 = 32_768;
+/// The most connections that an operator can give to a pod.
+const CONNECTIONS_MAX: u32 = 1 << 24;
 
 impl Default for Pods {
     fn default() -> Self {
         // The ports of ssh and of kubelet's API.
         let reserved_host_ports = ["tcp 22", "tcp 10250"].map(str::to_owned).into();
-        Self { source_check: SourceCheck::default(), reserved_host_ports }
+        Self { source_check: SourceCheck::default(), reserved_host_ports, connections: CONNECTIONS }
     }
 }
 
@@ -54,6 +62,7 @@ pub enum SourceCheck {
 pub(crate) struct RawPods {
     source_check: Option<Text>,
     reserved_host_ports: Option<Vec<Text>>,
+    connections: Option<Spanned<i64>>,
 }
 
 pub(crate) fn pods(document: &Document<'_>, raw: &RawPods) -> Checked<Pods> {
@@ -69,6 +78,10 @@ pub(crate) fn pods(document: &Document<'_>, raw: &RawPods) -> Checked<Pods> {
                 return Err(document.fault(text, "pods.source_check", reason, remedy));
             }
         };
+    }
+    if let Some(number) = &raw.connections {
+        let remedy = "write how many connections of one pod the node tracks, 0 for any number";
+        pods.connections = document.number("pods.connections", number, 0..=CONNECTIONS_MAX, remedy)?;
     }
     if let Some(texts) = &raw.reserved_host_ports {
         pods.reserved_host_ports =
@@ -110,6 +123,15 @@ mod tests {
         }
         let fault = of("[pods]\nsource_check = \"none\"\n").expect_err("no such check").to_string();
         assert!(fault.contains("f:2") && fault.contains("\"loose\" or \"off\""), "{fault}");
+    }
+
+    #[test]
+    fn a_pod_has_a_share_of_the_connections_unless_it_may_have_any_number() {
+        let of = |text: &str| Config::parse(text, Path::new("f")).map(|config| config.pods.connections);
+        assert_eq!(of("").unwrap(), 32_768);
+        assert_eq!(of("[pods]\nconnections = 0\n").unwrap(), 0);
+        let fault = of("[pods]\nconnections = -1\n").expect_err("fewer than none").to_string();
+        assert!(fault.contains("f:2") && fault.contains("0 for any number"), "{fault}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod attack;
 mod bridge;
 mod bridge_ports;
 mod receiver;
+mod share;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -211,6 +212,27 @@ fn the_loose_check_takes_the_addresses_of_the_nodes_pods_and_no_others() {
         got.iter().filter(|frame| to_the_world(frame)).count(),
         of_other.iter().filter(|frame| to_the_world(frame)).count()
     );
+}
+
+#[test]
+fn without_a_check_every_source_passes_and_the_rest_of_the_guard_stays() {
+    let lab = Lab::new("[pods]\nsource_check = \"off\"\n");
+    let (pod, other) = (Pod::add(&lab.node, "c0ffee", json!({})), Pod::add(&lab.node, "other", json!({})));
+    let forged = forged(&pod, &other);
+    // These sources the kernel itself routes.
+    let plain = ["10.244.2.7", "10.244.1.200", "fd00:10:244:1::c8"];
+    let is_plain = |frame: &&Frame| {
+        plain.contains(&frame.source.as_str()) && WORLD[..2].contains(&frame.destination.as_str())
+    };
+    let plain: Vec<_> = forged.iter().filter(is_plain).cloned().collect();
+    assert_eq!(lab.delivered(&pod, &other, &plain).len(), plain.len());
+    let tunnel =
+        forged.iter().filter(|frame| frame.kind == "udp").map(|frame| Frame { port: 8472, ..frame.clone() });
+    let mut rest: Vec<_> = tunnel.collect();
+    rest.push(frame("advertisement", "fe80::5", "ff02::1"));
+    rest.push(frame("redirect", "fe80::5", "ff02::1"));
+    let got = lab.delivered(&pod, &other, &rest);
+    assert!(got.is_empty(), "{got:#?}");
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //!
 //! The chain `prerouting` comes before connections are tracked (raw is -300, conntrack -200), so a dropped packet takes
 //! no entry of the table of connections. The chain recognises the host's end of a pod's link by its kind and the
-//! beginning of its name.
+//! beginning of its name. The chain `connections` comes right after connections are tracked.
 
 use std::fmt::Write;
 
@@ -14,25 +14,41 @@ use ferrule_config::{Config, SourceCheck};
 use ferrule_model::Family;
 
 pub(super) mod receiver;
+pub mod share;
 
 /// Name of the table, in the family `inet`, and of the one in the family `bridge` ([`super::bridge_guard`]).
 pub const TABLE: &str = "ferrule-guard";
 
 /// The counters. Each counts the dropped packets of one kind.
-pub const COUNTERS: [&str; 6] = ["forged", "loopback", "routers", "tunnel", "stranger", "inner"];
+pub const COUNTERS: [&str; 7] =
+    ["forged", "loopback", "routers", "tunnel", "stranger", "inner", "connections"];
 
 /// Those of them that count what came out of the tunnel, or to its port, and not what a pod sent.
 pub const OF_TUNNELS: [&str; 2] = ["stranger", "inner"];
 
 /// The chains, in the order in which they name each other.
-const CHAINS: [&str; 9] =
-    ["tunnels", "pods4", "pods6", "inner4", "inner6", "senders4", "senders6", "input", "prerouting"];
+const CHAINS: [&str; 13] = [
+    "tunnels",
+    "pods4",
+    "pods6",
+    "inner4",
+    "inner6",
+    "senders4",
+    "senders6",
+    "share_of_link",
+    "share_of_pod4",
+    "share_of_pod6",
+    "connections",
+    "input",
+    "prerouting",
+];
 
 /// The script that makes the table, or what is missing of it, and writes its rules afresh. The counters keep their
 /// values.
 pub fn script(config: &Config) -> String {
     let [inner4, inner6] = Family::BOTH.map(|family| receiver::inner(config, family));
     let [senders4, senders6] = Family::BOTH.map(|family| receiver::senders(config, family));
+    let [share4, share6] = Family::BOTH.map(|family| share::of_pod(config, family));
     let rules = [
         tunnels(config),
         pods4(config),
@@ -41,11 +57,16 @@ pub fn script(config: &Config) -> String {
         inner6,
         senders4,
         senders6,
+        share::of_link(config),
+        share4,
+        share6,
+        share::connections(config),
         receiver::input(),
         prerouting(config),
     ];
     let chains: Vec<_> = CHAINS.into_iter().zip(rules).map(|(name, rules)| Chain { name, rules }).collect();
-    receiver::sets() + &table("inet", &COUNTERS, &chains)
+    let sets = format!("table inet {TABLE} {{\n{}{}}}\n{}", receiver::sets(), share::sets(), share::forget());
+    sets + &table("inet", &COUNTERS, &chains)
 }
 
 /// A chain. It has a hook if it is called like one.
@@ -65,6 +86,7 @@ pub(super) fn table(family: &str, counters: &[&str], chains: &[Chain]) -> String
             "prerouting" | "input" => {
                 format!("type filter hook {name} priority -310; policy accept; ")
             }
+            "connections" => "type filter hook prerouting priority -190; policy accept; ".to_owned(),
             _ => String::new(),
         };
         let _ = writeln!(text, "\tchain {name} {{ {hook}}}");

@@ -3,12 +3,14 @@
 //! ([`super::bridge_ports`]).
 
 use ferrule_config::{Config, SourceCheck};
-use ferrule_model::{HostSide, IfName};
+use ferrule_model::{Element, HostSide, IfName};
 use ferrule_netlink::Error;
 use ferrule_netlink::nft::{Found, KeptError, KeptTable, Netfilter, Text};
+use nix::errno::Errno;
 
 use super::bridge_ports::BridgePorts;
 use crate::decide::guard::TABLE;
+use crate::decide::guard::share::OVER;
 use crate::decide::{bridge_guard, guard};
 
 /// What opens the tables of one family.
@@ -62,6 +64,15 @@ impl<N: Netfilter> Guard<N> {
     /// Whether a pod on a bridge that has another MAC than its ADD gave it can send nothing.
     pub const fn checks_macs(&self) -> bool {
         self.checks_macs
+    }
+
+    /// Who is over its share of the table of connections: elements of the sets of [`OVER`].
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn over_their_share(&mut self) -> Result<Vec<Element>, Error> {
+        let [inet, _] = &mut self.tables;
+        inet.elements(&OVER)
     }
 
     /// Makes both tables as they have to be. The sentence about one that somebody has changed says who that was if the
@@ -136,6 +147,21 @@ impl<N: Netfilter> Kept<N> {
         Ok(done)
     }
 
+    /// The elements of these sets. There are none without the table.
+    fn elements(&mut self, sets: &[&'static str]) -> Result<Vec<Element>, Error> {
+        self.with(|netfilter| {
+            let mut all = Vec::new();
+            for set in sets {
+                match netfilter.elements(TABLE, set) {
+                    Ok(mut elements) => all.append(&mut elements),
+                    Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(all)
+        })
+    }
+
     fn keep(&mut self, by: Option<&str>) -> Result<Option<String>, KeptError> {
         let mut netfilter = self.netfilter.take().map_or_else(self.open, Ok)?;
         let is_known = self.table.is_known(&self.script);
@@ -175,6 +201,7 @@ mod tests {
             "",
             "[pods]\nsource_check = \"loose\"\n",
             "[pods]\nsource_check = \"off\"\n",
+            "[pods]\nconnections = 0\n",
             "[routing]\naccept = \"wireguard\"\n[routing.vxlan]\nalso_from = [\"0.0.0.0/0\", \"2001:db8:7::/48\"]\n",
             "[routing.vxlan]\ndevice6 = \"tunnel6\"\n[cluster]\nnon_masquerade_cidrs = [\"172.16.0.0/12\", \"2001:db8:7::1/128\"]\n",
         ];

@@ -18,7 +18,7 @@ use super::guard::{self, Guard};
 use super::ports::{Ports, PortsError};
 use super::repair::{self, Fix, Found};
 use super::suspects::{Settled, Suspects};
-use super::{bridge, limits};
+use super::{bridge, limits, share};
 use crate::decide::culprit::Culprits;
 use crate::decide::drift::FULL_DIFF;
 use crate::decide::report::{self, log_lines};
@@ -27,6 +27,7 @@ use crate::decide::report::{self, log_lines};
 const RECORDS: &str = "records";
 const PORTS: &str = "host ports";
 const GUARD: &str = "guard";
+const SHARE: &str = "share of connections";
 /// What the lack of a guard means.
 const UNGUARDED: &str = "until then such a pod can send whatever it likes, into the tunnel too";
 /// The first wait after a look that failed. It doubles up to [`FULL_DIFF`].
@@ -182,7 +183,20 @@ impl<K: Bridges + Traffic + Places + Peers, N: Netfilter> Keeper<K, N> {
         {
             outcome.fail(PORTS, &error.to_string());
         }
+        if suspects.all {
+            self.look_at_shares(&kept, &mut outcome);
+        }
         self.tell(&suspects, outcome, &culprits)
+    }
+
+    /// Names the pods that are over their share of the table of connections. The kernel tells of none.
+    fn look_at_shares(&mut self, pods: &[HostSide], outcome: &mut Outcome) {
+        match self.guard.over_their_share() {
+            Ok(elements) => {
+                elements.iter().for_each(|element| outcome.complain(SHARE, &share::sentence(element, pods)));
+            }
+            Err(error) => tracing::debug!("which pods are over their share cannot be looked at: {error}"),
+        }
     }
 
     fn keep_guard(&mut self, by: Option<&str>, outcome: &mut Outcome) {

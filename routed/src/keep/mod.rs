@@ -17,7 +17,7 @@
 //! the link, before the doubt is looked into. Only the guard follows it: a record that is new is read at once, and what
 //! was put for it is taken away after its link.
 //!
-//! Pure: `watch`, `suspects`, `repair`. This room imports [`crate::decide`] and no other.
+//! Pure: `watch`, `suspects`, `repair`, `share`. This room imports [`crate::decide`] and no other.
 
 pub mod bridge;
 mod bridge_ports;
@@ -27,6 +27,7 @@ pub mod limits;
 pub mod plan;
 pub mod ports;
 pub mod repair;
+mod share;
 mod suspects;
 mod watch;
 

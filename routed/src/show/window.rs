@@ -300,7 +300,8 @@ fn write_guard(page: &mut Exposition) {
         }
     }
     let help = "Packets of pods that were dropped: a forged source (forged), for the node's loopback addresses (loopback), what \
-                only routers send (routers), for the port of a tunnel (tunnel), on a bridge also answers of DHCP (leases), what \
+                only routers send (routers), for the port of a tunnel (tunnel), connections beyond a \
+                pod's share (connections), on a bridge also answers of DHCP (leases), what \
                 is neither IPv4 nor IPv6 nor ARP (frames), from one isolated pod to another (isolation) and too much to everybody \
                 (floods).";
     let is_of_tunnels = |reason: &str| guard::OF_TUNNELS.contains(&reason);

@@ -74,6 +74,7 @@ pub const ROOMS: &[Room] = &[
     pure("routed/src/host/forward", &["decide", "host::forward"]),
     pure("routed/src/host/masquerade", &["decide", "host::masquerade"]),
     pure("routed/src/keep/repair", &["decide", "keep::repair"]),
+    pure("routed/src/keep/share", &["decide", "keep::share"]),
     pure("routed/src/keep/suspects", &["keep::suspects"]),
     pure("routed/src/keep/watch", &["decide", "keep::suspects", "keep::watch"]),
 ];

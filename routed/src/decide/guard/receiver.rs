@@ -28,13 +28,12 @@ fn source(of: Family) -> &'static str {
     ["ip saddr", "ip6 saddr"][number(of)]
 }
 
-/// The sets, empty. Elements that they have already stay.
+/// The sets, in the table that is open. Elements that they have already stay.
 pub(super) fn sets() -> String {
     let [four, six] = NODES;
     format!(
-        "table inet {} {{\n\tset {four} {{ type ipv4_addr; }}\n\tset {six} {{ type ipv6_addr; }}\n\
-         \tset {PORTS} {{ type inet_service; }}\n\tset {STRICT} {{ type ifname; }}\n}}\n",
-        super::TABLE
+        "\tset {four} {{ type ipv4_addr; }}\n\tset {six} {{ type ipv6_addr; }}\n\
+         \tset {PORTS} {{ type inet_service; }}\n\tset {STRICT} {{ type ifname; }}\n"
     )
 }
 
