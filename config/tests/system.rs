@@ -64,7 +64,7 @@ fn verify(unit: &Path) -> String {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let directory = tempfile::tempdir().unwrap();
-    for name in ["ipamd", "routed"] {
+    for name in ["ipamd", "routed", "proxyd"] {
         assert_eq!(verify(&unit(directory.path(), name)), "");
     }
     let with_metrics = unit(directory.path(), "ipamd");
@@ -92,6 +92,7 @@ fn the_units_expose_no_more_than_they_must() {
         ("routed", None, 1.7),
         ("routed", Some("kubernetes.conf"), 2.0),
         ("routed", Some("metrics.conf"), 2.0),
+        ("proxyd", None, 1.6),
     ] {
         let unit = unit(directory.path(), name);
         if let Some(more) = more {

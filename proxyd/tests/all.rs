@@ -12,6 +12,7 @@ mod all_named;
 mod cases;
 mod kubernetes;
 mod lab;
+mod load;
 mod objects;
 mod packets;
 mod path;
