@@ -138,7 +138,7 @@ fn where_etcd_is_and_how_it_is_spoken_to_is_checked_with_its_line() {
 fn hosts_that_may_send_into_the_tunnel_are_networks_or_everybody() {
     let of = |text: &str| format!("[routing.vxlan]\nalso_from = [{text}]\n");
     let fault = config_fault(&of("\"10.0.0.0/8\", \"10.1.0.0/16\""));
-    assert!(fault.starts_with("ferrule.toml:2:29: routing.vxlan.also_from: 10.1.0.0/16 overlaps"), "{fault}");
+    assert!(fault.starts_with("ferrule.toml:2:28: routing.vxlan.also_from: 10.1.0.0/16 overlaps"), "{fault}");
     let fault = config_fault(&of("\"192.0.2.1\""));
     assert!(fault.contains("\"192.0.2.1\" has no prefix length"), "{fault}");
     let everybody = of("\"0.0.0.0/0\", \"::/0\"");
