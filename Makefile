@@ -129,6 +129,7 @@ install: ## Installs what `make build` made; the network's configuration list co
 	ln -sfn ferrule $(DESTDIR)$(CNIBINDIR)/ferrule-ipam
 	$(call keep,conf/ferrule.toml,$(ETCDIR)/ferrule/ferrule.toml)
 	install -D -m 0644 conf/nodes.toml $(DOCDIR)/nodes.toml
+	install -D -m 0644 conf/services.toml $(DOCDIR)/services.toml
 	install -D -m 0644 conf/systemd/metrics.conf $(DOCDIR)/metrics.conf
 	install -D -m 0644 conf/systemd/kubernetes.conf $(DOCDIR)/kubernetes.conf
 	install -D -m 0644 conf/sysusers.d/ferrule.conf $(LIBDIR)/sysusers.d/ferrule.conf
@@ -159,4 +160,5 @@ uninstall: ## Removes what `make install` installed, except $(SYSCONFDIR)/ferrul
 	rm -f $(LIBDIR)/systemd/network/00-ferrule.network $(LIBDIR)/systemd/network/00-ferrule.link
 	rm -f $(LIBDIR)/NetworkManager/conf.d/10-ferrule.conf
 	rm -f $(addprefix $(DOCDIR)/,avahi-daemon.conf connman.conf dhcpcd.conf interfaces)
-	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf $(DOCDIR)/nodes.toml $(DOCDIR)/metrics.conf $(DOCDIR)/kubernetes.conf
+	rm -f $(ETCDIR)/iproute2/rt_protos.d/ferrule.conf
+	rm -f $(addprefix $(DOCDIR)/,nodes.toml services.toml metrics.conf kubernetes.conf)

@@ -17,5 +17,6 @@ mod objects;
 mod packets;
 mod path;
 mod reference;
+mod rights;
 mod scale;
 mod states;
