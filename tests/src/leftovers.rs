@@ -223,13 +223,20 @@ fn without_counts(value: &Value) -> Value {
             let keep = |key: &str| steady(key) || (key == "id" && is_vxlan);
             object
                 .iter()
-                .filter(|(key, _)| keep(key))
+                .filter(|(key, value)| keep(key) && !(*key == "elem" && is_tally(value)))
                 .map(|(key, value)| (key.clone(), without_counts(value)))
                 .collect()
         }
         Value::Array(values) => values.iter().map(without_counts).collect(),
         other => other.clone(),
     }
+}
+
+/// Whether a set holds nothing but counts of tracked connections. The kernel makes such an element with a connection, and
+/// takes it away when it has forgotten the last one that the element counts, which may be minutes after the pod.
+fn is_tally(elements: &Value) -> bool {
+    let counts = |element: &Value| element["elem"].get("ct count").is_some();
+    elements.as_array().is_some_and(|elements| elements.iter().all(counts))
 }
 
 #[cfg(test)]
@@ -258,6 +265,10 @@ mod tests {
         let one = json!({"rule": {"handle": 3, "expr": [{"counter": {"packets": 1, "bytes": 80}}]}});
         let other = json!({"rule": {"handle": 9, "expr": [{"counter": {"packets": 5, "bytes": 400}}]}});
         assert_eq!(without_counts(&one), without_counts(&other));
+        let set = |elements: &[Value]| json!({"set": {"name": "share_links", "elem": elements}});
+        let count = json!({"elem": {"val": "fer1", "ct count": {"val": 1024, "inv": true}}});
+        assert_eq!(without_counts(&set(&[count])), json!({"set": {"name": "share_links"}}));
+        assert_eq!(without_counts(&set(&[json!("fer1")])), set(&[json!("fer1")]));
         let vxlan = json!({"id": 1, "port": 8472, "learning": false});
         assert_eq!(without_counts(&vxlan), vxlan);
     }
