@@ -221,22 +221,29 @@ fn without_counts(value: &Value) -> Value {
             // A VXLAN device's "id" is its VNI, which does not change by itself.
             let is_vxlan = object.contains_key("port") && object.contains_key("learning");
             let keep = |key: &str| steady(key) || (key == "id" && is_vxlan);
-            object
-                .iter()
-                .filter(|(key, value)| keep(key) && !(*key == "elem" && is_tally(value)))
-                .map(|(key, value)| (key.clone(), without_counts(value)))
-                .collect()
+            let of_set = |key: &str, value: &Value| match (key, value) {
+                ("elem", Value::Array(elements)) => lasting(elements),
+                _ => Some(without_counts(value)),
+            };
+            let keys = object.iter().filter(|(key, _)| keep(key));
+            keys.filter_map(|(key, value)| Some((key.clone(), of_set(key, value)?))).collect()
         }
         Value::Array(values) => values.iter().map(without_counts).collect(),
         other => other.clone(),
     }
 }
 
-/// Whether a set holds nothing but counts of tracked connections. The kernel makes such an element with a connection, and
-/// takes it away when it has forgotten the last one that the element counts, which may be minutes after the pod.
-fn is_tally(elements: &Value) -> bool {
-    let counts = |element: &Value| element["elem"].get("ct count").is_some();
-    elements.as_array().is_some_and(|elements| elements.iter().all(counts))
+/// The elements of a set, sorted, because the kernel lists them in any order. `None` if none lasts.
+///
+/// The kernel itself makes an element that counts connections or frames, and takes it away when it has forgotten the last
+/// one that the element counts. That may be minutes after the pod.
+fn lasting(elements: &[Value]) -> Option<Value> {
+    let counts =
+        |element: &&Value| ["ct count", "limit"].iter().any(|key| element["elem"].get(key).is_some());
+    let mut lasting: Vec<_> =
+        elements.iter().filter(|element| !counts(element)).map(without_counts).collect();
+    lasting.sort_by_key(Value::to_string);
+    (!lasting.is_empty()).then_some(Value::Array(lasting))
 }
 
 #[cfg(test)]
@@ -268,7 +275,8 @@ mod tests {
         let set = |elements: &[Value]| json!({"set": {"name": "share_links", "elem": elements}});
         let count = json!({"elem": {"val": "fer1", "ct count": {"val": 1024, "inv": true}}});
         assert_eq!(without_counts(&set(&[count])), json!({"set": {"name": "share_links"}}));
-        assert_eq!(without_counts(&set(&[json!("fer1")])), set(&[json!("fer1")]));
+        let one_and_two = set(&[json!("fer1"), json!("fer2")]);
+        assert_eq!(without_counts(&set(&[json!("fer2"), json!("fer1")])), one_and_two);
         let vxlan = json!({"id": 1, "port": 8472, "learning": false});
         assert_eq!(without_counts(&vxlan), vxlan);
     }

@@ -18,6 +18,8 @@ use crate::{
     space::Space,
 };
 
+/// How soon `routed` takes away what it keeps in the kernel for the port of a bridge, after the pod's link has gone.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
 /// How long the daemons may take to follow the nodes file: it is watched, so that this is a matter of events.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(2);
 /// How long a call of the plugin may take when `ipamd` is away before a runtime would think it hangs.
@@ -154,7 +156,7 @@ fn collect(cluster: &mut Cluster) -> Result<String> {
         let known: Vec<_> = cluster.pods.iter().filter(|pod| pod.node == number).collect();
         let valid: Vec<_> = known.iter().map(|pod| &pod.container).collect();
         slowest = slowest.max(node.runtime.collect(space, &valid)?.expect_success("GC")?.took);
-        before.assert_same(space, "the network without the forgotten pod")?;
+        before.wait_same(space, "the network without the forgotten pod", FOLLOWED_WITHIN)?;
         let leases = Ipam::connect(space)?.leases()?;
         if leases.iter().any(|lease| lease.container_id == forgotten.container.id) {
             return Err(LabError::promise("no lease of the forgotten pod", format!("{leases:?}")));
@@ -199,7 +201,7 @@ fn add_without_ipamd(cluster: &mut Cluster) -> Result<String> {
             return Err(LabError::promise(expected, saw));
         }
         deleted.expect_success("DEL after a failed ADD")?;
-        before.assert_same(node, "nothing left by the failed ADD")?;
+        before.wait_same(node, "nothing left by the failed ADD", FOLLOWED_WITHIN)?;
         Ok(format!("code 11, {message:?}, after {}", time(reply.took)))
     })
 }
@@ -236,7 +238,11 @@ pub fn end(cluster: &mut Cluster, without_pods: &[Snapshot], report: &mut Report
             run(&node.machine.space, &format!("ip link del {BRIDGE}"))?;
         }
         for (node, before) in cluster.nodes.iter().zip(without_pods) {
-            before.assert_same(&node.machine.space, "the network as it was before the pods")?;
+            before.wait_same(
+                &node.machine.space,
+                "the network as it was before the pods",
+                FOLLOWED_WITHIN,
+            )?;
         }
         Ok(format!("{count} pods, nothing left; one DEL took at most {}", time(slowest)))
     });
